@@ -1,0 +1,7 @@
+"""``python -m nni_proxyless``."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,134 @@
+"""The command line: ``nni-proxyless search | train | report``.
+
+Results go to stdout, the log and progress bars to stderr. Code 0: done; 1: something failed; 2: the user's input is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .errors import UserError
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    arguments = _parser().parse_args(argv)
+    # NNI 3.0 wraps every class it finds in torch.nn and takes newer ones that are no modules for a sign of trouble.
+    warnings.filterwarnings("ignore", message=r".*is found to be not a nn\.Module", category=RuntimeWarning)
+    # A loader without worker processes is right for images in memory, and the user's own choice elsewhere.
+    warnings.filterwarnings("ignore", message=r".*does not have many workers", category=UserWarning)
+    _log_to_stderr()
+    try:
+        return arguments.run(arguments)
+    except UserError as error:
+        print(f"nni-proxyless: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("nni-proxyless: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="nni-proxyless", description="Hardware-aware one-shot architecture search for NNI.")
+    parser.add_argument("--version", action="version", version=f"nni-proxyless {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    search = commands.add_parser(
+        "search", help="search a network; alone, or as the trialCommand of an NNI experiment",
+        description="Search a network. Without a file: the embedded digits on this machine.",
+    )  # fmt: skip
+    search.add_argument("items", nargs="*", metavar="search.yml | key=value", help="configuration file; overrides by dotted path")
+    search.set_defaults(run=_search)
+
+    train = commands.add_parser("train", help="train a derived network to the end",
+                                description="Train the network of an architecture.json on all training images.")  # fmt: skip
+    train.add_argument("architecture", type=Path, metavar="architecture.json")
+    train.add_argument("items", nargs="*", metavar="train.yml | key=value", help="configuration file; overrides")
+    train.set_defaults(run=_train)
+
+    report = commands.add_parser("report", help="a table of the networks that searches have found",
+                                 description="Print a table. Fails if a trial of the experiment has failed.")  # fmt: skip
+    report.add_argument("source", nargs="?", metavar="EXPERIMENT_ID | DIR", help="default: the experiment started last")
+    report.add_argument("--train-best", action="store_true", help="first train the network of the best search accuracy")
+    report.set_defaults(run=_report)
+    return parser
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    from . import trial
+    from .config import SearchConfig, read_config
+    from .report import figures
+    from .search import run_search
+
+    _quieten()
+    path, overrides = _file_and_overrides(arguments.items)
+    config = read_config(SearchConfig, path, [*overrides, *trial.parameters()])
+    folder = trial.output_folder(config.output, "search")
+    result = run_search(config, folder, base=path.parent if path else Path(), report=trial.intermediate)
+    trial.final(result.metrics)
+    print(figures(result.architecture))
+    print(f"architecture: {folder / 'architecture.json'}")
+    return 0
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from .config import TrainConfig, read_config
+    from .training import train
+
+    path, overrides = _file_and_overrides(arguments.items)
+    config = read_config(TrainConfig, path, overrides)
+    folder = Path(config.output) if config.output else arguments.architecture.parent / "final"
+    result = train(config, arguments.architecture, folder)
+    print(f"test accuracy: {result.accuracy:.4f}")
+    print(f"weights: {folder / 'weights.safetensors'}")
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from .report import report
+
+    text, ok = report(arguments.source, train_best=arguments.train_best)
+    print(text)
+    return 0 if ok else 1
+
+
+def _file_and_overrides(items: Sequence[str]) -> tuple[Path | None, list[tuple[str, str, Any]]]:
+    from .config import parse_value
+
+    files = [item for item in items if "=" not in item]
+    if len(files) > 1:
+        raise UserError(f"command line: more than one configuration file: {', '.join(files)}; overrides have the form key=value")
+    overrides = []
+    for item in items:
+        if "=" in item:
+            key, _, value = item.partition("=")
+            overrides.append(("command line", key, parse_value(value)))
+    return (Path(files[0]) if files else None), overrides
+
+
+def _log_to_stderr() -> None:
+    logger = logging.getLogger("nni_proxyless")
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def _quieten() -> None:
+    """Drop what Lightning and NNI say about things that are as they should be here; call it after their import."""
+    for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # "Validation dataloaders are missing": a one-shot strategy uses them up itself.
+    logging.getLogger("nni.nas.evaluator.pytorch.lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")  # Lightning 2.6 on torch 2.15

@@ -1,0 +1,287 @@
+"""Images, and their division into three disjoint parts: for weights, for alphas, for validation.
+
+A data set is a function that returns :class:`ImageData`. Further ones are registered under the entry-point group
+``nni_proxyless.datasets``, or named in ``search.yml`` as ``package.module:function``.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
+from torch.utils.data import DataLoader, Dataset, Subset
+from torchvision import datasets
+from torchvision.transforms import v2
+
+from .errors import UserError
+from .latency.operation import Shape
+
+__all__ = ["ImageData", "Parts", "cifar10", "cifar100", "digits", "fashion_mnist", "folder", "split", "synthetic"]
+
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+SPLIT_SEED = 0  # fixed, as in the official code: a search's seed must not change what it is judged on
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A classification task.
+
+    Attributes
+    ----------
+    train
+        Training images as they are trained on, augmented.
+    train_plain
+        The same images in the same order, as they are evaluated.
+    test
+        Images that no search sees.
+    targets
+        Class of every training image.
+    num_classes
+        How many classes there are.
+    shape
+        Of one image, (channels, height, width).
+    """
+
+    train: Dataset
+    train_plain: Dataset
+    test: Dataset
+    targets: Sequence[int]
+    num_classes: int
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Three disjoint parts of the training images."""
+
+    weights: Dataset
+    weights_plain: Dataset
+    alphas: Dataset
+    validation: Dataset
+
+
+def split(data: ImageData, *, alphas: float, validation: float) -> Parts:
+    """Divide the training images, every class in the same proportions.
+
+    The division depends on the data alone, not on the seed of the search. Images for the alphas and for validation are
+    not augmented (FACTS 1.6).
+
+    Parameters
+    ----------
+    data
+        What to divide.
+    alphas, validation
+        Shares of the training images, greater than 0; the rest trains the weights.
+
+    Raises
+    ------
+    UserError
+        A class has too few images for three parts.
+    """
+    targets = np.asarray(data.targets)
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(targets))
+    parts: dict[str, list[int]] = {"alphas": [], "validation": [], "weights": []}
+    for label in range(data.num_classes):
+        members = order[targets[order] == label]
+        n_alphas, n_validation = round(alphas * len(members)), round(validation * len(members))
+        if not (n_alphas and n_validation and n_alphas + n_validation < len(members)):
+            raise UserError(
+                f"data: class {label} has {len(members)} images: too few for three parts with alphas {alphas} and validation {validation}"
+            )
+        parts["alphas"] += members[:n_alphas].tolist()
+        parts["validation"] += members[n_alphas : n_alphas + n_validation].tolist()
+        parts["weights"] += members[n_alphas + n_validation :].tolist()
+    for indices in parts.values():
+        indices.sort()
+    return Parts(
+        weights=Subset(data.train, parts["weights"]),
+        weights_plain=Subset(data.train_plain, parts["weights"]),
+        alphas=Subset(data.train_plain, parts["alphas"]),
+        validation=Subset(data.train_plain, parts["validation"]),
+    )
+
+
+def loader(
+    dataset: Dataset,
+    batch_size: int,
+    *,
+    seed: int | None = None,
+    workers: int = 0,
+    pin_memory: bool = False,
+    factory: Callable[..., Any] = DataLoader,
+) -> Any:
+    """A loader whose order depends on ``seed`` and nothing else: shuffled with a seed, in order without.
+
+    With a seed an incomplete last batch is dropped, unless it is the only one.
+    """
+    shuffle = seed is not None
+    return factory(
+        dataset,
+        batch_size,
+        shuffle=shuffle,
+        drop_last=shuffle and len(dataset) >= batch_size,  # type: ignore[arg-type]
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=pin_memory,
+        generator=torch.Generator().manual_seed(seed or 0),
+    )
+
+
+# -- the data sets -------------------------------------------------------------------------------------------------
+
+
+class _Tensors(Dataset):
+    """Images in memory, transformed one by one."""
+
+    def __init__(self, images: torch.Tensor, targets: torch.Tensor, transform: Callable | None = None):
+        self.images, self.targets, self.transform = images, targets, transform
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        image = self.images[index]
+        return (image if self.transform is None else self.transform(image)), int(self.targets[index])
+
+
+def digits(*, image_size: int = 16) -> ImageData:
+    """scikit-learn's 1,797 scanned digits, 8x8, enlarged; shipped with the package, nothing to download.
+
+    1,438 train, 359 test, every class in the same proportions.
+
+    Parameters
+    ----------
+    image_size
+        Side of the enlarged images.
+    """
+    if image_size < 8:
+        raise ValueError(f"image_size is {image_size}; allowed: 8 or more")
+    scans = load_digits()
+    images = torch.from_numpy(scans.images).float().unsqueeze(1) / 16
+    images = torch.nn.functional.interpolate(images, size=(image_size, image_size), mode="bilinear", align_corners=False)
+    images = (images - images.mean()) / images.std()
+    targets = torch.from_numpy(scans.target).long()
+
+    test = np.zeros(len(targets), dtype=bool)
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(targets))
+    for label in range(10):
+        members = order[targets.numpy()[order] == label]
+        test[members[: round(0.2 * len(members))]] = True
+    train = torch.from_numpy(~test)
+
+    blank = float(images.min())  # the background, so that a shifted digit has no edge
+    augment = v2.RandomAffine(degrees=10, translate=(1 / 8, 1 / 8), scale=(0.9, 1.1), fill=blank, interpolation=v2.InterpolationMode.BILINEAR)
+    return ImageData(
+        train=_Tensors(images[train], targets[train], augment),
+        train_plain=_Tensors(images[train], targets[train]),
+        test=_Tensors(images[~train], targets[~train]),
+        targets=targets[train].tolist(),
+        num_classes=10,
+        shape=(1, image_size, image_size),
+    )
+
+
+def fashion_mnist(*, root: str = "~/.cache/nni-proxyless", download: bool = True) -> ImageData:
+    """Fashion-MNIST through torchvision: 60,000 train, 10,000 test, 28x28 padded to 32x32.
+
+    Where Debian's package ``dataset-fashion-mnist`` is installed, its files are taken and nothing is downloaded.
+
+    Parameters
+    ----------
+    root
+        Folder that holds, or gets, ``FashionMNIST/raw``.
+    download
+        Fetch what is missing.
+    """
+    raw = Path(root).expanduser() / "FashionMNIST" / "raw"
+    if not raw.exists() and DEBIAN_FASHION_MNIST.is_dir():
+        raw.mkdir(parents=True)
+        for archive in DEBIAN_FASHION_MNIST.glob("*.gz"):
+            shutil.copy(archive, raw)  # torchvision checks and unpacks an archive that is already there
+    normalize = [v2.Pad(2), v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize((0.2190,), (0.3318,))]
+    augment = [v2.RandomCrop(28, padding=2), v2.RandomHorizontalFlip(), *normalize]
+    return _torchvision(datasets.FashionMNIST, root, download, augment, normalize, 10, (1, 32, 32))
+
+
+def cifar10(*, root: str = "~/.cache/nni-proxyless", download: bool = True) -> ImageData:
+    """CIFAR-10 through torchvision: 50,000 train, 10,000 test, 32x32. Arguments as for Fashion-MNIST."""
+    return _cifar(datasets.CIFAR10, root, download, 10)
+
+
+def cifar100(*, root: str = "~/.cache/nni-proxyless", download: bool = True) -> ImageData:
+    """CIFAR-100 through torchvision: 50,000 train, 10,000 test, 32x32. Arguments as for Fashion-MNIST."""
+    return _cifar(datasets.CIFAR100, root, download, 100)
+
+
+def folder(*, root: str, image_size: int = 224) -> ImageData:
+    """A folder of images: ``root/train/CLASS/*`` and ``root/val/CLASS/*``, as ImageNet is usually laid out.
+
+    Parameters
+    ----------
+    root
+        The folder.
+    image_size
+        Side of the squares that the network sees. Training crops at random scales; evaluation resizes to 256/224 of it
+        and takes the centre.
+    """
+    path = Path(root).expanduser()
+    for part in ("train", "val"):
+        if not (path / part).is_dir():
+            raise UserError(f"data.root: no folder '{path / part}'; expected {path}/train/CLASS/* and {path}/val/CLASS/*")
+    size = (3, image_size, image_size)
+    stats = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
+    augment = create_transform(size, is_training=True, color_jitter=0.4, auto_augment=None, **stats)
+    plain = create_transform(size, is_training=False, crop_pct=224 / 256, **stats)
+    train = datasets.ImageFolder(path / "train", transform=augment)
+    test = datasets.ImageFolder(path / "val", transform=plain)
+    if train.classes != test.classes:
+        raise UserError(f"data.root: {path}/train and {path}/val hold different classes: {sorted(set(train.classes) ^ set(test.classes))}")
+    return ImageData(train, datasets.ImageFolder(path / "train", transform=plain), test, train.targets, len(train.classes), size)
+
+
+def synthetic(*, n_images: int = 1024, num_classes: int = 10, channels: int = 3, image_size: int = 32, seed: int = 0) -> ImageData:
+    """Noise with labels, for benchmarks and tests: nothing can be learnt from it.
+
+    Parameters
+    ----------
+    n_images
+        Training images; there are as many test images.
+    num_classes, channels, image_size, seed
+        What they are made of.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shape = (channels, image_size, image_size)
+
+    def noise() -> _Tensors:
+        return _Tensors(torch.randn(n_images, *shape, generator=generator), torch.arange(n_images) % num_classes)
+
+    train = noise()
+    return ImageData(train, train, noise(), train.targets.tolist(), num_classes, shape)
+
+
+def _cifar(cls: Any, root: str, download: bool, num_classes: int) -> ImageData:
+    normalize = [
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    ]
+    augment = [v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip(), *normalize]
+    return _torchvision(cls, root, download, augment, normalize, num_classes, (3, 32, 32))
+
+
+def _torchvision(cls: Any, root: str, download: bool, augment: list, plain: list, num_classes: int, shape: Shape) -> ImageData:
+    path = Path(root).expanduser()
+    try:
+        train = cls(path, train=True, transform=v2.Compose(augment), download=download)
+        train_plain = cls(path, train=True, transform=v2.Compose(plain))
+        test = cls(path, train=False, transform=v2.Compose(plain))
+    except (RuntimeError, OSError) as error:
+        raise UserError(f"data: {cls.__name__} is not in '{path}': {error}") from error
+    return ImageData(train, train_plain, test, [int(t) for t in train.targets], num_classes, shape)

@@ -1,0 +1,18 @@
+"""What a user did wrong, said so that it can be mended."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["UserError", "did_you_mean"]
+
+
+class UserError(Exception):
+    """A user's mistake: the command prints the message, without a traceback, and ends with code 2."""
+
+
+def did_you_mean(name: object, allowed: Iterable[object]) -> str:
+    """``" Did you mean 'x'?"`` for the nearest allowed name, or nothing."""
+    near = difflib.get_close_matches(str(name), [str(a) for a in allowed], n=1)
+    return f" Did you mean '{near[0]}'?" if near else ""

@@ -1,0 +1,33 @@
+"""The interface that every source of latencies has."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+from .operation import Operation
+
+__all__ = ["LatencyEstimator"]
+
+
+class LatencyEstimator(ABC):
+    """Tells how long an operation takes on the estimator's target.
+
+    A new one is registered under the entry-point group ``nni_proxyless.estimators``, or named in ``search.yml`` as
+    ``package.module:Class``.
+    """
+
+    @property
+    @abstractmethod
+    def conditions(self) -> Mapping[str, object]:
+        """What the numbers hold for: device, runtime, threads, batch, precision and so on. Tables are compared by it."""
+
+    @abstractmethod
+    def estimate(self, operation: Operation) -> float:
+        """Milliseconds of one run of ``operation`` under :attr:`conditions`.
+
+        Raises
+        ------
+        KeyError
+            The estimator does not know the operation. A missing entry is never a silent constant.
+        """

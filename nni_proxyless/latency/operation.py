@@ -1,0 +1,144 @@
+"""Operations: what a network is timed as, and the keys by which a table knows them.
+
+An :class:`Operation` is a module together with the shape it is fed. Its key is readable and stable: the same from run to
+run, equal for equal work, different for different work. Spaces whose modules have a customary name register it with
+:func:`describe`; MobileNetV2-style blocks carry the keys of the published ProxylessNAS tables, for example
+``expanded_conv-input:112x112x16-output:56x56x24-expand:3-kernel:3-stride:2-idskip:0``.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from nni.nas.nn.pytorch import LayerChoice, ModelSpace, MutableModule
+from torch import nn
+
+__all__ = ["Operation", "Shape", "describe", "is_free", "trace_operations"]
+
+Shape = tuple[int, ...]
+"""Of one sample, without the batch: (channels, height, width), or (features,)."""
+
+
+@functools.singledispatch
+def describe(module: nn.Module, input_shape: Shape, output_shape: Shape) -> str:
+    """The key of a module. Register a function for a type to give it a name of its own.
+
+    The default is its class, the shapes, and eight digits of a hash over its printed structure.
+    """
+    structure = hashlib.sha256(repr(module).encode()).hexdigest()[:8]
+    return f"{type(module).__name__}-input:{shape_text(input_shape)}-output:{shape_text(output_shape)}-{structure}"
+
+
+def shape_text(shape: Shape) -> str:
+    """``HxWxC`` for (C, H, W), as the published tables write it; other ranks in their own order."""
+    return "x".join(map(str, (*shape[1:], shape[0]) if len(shape) == 3 else shape))
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A module with its input shape.
+
+    Attributes
+    ----------
+    key
+        Readable and stable; the row of a lookup table.
+    module
+        What is run. Its weights do not matter.
+    input_shape
+        Of one sample.
+    choices
+        Under which choices the operation is part of the network, as (label, choice) pairs from the outermost choice to
+        the innermost. Empty: always.
+    """
+
+    key: str
+    module: nn.Module = field(repr=False, compare=False)
+    input_shape: Shape
+    choices: tuple[tuple[str, object], ...] = ()
+
+
+def is_free(module: nn.Module) -> bool:
+    """True for a module that does nothing and therefore takes no time: the skip."""
+    return isinstance(module, nn.Identity)
+
+
+def trace_operations(space: ModelSpace, input_shape: Shape) -> list[Operation]:
+    """All operations of a model space: what every network runs, and every candidate of every choice.
+
+    The space runs once on zeros, in evaluation mode; hooks note the shapes. A candidate is one operation, unless it holds
+    choices itself: then it is taken apart like the space. The part that is always there is cut into the largest modules
+    that hold no choice and are more than a sequence of others; a space may group them by an attribute ``fixed_operations``, a dict
+    name -> names of submodules that run one after the other. The name becomes the head of the key.
+
+    Parameters
+    ----------
+    space
+        Not changed; the run is made on a copy.
+    input_shape
+        Of one sample, (channels, height, width).
+
+    Raises
+    ------
+    ValueError
+        The space does not run on that shape, or it holds a choice other than ``LayerChoice``, whose cost would be missed.
+    """
+    space = copy.deepcopy(space).eval()
+    groups: dict[str, tuple[str, ...]] = getattr(space, "fixed_operations", {})
+    grouped = {name for names in groups.values() for name in names}
+    modules = dict(space.named_modules())
+
+    shapes = _record_shapes(space, (torch.zeros(1, *input_shape),), f"{type(space).__name__} on input {input_shape}")
+    operations = []
+    for head, names in groups.items():
+        first, last = shapes[modules[names[0]]], shapes[modules[names[-1]]]
+        module = nn.Sequential(*(modules[name] for name in names))
+        key = f"{head}-input:{shape_text(first[0])}-output:{shape_text(last[1])}"
+        operations.append(Operation(key, module, first[0]))
+    operations += _walk("", space, shapes, grouped, ())
+    return operations
+
+
+def _walk(
+    name: str, module: nn.Module, shapes: dict[nn.Module, tuple[Shape, Shape]], grouped: set[str], choices: tuple
+) -> Iterator[Operation]:
+    if name in grouped:
+        return
+    if isinstance(module, LayerChoice):
+        if module not in shapes:
+            return  # never called: it is in no network
+        input_shape, _ = shapes[module]
+        for choice in module.names:
+            candidate = module[choice]
+            inner = _record_shapes(candidate, (torch.zeros(1, *input_shape),), f"candidate {choice!r} of choice {module.label!r}")
+            yield from _walk(f"{name}.{choice}", candidate, inner, grouped, (*choices, (module.label, choice)))
+    elif isinstance(module, MutableModule) and module.mutables:
+        raise ValueError(f"{name or type(module).__name__}: a {type(module).__name__} has no latency here; allowed: LayerChoice")
+    elif any(isinstance(m, MutableModule) for m in module.modules()) or (not choices and type(module) is nn.Sequential):
+        for child_name, child in module.named_children():
+            yield from _walk(f"{name}.{child_name}" if name else child_name, child, shapes, grouped, choices)
+    elif module in shapes and not is_free(module):
+        yield Operation(describe(module, *shapes[module]), module, shapes[module][0], choices)
+
+
+@torch.no_grad()
+def _record_shapes(module: nn.Module, inputs: tuple, what: str) -> dict[nn.Module, tuple[Shape, Shape]]:
+    shapes: dict[nn.Module, tuple[Shape, Shape]] = {}
+
+    def note(module: nn.Module, args: tuple, output: object) -> None:
+        if args and isinstance(args[0], torch.Tensor) and isinstance(output, torch.Tensor):
+            shapes[module] = (tuple(args[0].shape[1:]), tuple(output.shape[1:]))
+
+    handles = [m.register_forward_hook(note) for m in module.modules()]
+    try:
+        module(*inputs)
+    except Exception as error:
+        raise ValueError(f"{what}: {error}") from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    return shapes

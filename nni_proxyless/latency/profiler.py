@@ -1,0 +1,80 @@
+"""Latency of a whole network as an expression over choices: an NNI ``ExpressionProfiler``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nni.mutable import MutableExpression
+from nni.nas.nn.pytorch import ModelSpace
+from nni.nas.profiler import ExpressionProfiler
+
+from .estimator import LatencyEstimator
+from .operation import Operation, Shape, is_free, trace_operations
+
+__all__ = ["LatencyProfiler"]
+
+
+class LatencyProfiler(ExpressionProfiler):
+    """Sum of the latencies of a network's operations (ProxylessNAS eq. 6), in milliseconds.
+
+    ``profiler.profile(sample)`` is the latency of one architecture; ``profiler.expression`` is what NNI's own filters,
+    penalties and strategies work with. Make it before a strategy has turned the space into a supernet.
+
+    Parameters
+    ----------
+    model_space
+        Any NNI ``ModelSpace`` of ``LayerChoice``.
+    estimator
+        Where the latencies come from, usually a :class:`~nni_proxyless.latency.LookupTable`.
+    input_shape
+        Of one sample, (channels, height, width).
+
+    Attributes
+    ----------
+    fixed_ms
+        Latency of the part that all networks share.
+    candidate_ms
+        Label -> choice -> latency of that candidate, nested choices not included. A skip costs 0.
+
+    Raises
+    ------
+    KeyError
+        The estimator lacks an operation.
+    """
+
+    def __init__(self, model_space: ModelSpace, estimator: LatencyEstimator, input_shape: Shape):
+        self.fixed_ms = 0.0
+        self.candidate_ms: dict[str, dict[Any, float]] = {
+            label: dict.fromkeys(mutable.values, 0.0) for label, mutable in model_space.simplify().items()
+        }
+        nested: dict[tuple, float] = {}
+        for operation in trace_operations(model_space, input_shape):
+            ms = 0.0 if is_free(operation.module) else self._estimate(estimator, operation)
+            if not operation.choices:
+                self.fixed_ms += ms
+            elif len(operation.choices) == 1:
+                (label, choice), = operation.choices
+                self.candidate_ms[label][choice] += ms
+            else:
+                nested[operation.choices] = nested.get(operation.choices, 0.0) + ms
+
+        mutables = model_space.simplify()
+        expression: Any = self.fixed_ms
+        for label, costs in sorted(self.candidate_ms.items()):
+            if any(costs.values()):
+                expression = expression + MutableExpression.switch_case(mutables[label], costs)
+        for choices, ms in nested.items():
+            term: Any = ms
+            for label, choice in reversed(choices):
+                term = MutableExpression.switch_case(
+                    mutables[label], {value: term if value == choice else 0.0 for value in mutables[label].values}
+                )
+            expression = expression + term
+        self.expression = expression
+
+    @staticmethod
+    def _estimate(estimator: LatencyEstimator, operation: Operation) -> float:
+        ms = float(estimator.estimate(operation))
+        if not ms >= 0:
+            raise ValueError(f"latency of '{operation.key}' is {ms} ms; allowed: 0 or more")
+        return ms

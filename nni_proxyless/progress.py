@@ -1,0 +1,35 @@
+"""What a person sees of a long run: one bar on a terminal, one log line per epoch everywhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pytorch_lightning import Callback
+from tqdm import tqdm
+
+__all__ = ["FitProgress", "bar"]
+
+
+def bar(total: int, what: str, unit: str) -> tqdm:
+    """A progress bar on stderr; none where stderr is no terminal."""
+    return tqdm(total=total, desc=what, unit=unit, disable=None, dynamic_ncols=True, leave=False)
+
+
+class FitProgress(Callback):
+    """One bar over all batches of a Lightning fit."""
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        self._bar = bar(trainer.max_epochs * trainer.num_training_batches, "search", "batch")
+
+    def on_train_batch_end(self, trainer: Any, module: Any, *args: Any) -> None:
+        self._bar.update()
+
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+        self._bar.set_postfix_str(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
+
+    def on_train_end(self, trainer: Any, module: Any) -> None:
+        self._bar.close()
+
+    def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
+        if hasattr(self, "_bar"):
+            self._bar.close()

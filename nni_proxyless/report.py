@@ -1,0 +1,2 @@
+def figures(architecture):
+    return str(architecture.latency)

@@ -1,0 +1,327 @@
+"""One search, from a checked configuration to a derived network.
+
+    SearchConfig -> images, space, latency, strategy, evaluator -> one Lightning fit -> architecture.json, weights.safetensors
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning
+import torch
+import yaml
+from nni.nas.evaluator.pytorch import DataLoader, Lightning, Trainer
+from nni.nas.execution import SequentialExecutionEngine
+from nni.nas.nn.pytorch import ModelSpace
+from nni.nas.oneshot.pytorch.supermodule._expression_utils import expression_expectation
+from nni.nas.space import ModelStatus, RawFormatModelSpace
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import nn
+from torch.optim.swa_utils import update_bn
+
+from . import registry
+from .config import SearchConfig, accepted_arguments
+from .data import ImageData, loader, split
+from .derive import Architecture, build_network, count_macs, count_parameters, installed_versions
+from .errors import UserError
+from .evaluator import ImageClassification, as_channels_last
+from .files import write_text, write_weights
+from .latency import DeviceEstimator, LatencyEstimator, LatencyPenalty, LatencyProfiler, LookupTable, TableError, build_lookup_table
+from .latency.operation import Shape, shape_text
+from .progress import FitProgress, bar
+
+__all__ = ["SearchResult", "evaluate_accuracy", "run_search"]
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Where a search has left its files, and its figures as they are reported to NNI."""
+
+    folder: Path
+    architecture: Architecture
+    metrics: dict[str, float]
+
+
+class InProcessEngine(SequentialExecutionEngine):
+    """Runs the one model of a one-shot strategy right here.
+
+    NNI's sequential engine puts a command channel of its own in the place of the trial's, which then loses its metrics
+    (FACTS 6.2); here the channel stays what it is.
+    """
+
+    def _run_single_model(self, model: RawFormatModelSpace) -> None:
+        model.status = ModelStatus.Training
+        model.execute()
+        model.status = ModelStatus.Trained
+
+
+def run_search(
+    config: SearchConfig,
+    folder: Path,
+    *,
+    base: Path = Path(),
+    report: Callable[[dict[str, float]], None] = lambda metrics: None,
+) -> SearchResult:
+    """Search a network and write it to ``folder``.
+
+    Parameters
+    ----------
+    config
+        Checked already.
+    folder
+        Gets ``search.yml`` as it was resolved, ``history.jsonl``, ``tensorboard/``, ``architecture.json`` and
+        ``weights.safetensors``.
+    base
+        What a relative ``latency.table`` is relative to: the folder of the configuration file.
+    report
+        Called once per epoch with one flat dict of numbers.
+
+    Raises
+    ------
+    UserError
+        Data, table or latency target do not fit the configuration, or the training diverged.
+    """
+    pytorch_lightning.seed_everything(config.seed, workers=True, verbose=False)
+    if config.trainer.threads is not None:
+        torch.set_num_threads(config.trainer.threads)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "search.yml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+    data: ImageData = registry.load("nni_proxyless.datasets", config.data.name)(**config.data.arguments)
+    parts = split(data, alphas=config.data.alphas, validation=config.data.validation)
+    space_class = registry.load("nni_proxyless.search_spaces", config.space.name)
+    space_arguments = space_arguments_for(space_class, config.space.arguments, data)
+    space: ModelSpace = space_class(**space_arguments)
+    estimator: LatencyEstimator = registry.load("nni_proxyless.estimators", config.latency.estimator.name)(
+        **config.latency.estimator.arguments
+    )
+    profiler = make_profiler(space, data.shape, estimator, base / config.latency.table if config.latency.table else None)
+    lowest, highest = latency_range(profiler)
+    _logger.info("space: %d choices, %.3f to %.3f ms", len(space.simplify()), lowest, highest)
+    target = target_in_ms(config.latency.target_ms, highest)
+    if target is not None and target <= lowest:
+        raise UserError(f"latency.target_ms: {target:.3f} ms is out of reach: the networks of this space take {lowest:.3f} to {highest:.3f} ms")
+
+    penalty = None
+    if target is not None:
+        penalty = LatencyPenalty(profiler, target, config.latency.weight, nonlinear=config.latency.nonlinear)
+    strategy = make_strategy(config, penalty)
+
+    batch, workers = config.data.batch_size, config.data.workers
+    training = config.training
+    monitor = DerivedNetMonitor(
+        profiler=profiler,
+        input_shape=data.shape,
+        calibration=loader(_first(parts.weights_plain, training.calibration_images), batch, workers=workers),
+        validation=loader(parts.validation, batch, workers=workers),
+        report=_recorder(folder / "history.jsonl", report),
+    )
+    evaluator = Lightning(
+        ImageClassification(
+            optimizer=training.optimizer, learning_rate=training.learning_rate, momentum=training.momentum,
+            weight_decay=training.weight_decay, label_smoothing=training.label_smoothing,
+        ),
+        Trainer(
+            max_epochs=training.epochs, accelerator=config.trainer.accelerator, devices=1,
+            logger=TensorBoardLogger(str(folder), name="", version="tensorboard"),
+            callbacks=[FitProgress(), monitor],
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+            log_every_n_steps=10,
+        ),
+        train_dataloaders=loader(parts.weights, batch, seed=config.seed, workers=workers, factory=DataLoader),
+        val_dataloaders=loader(parts.alphas, batch, seed=config.seed + 1, workers=workers, factory=DataLoader),
+    )  # fmt: skip
+    space.to(memory_format=torch.channels_last)
+    strategy(RawFormatModelSpace(space, evaluator), InProcessEngine())
+
+    assert monitor.last is not None
+    return _save(config, folder, data, space_arguments, space, monitor, target, estimator)
+
+
+def make_profiler(space: ModelSpace, input_shape: Shape, estimator: LatencyEstimator, table_path: Path | None) -> LatencyProfiler:
+    """Latencies of a space: from the table if there is one, else measured now and, if a path is given, written there."""
+    try:
+        if table_path is not None and table_path.exists():
+            table = LookupTable.read(table_path)
+            table.require({**estimator.conditions, "resolution": shape_text(input_shape[1:])})
+            _logger.info("latencies: read from %s", table_path)
+            return LatencyProfiler(space, table, input_shape)
+        if isinstance(estimator, DeviceEstimator):
+            with bar(estimator.repeats, "measuring latencies", "round") as rounds:
+                table = build_lookup_table(space, input_shape, estimator, progress=rounds.update)
+            _logger.info("latencies: measured %d operations on %s", len(table.rows), estimator.conditions["device"])
+            if table_path is not None:
+                table.write(table_path)
+                _logger.info("latencies: written to %s", table_path)
+            return LatencyProfiler(space, table, input_shape)
+        return LatencyProfiler(space, estimator, input_shape)
+    except TableError as error:
+        raise UserError(f"latency.table: {error}") from error
+    except KeyError as error:
+        raise UserError(f"latency.table: {error.args[0]}") from error
+
+
+def latency_range(profiler: LatencyProfiler) -> tuple[float, float]:
+    """Milliseconds of the fastest and of the slowest network, nested choices left out."""
+    costs = [list(c.values()) for c in profiler.candidate_ms.values()]
+    return profiler.fixed_ms + sum(map(min, costs)), profiler.fixed_ms + sum(map(max, costs))
+
+
+def target_in_ms(configured: float | str | None, slowest_ms: float) -> float | None:
+    """The target in milliseconds; ``'60%'`` is that share of the slowest network's latency."""
+    return float(configured.rstrip("%")) / 100 * slowest_ms if isinstance(configured, str) else configured
+
+
+def make_strategy(config: SearchConfig, penalty: LatencyPenalty | None) -> Any:
+    """The strategy by name, with penalty and seed where it takes them."""
+    strategy_class = registry.load("nni_proxyless.strategies", config.strategy.name)
+    accepted = accepted_arguments(strategy_class)
+    extra = {name: value for name, value in {"penalty": penalty, "seed": config.seed}.items() if name in accepted}
+    return strategy_class(**config.strategy.arguments, **extra)
+
+
+def space_arguments_for(space_class: Any, given: Mapping[str, Any], data: ImageData) -> dict[str, Any]:
+    """The space's arguments, with classes and channels of the images under the names that it takes."""
+    accepted = accepted_arguments(space_class)
+    known = {"num_classes": data.num_classes, "num_labels": data.num_classes, "in_channels": data.shape[0], "in_chans": data.shape[0]}
+    return {**{name: value for name, value in known.items() if name in accepted}, **given}
+
+
+@torch.no_grad()
+def evaluate_accuracy(network: nn.Module, batches: Any) -> float:
+    """Share of right answers in evaluation mode, over a loader of (images, targets)."""
+    device = next(network.parameters()).device
+    mode = network.training
+    network.eval()
+    right = total = 0
+    for images, targets in batches:
+        logits = network(as_channels_last(images.to(device)))
+        right += int((logits.argmax(dim=1) == targets.to(device)).sum())
+        total += len(targets)
+    network.train(mode)
+    return right / total
+
+
+class DerivedNetMonitor(pytorch_lightning.Callback):
+    """After every epoch: derive the network of the moment, estimate its batch-norm statistics afresh, validate, report."""
+
+    def __init__(
+        self, *, profiler: LatencyProfiler, input_shape: Shape, calibration: Any, validation: Any,
+        report: Callable[[dict[str, float]], None],
+    ):  # fmt: skip
+        self.profiler, self.input_shape = profiler, input_shape
+        self.calibration, self.validation = calibration, validation
+        self.report = report
+        self.last: dict[str, float] | None = None
+        self.sample: dict[str, Any] = {}
+        self.network: nn.Module | None = None
+        self._began = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
+        self._began = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+        seen = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        train_loss = seen.get("train_loss", math.nan)
+        if not math.isfinite(train_loss):
+            raise UserError(
+                f"training: the loss is {train_loss} after epoch {trainer.current_epoch + 1}: the training diverged. "
+                "Use a smaller training.learning_rate."
+            )
+        self.sample = module.export()
+        probs = module.export_probs()
+        network = copy.deepcopy(module.model.freeze(self.sample))
+        update_bn((as_channels_last(images) for images, _ in self.calibration), network, device=module.device)
+        self.network = network
+        self.last = {
+            "default": evaluate_accuracy(network, self.validation),
+            "expected_ms": float(expression_expectation(self.profiler.expression, probs)),
+            "table_ms": float(self.profiler.profile(self.sample)),
+            "entropy": mean_entropy(probs),
+            "train_loss": train_loss,
+            "train_accuracy": seen.get("train_accuracy", math.nan),
+            "macs": float(count_macs(network, self.input_shape)),
+            "n_params": float(count_parameters(network)),
+            "seconds": time.perf_counter() - self._began,
+        }
+        _logger.info(
+            "epoch %d/%d: validation accuracy %.4f, expected %.3f ms, derived net %.3f ms, entropy %.3f, train loss %.4f, %.1f s",
+            trainer.current_epoch + 1, trainer.max_epochs, self.last["default"], self.last["expected_ms"],
+            self.last["table_ms"], self.last["entropy"], train_loss, self.last["seconds"],
+        )  # fmt: skip
+        self.report(self.last)
+
+
+def mean_entropy(probs: Mapping[str, Mapping[Any, float]]) -> float:
+    """How undecided the choices are, on average: 1 uniform, 0 decided."""
+    shares = []
+    for distribution in probs.values():
+        values = [p for p in distribution.values() if p > 0]
+        shares.append(-sum(p * math.log(p) for p in values) / math.log(len(distribution)) if len(distribution) > 1 else 0.0)
+    return sum(shares) / len(shares)
+
+
+def _save(
+    config: SearchConfig, folder: Path, data: ImageData, space_arguments: dict[str, Any], space: ModelSpace,
+    monitor: DerivedNetMonitor, target: float | None, estimator: LatencyEstimator,
+) -> SearchResult:  # fmt: skip
+    assert monitor.last is not None and monitor.network is not None
+    definition = getattr(space, "timm_definition", None)
+    architecture = Architecture(
+        space={"name": config.space.name, "arguments": space_arguments},
+        choices=monitor.sample,
+        input_shape=data.shape,
+        network=definition(monitor.sample) if definition is not None else None,
+        data={"name": config.data.name, "arguments": config.data.arguments},
+    )
+    weights = monitor.network.state_dict()
+    network = build_network(architecture, {name: tensor.cpu() for name, tensor in weights.items()})
+    measured = estimator.measure_network(network, data.shape).median_ms if isinstance(estimator, DeviceEstimator) else None
+    metrics = {**monitor.last, **({"measured_ms": measured} if measured is not None else {})}
+    metrics.pop("seconds")
+    architecture = Architecture(
+        **{
+            **architecture.__dict__,
+            "latency": {
+                "target_ms": target,
+                "expected_ms": metrics["expected_ms"],
+                "table_ms": metrics["table_ms"],
+                "measured_ms": measured,
+                "conditions": {**estimator.conditions, "resolution": shape_text(data.shape[1:])},
+            },
+            "macs": int(metrics["macs"]),
+            "n_params": int(metrics["n_params"]),
+            "search": {"strategy": config.strategy.name, "seed": config.seed, "epochs": config.training.epochs, "accuracy": metrics["default"]},
+            "versions": installed_versions(),
+        }
+    )
+    write_weights(folder / "weights.safetensors", weights)
+    architecture.write(folder / "architecture.json")
+    return SearchResult(folder, architecture, metrics)
+
+
+def _first(dataset: Any, n: int) -> Any:
+    """At most n items, spread evenly over the data set, which may be sorted by class."""
+    step = max(1, math.ceil(len(dataset) / n))
+    return torch.utils.data.Subset(dataset, range(0, len(dataset), step))
+
+
+def _recorder(path: Path, report: Callable[[dict[str, float]], None]) -> Callable[[dict[str, float]], None]:
+    path.unlink(missing_ok=True)
+
+    def record(metrics: dict[str, float]) -> None:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(metrics) + "\n")
+        report(metrics)
+
+    return record

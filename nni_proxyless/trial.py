@@ -1,0 +1,66 @@
+"""A search as a trial of an NNI experiment, and the same without NNI.
+
+Under ``nnictl`` the trial gets its parameters from NNI, as dotted paths into the configuration, leaves its results in
+``NNI_OUTPUT_DIR`` and reports one dict per epoch. Without NNI it does the same in a folder of its own.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nni
+
+from .errors import UserError
+
+__all__ = ["final", "inside_nni", "intermediate", "output_folder", "parameters"]
+
+
+def inside_nni() -> bool:
+    """Whether NNI started this process."""
+    return os.environ.get("NNI_PLATFORM") is not None
+
+
+def parameters() -> list[tuple[str, str, Any]]:
+    """NNI's parameters as overrides of the configuration: (source, dotted path, value).
+
+    Raises
+    ------
+    UserError
+        The experiment's ``searchSpace`` gives something other than a flat mapping.
+    """
+    if not inside_nni():
+        return []
+    given = nni.get_next_parameter()
+    if not isinstance(given, Mapping):
+        raise UserError(f"NNI's parameters: expected a mapping from dotted paths to values, got {type(given).__name__}")
+    return [("NNI's parameters", str(path), value) for path, value in given.items()]
+
+
+def output_folder(configured: str | None, what: str) -> Path:
+    """``NNI_OUTPUT_DIR`` in a trial; else the configured folder; else a new one under ``runs/``."""
+    if inside_nni():
+        return Path(os.environ["NNI_OUTPUT_DIR"])
+    if configured is not None:
+        return Path(configured)
+    began = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder, n = Path("runs") / f"{what}-{began}", 1
+    while folder.exists():
+        n += 1
+        folder = Path("runs") / f"{what}-{began}-{n}"
+    return folder
+
+
+def intermediate(metrics: Mapping[str, float]) -> None:
+    """Report one epoch; plain floats, since NNI stores anything else as a pickle without a word."""
+    if inside_nni():
+        nni.report_intermediate_result({name: float(value) for name, value in metrics.items()})
+
+
+def final(metrics: Mapping[str, float]) -> None:
+    """Report what the search came to."""
+    if inside_nni():
+        nni.report_final_result({name: float(value) for name, value in metrics.items()})
