@@ -38,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="nni-proxyless", description="Hardware-aware one-shot architecture search for NNI.")
+    parser = argparse.ArgumentParser(
+        prog="nni-proxyless", description="Hardware-aware one-shot architecture search for NNI."
+    )
     parser.add_argument("--version", action="version", version=f"nni-proxyless {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -46,7 +48,9 @@ def _parser() -> argparse.ArgumentParser:
         "search", help="search a network; alone, or as the trialCommand of an NNI experiment",
         description="Search a network. Without a file: the embedded digits on this machine.",
     )  # fmt: skip
-    search.add_argument("items", nargs="*", metavar="search.yml | key=value", help="configuration file; overrides by dotted path")
+    search.add_argument(
+        "items", nargs="*", metavar="search.yml | key=value", help="configuration file; overrides by dotted path"
+    )
     search.set_defaults(run=_search)
 
     train = commands.add_parser("train", help="train a derived network to the end",
@@ -58,14 +62,16 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="a table of the networks that searches have found",
                                  description="Print a table. Fails if a trial of the experiment has failed.")  # fmt: skip
     report.add_argument("source", nargs="?", metavar="EXPERIMENT_ID | DIR", help="default: the experiment started last")
-    report.add_argument("--train-best", action="store_true", help="first train the network of the best search accuracy")
+    report.add_argument("--train-best", nargs="?", const=None, default=False, type=Path, metavar="train.yml",
+                        help="first train the network of the best search accuracy")  # fmt: skip
     report.set_defaults(run=_report)
     return parser
 
 
 def _search(arguments: argparse.Namespace) -> int:
     from . import trial
-    from .config import SearchConfig, read_config
+    from .config import SearchConfig
+    from .config_file import read_config
     from .report import figures
     from .search import run_search
 
@@ -81,7 +87,8 @@ def _search(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from .config import TrainConfig, read_config
+    from .config import TrainConfig
+    from .config_file import read_config
     from .training import train
 
     path, overrides = _file_and_overrides(arguments.items)
@@ -96,17 +103,20 @@ def _train(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     from .report import report
 
-    text, ok = report(arguments.source, train_best=arguments.train_best)
+    wanted = arguments.train_best is not False
+    text, ok = report(arguments.source, train_best=wanted, train_config=arguments.train_best or None)
     print(text)
     return 0 if ok else 1
 
 
 def _file_and_overrides(items: Sequence[str]) -> tuple[Path | None, list[tuple[str, str, Any]]]:
-    from .config import parse_value
+    from .config_file import parse_value
 
     files = [item for item in items if "=" not in item]
     if len(files) > 1:
-        raise UserError(f"command line: more than one configuration file: {', '.join(files)}; overrides have the form key=value")
+        raise UserError(
+            f"command line: more than one configuration file: {', '.join(files)}; overrides have the form key=value"
+        )
     overrides = []
     for item in items:
         if "=" in item:

@@ -1,29 +1,15 @@
-"""``search.yml``: read, overridden, checked.
-
-Everything that is wrong in a file is said at once, before data or a device is touched: unknown keys with the nearest
-allowed one, wrong types, impossible values. A named section (space, data, strategy, estimator) takes, beside its own keys,
-the arguments of what it names; these are checked against its signature and its constructor.
-"""
+"""What ``search.yml`` and ``train.yml`` may hold: sections, keys, types, ranges, defaults."""
 
 from __future__ import annotations
 
-import inspect
 import re
-import typing
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
-from . import registry
-from .errors import UserError, did_you_mean
+from .errors import did_you_mean
 
-__all__ = ["DataSection", "LatencySection", "NamedSection", "SearchConfig", "TrainConfig", "accepted_arguments", "read_config"]
-
-
-PERCENT = r"^(100|[1-9]?\d)(\.\d+)?%$"
+__all__ = ["DataSection", "LatencySection", "NamedSection", "SearchConfig", "TrainConfig"]
 
 
 class Section(BaseModel):
@@ -44,6 +30,24 @@ class NamedSection(Section):
         return dict(self.model_extra or {})
 
 
+class SpaceSection(NamedSection):
+    """Which model space."""
+
+    name: str = "mobilenetv2"
+
+
+class StrategySection(NamedSection):
+    """Which strategy."""
+
+    name: str = "proxyless"
+
+
+class EstimatorSection(NamedSection):
+    """Which source of latencies."""
+
+    name: str = "device"
+
+
 class DataSection(NamedSection):
     """Which images, and how they are divided and loaded."""
 
@@ -57,18 +61,41 @@ class DataSection(NamedSection):
 class LatencySection(Section):
     """What the network is to cost, and where the milliseconds come from."""
 
-    target_ms: Annotated[float, Field(gt=0)] | Annotated[str, Field(pattern=PERCENT)] | None = None
+    target_ms: float | str | None = None
     weight: float = Field(1.0, ge=0)
     nonlinear: Literal["linear", "positive", "absolute"] = "positive"
     table: str | None = None
-    estimator: NamedSection = NamedSection(name="device")
+    estimator: EstimatorSection = EstimatorSection()
+
+    @field_validator("target_ms", mode="before")
+    @classmethod
+    def _positive_or_percent(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            share = re.fullmatch(r"(\d+(?:\.\d+)?)%", value)
+            sound = share is not None and 0 < float(share[1]) <= 100
+        else:
+            sound = value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0)
+        if not sound:
+            raise ValueError("milliseconds, greater than 0, or a share of the slowest network such as 60%")
+        return value
+
+
+def _timm_optimizer(name: str) -> str:
+    from timm.optim import list_optimizers
+
+    if name not in (known := list_optimizers()):
+        raise ValueError(f"an optimizer of timm, such as sgd, adamw, lamb.{did_you_mean(name, known)}")
+    return name
+
+
+Optimizer = Annotated[str, AfterValidator(_timm_optimizer)]
 
 
 class TrainingSection(Section):
     """How the weights of the supernet are trained."""
 
     epochs: int = Field(30, ge=1)
-    optimizer: str = "sgd"
+    optimizer: Optimizer = "sgd"
     learning_rate: float = Field(0.05, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(4e-5, ge=0)
@@ -88,9 +115,9 @@ class SearchConfig(Section):
 
     seed: int = Field(0, ge=0)
     output: str | None = None
-    space: NamedSection = NamedSection(name="mobilenetv2")
+    space: SpaceSection = SpaceSection()
     data: DataSection = DataSection()
-    strategy: NamedSection = NamedSection(name="proxyless")
+    strategy: StrategySection = StrategySection()
     latency: LatencySection = LatencySection()
     training: TrainingSection = TrainingSection()
     trainer: TrainerSection = TrainerSection()
@@ -105,7 +132,7 @@ class TrainConfig(Section):
     epochs: int = Field(60, ge=1)
     batch_size: int = Field(64, ge=2)
     workers: int = Field(0, ge=0)
-    optimizer: str = "sgd"
+    optimizer: Optimizer = "sgd"
     learning_rate: float = Field(0.05, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(4e-5, ge=0)
@@ -115,254 +142,3 @@ class TrainConfig(Section):
     ema_decay: float = Field(0.995, ge=0, lt=1)
     device: str = "cpu"
     threads: int | None = Field(None, ge=1)
-
-
-class _Named(NamedTuple):
-    """Where a named section stands, which group it names, and what is handed over by the search itself."""
-
-    path: tuple[str, ...]
-    group: str
-    filled_in: frozenset[str]
-
-
-NAMED = (
-    _Named(("space",), "nni_proxyless.search_spaces", frozenset()),
-    _Named(("data",), "nni_proxyless.datasets", frozenset()),
-    _Named(("strategy",), "nni_proxyless.strategies", frozenset({"penalty", "seed", "mutation_hooks"})),
-    _Named(("latency", "estimator"), "nni_proxyless.estimators", frozenset()),
-)
-CONSTRUCTED = ("nni_proxyless.search_spaces", "nni_proxyless.strategies", "nni_proxyless.estimators")  # cheap, touches no data
-
-
-def read_config(
-    cls: type, path: str | Path | None, overrides: Sequence[tuple[str, str, Any]] = ()
-) -> Any:
-    """Read and check a configuration.
-
-    Parameters
-    ----------
-    cls
-        :class:`SearchConfig` or :class:`TrainConfig`.
-    path
-        A YAML file; None for defaults.
-    overrides
-        (source, dotted path, value), in the order in which they apply. The source is named in messages.
-
-    Raises
-    ------
-    UserError
-        With every problem that was found, one a line.
-    """
-    where = str(path) if path is not None else "command line"
-    content = _read_yaml(path) if path is not None else {}
-    sources: dict[tuple[str, ...], str] = {}
-    problems: list[str] = []
-    for source, dotted, value in overrides:
-        keys = tuple(dotted.split("."))
-        try:
-            _set(content, keys, value)
-        except TypeError:
-            problems.append(f"{source}: '{dotted}': '{'.'.join(keys[:-1])}' is not a section")
-        sources[keys] = source
-
-    def complain(location: Sequence[Any], text: str) -> None:
-        keys = tuple(str(key) for key in location)
-        source = next((s for k, s in sources.items() if keys[: len(k)] == k), where)
-        problems.append(": ".join(part for part in (source, ".".join(keys), text) if part))
-
-    config = None
-    try:
-        config = cls.model_validate(content)
-    except ValidationError as error:
-        for problem in error.errors():
-            location = list(problem["loc"])
-            if problem["type"] == "extra_forbidden":
-                *location, key = location
-                complain(location, _unknown(key, list(_model_at(cls, location).model_fields)))
-            else:
-                complain(location, _say(problem))
-    if cls is SearchConfig:
-        for named in NAMED:
-            _check_named(cls, named, content, complain)
-    if config is not None and isinstance(config, SearchConfig) and config.data.alphas + config.data.validation >= 1:
-        complain(("data",), f"alphas {config.data.alphas} and validation {config.data.validation} leave nothing for the weights; "
-                            "allowed: a sum below 1")
-    if problems:
-        raise UserError("\n".join(problems))
-    assert config is not None
-    return config
-
-
-def accepted_arguments(factory: Any) -> dict[str, inspect.Parameter]:
-    """Parameters of a class or function, behind NNI's wrapping of ``ModelSpace.__init__``; base classes are followed
-    through ``**kwargs``."""
-    if not inspect.isclass(factory):
-        return dict(inspect.signature(factory).parameters)
-    found: dict[str, inspect.Parameter] = {}
-    for base in factory.__mro__:
-        init = base.__dict__.get("_init_wrapped") or base.__dict__.get("__init__")
-        if not inspect.isfunction(init):
-            continue
-        init = inspect.unwrap(init)
-        parameters = list(inspect.signature(init).parameters.values())[1:]
-        for parameter in parameters:
-            found.setdefault(parameter.name, parameter)
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break
-    return {n: p for n, p in found.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
-
-
-def _check_named(cls: Any, named: _Named, content: Mapping[str, Any], complain: Any) -> None:
-    model = _model_at(cls, named.path)
-    section: Any = content
-    for key in named.path:
-        section = section.get(key, {}) if isinstance(section, Mapping) else {}
-    if not isinstance(section, Mapping):
-        return  # complained about already
-    default = {"space": "mobilenetv2", "data": "digits", "strategy": "proxyless", "estimator": "device"}[named.path[-1]]
-    name = section.get("name", default)
-    if not isinstance(name, str):
-        return
-    try:
-        factory = registry.load(named.group, name)
-    except ValueError as error:
-        complain((*named.path, "name"), str(error))
-        return
-
-    parameters = {n: p for n, p in accepted_arguments(factory).items() if n not in named.filled_in and n != "engine" and n != "model_space"}
-    own = [n for n in model.model_fields if n not in parameters]
-    given = {k: v for k, v in section.items() if k not in own}
-    sound = True
-    for key in given:
-        if key not in parameters:
-            complain(named.path, _unknown(key, [*own, *parameters]))
-            sound = False
-    for key, value in given.items():
-        if key in parameters and (problem := _type_problem(factory, key, parameters[key], value)):
-            complain((*named.path, key), problem)
-            sound = False
-    missing = [n for n, p in parameters.items() if p.default is p.empty and n not in given]
-    if missing:
-        complain(named.path, f"{name} needs {', '.join(missing)}")
-    elif sound and named.group in CONSTRUCTED:
-        try:
-            factory(**given)
-        except (ValueError, TypeError) as error:
-            complain(named.path, str(error))
-
-
-def _type_problem(factory: Any, key: str, parameter: inspect.Parameter, value: Any) -> str | None:
-    if parameter.annotation is parameter.empty:
-        return None
-    try:
-        annotation = _hints(factory).get(key, Any)
-        model = create_model("Argument", __config__=ConfigDict(strict=True, arbitrary_types_allowed=True), **{key: (annotation, ...)})
-    except Exception:
-        return None  # an annotation that pydantic does not know; the constructor will say
-    try:
-        model.model_validate({key: value})
-    except ValidationError as error:
-        return "; ".join(dict.fromkeys(_say(problem) for problem in error.errors()))
-    return None
-
-
-def _hints(factory: Any) -> dict[str, Any]:
-    if not inspect.isclass(factory):
-        return typing.get_type_hints(factory)
-    hints: dict[str, Any] = {}
-    for base in reversed(factory.__mro__):
-        init = base.__dict__.get("_init_wrapped") or base.__dict__.get("__init__")
-        if inspect.isfunction(init):
-            try:
-                hints |= typing.get_type_hints(inspect.unwrap(init))
-            except Exception:  # noqa: S112  (a base class of somebody else with names that do not resolve)
-                continue
-    return hints
-
-
-def _model_at(cls: Any, location: Sequence[Any]) -> Any:
-    for key in location:
-        cls = cls.model_fields[key].annotation
-    return cls
-
-
-def _unknown(key: object, allowed: list[str]) -> str:
-    return f"unknown key '{key}'; allowed: {', '.join(allowed)}.{did_you_mean(key, allowed)}"
-
-
-def _say(problem: Any) -> str:
-    """Pydantic's finding in the words of a configuration file."""
-    value = problem.get("input")
-    kind = problem["type"]
-    allowed = {
-        "int_type": "a whole number", "float_type": "a number", "string_type": "text", "bool_type": "true or false",
-        "model_type": "a section with keys", "model_attributes_type": "a section with keys", "dict_type": "a section with keys",
-        "none_required": "nothing (null)", "is_instance_of": None, "list_type": "a list", "tuple_type": "a list",
-    }  # fmt: skip
-    context = problem.get("ctx", {})
-    if kind in allowed and allowed[kind]:
-        text = allowed[kind]
-    elif kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
-        sign = {"greater_than": "greater than", "greater_than_equal": "at least", "less_than": "less than", "less_than_equal": "at most"}
-        text = f"{sign[kind]} {context[next(k for k in ('gt', 'ge', 'lt', 'le') if k in context)]}"
-    elif kind == "literal_error":
-        expected = context["expected"]  # "'a', 'b' or 'c'"
-        near = did_you_mean(value, re.findall(r"'([^']*)'", expected))
-        text = f"{expected}.{near}"
-    else:
-        text = problem["msg"]
-    return f"{value!r} is not allowed here; allowed: {text}"
-
-
-class _Loader(yaml.SafeLoader):
-    """safe_load that also takes 1e-3 for a number, as YAML 1.2 and every reader do, and refuses a key given twice."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' stands there twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)(?:[eE][-+]?[0-9]+)$"),
-    list("-+.0123456789"),
-)
-
-
-def parse_value(text: str) -> Any:
-    """A value from the command line, read as YAML."""
-    try:
-        return yaml.load(text, Loader=_Loader)  # a SafeLoader
-    except yaml.YAMLError as error:
-        raise UserError(f"command line: '{text}' is not a value: {error}") from error
-
-
-def _read_yaml(path: str | Path) -> dict[str, Any]:
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
-    try:
-        content = yaml.load(text, Loader=_Loader)  # a SafeLoader
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise UserError(f"{path}: line {mark.line + 1 if mark else '?'}: {getattr(error, 'problem', None) or error}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected keys such as 'space:' and 'strategy:', got {type(content).__name__}")
-    return content
-
-
-def _set(content: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:
-    for key in keys[:-1]:
-        inner = content.setdefault(key, {})
-        if not isinstance(inner, dict):
-            raise TypeError
-        content = inner
-    content[keys[-1]] = value

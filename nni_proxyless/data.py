@@ -6,7 +6,9 @@ A data set is a function that returns :class:`ImageData`. Further ones are regis
 
 from __future__ import annotations
 
+import gzip
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,7 +167,9 @@ def digits(*, image_size: int = 16) -> ImageData:
         raise ValueError(f"image_size is {image_size}; allowed: 8 or more")
     scans = load_digits()
     images = torch.from_numpy(scans.images).float().unsqueeze(1) / 16
-    images = torch.nn.functional.interpolate(images, size=(image_size, image_size), mode="bilinear", align_corners=False)
+    images = torch.nn.functional.interpolate(
+        images, size=(image_size, image_size), mode="bilinear", align_corners=False
+    )
     images = (images - images.mean()) / images.std()
     targets = torch.from_numpy(scans.target).long()
 
@@ -177,7 +181,9 @@ def digits(*, image_size: int = 16) -> ImageData:
     train = torch.from_numpy(~test)
 
     blank = float(images.min())  # the background, so that a shifted digit has no edge
-    augment = v2.RandomAffine(degrees=10, translate=(1 / 8, 1 / 8), scale=(0.9, 1.1), fill=blank, interpolation=v2.InterpolationMode.BILINEAR)
+    augment = v2.RandomAffine(
+        degrees=10, translate=(1 / 8, 1 / 8), scale=(0.9, 1.1), fill=blank, interpolation=v2.InterpolationMode.BILINEAR
+    )
     return ImageData(
         train=_Tensors(images[train], targets[train], augment),
         train_plain=_Tensors(images[train], targets[train]),
@@ -202,9 +208,12 @@ def fashion_mnist(*, root: str = "~/.cache/nni-proxyless", download: bool = True
     """
     raw = Path(root).expanduser() / "FashionMNIST" / "raw"
     if not raw.exists() and DEBIAN_FASHION_MNIST.is_dir():
-        raw.mkdir(parents=True)
-        for archive in DEBIAN_FASHION_MNIST.glob("*.gz"):
-            shutil.copy(archive, raw)  # torchvision checks and unpacks an archive that is already there
+        raw.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=raw.parent) as unpacked:
+            for archive in DEBIAN_FASHION_MNIST.glob("*.gz"):
+                with gzip.open(archive) as source, open(Path(unpacked) / archive.stem, "wb") as target:
+                    shutil.copyfileobj(source, target)
+            shutil.copytree(unpacked, raw)
     normalize = [v2.Pad(2), v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize((0.2190,), (0.3318,))]
     augment = [v2.RandomCrop(28, padding=2), v2.RandomHorizontalFlip(), *normalize]
     return _torchvision(datasets.FashionMNIST, root, download, augment, normalize, 10, (1, 32, 32))
@@ -234,19 +243,27 @@ def folder(*, root: str, image_size: int = 224) -> ImageData:
     path = Path(root).expanduser()
     for part in ("train", "val"):
         if not (path / part).is_dir():
-            raise UserError(f"data.root: no folder '{path / part}'; expected {path}/train/CLASS/* and {path}/val/CLASS/*")
+            raise UserError(
+                f"data.root: no folder '{path / part}'; expected {path}/train/CLASS/* and {path}/val/CLASS/*"
+            )
     size = (3, image_size, image_size)
-    stats = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
+    stats: dict[str, Any] = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
     augment = create_transform(size, is_training=True, color_jitter=0.4, auto_augment=None, **stats)
     plain = create_transform(size, is_training=False, crop_pct=224 / 256, **stats)
     train = datasets.ImageFolder(path / "train", transform=augment)
     test = datasets.ImageFolder(path / "val", transform=plain)
     if train.classes != test.classes:
-        raise UserError(f"data.root: {path}/train and {path}/val hold different classes: {sorted(set(train.classes) ^ set(test.classes))}")
-    return ImageData(train, datasets.ImageFolder(path / "train", transform=plain), test, train.targets, len(train.classes), size)
+        raise UserError(
+            f"data.root: {path}/train and {path}/val hold different classes: {sorted(set(train.classes) ^ set(test.classes))}"
+        )
+    return ImageData(
+        train, datasets.ImageFolder(path / "train", transform=plain), test, train.targets, len(train.classes), size
+    )
 
 
-def synthetic(*, n_images: int = 1024, num_classes: int = 10, channels: int = 3, image_size: int = 32, seed: int = 0) -> ImageData:
+def synthetic(
+    *, n_images: int = 1024, num_classes: int = 10, channels: int = 3, image_size: int = 32, seed: int = 0
+) -> ImageData:
     """Noise with labels, for benchmarks and tests: nothing can be learnt from it.
 
     Parameters
@@ -276,7 +293,9 @@ def _cifar(cls: Any, root: str, download: bool, num_classes: int) -> ImageData:
     return _torchvision(cls, root, download, augment, normalize, num_classes, (3, 32, 32))
 
 
-def _torchvision(cls: Any, root: str, download: bool, augment: list, plain: list, num_classes: int, shape: Shape) -> ImageData:
+def _torchvision(
+    cls: Any, root: str, download: bool, augment: list, plain: list, num_classes: int, shape: Shape
+) -> ImageData:
     path = Path(root).expanduser()
     try:
         train = cls(path, train=True, transform=v2.Compose(augment), download=download)

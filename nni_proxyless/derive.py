@@ -27,7 +27,15 @@ from .errors import UserError
 from .files import write_text
 from .latency.operation import Shape
 
-__all__ = ["Architecture", "build_network", "count_macs", "count_parameters", "installed_versions", "load_weights", "to_timm"]
+__all__ = [
+    "Architecture",
+    "build_network",
+    "count_macs",
+    "count_parameters",
+    "installed_versions",
+    "load_weights",
+    "to_timm",
+]
 
 FORMAT = "nni-proxyless architecture 1"
 
@@ -112,7 +120,9 @@ def to_timm(architecture: Architecture, weights: dict[str, torch.Tensor] | None 
         The architecture's space gives no timm block definition.
     """
     if architecture.network is None:
-        raise ValueError(f"space {architecture.space.get('name')!r} gives no timm block definition (a method timm_definition)")
+        raise ValueError(
+            f"space {architecture.space.get('name')!r} gives no timm block definition (a method timm_definition)"
+        )
     definition = dict(architecture.network)
     stem_stride = definition.pop("stem_stride")
     model = EfficientNet(

@@ -31,7 +31,9 @@ class ImageClassification(LightningModule):
         For the weights only; the architecture minimises plain cross entropy (FACTS 1.4.3).
     """
 
-    def __init__(self, *, optimizer: str, learning_rate: float, momentum: float, weight_decay: float, label_smoothing: float):
+    def __init__(
+        self, *, optimizer: str, learning_rate: float, momentum: float, weight_decay: float, label_smoothing: float
+    ):
         super().__init__()
         self.optimizer, self.learning_rate = optimizer, learning_rate
         self.momentum, self.weight_decay, self.label_smoothing = momentum, weight_decay, label_smoothing
@@ -58,7 +60,9 @@ class ImageClassification(LightningModule):
             self.model, self.optimizer, lr=self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay,
             filter_bias_and_bn=False,
         )  # fmt: skip
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=int(self.trainer.estimated_stepping_batches))
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+            optimizer, T_max=int(self.trainer.estimated_stepping_batches)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

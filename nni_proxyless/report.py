@@ -1,2 +1,202 @@
-def figures(architecture):
-    return str(architecture.latency)
+"""What searches have found, as a table: of an NNI experiment, running or stopped, or of result folders."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .config import TrainConfig
+from .config_file import read_config
+from .derive import Architecture, build_network
+from .errors import UserError, did_you_mean
+from .latency import DeviceEstimator
+from .training import train
+
+__all__ = ["Found", "figures", "find_experiment", "find_folders", "report"]
+
+NNI_HOME = Path("~/nni-experiments")
+
+
+@dataclass(frozen=True)
+class Found:
+    """One search: a trial of an experiment, or a folder.
+
+    Attributes
+    ----------
+    name
+        Trial id, or name of the folder.
+    state
+        NNI's state of the trial; SUCCEEDED for a folder with results.
+    folder
+        Where its files are.
+    """
+
+    name: str
+    state: str
+    folder: Path
+
+    @property
+    def architecture(self) -> Architecture | None:
+        path = self.folder / "architecture.json"
+        return Architecture.read(path) if self.state == "SUCCEEDED" and path.exists() else None
+
+    @property
+    def final_accuracy(self) -> float | None:
+        path = self.folder / "final" / "result.json"
+        return float(json.loads(path.read_text(encoding="utf-8"))["accuracy"]) if path.exists() else None
+
+    @property
+    def reason(self) -> str:
+        """The last thing that a failed trial said."""
+        path = self.folder / "trial.stderr"
+        lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines() if path.exists() else []
+        return lines[-1] if lines else "it left no message"
+
+
+def report(source: str | None, *, train_best: bool = False, train_config: Path | None = None) -> tuple[str, bool]:
+    """The table, and whether all trials have succeeded.
+
+    Parameters
+    ----------
+    source
+        An experiment's id, or a folder with results in it or below it; None for the experiment that was started last.
+    train_best
+        Whether to train the network of the best search accuracy first.
+    train_config
+        How, a ``train.yml``.
+
+    Raises
+    ------
+    UserError
+        There is no such experiment or folder, or nothing in it.
+    """
+    found = find_folders(Path(source)) if source and Path(source).is_dir() else find_experiment(source)
+    failed = [
+        f"trial {f.name}: {f.state}: {f.reason}; its files: {f.folder}"
+        for f in found
+        if f.state not in ("SUCCEEDED", "RUNNING", "WAITING")
+    ]
+    if train_best and not failed:
+        done = [(f.architecture.search["accuracy"], f) for f in found if f.architecture is not None]
+        if not done:
+            raise UserError("report: no search has finished yet: nothing to train")
+        best = max(done, key=lambda item: item[0])[1]
+        train(read_config(TrainConfig, train_config), best.folder / "architecture.json", best.folder / "final")
+    return "\n".join([table(found), *failed]), not failed
+
+
+def figures(architecture: Architecture) -> str:
+    """The figures of one derived network, a line each."""
+    latency = architecture.latency
+
+    def ms(name: str) -> str:
+        return "-" if latency.get(name) is None else f"{latency[name]:.3f} ms"
+
+    return "\n".join(
+        [
+            f"choices:       {' '.join(f'{label}={choice}' for label, choice in architecture.choices.items())}",
+            f"latency:       target {ms('target_ms')}, expected {ms('expected_ms')}, table {ms('table_ms')}, measured {ms('measured_ms')}",
+            f"multiply-adds: {architecture.macs / 1e6:.3f} M",
+            f"parameters:    {architecture.n_params / 1e6:.3f} M",
+            f"accuracy:      {architecture.search.get('accuracy', float('nan')):.4f} on the validation part, weights of the supernet",
+        ]
+    )
+
+
+def table(found: Sequence[Found]) -> str:
+    """One row per search; the networks are timed again, side by side, where this is the machine of their table."""
+    measured = measure_side_by_side([f.architecture for f in found])
+    header = ("search", "state", "target ms", "table ms", "measured ms", "MACs", "params", "search acc", "final acc")
+    rows: list[tuple[str, ...]] = [header]
+    for f, ms in zip(found, measured, strict=True):
+        a = f.architecture
+        if a is None:
+            rows.append((f.name, f.state, *["-"] * 7))
+            continue
+        rows.append((
+            f.name, f.state, _number(a.latency.get("target_ms"), ".3f"), _number(a.latency.get("table_ms"), ".3f"), _number(ms, ".3f"),
+            f"{a.macs / 1e6:.2f} M", f"{a.n_params / 1e3:.1f} k", _number(a.search.get("accuracy"), ".4f"), _number(f.final_accuracy, ".4f"),
+        ))  # fmt: skip
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    lines = ["  ".join(cell.rjust(width) if i > 1 else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
+             for row in rows]  # fmt: skip
+    return "\n".join([*lines, "", *(f"{f.name}: {f.folder}" for f in found)])
+
+
+def measure_side_by_side(architectures: Sequence[Architecture | None]) -> list[float | None]:
+    """Milliseconds of every network, timed in turns in one run, so that a drift of the machine hits all alike.
+
+    A network whose table holds for another machine or runtime keeps the figure of its own search.
+    """
+    result = [None if a is None else a.latency.get("measured_ms") for a in architectures]
+    for conditions in {
+        json.dumps(a.latency["conditions"], sort_keys=True) for a in architectures if a is not None and a.latency
+    }:
+        wanted = json.loads(conditions)
+        here = [
+            i for i, a in enumerate(architectures) if a is not None and a.latency and a.latency["conditions"] == wanted
+        ]
+        device = (
+            "cuda"
+            if "cuda" in str(wanted.get("device", "")).lower() or "nvidia" in str(wanted.get("device", "")).lower()
+            else "cpu"
+        )
+        try:
+            estimator = DeviceEstimator(
+                device=device, threads=wanted["threads"], batch=wanted["batch"], precision=wanted["precision"]
+            )
+        except (KeyError, ValueError):
+            continue
+        if any(wanted.get(name) != value for name, value in estimator.conditions.items()):
+            continue
+        networks = [(build_network(a), a.input_shape) for i in here if (a := architectures[i]) is not None]
+        for i, measurement in zip(here, estimator.measure(networks), strict=True):
+            result[i] = measurement.median_ms
+    return result
+
+
+def find_folders(root: Path) -> list[Found]:
+    """All results at or below a folder."""
+    found = [Found(str(path.parent.relative_to(root)) if path.parent != root else root.name, "SUCCEEDED", path.parent)
+             for path in sorted(root.rglob("architecture.json"))]  # fmt: skip
+    if not found:
+        raise UserError(f"report: no architecture.json in or below '{root}'")
+    return found
+
+
+def find_experiment(experiment: str | None) -> list[Found]:
+    """The trials of an NNI experiment on this machine, in the order in which they were started."""
+    home = NNI_HOME.expanduser()
+    try:
+        known = json.loads((home / ".experiment").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"report: no NNI experiment on this machine ({home / '.experiment'}: {error})") from error
+    if experiment is None:
+        experiment = max(known, key=lambda name: known[name]["startTime"])
+    elif experiment not in known:
+        raise UserError(
+            f"report: '{experiment}' is neither a folder nor an experiment of this machine.{did_you_mean(experiment, known)}"
+        )
+    database = Path(known[experiment]["logDir"]) / experiment / "db" / "nni.sqlite"
+    try:
+        with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+            events = connection.execute(
+                "SELECT trialJobId, event, logPath FROM TrialJobEvent ORDER BY timestamp, rowid"
+            ).fetchall()
+    except sqlite3.Error as error:
+        raise UserError(f"report: experiment {experiment}: {database}: {error}") from error
+    trials: dict[str, Found] = {}
+    for name, event, log_path in events:
+        folder = Path(log_path) if log_path else trials[name].folder
+        if event not in ("ADD_CUSTOMIZED", "ADD_HYPERPARAMETER", "IMPORT_DATA"):
+            trials[name] = Found(name, event, folder)
+    if not trials:
+        raise UserError(f"report: experiment {experiment} has no trial yet")
+    return list(trials.values())
+
+
+def _number(value: float | None, style: str) -> str:
+    return "-" if value is None else format(value, style)

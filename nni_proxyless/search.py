@@ -1,6 +1,6 @@
 """One search, from a checked configuration to a derived network.
 
-    SearchConfig -> images, space, latency, strategy, evaluator -> one Lightning fit -> architecture.json, weights.safetensors
+SearchConfig -> images, space, latency, strategy, evaluator -> one Lightning fit -> architecture.json, weights.safetensors
 """
 
 from __future__ import annotations
@@ -24,17 +24,26 @@ from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.supermodule._expression_utils import expression_expectation
 from nni.nas.space import ModelStatus, RawFormatModelSpace
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from . import registry
-from .config import SearchConfig, accepted_arguments
+from .config import SearchConfig
 from .data import ImageData, loader, split
 from .derive import Architecture, build_network, count_macs, count_parameters, installed_versions
 from .errors import UserError
 from .evaluator import ImageClassification, as_channels_last
 from .files import write_text, write_weights
-from .latency import DeviceEstimator, LatencyEstimator, LatencyPenalty, LatencyProfiler, LookupTable, TableError, build_lookup_table
+from .latency import (
+    DeviceEstimator,
+    LatencyEstimator,
+    LatencyPenalty,
+    LatencyProfiler,
+    LookupTable,
+    TableError,
+    build_lookup_table,
+)
 from .latency.operation import Shape, shape_text
 from .progress import FitProgress, bar
 
@@ -105,12 +114,16 @@ def run_search(
     estimator: LatencyEstimator = registry.load("nni_proxyless.estimators", config.latency.estimator.name)(
         **config.latency.estimator.arguments
     )
-    profiler = make_profiler(space, data.shape, estimator, base / config.latency.table if config.latency.table else None)
+    profiler = make_profiler(
+        space, data.shape, estimator, base / config.latency.table if config.latency.table else None
+    )
     lowest, highest = latency_range(profiler)
     _logger.info("space: %d choices, %.3f to %.3f ms", len(space.simplify()), lowest, highest)
     target = target_in_ms(config.latency.target_ms, highest)
     if target is not None and target <= lowest:
-        raise UserError(f"latency.target_ms: {target:.3f} ms is out of reach: the networks of this space take {lowest:.3f} to {highest:.3f} ms")
+        raise UserError(
+            f"latency.target_ms: {target:.3f} ms is out of reach: the networks of this space take {lowest:.3f} to {highest:.3f} ms"
+        )
 
     penalty = None
     if target is not None:
@@ -142,13 +155,18 @@ def run_search(
         val_dataloaders=loader(parts.alphas, batch, seed=config.seed + 1, workers=workers, factory=DataLoader),
     )  # fmt: skip
     space.to(memory_format=torch.channels_last)
-    strategy(RawFormatModelSpace(space, evaluator), InProcessEngine())
+    try:
+        strategy(RawFormatModelSpace(space, evaluator), InProcessEngine())
+    except MisconfigurationException as error:
+        raise UserError(str(error)) from error
 
     assert monitor.last is not None
     return _save(config, folder, data, space_arguments, space, monitor, target, estimator)
 
 
-def make_profiler(space: ModelSpace, input_shape: Shape, estimator: LatencyEstimator, table_path: Path | None) -> LatencyProfiler:
+def make_profiler(
+    space: ModelSpace, input_shape: Shape, estimator: LatencyEstimator, table_path: Path | None
+) -> LatencyProfiler:
     """Latencies of a space: from the table if there is one, else measured now and, if a path is given, written there."""
     try:
         if table_path is not None and table_path.exists():
@@ -185,15 +203,20 @@ def target_in_ms(configured: float | str | None, slowest_ms: float) -> float | N
 def make_strategy(config: SearchConfig, penalty: LatencyPenalty | None) -> Any:
     """The strategy by name, with penalty and seed where it takes them."""
     strategy_class = registry.load("nni_proxyless.strategies", config.strategy.name)
-    accepted = accepted_arguments(strategy_class)
+    accepted = registry.accepted_arguments(strategy_class)
     extra = {name: value for name, value in {"penalty": penalty, "seed": config.seed}.items() if name in accepted}
     return strategy_class(**config.strategy.arguments, **extra)
 
 
 def space_arguments_for(space_class: Any, given: Mapping[str, Any], data: ImageData) -> dict[str, Any]:
     """The space's arguments, with classes and channels of the images under the names that it takes."""
-    accepted = accepted_arguments(space_class)
-    known = {"num_classes": data.num_classes, "num_labels": data.num_classes, "in_channels": data.shape[0], "in_chans": data.shape[0]}
+    accepted = registry.accepted_arguments(space_class)
+    known = {
+        "num_classes": data.num_classes,
+        "num_labels": data.num_classes,
+        "in_channels": data.shape[0],
+        "in_chans": data.shape[0],
+    }
     return {**{name: value for name, value in known.items() if name in accepted}, **given}
 
 
@@ -267,7 +290,9 @@ def mean_entropy(probs: Mapping[str, Mapping[Any, float]]) -> float:
     shares = []
     for distribution in probs.values():
         values = [p for p in distribution.values() if p > 0]
-        shares.append(-sum(p * math.log(p) for p in values) / math.log(len(distribution)) if len(distribution) > 1 else 0.0)
+        shares.append(
+            -sum(p * math.log(p) for p in values) / math.log(len(distribution)) if len(distribution) > 1 else 0.0
+        )
     return sum(shares) / len(shares)
 
 
@@ -275,7 +300,8 @@ def _save(
     config: SearchConfig, folder: Path, data: ImageData, space_arguments: dict[str, Any], space: ModelSpace,
     monitor: DerivedNetMonitor, target: float | None, estimator: LatencyEstimator,
 ) -> SearchResult:  # fmt: skip
-    assert monitor.last is not None and monitor.network is not None
+    assert monitor.last is not None
+    assert monitor.network is not None
     definition = getattr(space, "timm_definition", None)
     architecture = Architecture(
         space={"name": config.space.name, "arguments": space_arguments},
@@ -286,7 +312,9 @@ def _save(
     )
     weights = monitor.network.state_dict()
     network = build_network(architecture, {name: tensor.cpu() for name, tensor in weights.items()})
-    measured = estimator.measure_network(network, data.shape).median_ms if isinstance(estimator, DeviceEstimator) else None
+    measured = (
+        estimator.measure_network(network, data.shape).median_ms if isinstance(estimator, DeviceEstimator) else None
+    )
     metrics = {**monitor.last, **({"measured_ms": measured} if measured is not None else {})}
     metrics.pop("seconds")
     architecture = Architecture(
@@ -301,7 +329,12 @@ def _save(
             },
             "macs": int(metrics["macs"]),
             "n_params": int(metrics["n_params"]),
-            "search": {"strategy": config.strategy.name, "seed": config.seed, "epochs": config.training.epochs, "accuracy": metrics["default"]},
+            "search": {
+                "strategy": config.strategy.name,
+                "seed": config.seed,
+                "epochs": config.training.epochs,
+                "accuracy": metrics["default"],
+            },
             "versions": installed_versions(),
         }
     )

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -63,12 +64,16 @@ def train(config: TrainConfig, architecture_path: Path, folder: Path) -> TrainRe
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     architecture = Architecture.read(architecture_path)
-    inherited = load_weights(architecture_path.with_name("weights.safetensors")) if config.weights == "inherited" else None
-    data: ImageData = registry.load("nni_proxyless.datasets", architecture.data["name"])(**architecture.data["arguments"])
+    inherited = (
+        load_weights(architecture_path.with_name("weights.safetensors")) if config.weights == "inherited" else None
+    )
+    data: ImageData = registry.load("nni_proxyless.datasets", architecture.data["name"])(
+        **architecture.data["arguments"]
+    )
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "train.yml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
-    network = build_network(architecture, inherited).to(config.device, memory_format=torch.channels_last)
+    network: Any = build_network(architecture, inherited).to(config.device).to(memory_format=torch.channels_last)
     if hasattr(network, "drop_rate"):
         network.drop_rate = config.dropout
     train_batches = loader(data.train, config.batch_size, seed=config.seed, workers=config.workers)
@@ -99,7 +104,9 @@ def train(config: TrainConfig, architecture_path: Path, folder: Path) -> TrainRe
 
             loss = _train_epoch(network, train_batches, loss_function, optimizer, after_step)
             if not math.isfinite(loss):
-                raise UserError(f"training: the loss is {loss} after epoch {epoch + 1}: the training diverged. Use a smaller learning_rate.")
+                raise UserError(
+                    f"training: the loss is {loss} after epoch {epoch + 1}: the training diverged. Use a smaller learning_rate."
+                )
             record = {"epoch": epoch + 1, "train_loss": loss, "test_accuracy": evaluate_accuracy(average.module, test_batches),
                       "seconds": time.perf_counter() - began}  # fmt: skip
             with (folder / "history.jsonl").open("a", encoding="utf-8") as file:
@@ -109,13 +116,22 @@ def train(config: TrainConfig, architecture_path: Path, folder: Path) -> TrainRe
 
     accuracy = record["test_accuracy"]
     write_weights(folder / "weights.safetensors", average.module.state_dict())
-    result = {"accuracy": accuracy, "epochs": config.epochs, "weights": config.weights, "architecture": str(architecture_path.name)}
+    result = {
+        "accuracy": accuracy,
+        "epochs": config.epochs,
+        "weights": config.weights,
+        "architecture": str(architecture_path.name),
+    }
     write_text(folder / "result.json", json.dumps(result, indent=2) + "\n")
     return TrainResult(folder, accuracy)
 
 
 def _train_epoch(
-    network: nn.Module, batches: object, loss_function: nn.Module, optimizer: torch.optim.Optimizer, after_step: Callable[[], None]
+    network: nn.Module,
+    batches: object,
+    loss_function: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    after_step: Callable[[], None],
 ) -> float:
     """One epoch; returns the mean loss."""
     network.train()

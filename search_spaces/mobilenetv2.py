@@ -18,7 +18,7 @@ import difflib
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
@@ -113,7 +113,14 @@ class MobileNetV2Space(ModelSpace):
             "depths": depths, "strides": strides, "feature_mix": feature_mix,
         }  # fmt: skip
         layout = PRESETS[preset] | {name: value for name, value in given.items() if value is not None}
-        _check(layout, num_classes=num_classes, in_channels=in_channels, kernels=kernels, expansions=expansions, dropout=dropout)
+        _check(
+            layout,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            kernels=kernels,
+            expansions=expansions,
+            dropout=dropout,
+        )
         self.layout = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in layout.items()}
         self.num_classes, self.in_channels, self.dropout = num_classes, in_channels, dropout
 
@@ -128,7 +135,9 @@ class MobileNetV2Space(ModelSpace):
         first = DepthwiseSeparableConv(width, layout["first_width"], 3, act_layer=nn.ReLU6, norm_layer=norm_layer)
         stages = [nn.Sequential(first)]
         width = layout["first_width"]
-        for s, (out, depth, stage_stride) in enumerate(zip(layout["widths"], layout["depths"], layout["strides"], strict=True), 1):
+        for s, (out, depth, stage_stride) in enumerate(
+            zip(layout["widths"], layout["depths"], layout["strides"], strict=True), 1
+        ):
             blocks = []
             for i in range(depth):
                 stride = stage_stride if i == 0 else 1
@@ -150,7 +159,7 @@ class MobileNetV2Space(ModelSpace):
         if aligned_init:
             for module in self.modules():
                 if isinstance(module, LayerChoice):
-                    align_candidates([candidate for candidate in module if isinstance(candidate, InvertedResidual)])
+                    align_candidates([module[name] for name in module.names if name != "skip"])
 
     # What the latency of the fixed part is made of, by the names of the published tables.
     fixed_operations = {  # noqa: RUF012  (a class attribute that nobody changes)
@@ -175,9 +184,12 @@ class MobileNetV2Space(ModelSpace):
         """
         self.validate(dict(sample))
         network: Any = copy.copy(self)
-        network._modules = dict(self._modules)  # a shallow copy: NNI's own would copy every candidate, several times over
-        stages = [
-            [block[sample[block.label]] if isinstance(block, LayerChoice) else block for block in stage] for stage in self.blocks
+        network._modules = dict(
+            self._modules
+        )  # a shallow copy: NNI's own would copy every candidate, several times over
+        stages: list[list[nn.Module]] = [
+            [block[sample[block.label]] if isinstance(block, LayerChoice) else block for block in stage]
+            for stage in cast(Any, self.blocks)
         ]
         kept = [[block for block in stage if type(block) is not nn.Identity] for stage in stages]
         network.blocks = nn.Sequential(*(nn.Sequential(*stage) for stage in kept if stage))
@@ -209,8 +221,8 @@ class MobileNetV2Space(ModelSpace):
         }
 
 
-def align_candidates(candidates: Sequence[InvertedResidual]) -> None:
-    """Let the candidates of one choice start as nearly the same function.
+def align_candidates(candidates: Sequence[Any]) -> None:
+    """Let the inverted residuals of one choice start as nearly the same function.
 
     Every candidate takes its pointwise weights from the widest one with the smallest kernel, as many expanded channels
     as it has; larger depthwise kernels hold the smallest one in their middle and zeros around it. In a supernet trained
@@ -252,7 +264,9 @@ def _expanded_conv(module: Any, input_shape: Shape, output_shape: Shape, expand:
     )
 
 
-def _check(layout: Mapping[str, Any], *, num_classes: int, in_channels: int, kernels: Any, expansions: Any, dropout: float) -> None:
+def _check(
+    layout: Mapping[str, Any], *, num_classes: int, in_channels: int, kernels: Any, expansions: Any, dropout: float
+) -> None:
     """Collect everything that is wrong, then say it at once."""
     problems = []
 
@@ -274,12 +288,22 @@ def _check(layout: Mapping[str, Any], *, num_classes: int, in_channels: int, ker
         for i, value in enumerate(values):
             whole(f"{name}[{i}]", value, *((8, 8) if name == "widths" else (1, 1)))
     if not problems and len({len(v) for v in stages.values()}) > 1:
-        problems.append(f"widths, depths and strides have {', '.join(str(len(v)) for v in stages.values())} entries; allowed: the same number, one per stage")
+        problems.append(
+            f"widths, depths and strides have {', '.join(str(len(v)) for v in stages.values())} entries; allowed: the same number, one per stage"
+        )
     for name, values in {"stem_stride": (layout["stem_stride"],), "strides": layout["strides"]}.items():
-        problems += [f"{name} is {v!r}; allowed: 1, 2" for v in (values if isinstance(values, Sequence) else ())
-                     if isinstance(v, int) and v > 2]
+        problems += [
+            f"{name} is {v!r}; allowed: 1, 2"
+            for v in (values if isinstance(values, Sequence) else ())
+            if isinstance(v, int) and v > 2
+        ]
     for name, values in {"kernels": kernels, "expansions": expansions}.items():
-        if isinstance(values, (str, bytes)) or not isinstance(values, Sequence) or not values or len(set(values)) != len(values):
+        if (
+            isinstance(values, (str, bytes))
+            or not isinstance(values, Sequence)
+            or not values
+            or len(set(values)) != len(values)
+        ):
             problems.append(f"{name} is {values!r}; allowed: a list of different whole numbers")
             continue
         for value in values:
@@ -295,5 +319,3 @@ def _check(layout: Mapping[str, Any], *, num_classes: int, in_channels: int, ker
 def _did_you_mean(name: object, allowed: Any) -> str:
     near = difflib.get_close_matches(str(name), list(allowed), n=1)
     return f". Did you mean '{near[0]}'?" if near else ""
-
-

@@ -1,7 +1,7 @@
 """How a sampled supernet is trained inside NNI and Lightning, whatever the method that samples it.
 
-    SampledStrategy           an NNI ``OneShotStrategy``: turns the model space into a supernet, the evaluator into a search
-      SampledOneShotModule    a Lightning module around the evaluator's: weight steps, and what an architecture step needs
+SampledStrategy           an NNI ``OneShotStrategy``: turns the model space into a supernet, the evaluator into a search
+  SampledOneShotModule    a Lightning module around the evaluator's: weight steps, and what an architecture step needs
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import nni.nas.strategy  # noqa: F401  (first: else NNI's circular imports leave nni.nas.strategy with broken strategies)
 import torch
 from nni.mutable import Categorical
 from nni.nas.nn.pytorch import ModelSpace
@@ -49,7 +50,8 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         penalty: ExpectationProfilerPenalty | None,
     ):
         super().__init__(training_module)
-        self.gates = nn.ModuleList(gates)
+        self.gates = list(gates)
+        self.gate_modules = nn.ModuleList(gates)  # so that Lightning moves and saves them
         self.penalty = penalty
         self.arc_learning_rate = arc_learning_rate
         self.warmup_epochs = warmup_epochs
@@ -88,7 +90,9 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         """Add the expected cost under ``probs`` (live tensors of shape (N,)) and log what it came to."""
         if self.penalty is None:
             return loss
-        loss, details = self.penalty(loss, {g.label: dict(zip(g.choices, p.unbind(), strict=True)) for g, p in probs.items()})
+        loss, details = self.penalty(
+            loss, {g.label: dict(zip(g.choices, p.unbind(), strict=True)) for g, p in probs.items()}
+        )
         self.log_dict({f"penalty/{name}": torch.as_tensor(value).detach() for name, value in details.items()})
         return loss
 
@@ -169,7 +173,9 @@ class SampledStrategy(OneShotStrategy):
         if self.log_prob_every_n_step < 1:
             problems.append(f"log_prob_every_n_step is {self.log_prob_every_n_step}; allowed: 1 or more")
         if self.penalty is not None and not isinstance(self.penalty, ExpectationProfilerPenalty):
-            problems.append(f"penalty is a {type(self.penalty).__name__}; allowed: LatencyPenalty, NNI's ExpectationProfilerPenalty, a dict")
+            problems.append(
+                f"penalty is a {type(self.penalty).__name__}; allowed: LatencyPenalty, NNI's ExpectationProfilerPenalty, a dict"
+            )
         return problems
 
     def module_arguments(self) -> dict[str, Any]:
@@ -194,7 +200,9 @@ class SampledStrategy(OneShotStrategy):
         self._gates = {}
         for label, mutable in sorted(model.simplify().items()):
             if type(mutable) is not Categorical:
-                raise TypeError(f"choice {label!r} is a {type(mutable).__name__}; {type(self).__name__} searches LayerChoice only")
+                raise TypeError(
+                    f"choice {label!r} is a {type(mutable).__name__}; {type(self).__name__} searches LayerChoice only"
+                )
             alpha = torch.randn(len(mutable.values), generator=generator) * 1e-3  # FACTS 1.6
             self._gates[label] = Gate(label, mutable.values, alpha, generator)
         if not self._gates:

@@ -28,6 +28,7 @@ from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from .oneshot import SampledOneShotModule, SampledStrategy
@@ -94,8 +95,8 @@ class ProxylessModule(SampledOneShotModule):
     def on_train_start(self) -> Any:
         batches = self.trainer.num_training_batches
         if batches < self.arc_update_every:
-            raise ValueError(
-                f"arc_update_every is {self.arc_update_every}, but an epoch has only {batches} batches: the architecture "
+            raise MisconfigurationException(
+                f"strategy: arc_update_every is {self.arc_update_every}, but an epoch has only {batches} batches: the architecture "
                 "would never be updated. Use a smaller arc_update_every or a smaller batch."
             )
         return super().on_train_start()

@@ -40,7 +40,9 @@ class _RouteGateGradients(torch.autograd.Function):
     """Identity on ``y`` whose backward fills the gradient of the gates; see :func:`route_gate_gradients`."""
 
     @staticmethod
-    def forward(ctx: Any, gates: Tensor, y: Tensor, outputs: Sequence[Callable | None], shift: int, *inputs: Any) -> Tensor:
+    def forward(
+        ctx: Any, gates: Tensor, y: Tensor, outputs: Sequence[Callable | None], shift: int, *inputs: Any
+    ) -> Tensor:
         ctx.outputs, ctx.shift = outputs, shift
         # Saved through autograd, not in a closure: an in-place operation that would falsify a probe is then an error.
         ctx.tensor_at = [i for i, value in enumerate(inputs) if isinstance(value, Tensor)]
@@ -49,7 +51,7 @@ class _RouteGateGradients(torch.autograd.Function):
         return y.view_as(y)
 
     @staticmethod
-    def backward(ctx: Any, grad_y: Tensor) -> tuple:  # type: ignore[override]
+    def backward(ctx: Any, grad_y: Tensor) -> tuple:
         gates, y, *tensors = ctx.saved_tensors
         inputs = list(ctx.inputs)
         for i, tensor in zip(ctx.tensor_at, tensors, strict=True):
@@ -90,7 +92,7 @@ def route_gate_gradients(
         against the skip: its own gate gradient is then exactly 0 (FACTS 1.7.3) and float32 loses no digits to the
         part that all candidates share. -1: no shift.
     """
-    return _RouteGateGradients.apply(gates, y, tuple(outputs), shift, *inputs)  # type: ignore[no-any-return]
+    return _RouteGateGradients.apply(gates, y, tuple(outputs), shift, *inputs)
 
 
 class Gate(nn.Module):
@@ -113,7 +115,9 @@ class Gate(nn.Module):
     def __init__(self, label: str, choices: Sequence[Any], alpha: Tensor, generator: torch.Generator):
         super().__init__()
         if alpha.shape != (len(choices),):
-            raise ValueError(f"gate {label!r}: {len(choices)} choices need alpha of shape ({len(choices)},), not {tuple(alpha.shape)}")
+            raise ValueError(
+                f"gate {label!r}: {len(choices)} choices need alpha of shape ({len(choices)},), not {tuple(alpha.shape)}"
+            )
         self.label = label
         self.choices = list(choices)
         self.alpha = nn.Parameter(alpha)
@@ -197,11 +201,14 @@ class SampledLayer(LayerChoice, BaseSuperNetModule):
         return {self.label: dict(zip(self.names, self.gate.probs().tolist(), strict=True))}
 
     @classmethod
-    def mutate(cls, module: nn.Module, name: str, memo: dict[str, Any], mutate_kwargs: dict[str, Any]) -> SampledLayer | None:
+    def mutate(
+        cls, module: nn.Module, name: str, memo: dict[str, Any], mutate_kwargs: dict[str, Any]
+    ) -> SampledLayer | None:
         """NNI's mutation hook: replaces a plain ``LayerChoice``, leaves everything else to the next hook."""
         if type(module) is not LayerChoice:
             return None
-        return cls(module.candidates, memo[module.label], module.label)
+        choice: Any = module
+        return cls(choice.candidates, memo[choice.label], choice.label)
 
 
 @contextmanager
@@ -223,7 +230,11 @@ def batch_norm_statistics_kept(module: nn.Module) -> Iterator[None]:
 
     ``momentum = 0`` would do for the averages, yet still count the batch, which falsifies a cumulative average.
     """
-    tracking = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats and m.training]
+    tracking = [
+        m
+        for m in module.modules()
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats and m.training
+    ]
     for m in tracking:
         m.track_running_stats = False
     try:

@@ -1,11 +1,11 @@
 """Latency: operations, where their milliseconds come from, and the sum over a network as an expression of its choices.
 
-    operation.py      a module with its input shape, and its key
-    estimator.py      the interface: operation -> milliseconds
-    device.py         an estimator that times on this machine
-    lookup_table.py   an estimator that reads a YAML file; building such a file
-    profiler.py       the latency of a network, as an NNI ``ExpressionProfiler``
-    penalty.py        the latency term of the loss, as an NNI ``ExpectationProfilerPenalty``
+operation.py      a module with its input shape, and its key
+estimator.py      the interface: operation -> milliseconds
+device.py         an estimator that times on this machine
+lookup_table.py   an estimator that reads a YAML file; building such a file
+profiler.py       the latency of a network, as an NNI ``ExpressionProfiler``
+penalty.py        the latency term of the loss, as an NNI ``ExpectationProfilerPenalty``
 """
 
 from .device import DeviceEstimator, Measurement

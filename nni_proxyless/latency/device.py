@@ -72,8 +72,11 @@ class DeviceEstimator(LatencyEstimator):
         warmup: int = 10,
         repeats: int = 50,
     ):
-        problems = [f"{name} is {value}; allowed: 1 or more" for name, value in
-                    {"threads": threads, "batch": batch, "repeats": repeats}.items() if value < 1]
+        problems = [
+            f"{name} is {value}; allowed: 1 or more"
+            for name, value in {"threads": threads, "batch": batch, "repeats": repeats}.items()
+            if value < 1
+        ]
         if warmup < 0:
             problems.append(f"warmup is {warmup}; allowed: 0 or more")
         if precision not in PRECISIONS:
@@ -121,7 +124,11 @@ class DeviceEstimator(LatencyEstimator):
         """
         dtype = PRECISIONS[self.precision]
         times: list[list[float]] = [[] for _ in operations]
-        with torch.inference_mode(), _cpu_threads(self.threads), _evaluation([m for m, _ in operations], self.device, dtype) as modules:
+        with (
+            torch.inference_mode(),
+            _cpu_threads(self.threads),
+            _evaluation([m for m, _ in operations], self.device, dtype) as modules,
+        ):
             inputs = [torch.randn(self.batch, *shape, device=self.device, dtype=dtype) for _, shape in operations]
             for module, x in zip(modules, inputs, strict=True):
                 for _ in range(self.warmup):

@@ -79,7 +79,9 @@ class LookupTable(LatencyEstimator):
         row = self.rows.get(operation.key)
         if row is None:
             near = difflib.get_close_matches(operation.key, self.rows, n=3, cutoff=0.0)
-            raise KeyError(f"{self.source}: no row '{operation.key}'; the nearest: {', '.join(near) or 'the table is empty'}")
+            raise KeyError(
+                f"{self.source}: no row '{operation.key}'; the nearest: {', '.join(near) or 'the table is empty'}"
+            )
         return row.median_ms
 
     @classmethod
@@ -135,8 +137,11 @@ class LookupTable(LatencyEstimator):
         TableError
             Names every condition that differs, with both values.
         """
-        differ = [f"{k} is {self.conditions[k]!r} in the table, {v!r} here" for k, v in conditions.items()
-                  if k in self.conditions and self.conditions[k] != v]
+        differ = [
+            f"{k} is {self.conditions[k]!r} in the table, {v!r} here"
+            for k, v in conditions.items()
+            if k in self.conditions and self.conditions[k] != v
+        ]
         if differ:
             raise TableError(
                 f"{self.source}: measured under other conditions: {'; '.join(differ)}. Name another file to measure anew, "

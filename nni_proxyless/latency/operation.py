@@ -114,10 +114,14 @@ def _walk(
         input_shape, _ = shapes[module]
         for choice in module.names:
             candidate = module[choice]
-            inner = _record_shapes(candidate, (torch.zeros(1, *input_shape),), f"candidate {choice!r} of choice {module.label!r}")
+            inner = _record_shapes(
+                candidate, (torch.zeros(1, *input_shape),), f"candidate {choice!r} of choice {module.label!r}"
+            )
             yield from _walk(f"{name}.{choice}", candidate, inner, grouped, (*choices, (module.label, choice)))
     elif isinstance(module, MutableModule) and module.mutables:
-        raise ValueError(f"{name or type(module).__name__}: a {type(module).__name__} has no latency here; allowed: LayerChoice")
+        raise ValueError(
+            f"{name or type(module).__name__}: a {type(module).__name__} has no latency here; allowed: LayerChoice"
+        )
     elif any(isinstance(m, MutableModule) for m in module.modules()) or (not choices and type(module) is nn.Sequential):
         for child_name, child in module.named_children():
             yield from _walk(f"{name}.{child_name}" if name else child_name, child, shapes, grouped, choices)

@@ -53,7 +53,7 @@ class LatencyProfiler(ExpressionProfiler):
             if not operation.choices:
                 self.fixed_ms += ms
             elif len(operation.choices) == 1:
-                (label, choice), = operation.choices
+                ((label, choice),) = operation.choices
                 self.candidate_ms[label][choice] += ms
             else:
                 nested[operation.choices] = nested.get(operation.choices, 0.0) + ms

@@ -1,0 +1,140 @@
+"""``search.yml``: what is taken, what is refused, and in which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from nni_proxyless.search_spaces import MobileNetV2Space
+from nni_proxyless.strategies import ProxylessNAS
+
+from nni_proxyless.config import SearchConfig, TrainConfig
+from nni_proxyless.config_file import parse_value, read_config
+from nni_proxyless.errors import UserError
+from nni_proxyless.registry import accepted_arguments
+
+
+def problems(tmp_path: Path, text: str, *overrides: tuple) -> list[str]:
+    """What is said about a file, line by line, without the path of the folder."""
+    (tmp_path / "search.yml").write_text(text)
+    with pytest.raises(UserError) as refused:
+        read_config(SearchConfig, tmp_path / "search.yml", overrides)
+    return str(refused.value).replace(f"{tmp_path}/", "").splitlines()
+
+
+def test_defaults_are_valid():
+    config = read_config(SearchConfig, None)
+    assert config.space.name == "mobilenetv2"
+    assert config.strategy.arguments == {}
+
+
+def test_shipped_files_are_valid(pytestconfig):
+    experiments = pytestconfig.rootpath / "experiments"
+    config = read_config(SearchConfig, experiments / "search.yml", [("NNI's parameters", "latency.target_ms", "50%")])
+    assert config.latency.target_ms == "50%"
+    assert config.strategy.arguments == {"warmup_epochs": 12, "arc_update_every": 2, "arc_learning_rate": 0.1}
+    assert read_config(TrainConfig, experiments / "train.yml").weights == "inherited"
+
+
+def test_all_problems_are_said_at_once(tmp_path):
+    """Unknown keys, wrong types and impossible values, of every section, in one go."""
+    said = problems(
+        tmp_path,
+        """
+        sed: 1
+        space: {name: mobilenetv2, preset: smal}
+        data: {batch_size: 0, alphas: two}
+        strategy: {warmup_epoch: 3, arc_learning_rate: fast}
+        latency: {target_ms: -2, estimator: {name: device, threds: 1}}
+        training: {epochs: 2.5}
+        """,
+    )
+    assert (
+        "search.yml: unknown key 'sed'; allowed: seed, output, space, data, strategy, latency, training, trainer. Did you mean 'seed'?"
+        in said
+    )
+    assert (
+        "search.yml: space.preset: 'smal' is not allowed here; allowed: 'imagenet', 'cifar' or 'small'. Did you mean 'small'?"
+        in said
+    )
+    assert "search.yml: data.batch_size: 0 is not allowed here; allowed: at least 2" in said
+    assert "search.yml: data.alphas: 'two' is not allowed here; allowed: a number" in said
+    assert any(
+        line.startswith("search.yml: strategy: unknown key 'warmup_epoch'; allowed: name, ")
+        and line.endswith("Did you mean 'warmup_epochs'?")
+        for line in said
+    )
+    assert "search.yml: strategy.arc_learning_rate: 'fast' is not allowed here; allowed: a number" in said
+    assert any(line.startswith("search.yml: latency.target_ms: -2 is not allowed here") for line in said)
+    assert any(
+        "latency.estimator: unknown key 'threds'" in line and line.endswith("Did you mean 'threads'?") for line in said
+    )
+    assert "search.yml: training.epochs: 2.5 is not allowed here; allowed: a whole number" in said
+    assert len(said) == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("strategy: {arc_update_every: 0}", "search.yml: strategy: arc_update_every is 0; allowed: 1 or more"),
+        ("strategy: {name: proxyles}", "search.yml: strategy.name: 'proxyles' is unknown; allowed: proxyless, or package.module:Class. Did you mean 'proxyless'?"),
+        ("space: {name: 'no.such.module:Space'}", "search.yml: space.name: 'no.such.module:Space' does not import: No module named 'no'"),
+        ("space: {kernels: [4]}", "search.yml: space: kernels holds 4; allowed: odd numbers"),
+        ("data: {alphas: 0.5, validation: 0.5}", "search.yml: data: alphas 0.5 and validation 0.5 leave nothing for the weights; allowed: a sum below 1"),
+        ("data: {name: folder}", "search.yml: data: folder needs root"),
+        ("latency: {target_ms: 120%}", "search.yml: latency.target_ms: '120%' is not allowed here; allowed: milliseconds, greater than 0, or a share"),
+        ("latency: {estimator: {name: device, threads: 0}}", "search.yml: latency.estimator: threads is 0; allowed: 1 or more"),
+        ("trainer: {accelerator: gpus}", "search.yml: trainer.accelerator: 'gpus' is not allowed here; allowed: 'auto', 'cpu', 'gpu', 'cuda' or 'mps'. Did you mean 'gpu'?"),
+        ("space: mobilenetv2", "search.yml: space: 'mobilenetv2' is not allowed here; allowed: a section with keys"),
+        ("- a list", "search.yml: expected keys such as 'space:' and 'strategy:', got list"),
+        ("seed: 1\nseed: 2", "search.yml: line 2: key 'seed' stands there twice"),
+        ("seed: {1", "search.yml: line 1"),
+    ],
+)  # fmt: skip
+def test_each_problem_says_where_what_and_what_is_allowed(tmp_path, text, said):
+    assert any(line.startswith(said) for line in problems(tmp_path, text)), problems(tmp_path, text)
+
+
+def test_an_override_is_blamed_where_it_came_from(tmp_path):
+    said = problems(
+        tmp_path, "seed: 1", ("NNI's parameters", "latency.target_ms", 0), ("command line", "strategy.sed", 1)
+    )
+    assert any(line.startswith("NNI's parameters: latency.target_ms: 0 is not allowed here") for line in said)
+    assert any(line.startswith("command line: strategy: unknown key 'sed'") for line in said)
+
+
+def test_an_override_below_a_value_is_refused(tmp_path):
+    assert problems(tmp_path, "seed: 1", ("command line", "seed.x", 1)) == [
+        "command line: 'seed.x': 'seed' is not a section"
+    ]
+
+
+def test_a_missing_file_is_said_so(tmp_path):
+    with pytest.raises(UserError, match=r"none.yml: No such file or directory"):
+        read_config(SearchConfig, tmp_path / "none.yml")
+
+
+def test_later_overrides_win_and_reach_nested_sections():
+    overrides = [
+        ("command line", "latency.estimator.threads", 2),
+        ("command line", "seed", 1),
+        ("NNI's parameters", "seed", 7),
+    ]
+    config = read_config(SearchConfig, None, [("command line", "latency.estimator.name", "device"), *overrides])
+    assert config.seed == 7
+    assert config.latency.estimator.arguments == {"threads": 2}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 0.001), ("2", 2), ("50%", "50%"), ("[1, 2]", [1, 2]), ("true", True), ("1.5E+2", 150.0), ("x", "x")],
+)
+def test_values_of_the_command_line_are_yaml(text, value):
+    assert parse_value(text) == value
+    assert type(parse_value(text)) is type(value)
+
+
+def test_arguments_are_found_behind_wrapping_and_inheritance():
+    """NNI wraps ``ModelSpace.__init__``, and strategies hand arguments on to their base class."""
+    assert "widths" in accepted_arguments(MobileNetV2Space)
+    assert {"arc_update_every", "mutation_hooks"} <= set(accepted_arguments(ProxylessNAS))

@@ -1,0 +1,134 @@
+"""Data sets and their three disjoint parts."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import struct
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nni_proxyless import data
+from nni_proxyless.errors import UserError
+
+
+def test_parts_are_disjoint_and_complete_and_hold_every_class_in_proportion():
+    digits = data.digits()
+    parts = data.split(digits, alphas=0.2, validation=0.1)
+    indices = [set(part.indices) for part in (parts.weights, parts.alphas, parts.validation)]
+    assert sum(map(len, indices)) == len(set.union(*indices)) == len(digits.targets) == 1438
+    assert parts.weights.indices == parts.weights_plain.indices
+    for part, share in zip(indices, (0.7, 0.2, 0.1), strict=True):
+        counts = Counter(digits.targets[i] for i in part)
+        for label, total in Counter(digits.targets).items():
+            assert abs(counts[label] - share * total) <= 1
+
+
+def test_the_division_does_not_depend_on_the_global_seed():
+    torch.manual_seed(1)
+    np.random.seed(1)
+    first = data.split(data.digits(), alphas=0.2, validation=0.2).validation.indices
+    torch.manual_seed(2)
+    np.random.seed(2)
+    assert data.split(data.digits(), alphas=0.2, validation=0.2).validation.indices == first
+
+
+def test_only_the_weights_part_is_augmented():
+    parts = data.split(data.digits(), alphas=0.2, validation=0.2)
+    assert not torch.equal(parts.weights[0][0], parts.weights[0][0])
+    assert torch.equal(parts.weights_plain[0][0], parts.weights_plain[0][0])
+    assert torch.equal(parts.alphas[0][0], parts.alphas[0][0])
+
+
+def test_test_images_are_none_of_the_training_images():
+    digits = data.digits()
+    test = {digits.test[i][0].numpy().tobytes() for i in range(len(digits.test))}
+    assert len(test) == 359
+    assert not any(digits.train_plain[i][0].numpy().tobytes() in test for i in range(len(digits.train_plain)))
+
+
+def test_too_few_images_of_a_class_are_refused():
+    with pytest.raises(
+        UserError, match=r"class 0 has 2 images: too few for three parts with alphas 0.2 and validation 0.2"
+    ):
+        data.split(data.synthetic(n_images=20), alphas=0.2, validation=0.2)
+
+
+def test_a_loader_with_a_seed_repeats_its_order():
+    images = data.synthetic(n_images=40)
+    orders = [[int(y) for _, ys in data.loader(images.train, 8, seed=3) for y in ys] for _ in range(2)]
+    assert orders[0] == orders[1] != sorted(orders[0])
+
+
+def test_image_folder(tmp_path):
+    for part, count in (("train", 6), ("val", 2)):
+        for label in ("cat", "dog"):
+            (tmp_path / part / label).mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (50, 40), (i * 20, 0, 0)).save(tmp_path / part / label / f"{i}.png")
+    images = data.folder(root=str(tmp_path), image_size=32)
+    assert (images.num_classes, images.shape, images.targets) == (2, (3, 32, 32), [0] * 6 + [1] * 6)
+    for part in (images.train, images.train_plain, images.test):
+        assert part[0][0].shape == (3, 32, 32)
+    shutil.rmtree(tmp_path / "val" / "dog")
+    with pytest.raises(UserError, match=r"hold different classes: \['dog'\]"):
+        data.folder(root=str(tmp_path))
+    shutil.rmtree(tmp_path / "val")
+    with pytest.raises(UserError, match=r"no folder '.*val'; expected .*train/CLASS"):
+        data.folder(root=str(tmp_path))
+
+
+def test_cifar10_reads_files_of_its_layout(tmp_path, monkeypatch):
+    """torchvision's reader on synthetic files; only the check of their content is switched off."""
+    import pickle
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR10._check_integrity", lambda self: True)
+    base = tmp_path / "cifar-10-batches-py"
+    base.mkdir()
+    rng = np.random.default_rng(0)
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        batch = {"data": rng.integers(0, 256, (20, 3072), dtype=np.uint8), "labels": [i % 10 for i in range(20)]}
+        (base / name).write_bytes(pickle.dumps(batch))
+    (base / "batches.meta").write_bytes(pickle.dumps({"label_names": [str(i) for i in range(10)]}))
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *args: True)
+    images = data.cifar10(root=str(tmp_path), download=False)
+    assert (len(images.train), len(images.test), images.shape, images.num_classes) == (100, 20, (3, 32, 32), 10)
+    assert images.train[0][0].shape == (3, 32, 32)
+
+
+def test_fashion_mnist_reads_files_of_its_layout(tmp_path):
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for prefix, count in (("train", 30), ("t10k", 10)):
+        pixels = np.random.default_rng(0).integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 2051, count, 28, 28) + pixels.tobytes())
+        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(
+            struct.pack(">II", 2049, count) + bytes(i % 10 for i in range(count))
+        )
+    images = data.fashion_mnist(root=str(tmp_path), download=False)
+    assert (len(images.train), len(images.test), images.train[0][0].shape) == (30, 10, (1, 32, 32))
+
+
+def test_fashion_mnist_takes_debians_package(tmp_path):
+    if not data.DEBIAN_FASHION_MNIST.is_dir():
+        pytest.skip("Debian's package dataset-fashion-mnist is not installed")
+    images = data.fashion_mnist(root=str(tmp_path))
+    assert (len(images.train), len(images.test)) == (60_000, 10_000)
+    with gzip.open(data.DEBIAN_FASHION_MNIST / "train-labels-idx1-ubyte.gz") as labels:
+        assert list(labels.read()[8:18]) == list(images.targets[:10])
+
+
+def test_missing_files_are_said_so(tmp_path):
+    with pytest.raises(UserError, match=r"data: CIFAR100 is not in '.*'"):
+        data.cifar100(root=str(tmp_path), download=False)
+
+
+def test_paths_may_start_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UserError, match=str(Path(tmp_path) / "cifar")):
+        data.cifar10(root="~/cifar", download=False)

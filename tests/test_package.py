@@ -1,0 +1,77 @@
+"""What is installed, and what a wheel holds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import entry_points
+
+import pytest
+
+from nni_proxyless import registry
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory, pytestconfig):
+    """The wheel, built of a copy: a build leaves files beside the source."""
+    import shutil
+
+    source = tmp_path_factory.mktemp("source") / "project"
+    keep = shutil.ignore_patterns(
+        ".git", ".venv", "runs", "build", "dist", "*.egg-info", ".gpu", "__pycache__", ".*_cache"
+    )
+    shutil.copytree(pytestconfig.rootpath, source, ignore=keep)
+    out = tmp_path_factory.mktemp("wheel")
+    built = subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--skip-dependency-check", "--outdir", str(out), str(source)],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert built.returncode == 0, built.stdout + built.stderr
+    (path,) = out.glob("*.whl")
+    return path
+
+
+def test_the_wheel_holds_one_package(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"nni_proxyless"}
+    for name in ("py.typed", "cli.py", "latency/device.py", "strategies/proxyless.py", "search_spaces/mobilenetv2.py"):
+        assert f"nni_proxyless/{name}" in names
+
+
+def test_the_wheel_works_where_the_source_is_not(wheel, tmp_path):
+    target = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(target)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import warnings; warnings.simplefilter('ignore');"
+        "import nni_proxyless.strategies as s, nni_proxyless.search_spaces as p; print(s.__file__, p.MobileNetV2Space('small').num_classes)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(target)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(target / "nni_proxyless" / "strategies" / "__init__.py"), "1000"]
+
+
+@pytest.mark.parametrize("group", ["strategies", "search_spaces", "estimators", "datasets"])
+def test_every_entry_point_loads(group):
+    found = list(entry_points(group=f"nni_proxyless.{group}"))
+    assert found
+    for entry in found:
+        assert callable(registry.load(f"nni_proxyless.{group}", entry.name))
+
+
+def test_the_command_is_installed_and_is_also_a_module(command):
+    assert command("nni-proxyless", "--version").stdout.startswith("nni-proxyless ")
+    assert command(sys.executable, "-m", "nni_proxyless", "--version").stdout.startswith("nni-proxyless ")
+
+
+def test_importing_the_strategies_first_leaves_those_of_nni_intact(command):
+    """NNI's modules import each other in a circle; entered at the wrong one, ``nni.nas.strategy.DARTS`` is a dummy."""
+    code = "import nni_proxyless.strategies, nni.nas.strategy; print(nni.nas.strategy.DARTS.__module__)"
+    assert command(sys.executable, "-W", "ignore", "-c", code).stdout.split() == ["nni.nas.oneshot.pytorch.strategy"]

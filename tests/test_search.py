@@ -1,0 +1,227 @@
+"""The commands ``search``, ``train`` and ``report``, as a user types them, without NNI."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from nni_proxyless import data
+from nni_proxyless.derive import Architecture, count_macs, count_parameters, load_weights, to_timm
+from nni_proxyless.search import evaluate_accuracy
+
+TINY = """
+seed: 3
+space: {preset: small, widths: [8, 16], depths: [2, 2], strides: [2, 2], stem_width: 8, feature_mix: 32}
+data: {name: digits, image_size: 8, batch_size: 64}
+strategy: {warmup_epochs: 1, arc_update_every: 2, arc_learning_rate: 0.05}
+latency: {target_ms: 90%, table: table.yaml, estimator: {warmup: 1, repeats: 3}}
+training: {epochs: 3}
+trainer: {accelerator: cpu, threads: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """One search that several tests look at: its folder, and what the command printed."""
+    from nni_proxyless.cli import main
+
+    folder = tmp_path_factory.mktemp("searched")
+    (folder / "search.yml").write_text(TINY)
+    before = torch.get_num_threads()
+    assert main(["search", str(folder / "search.yml"), f"output={folder / 'out'}"]) == 0
+    torch.set_num_threads(before)
+    return folder
+
+
+def test_a_search_leaves_what_the_documentation_says(searched):
+    out = searched / "out"
+    assert {p.name for p in out.iterdir()} == {
+        "architecture.json",
+        "weights.safetensors",
+        "history.jsonl",
+        "search.yml",
+        "tensorboard",
+    }
+    history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    assert len(history) == 3
+    assert {"default", "expected_ms", "table_ms", "entropy", "train_loss"} <= set(history[0])
+    assert all(set(epoch) == set(history[0]) and all(isinstance(v, float) for v in epoch.values()) for epoch in history)
+    assert history[0]["entropy"] == pytest.approx(1.0, abs=1e-4)  # warm-up: still undecided
+    assert history[2]["entropy"] < history[0]["entropy"]
+    resolved = yaml.safe_load((out / "search.yml").read_text())
+    assert resolved["training"]["epochs"] == 3
+    assert resolved["data"]["image_size"] == 8
+
+
+def test_the_architecture_file_says_everything(searched):
+    architecture = Architecture.read(searched / "out" / "architecture.json")
+    assert set(architecture.choices) == {"stage1.0", "stage1.1", "stage2.0", "stage2.1"}
+    assert architecture.search["seed"] == 3
+    assert architecture.latency["measured_ms"] > 0
+    assert architecture.latency["table_ms"] > 0
+    assert architecture.latency["conditions"]["threads"] == 1
+    assert {"torch", "nni", "timm", "python", "nni-proxyless"} <= set(architecture.versions)
+    network = to_timm(architecture)
+    assert architecture.macs == count_macs(network, architecture.input_shape)
+    assert architecture.n_params == count_parameters(network)
+    assert Architecture.read(searched / "out" / "architecture.json") == architecture
+
+
+def test_the_weights_have_the_accuracy_that_was_reported(searched):
+    """Deployed as they are: the timm model with the saved weights, on the validation part."""
+    architecture = Architecture.read(searched / "out" / "architecture.json")
+    network = to_timm(architecture, load_weights(searched / "out" / "weights.safetensors"))
+    parts = data.split(data.digits(image_size=8), alphas=0.2, validation=0.2)
+    assert evaluate_accuracy(network, data.loader(parts.validation, 64)) == pytest.approx(
+        architecture.search["accuracy"], abs=0.004
+    )
+
+
+def test_the_same_seed_in_fresh_processes_gives_the_same_network(searched, command, tmp_path):
+    """With the table read, not measured again; another seed gives other weights."""
+    shutil.copy(searched / "search.yml", tmp_path)
+    shutil.copy(searched / "table.yaml", tmp_path)
+    written = (tmp_path / "table.yaml").stat().st_mtime_ns
+    results = []
+    for output, seed in (("a", 3), ("b", 3), ("c", 4)):
+        done = command("nni-proxyless", "search", "search.yml", f"output={output}", f"seed={seed}")
+        assert done.returncode == 0, done.stderr
+        assert "read from table.yaml" in done.stderr
+        results.append(
+            (
+                json.loads((tmp_path / output / "architecture.json").read_text())["choices"],
+                load_file(tmp_path / output / "weights.safetensors"),
+            )
+        )
+    assert (tmp_path / "table.yaml").stat().st_mtime_ns == written
+    assert results[0][0] == results[1][0]
+    assert all(torch.equal(tensor, results[1][1][name]) for name, tensor in results[0][1].items())
+    assert any(
+        name not in results[2][1] or not torch.equal(tensor, results[2][1][name])
+        for name, tensor in results[0][1].items()
+    )
+
+
+def test_results_on_stdout_log_on_stderr(searched, command, tmp_path):
+    for name in ("search.yml", "table.yaml"):
+        shutil.copy(searched / name, tmp_path)
+    done = command("nni-proxyless", "search", "search.yml", "output=out", "training.epochs=2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("choices:")
+    assert done.stdout.splitlines()[-1] == "architecture: out/architecture.json"
+    epochs = [line for line in done.stderr.splitlines() if "epoch " in line]
+    assert len(epochs) == 2
+    assert all("validation accuracy" in line and " ms" in line for line in epochs)
+    assert "\r" not in done.stderr  # no progress bar: stderr is no terminal
+    assert not [line for line in done.stderr.splitlines() if "Warning" in line]
+
+
+def test_a_wrong_file_stops_the_search_before_anything_is_touched(command, tmp_path):
+    (tmp_path / "search.yml").write_text(
+        "strategy: {warmup_epoch: 5}\ntraining: {epochs: 0}\ndata: {name: folder, root: /nowhere}\n"
+    )
+    done = command("nni-proxyless", "search", "search.yml", "output=out")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "search.yml: strategy: unknown key 'warmup_epoch'" in done.stderr
+    assert "search.yml: training.epochs: 0 is not allowed here; allowed: at least 1" in done.stderr
+    assert "/nowhere" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("latency.target_ms=0.000001",), "latency.target_ms: 0.000 ms is out of reach: the networks of this space take "),
+        (("latency.estimator.threads=2",), "latency.table: {table}: measured under other conditions: threads is 1 in the table, 2 here."),
+        (("space.widths=[8,24]",), "latency.table: {table}: no row 'Conv_1-input:2x2x24-output:2x2x32'; the nearest: Conv_1-input:2x2x16-output:2x2x32"),
+        (("data.image_size=16",), "latency.table: {table}: measured under other conditions: resolution is '8x8' in the table, '16x16' here."),
+        (("strategy.arc_update_every=1000",), "arc_update_every is 1000, but an epoch has only 13 batches"),
+        (("training.optimizer=sdg",), "command line: training.optimizer: 'sdg' is not allowed here; allowed: an optimizer of timm, such as sgd, adamw, lamb. Did you mean 'sgd'?"),
+        (("training.learning_rate=1e30", "training.epochs=1"), "training: the loss is nan after epoch 1: the training diverged. Use a smaller training.learning_rate."),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_a_users_mistake(searched, tmp_path, capsys, words, said):
+    from nni_proxyless.cli import main
+
+    assert main(["search", str(searched / "search.yml"), f"output={tmp_path / 'out'}", *words]) == 2
+    assert said.format(table=searched / "table.yaml") in capsys.readouterr().err
+
+
+def test_training_to_the_end_and_report(searched, command, tmp_path):
+    shutil.copytree(searched / "out", tmp_path / "out")
+    done = command(
+        "nni-proxyless", "train", "out/architecture.json", "epochs=6", "learning_rate=0.1", "batch_size=32", "threads=2"
+    )
+    assert done.returncode == 0, done.stderr
+    accuracy = float(done.stdout.split("test accuracy: ")[1].split()[0])
+    assert accuracy > 0.5
+
+    architecture = Architecture.read(tmp_path / "out" / "architecture.json")
+    network = to_timm(architecture, load_weights(tmp_path / "out" / "final" / "weights.safetensors"))
+    assert evaluate_accuracy(network, data.loader(data.digits(image_size=8).test, 64)) == pytest.approx(
+        accuracy, abs=0.003
+    )
+
+    done = command("nni-proxyless", "report", "out")
+    assert done.returncode == 0, done.stderr
+    assert f"{accuracy:.4f}" in done.stdout
+    assert f"{architecture.search['accuracy']:.4f}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("train", "none.json"), "none.json: No such file or directory"),
+        (("train", "broken.json"), "broken.json: not an architecture: Expecting value"),
+        (("train", "other.json"), "other.json: not an architecture: 'format' is not"),
+        (("train", "lonely.json"), "weights.safetensors: no readable weights"),
+        (("train", "lonely.json", "epoch=3"), "command line: unknown key 'epoch'"),
+        (("report", "."), "report: no architecture.json in or below '.'"),
+        (("report", "nosuchid"), "report: no NNI experiment on this machine"),
+        (("search", "a.yml", "b.yml"), "command line: more than one configuration file: a.yml, b.yml"),
+        (("search", "seed=[1"), "command line: '[1' is not a value"),
+    ],
+)  # fmt: skip
+def test_wrong_files_and_words_are_refused(searched, tmp_path, monkeypatch, capsys, words, said):
+    from nni_proxyless.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Path("broken.json").write_text("no json")
+    Path("other.json").write_text("{}")
+    if words[0] == "train":
+        shutil.copy(searched / "out" / "architecture.json", "lonely.json")
+    assert main(list(words)) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_diverging_training_leaves_earlier_results_alone(searched, tmp_path, capsys):
+    from nni_proxyless.cli import main
+
+    shutil.copytree(searched / "out", tmp_path / "out")
+    path = str(tmp_path / "out" / "architecture.json")
+    assert main(["train", path, "epochs=1"]) == 0
+    before = {
+        p.name: p.read_bytes()
+        for p in (tmp_path / "out" / "final").iterdir()
+        if p.name in ("weights.safetensors", "result.json")
+    }
+    assert main(["train", path, "epochs=1", "learning_rate=1e30", "warmup_epochs=0"]) == 2
+    assert "the training diverged" in capsys.readouterr().err
+    assert before == {name: (tmp_path / "out" / "final" / name).read_bytes() for name in before}
+
+
+def test_a_peer_of_nni_runs_in_the_same_harness(searched, tmp_path):
+    """``package.module:Class`` takes NNI's own strategies."""
+    from nni_proxyless.cli import main
+
+    words = [f"output={tmp_path / 'out'}", "training.epochs=1", "strategy={name: 'nni.nas.strategy:DARTS'}"]
+    assert main(["search", str(searched / "search.yml"), *words]) == 0
+    assert Architecture.read(tmp_path / "out" / "architecture.json").search["strategy"] == "nni.nas.strategy:DARTS"
