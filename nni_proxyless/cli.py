@@ -6,6 +6,7 @@ Results go to stdout, the log and progress bars to stderr. Code 0: done; 1: some
 from __future__ import annotations
 
 import argparse
+import importlib.resources
 import logging
 import sys
 import warnings
@@ -17,6 +18,8 @@ from . import __version__
 from .errors import UserError
 
 __all__ = ["main"]
+
+DEFAULT_SEARCH = Path(str(importlib.resources.files("nni_proxyless.experiments") / "search.yml"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,7 +80,7 @@ def _search(arguments: argparse.Namespace) -> int:
 
     _quieten()
     path, overrides = _file_and_overrides(arguments.items)
-    config = read_config(SearchConfig, path, [*overrides, *trial.parameters()])
+    config = read_config(SearchConfig, path or DEFAULT_SEARCH, [*overrides, *trial.parameters()])
     folder = trial.output_folder(config.output, "search")
     result = run_search(config, folder, base=path.parent if path else Path(), report=trial.intermediate)
     trial.final(result.metrics)

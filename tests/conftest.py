@@ -30,7 +30,7 @@ def command(tmp_path: Path) -> Callable[..., CompletedProcess[str]]:
         path = f"{Path(executable).parent}{os.pathsep}{os.environ['PATH']}"
         return run(
             [str(word) for word in words], cwd=cwd, capture_output=True, text=True, timeout=timeout,
-            env={**os.environ, "PATH": path, "PYTHONWARNINGS": "", **environment}, stdin=None, check=False,
+            env={**os.environ, "PATH": path, "PYTHONWARNINGS": "", "OMP_NUM_THREADS": "1", **environment}, stdin=None, check=False,
         )  # fmt: skip
 
     return type_in

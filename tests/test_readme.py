@@ -1,0 +1,27 @@
+"""The README's Python runs as it stands there."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+
+def test_the_python_example_runs(pytestconfig, command, tmp_path):
+    readme = (pytestconfig.rootpath / "README.md").read_text(encoding="utf-8")
+    search, load = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    done = command(sys.executable, "-W", "ignore", "-c", search)
+    assert done.returncode == 0, done.stderr
+    assert "'stage1.0': 'k" in done.stdout
+
+    done = command("nni-proxyless", "search", "output=.", "training.epochs=1", "latency.estimator.repeats=2")
+    assert done.returncode == 0, done.stderr
+    done = command(sys.executable, "-W", "ignore", "-c", load + "\nprint(type(model).__name__)")
+    assert (done.returncode, done.stdout.split()) == (0, ["EfficientNet"]), done.stderr
+
+
+def test_every_file_that_the_readme_links_is_there(pytestconfig):
+    readme = (pytestconfig.rootpath / "README.md").read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", readme) if not link.startswith("http")]
+    assert links
+    for link in links:
+        assert (pytestconfig.rootpath / link).exists(), link
