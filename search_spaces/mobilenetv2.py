@@ -286,17 +286,16 @@ def _check(
             problems.append(f"{name} is {values!r}; allowed: a list with one entry per stage")
             continue
         for i, value in enumerate(values):
-            whole(f"{name}[{i}]", value, *((8, 8) if name == "widths" else (1, 1)))
+            if name != "strides":
+                whole(f"{name}[{i}]", value, *((8, 8) if name == "widths" else (1, 1)))
     if not problems and len({len(v) for v in stages.values()}) > 1:
         problems.append(
             f"widths, depths and strides have {', '.join(str(len(v)) for v in stages.values())} entries; allowed: the same number, one per stage"
         )
-    for name, values in {"stem_stride": (layout["stem_stride"],), "strides": layout["strides"]}.items():
-        problems += [
-            f"{name} is {v!r}; allowed: 1, 2"
-            for v in (values if isinstance(values, Sequence) else ())
-            if isinstance(v, int) and v > 2
-        ]
+    strides = layout["strides"] if isinstance(layout["strides"], (list, tuple)) else ()
+    for name, value in [("stem_stride", layout["stem_stride"]), *((f"strides[{i}]", v) for i, v in enumerate(strides))]:
+        if isinstance(value, bool) or not isinstance(value, int) or value not in (1, 2):
+            problems.append(f"{name} is {value!r}; allowed: 1, 2")
     for name, values in {"kernels": kernels, "expansions": expansions}.items():
         if (
             isinstance(values, (str, bytes))
@@ -310,8 +309,8 @@ def _check(
             whole(name, value)
             if name == "kernels" and isinstance(value, int) and value % 2 == 0:
                 problems.append(f"kernels holds {value}; allowed: odd numbers")
-    if not 0 <= dropout < 1:
-        problems.append(f"dropout is {dropout}; allowed: 0 up to, but not, 1")
+    if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+        problems.append(f"dropout is {dropout!r}; allowed: 0 up to, but not, 1")
     if problems:
         raise ValueError("; ".join(problems))
 

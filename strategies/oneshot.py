@@ -103,6 +103,9 @@ class SampledOneShotModule(BaseOneShotLightningModule):
                 self._held_out_batches = iter(self._held_out())
             batch = next(self._held_out_batches, None)
             if batch is not None:
+                # What Lightning's own loop does with a batch, in its order.
+                batch = self.trainer.precision_plugin.convert_input(batch)
+                batch = self._on_before_batch_transfer(batch)
                 return self.trainer.strategy.batch_to_device(batch, self.device)
             self._held_out_batches = None
         raise ValueError("the evaluator's validation data, which the architecture is trained on, have no batch")

@@ -44,11 +44,11 @@ class _RouteGateGradients(torch.autograd.Function):
         ctx: Any, gates: Tensor, y: Tensor, outputs: Sequence[Callable | None], shift: int, *inputs: Any
     ) -> Tensor:
         ctx.outputs, ctx.shift = outputs, shift
-        # Saved through autograd, not in a closure: an in-place operation that would falsify a probe is then an error.
+        # Saved through autograd, not in a closure: what changes them in place between here and backward is then an error.
         ctx.tensor_at = [i for i, value in enumerate(inputs) if isinstance(value, Tensor)]
         ctx.inputs = [None if isinstance(value, Tensor) else value for value in inputs]
         ctx.save_for_backward(gates, y, *(inputs[i] for i in ctx.tensor_at))
-        return y.view_as(y)
+        return y.clone()  # not a view: what follows may work in place, on a copy of its own
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple:
@@ -59,13 +59,23 @@ class _RouteGateGradients(torch.autograd.Function):
         shift = inputs[ctx.shift] if ctx.shift >= 0 else None
 
         grad_gates = torch.zeros_like(gates)
+        versions = _versions(tensors)
         with torch.no_grad():
             for j, run in enumerate(ctx.outputs):
                 o_j = y if run is None else run(*inputs)
                 if shift is not None:
                     o_j = o_j - shift
                 grad_gates[j] = (grad_y * o_j).sum()
+        if _versions(tensors) != versions:
+            raise RuntimeError(
+                "a probed candidate changes its input in place, which falsifies what the others are measured on"
+            )
         return grad_gates, grad_y, None, None, *(None for _ in inputs)
+
+
+def _versions(values: Sequence[Any]) -> list[int]:
+    """How often each tensor has been changed in place."""
+    return [value._version for value in values if isinstance(value, Tensor)]
 
 
 def route_gate_gradients(
@@ -174,9 +184,15 @@ class SampledLayer(LayerChoice, BaseSuperNetModule):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         gate = self.gate
         active = gate.most_probable() if gate.active is None else gate.active
+        versions = _versions(args)
         y = self._candidate(active)(*args, **kwargs)
         if gate.variables is None or not torch.is_grad_enabled():
             return y
+        if _versions(args) != versions:
+            raise TypeError(
+                f"choice {self.label!r}: candidate {self.names[active]!r} changes its input in place, which falsifies what "
+                "the others are measured on; use inplace=False in its first layer"
+            )
         if kwargs or not isinstance(y, Tensor):
             raise TypeError(
                 f"choice {self.label!r}: an architecture step needs candidates that take positional arguments and return "

@@ -35,7 +35,14 @@ def wheel(tmp_path_factory, pytestconfig):
 def test_the_wheel_holds_one_package(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"nni_proxyless"}
-    for name in ("py.typed", "cli.py", "latency/device.py", "strategies/proxyless.py", "search_spaces/mobilenetv2.py", "experiments/search.yml"):
+    for name in (
+        "py.typed",
+        "cli.py",
+        "latency/device.py",
+        "strategies/proxyless.py",
+        "search_spaces/mobilenetv2.py",
+        "experiments/search.yml",
+    ):
         assert f"nni_proxyless/{name}" in names
 
 

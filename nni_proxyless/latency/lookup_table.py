@@ -100,8 +100,10 @@ class LookupTable(LatencyEstimator):
             raise TableError(f"{path}: {error.strerror}") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise TableError(f"{path}: not YAML: {str(error).splitlines()[0]}") from error
-        if not isinstance(content, dict) or not content:
+        if not isinstance(content, dict):
             raise TableError(f"{path}: not a lookup table: expected a mapping, got {type(content).__name__}")
+        if not content:
+            raise TableError(f"{path}: not a lookup table: it is empty")
 
         if "format" not in content:  # the published layout has rows only
             return cls({k: _row(path, k, v, "mean", None) for k, v in content.items()}, source=str(path))
@@ -173,7 +175,7 @@ def build_lookup_table(
     measured = estimator.measure([(op.module, op.input_shape) for op in operations.values()], progress=progress)
     return LookupTable(
         dict(zip(operations, measured, strict=True)),
-        {**estimator.conditions, "resolution": shape_text(input_shape[1:])},
+        {**estimator.conditions, "resolution": shape_text(input_shape[1:] or input_shape)},
         measured={"date": datetime.date.today().isoformat(), "repeats": estimator.repeats, "warmup": estimator.warmup},
     )
 

@@ -23,6 +23,9 @@ __all__ = ["Operation", "Shape", "describe", "is_free", "trace_operations"]
 Shape = tuple[int, ...]
 """Of one sample, without the batch: (channels, height, width), or (features,)."""
 
+Calls = dict[nn.Module, list[tuple[Shape, Shape]]]
+"""Module -> input and output shape of each of its calls in one forward pass."""
+
 
 @functools.singledispatch
 def describe(module: nn.Module, input_shape: Shape, output_shape: Shape) -> str:
@@ -72,8 +75,9 @@ def trace_operations(space: ModelSpace, input_shape: Shape) -> list[Operation]:
 
     The space runs once on zeros, in evaluation mode; hooks note the shapes. A candidate is one operation, unless it holds
     choices itself: then it is taken apart like the space. The part that is always there is cut into the largest modules
-    that hold no choice and are more than a sequence of others; a space may group them by an attribute ``fixed_operations``, a dict
-    name -> names of submodules that run one after the other. The name becomes the head of the key.
+    that hold no choice and are more than a sequence of others; a space may group them by an attribute
+    ``fixed_operations``, a dict name -> names of submodules that run one after the other. The name becomes the head of
+    the key. What runs several times counts several times.
 
     Parameters
     ----------
@@ -92,50 +96,46 @@ def trace_operations(space: ModelSpace, input_shape: Shape) -> list[Operation]:
     grouped = {name for names in groups.values() for name in names}
     modules = dict(space.named_modules())
 
-    shapes = _record_shapes(space, (torch.zeros(1, *input_shape),), f"{type(space).__name__} on input {input_shape}")
+    calls = _record_calls(space, (torch.zeros(1, *input_shape),), f"{type(space).__name__} on input {input_shape}")
     operations = []
     for head, names in groups.items():
-        first, last = shapes[modules[names[0]]], shapes[modules[names[-1]]]
+        first, last = calls[modules[names[0]]][0], calls[modules[names[-1]]][0]
         module = nn.Sequential(*(modules[name] for name in names))
         key = f"{head}-input:{shape_text(first[0])}-output:{shape_text(last[1])}"
         operations.append(Operation(key, module, first[0]))
-    operations += _walk("", space, shapes, grouped, ())
+    operations += _walk("", space, calls, grouped, ())
     return operations
 
 
-def _walk(
-    name: str, module: nn.Module, shapes: dict[nn.Module, tuple[Shape, Shape]], grouped: set[str], choices: tuple
-) -> Iterator[Operation]:
+def _walk(name: str, module: nn.Module, calls: Calls, grouped: set[str], choices: tuple) -> Iterator[Operation]:
     if name in grouped:
         return
     if isinstance(module, LayerChoice):
-        if module not in shapes:
-            return  # never called: it is in no network
-        input_shape, _ = shapes[module]
-        for choice in module.names:
-            candidate = module[choice]
-            inner = _record_shapes(
-                candidate, (torch.zeros(1, *input_shape),), f"candidate {choice!r} of choice {module.label!r}"
-            )
-            yield from _walk(f"{name}.{choice}", candidate, inner, grouped, (*choices, (module.label, choice)))
+        for input_shape, _ in calls.get(module, ()):  # none: never called, it is in no network
+            for choice in module.names:
+                candidate = module[choice]
+                what = f"candidate {choice!r} of choice {module.label!r}"
+                inner = _record_calls(candidate, (torch.zeros(1, *input_shape),), what)
+                yield from _walk(f"{name}.{choice}", candidate, inner, grouped, (*choices, (module.label, choice)))
     elif isinstance(module, MutableModule) and module.mutables:
         raise ValueError(
             f"{name or type(module).__name__}: a {type(module).__name__} has no latency here; allowed: LayerChoice"
         )
     elif any(isinstance(m, MutableModule) for m in module.modules()) or (not choices and type(module) is nn.Sequential):
         for child_name, child in module.named_children():
-            yield from _walk(f"{name}.{child_name}" if name else child_name, child, shapes, grouped, choices)
-    elif module in shapes and not is_free(module):
-        yield Operation(describe(module, *shapes[module]), module, shapes[module][0], choices)
+            yield from _walk(f"{name}.{child_name}" if name else child_name, child, calls, grouped, choices)
+    elif not is_free(module):
+        for call in calls.get(module, ()):
+            yield Operation(describe(module, *call), module, call[0], choices)
 
 
 @torch.no_grad()
-def _record_shapes(module: nn.Module, inputs: tuple, what: str) -> dict[nn.Module, tuple[Shape, Shape]]:
-    shapes: dict[nn.Module, tuple[Shape, Shape]] = {}
+def _record_calls(module: nn.Module, inputs: tuple, what: str) -> Calls:
+    calls: Calls = {}
 
     def note(module: nn.Module, args: tuple, output: object) -> None:
         if args and isinstance(args[0], torch.Tensor) and isinstance(output, torch.Tensor):
-            shapes[module] = (tuple(args[0].shape[1:]), tuple(output.shape[1:]))
+            calls.setdefault(module, []).append((tuple(args[0].shape[1:]), tuple(output.shape[1:])))
 
     handles = [m.register_forward_hook(note) for m in module.modules()]
     try:
@@ -145,4 +145,4 @@ def _record_shapes(module: nn.Module, inputs: tuple, what: str) -> dict[nn.Modul
     finally:
         for handle in handles:
             handle.remove()
-    return shapes
+    return calls

@@ -1,0 +1,200 @@
+"""Latency: what every estimator does, and timing on this machine."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+import yaml
+from nni.nas.nn.pytorch import LayerChoice, ModelSpace
+from torch import Tensor, nn
+
+from nni_proxyless.latency import (
+    DeviceEstimator,
+    LatencyEstimator,
+    LookupTable,
+    Measurement,
+    Operation,
+    build_lookup_table,
+    trace_operations,
+)
+
+
+class Small(ModelSpace):
+    """Two equal blocks that choose, each among a wide linear layer, a narrow one and a skip; one layer that is always there."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.Sequential(*(self.block(f"block{i}") for i in range(2)))
+        self.last = nn.Linear(8, 3)
+
+    @staticmethod
+    def block(label: str) -> LayerChoice:
+        wide = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 8))
+        return LayerChoice({"wide": wide, "narrow": nn.Linear(8, 8), "skip": nn.Identity()}, label=label)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.blocks(x))
+
+
+def operation(module: nn.Module, *shape: int) -> Operation:
+    return Operation("an operation", module, shape)
+
+
+# -- what every estimator does -----------------------------------------------------------------------------------------
+
+
+class EstimatorContract:
+    """The tests every ``LatencyEstimator`` passes: inherit, and provide ``estimator`` and ``operation`` (one it knows)."""
+
+    def test_it_is_an_estimator(self, estimator):
+        assert isinstance(estimator, LatencyEstimator)
+
+    def test_an_estimate_is_milliseconds(self, estimator, operation):
+        """A finite number of 0 or more, as a plain float: it ends up in files and in expressions of NNI."""
+        ms = estimator.estimate(operation)
+        assert type(ms) is float
+        assert math.isfinite(ms)
+        assert ms >= 0
+
+    def test_conditions_are_plain_and_stay_the_same(self, estimator, operation):
+        """They are written to YAML and compared: names to strings, numbers or None, not changed by estimating."""
+        before = dict(estimator.conditions)
+        estimator.estimate(operation)
+        assert dict(estimator.conditions) == before
+        assert all(type(k) is str and type(v) in (str, int, float, bool, type(None)) for k, v in before.items())
+        assert yaml.safe_load(yaml.safe_dump(before)) == before
+
+    def test_an_operation_is_left_as_it_is(self, estimator, operation):
+        """Mode, weights, buffers and gradients of the module are the search's, not the estimator's."""
+        operation.module.train()
+        before = copy.deepcopy(operation.module.state_dict())
+        estimator.estimate(operation)
+        assert all(m.training for m in operation.module.modules())
+        assert all(torch.equal(value, before[name]) for name, value in operation.module.state_dict().items())
+        assert all(
+            p.grad is None and p.requires_grad and p.dtype == torch.float32 for p in operation.module.parameters()
+        )
+
+    def test_estimating_draws_no_conclusion_from_order(self, estimator, operation):
+        """A second estimate is of the same operation: still valid, and no state has built up that refuses it."""
+        assert estimator.estimate(operation) >= 0
+        assert estimator.estimate(operation) >= 0
+
+
+class TestDeviceEstimatorContract(EstimatorContract):
+    @pytest.fixture
+    def estimator(self):
+        return DeviceEstimator(warmup=1, repeats=3)
+
+    @pytest.fixture
+    def operation(self):
+        return operation(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout()), 3, 8, 8)
+
+
+class TestLookupTableContract(EstimatorContract):
+    @pytest.fixture
+    def estimator(self):
+        return LookupTable({"an operation": Measurement(1.5, 2.0, 10)}, {"device": "a phone", "threads": 1})
+
+    @pytest.fixture
+    def operation(self):
+        return operation(nn.BatchNorm1d(4), 4)
+
+
+# -- timing on this machine --------------------------------------------------------------------------------------------
+
+
+def test_a_large_layer_takes_longer_than_a_small_one():
+    """A 2048x2048 product has 65,536 times the work of an 8x8 one; the order is certain whatever else the machine does."""
+    large, small = DeviceEstimator(warmup=2, repeats=15).measure(
+        [(nn.Linear(2048, 2048), (2048,)), (nn.Linear(8, 8), (8,))]
+    )
+    assert large.median_ms > 3 * small.median_ms > 0
+    for row in (large, small):
+        assert row.count == 15
+        assert row.p95_ms >= row.median_ms
+
+
+def test_measurement_is_median_and_95th_percentile():
+    """Of 1 ... 100: 50.5 and 96, the smallest value that at least 95 % of the others lie below; the order does not matter."""
+    assert Measurement.of([float(i) for i in range(100, 0, -1)]) == Measurement(50.5, 96.0, 100)
+    assert Measurement.of([3.0]) == Measurement(3.0, 3.0, 1)
+
+
+class Spy(nn.Linear):
+    """Notes under what it ran; shared between copies, because what is timed is a copy."""
+
+    def __init__(self, log: list):
+        super().__init__(4, 4)
+        object.__setattr__(self, "log", log)
+
+    def __deepcopy__(self, memo):
+        return Spy(self.log)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.log.append(
+            (tuple(x.shape), x.dtype, self.weight.dtype, self.training, torch.is_inference(x), torch.get_num_threads())
+        )
+        return super().forward(x)
+
+
+def test_an_operation_is_timed_as_the_estimator_says():
+    """Batch, precision, threads, evaluation and inference mode are what was asked for, in every run, warm-up included."""
+    log: list = []
+    threads = torch.get_num_threads()
+    rounds = []
+    estimator = DeviceEstimator(batch=5, precision="bfloat16", threads=threads + 1, warmup=2, repeats=3)
+    estimator.measure([(Spy(log).train(), (4,))], progress=lambda: rounds.append(1))
+    assert log == [((5, 4), torch.bfloat16, torch.bfloat16, False, True, threads + 1)] * 5
+    assert len(rounds) == 3
+
+
+def test_the_number_of_threads_is_restored_even_after_an_error():
+    before = torch.get_num_threads()
+    with pytest.raises(RuntimeError):
+        DeviceEstimator(threads=before + 1).estimate(operation(nn.Linear(4, 4), 5))
+    assert torch.get_num_threads() == before
+
+
+def test_conditions_of_the_machine():
+    conditions = DeviceEstimator(batch=2, threads=3, precision="float16").conditions
+    assert conditions["runtime"] == f"torch {torch.__version__}"
+    assert (conditions["batch"], conditions["threads"], conditions["precision"]) == (2, 3, "float16")
+    assert conditions["device"]
+
+
+def test_all_wrong_arguments_of_the_estimator_are_named_at_once():
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  (the whole text is compared)
+        DeviceEstimator(device="tpu", threads=0, batch=-1, precision="int8", warmup=-2, repeats=0)
+    assert str(caught.value) == (
+        "threads is 0; allowed: 1 or more; batch is -1; allowed: 1 or more; repeats is 0; allowed: 1 or more; "
+        "warmup is -2; allowed: 0 or more; precision is 'int8'; allowed: float32, float16, bfloat16; "
+        "device is 'tpu'; allowed: cpu, cuda, cuda:N, mps"
+    )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without CUDA is what this is about")
+def test_a_missing_accelerator_is_named():
+    with pytest.raises(ValueError, match="device is 'cuda:1', but torch finds no CUDA device here"):
+        DeviceEstimator(device="cuda:1")
+
+
+def test_each_operation_is_measured_once_however_often_it_occurs():
+    """Equal operations of different blocks have one key, one measurement, one row; the skip has none."""
+    measured = []
+
+    class Counting(DeviceEstimator):
+        def measure(self, operations, *, progress=None):
+            measured.extend(module for module, _ in operations)
+            return super().measure(operations, progress=progress)
+
+    rounds = []
+    table = build_lookup_table(Small(), (8,), Counting(warmup=0, repeats=2), progress=lambda: rounds.append(1))
+    assert len(trace_operations(Small(), (8,))) == 2 * 2 + 1
+    assert len(measured) == len(table.rows) == 3
+    assert len(rounds) == 2
+    assert "resolution" in table.conditions
+    assert (table.measured["repeats"], table.measured["warmup"]) == (2, 0)

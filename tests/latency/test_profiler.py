@@ -1,0 +1,265 @@
+"""The latency of a network as an expression of its choices, and the term it adds to the loss."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from nni.nas.nn.pytorch import LayerChoice, ModelSpace, Repeat
+from nni.nas.oneshot.pytorch.profiler import RangeProfilerFilter
+from torch import Tensor, nn
+
+from nni_proxyless.latency import (
+    LatencyEstimator,
+    LatencyPenalty,
+    LatencyProfiler,
+    LookupTable,
+    Measurement,
+    describe,
+    trace_operations,
+)
+
+
+class Small(ModelSpace):
+    """Two blocks that choose among a wide part, a narrow one and a skip; one layer that is always there."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.Sequential(*(self.block(f"block{i}") for i in range(2)))
+        self.last = nn.Linear(8, 3)
+
+    @staticmethod
+    def block(label: str) -> LayerChoice:
+        wide = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 8))
+        return LayerChoice({"wide": wide, "narrow": nn.Linear(8, 8), "skip": nn.Identity()}, label=label)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.blocks(x))
+
+
+class Nested(ModelSpace):
+    """A candidate that holds a choice, and a part that is there whatever the inner choice."""
+
+    def __init__(self):
+        super().__init__()
+        inner = LayerChoice([nn.Linear(8, 8), nn.Tanh()], label="inner")
+        self.outer = LayerChoice([nn.Linear(8, 8, bias=False), nn.Sequential(nn.ReLU(), inner)], label="outer")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outer(x)
+
+
+class Shared(ModelSpace):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = Small.block("both"), Small.block("both")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(self.one(x))
+
+
+class WithRepeat(ModelSpace):
+    def __init__(self):
+        super().__init__()
+        self.body = Repeat(lambda i: nn.Linear(8, 8), (1, 3), label="depth")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+def key_of(module: nn.Module, *shapes) -> str:
+    return describe(module, *shapes)
+
+
+WIDE = key_of(nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 8)), (8,), (8,))
+NARROW, LAST = key_of(nn.Linear(8, 8), (8,), (8,)), key_of(nn.Linear(8, 3), (8,), (3,))
+COSTS = {WIDE: 4.0, NARROW: 1.0, LAST: 0.5}
+
+
+def table(costs: dict[str, float]) -> LookupTable:
+    return LookupTable({key: Measurement(ms, ms, 1) for key, ms in costs.items()})
+
+
+@pytest.fixture
+def profiler() -> LatencyProfiler:
+    return LatencyProfiler(Small(), table(COSTS), (8,))
+
+
+# -- operations ----------------------------------------------------------------------------------------------------------
+
+
+def test_operations_of_a_space_and_their_keys():
+    """Equal work has equal keys, different work different ones; a skip is no operation; the space is left as it is."""
+    space = Small().train()
+    found = {(op.key, op.choices) for op in trace_operations(space, (8,))}
+    assert found == {
+        (LAST, ()),
+        *((key, ((f"block{i}", name),)) for i in range(2) for key, name in ((WIDE, "wide"), (NARROW, "narrow"))),
+    }
+    assert len({WIDE, NARROW, LAST}) == 3
+    assert LAST.startswith("Linear-input:8-output:3-")
+    assert all(module.training for module in space.modules())
+    assert not any(module._forward_hooks for module in space.modules())
+
+
+def test_a_key_depends_on_structure_and_shape_and_not_on_weights():
+    assert key_of(nn.Linear(8, 8), (8,), (8,)) == key_of(nn.Linear(8, 8), (8,), (8,))
+    assert key_of(nn.Linear(8, 8), (8,), (8,)) != key_of(nn.Linear(8, 8, bias=False), (8,), (8,))
+    convolution = nn.Conv2d(3, 4, 3, stride=2)
+    assert key_of(convolution, (3, 32, 16), (4, 15, 7)).startswith("Conv2d-input:32x16x3-output:15x7x4-")
+    assert key_of(convolution, (3, 32, 16), (4, 15, 7)) != key_of(convolution, (3, 64, 16), (4, 31, 7))
+
+
+def test_nested_choices_are_taken_apart():
+    """The inner candidates belong to (outer, 1) and their own choice, the part beside them to (outer, 1) alone."""
+    found = {(type(op.module).__name__, op.choices) for op in trace_operations(Nested(), (8,))}
+    within = ("outer", 1)
+    assert found == {
+        ("Linear", (("outer", 0),)),
+        ("ReLU", (within,)),
+        ("Linear", (within, ("inner", 0))),
+        ("Tanh", (within, ("inner", 1))),
+    }
+
+
+def test_a_wrong_input_shape_is_named():
+    with pytest.raises(ValueError, match=r"Small on input \(9,\): .*mat1 and mat2 shapes cannot be multiplied"):
+        trace_operations(Small(), (9,))
+
+
+def test_a_choice_of_another_kind_is_refused_by_name():
+    """Its latency would be missing without a word."""
+    with pytest.raises(ValueError, match="body: a Repeat has no latency here; allowed: LayerChoice"):
+        trace_operations(WithRepeat(), (8,))
+
+
+# -- the sum -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_latency_of_a_network_is_the_sum_of_its_rows(profiler):
+    """ProxylessNAS eq. 6, for all nine networks; a skip costs 0."""
+    cost = {"wide": 4.0, "narrow": 1.0, "skip": 0.0}
+    assert profiler.fixed_ms == 0.5
+    assert profiler.candidate_ms == {"block0": cost, "block1": cost}
+    for one, two in itertools.product(cost, cost):
+        assert profiler.profile({"block0": one, "block1": two}) == pytest.approx(0.5 + cost[one] + cost[two], abs=1e-12)
+
+
+def test_layers_that_share_a_label_are_both_paid():
+    profiler = LatencyProfiler(Shared(), table(COSTS), (8,))
+    assert profiler.profile({"both": "wide"}) == pytest.approx(8.0)
+
+
+def test_the_latency_of_nested_choices():
+    """An inner candidate is paid only where the candidate that holds it is chosen; its part of its own, always there."""
+    costs = {op.key: 2.0**i for i, op in enumerate(trace_operations(Nested(), (8,)))}
+    by_name = {(op.choices, type(op.module).__name__): costs[op.key] for op in trace_operations(Nested(), (8,))}
+    profiler = LatencyProfiler(Nested(), table(costs), (8,))
+    for inner in (0, 1):
+        assert profiler.profile({"outer": 0, "inner": inner}) == pytest.approx(by_name[(("outer", 0),), "Linear"])
+    relu = by_name[(("outer", 1),), "ReLU"]
+    for inner, name in ((0, "Linear"), (1, "Tanh")):
+        expected = relu + by_name[(("outer", 1), ("inner", inner)), name]
+        assert profiler.profile({"outer": 1, "inner": inner}) == pytest.approx(expected)
+
+
+def test_a_missing_row_stops_the_profiler():
+    with pytest.raises(KeyError, match="no row"):
+        LatencyProfiler(Small(), table({WIDE: 1.0, LAST: 1.0}), (8,))
+
+
+class Broken(LatencyEstimator):
+    """An estimator of somebody else that gives what no latency is."""
+
+    def __init__(self, ms: float):
+        self.ms = ms
+
+    @property
+    def conditions(self):
+        return {}
+
+    def estimate(self, operation):
+        return self.ms
+
+
+@pytest.mark.parametrize("ms", [-1.0, float("nan")])
+def test_what_is_no_latency_is_refused(ms):
+    with pytest.raises(ValueError, match=f"latency of '.*' is {ms} ms; allowed: 0 or more"):
+        LatencyProfiler(Small(), Broken(ms), (8,))
+
+
+def test_nni_filters_networks_by_latency(profiler):
+    """NNI's own ``RangeProfilerFilter`` takes the profiler as it is."""
+    fits = RangeProfilerFilter(profiler, min=1.0, max=5.0)
+    passed = {
+        (one, two)
+        for one, two in itertools.product(("wide", "narrow", "skip"), repeat=2)
+        if fits({"block0": one, "block1": two})
+    }
+    assert passed == {("wide", "skip"), ("skip", "wide"), ("narrow", "narrow"), ("narrow", "skip"), ("skip", "narrow")}
+
+
+# -- the term in the loss ------------------------------------------------------------------------------------------------
+
+
+def uniform_distribution(profiler: LatencyProfiler) -> dict:
+    """Uniform over every choice: E = 0.5 + 2 * 5/3 ms."""
+    third = torch.tensor(1 / 3, dtype=torch.float64)
+    return {label: dict.fromkeys(costs, third) for label, costs in profiler.candidate_ms.items()}
+
+
+EXPECTED = 0.5 + 2 * 5 / 3
+
+
+@pytest.mark.parametrize(
+    ("nonlinear", "target", "added"),
+    [
+        ("linear", EXPECTED, 0.0), ("linear", EXPECTED / 2, 0.25), ("linear", 2 * EXPECTED, -0.125),
+        ("positive", EXPECTED / 2, 0.25), ("positive", 2 * EXPECTED, 0.0),
+        ("absolute", EXPECTED / 2, 0.25), ("absolute", 2 * EXPECTED, 0.125),
+    ],
+)  # fmt: skip
+def test_the_term_is_weight_times_relative_excess(profiler, nonlinear, target, added):
+    """Property 16, add#linear: L + lambda (E - target) / target; at E = target it is L, at E = 2 target it is L + lambda."""
+    penalty = LatencyPenalty(profiler, target, 0.25, nonlinear=nonlinear)
+    loss, details = penalty(torch.tensor(1.5, dtype=torch.float64), uniform_distribution(profiler))
+    assert float(loss) == pytest.approx(1.5 + added, abs=1e-12)
+    assert float(details["penalty"]) == pytest.approx(EXPECTED, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"target_ms": 0}, "target_ms is 0; allowed: greater than 0"),
+        ({"target_ms": float("nan")}, "target_ms is nan; allowed: greater than 0"),
+        ({"target_ms": 1, "weight": -0.5}, "weight is -0.5; allowed: 0 or more"),
+        ({"target_ms": 1, "nonlinear": "log"}, "nonlinear is 'log'; allowed: 'linear', 'positive', 'absolute'"),
+    ],
+)
+def test_wrong_arguments_of_the_penalty(profiler, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        LatencyPenalty(profiler, **arguments)
+
+
+class Twice(ModelSpace):
+    """One convolution that runs twice, and a choice that runs twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 3, padding=1)
+        self.choice = LayerChoice({"conv": nn.Conv2d(2, 2, 1), "skip": nn.Identity()}, label="c")
+
+    def forward(self, x):
+        return self.choice(self.conv(self.choice(self.conv(x))))
+
+
+def test_what_runs_twice_costs_twice():
+    operations = trace_operations(Twice(), (2, 4, 4))
+    assert [(op.choices, type(op.module)) for op in operations] == [((), nn.Conv2d)] * 2 + [
+        ((("c", "conv"),), nn.Conv2d)
+    ] * 2
+    rows = {op.key: Measurement(ms, ms, 1) for op, ms in zip(operations, (1.0, 1.0, 0.25, 0.25), strict=True)}
+    profiler = LatencyProfiler(Twice(), LookupTable(rows), (2, 4, 4))
+    assert profiler.profile({"c": "conv"}) == 2.5
+    assert profiler.profile({"c": "skip"}) == 2.0

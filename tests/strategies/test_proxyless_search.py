@@ -1,0 +1,336 @@
+"""ProxylessNAS as a search: schedule, data, latency in the loss, and the network it leaves, through NNI and Lightning."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from nni.nas.evaluator.pytorch import DataLoader, Lightning, LightningModule, Trainer
+from nni.nas.experiment import NasExperiment
+from nni.nas.nn.pytorch import LayerChoice, ModelSpace
+from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
+from nni_proxyless.strategies import ProxylessNAS
+from nni_proxyless.strategies.proxyless import ProxylessModule
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from nni_proxyless.latency import LatencyPenalty, LatencyProfiler, LookupTable, Measurement, trace_operations
+
+FEATURES, CLASSES = 8, 4
+QUIET = {
+    "enable_progress_bar": False, "enable_checkpointing": False, "logger": False, "enable_model_summary": False,
+    "accelerator": "cpu",
+}  # fmt: skip
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # Lightning's advice; the data are in memory
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.:FutureWarning"),  # Lightning 2.6 on torch 2.15
+    # NasExperiment leaves its log file open when it stops.
+    pytest.mark.filterwarnings("ignore:.*FileIO name=.*experiment.log:pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:unclosed file.*experiment.log:ResourceWarning"),
+]
+
+
+def candidates() -> dict[str, nn.Module]:
+    """From cheap to dear; one number between two layers cannot tell four classes apart well."""
+    return {
+        "narrow": nn.Sequential(nn.Linear(FEATURES, 1, bias=False), nn.Linear(1, FEATURES)),
+        "linear": nn.Linear(FEATURES, FEATURES),
+        "wide": nn.Sequential(nn.Linear(FEATURES, 32), nn.ReLU(), nn.Linear(32, FEATURES)),
+    }
+
+
+class Space(ModelSpace):
+    def __init__(self):
+        super().__init__()
+        self.one = LayerChoice(candidates(), label="one")
+        self.two = LayerChoice(candidates(), label="two")
+        self.last = nn.Linear(FEATURES, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.two(torch.relu(self.one(x)))))
+
+
+class Task(LightningModule):
+    """Notes which data it was given: the first feature of training data is positive, of held-out data negative."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls: list[tuple[str, bool]] = []
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        self.calls.append(("training_step", bool((batch[0][:, 0] > 0).all())))
+        return nn.functional.cross_entropy(self.model(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.model.parameters(), lr=0.2, momentum=0.9)
+
+
+class TaskWithItsOwnArchitectureLoss(Task):
+    def architecture_loss(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        self.calls.append(("architecture_loss", bool((batch[0][:, 0] > 0).all())))
+        return nn.functional.cross_entropy(self.model(batch[0]), batch[1])
+
+
+class CostOnly(Task):
+    """No gradient from the task: what reaches the logits is the cost's."""
+
+    def architecture_loss(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return 0 * self.model(batch[0]).sum()
+
+
+def data(n_batches: int, sign: float, seed: int) -> DataLoader:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(32 * n_batches, FEATURES, generator=generator)
+    y = x[:, 1 : 1 + CLASSES].argmax(dim=1)
+    x[:, 0] = sign * (x[:, 0].abs() + 0.1)
+    return DataLoader(TensorDataset(x, y), batch_size=32, shuffle=True, generator=generator)
+
+
+def evaluator(task: LightningModule, *, epochs: int = 1, n: int = 4, held_out=None, **trainer) -> Lightning:
+    return Lightning(
+        task, Trainer(max_epochs=epochs, **QUIET, **trainer),
+        train_dataloaders=data(n, 1.0, 0), val_dataloaders=data(3, -1.0, 1) if held_out is None else held_out,
+    )  # fmt: skip
+
+
+def search(strategy: ProxylessNAS, task: LightningModule | None = None, space: ModelSpace | None = None, **kwargs):
+    """The supernet trained by NNI's evaluator; returns the search's Lightning module."""
+    torch.manual_seed(0)
+    space = strategy.mutate_model(space or Space())
+    mutated = strategy.mutate_evaluator(evaluator(task or Task(), **kwargs))
+    mutated.evaluate(space)
+    return mutated.module
+
+
+def table(space: ModelSpace) -> LookupTable:
+    """A millisecond per weight: 'narrow' is the cheapest candidate, 'wide' the dearest."""
+    rows = {}
+    for operation in trace_operations(space, (FEATURES,)):
+        ms = float(sum(p.numel() for p in operation.module.parameters()))
+        rows[operation.key] = Measurement(ms, ms, 1)
+    return LookupTable(rows)
+
+
+def latency(space: ModelSpace) -> LatencyProfiler:
+    return LatencyProfiler(space, table(space), (FEATURES,))
+
+
+# -- schedule and data -------------------------------------------------------------------------------------------------
+
+
+class Timed(ProxylessNAS):
+    """Notes when architecture steps come, and the logits at every batch."""
+
+    def configure_oneshot_module(self, training_module):
+        when = self.when = []
+
+        class Noting(ProxylessModule):
+            def architecture_step(self, batch, batch_idx):
+                when.append((self.trainer.current_epoch, batch_idx))
+                super().architecture_step(batch, batch_idx)
+
+        return Noting(
+            training_module,
+            arc_update_every=self.arc_update_every,
+            cost_probs=self.cost_probs,
+            **self.module_arguments(),
+        )
+
+
+@pytest.mark.parametrize(("n", "every"), [(7, 3), (6, 3), (5, 1), (5, 5)])
+def test_architecture_steps_per_epoch(n, every):
+    """Property 18: floor(batches / arc_update_every) architecture steps per epoch, each after its weight step, counted anew
+    in every epoch, and none in the warm-up."""
+    strategy = Timed(arc_update_every=every, warmup_epochs=1)
+    search(strategy, n=n, epochs=3)
+    in_an_epoch = [i for i in range(n) if (i + 1) % every == 0]
+    assert len(in_an_epoch) == n // every
+    assert strategy.when == [(epoch, i) for epoch in (1, 2) for i in in_an_epoch]
+
+
+def test_warm_up_leaves_the_logits_alone():
+    """With warm-up to the end the logits are the initial ones: N(0, 1e-3), from the strategy's seed alone."""
+    probs = [
+        search(ProxylessNAS(arc_update_every=1, warmup_epochs=2, seed=s), epochs=2).export_probs() for s in (3, 3, 4)
+    ]
+    assert probs[0] == probs[1] != probs[2]
+    generator = torch.Generator().manual_seed(3)
+    one = torch.softmax(torch.randn(3, generator=generator) * 1e-3, 0)
+    assert list(probs[0]["one"].values()) == pytest.approx(one.tolist(), abs=1e-7)
+
+
+@pytest.mark.parametrize("task_class", [Task, TaskWithItsOwnArchitectureLoss])
+def test_weights_learn_from_training_data_and_the_architecture_from_held_out_data(task_class):
+    """The held-out loader starts again when it is through (3 batches for 8 steps); the module's own loss is used if any."""
+    task = task_class()
+    search(ProxylessNAS(arc_update_every=1), task, n=8)
+    name = "training_step" if task_class is Task else "architecture_loss"
+    assert task.calls == [("training_step", True), (name, False)] * 8
+
+
+def test_an_interval_longer_than_the_epoch_is_refused():
+    """Otherwise the architecture would stay at its random initial values without a word."""
+    message = (
+        "arc_update_every is 5, but an epoch has only 4 batches: the architecture would never be updated. "
+        "Use a smaller arc_update_every or a smaller batch."
+    )
+    with pytest.raises((ValueError, MisconfigurationException), match=message):
+        search(ProxylessNAS(), n=4)
+
+
+def test_held_out_data_without_a_batch_are_refused():
+    """Fewer images than a batch, incomplete batches dropped: a plain loop over the loader would go on for ever."""
+    few = DataLoader(TensorDataset(torch.randn(3, FEATURES), torch.zeros(3)), batch_size=32, drop_last=True)
+    with pytest.raises(ValueError, match="validation data, which the architecture is trained on, have no batch"):
+        search(ProxylessNAS(arc_update_every=1), held_out=few)
+
+
+@pytest.mark.filterwarnings("ignore:.*bf16.*")
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed", "bf16-true"])
+def test_every_precision_of_the_trainer_works(precision):
+    """Held-out batches are brought to the trainer's precision as training batches are."""
+    strategy = ProxylessNAS(arc_update_every=1)
+    search(strategy, precision=precision)
+    assert all(torch.isfinite(gate.alpha).all() for gate in strategy._gates.values())
+
+
+# -- arguments ---------------------------------------------------------------------------------------------------------
+
+
+def test_all_wrong_arguments_are_named_at_once():
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  (the whole text is compared)
+        ProxylessNAS(
+            update="three-path", arc_learning_rate=0, arc_update_every=0, warmup_epochs=-1, gradient_clip_val=0.0,
+            log_prob_every_n_step=0, penalty=3, cost_probs="half",
+        )  # fmt: skip
+    assert str(caught.value) == "; ".join(
+        [
+            "arc_learning_rate is 0; allowed: greater than 0",
+            "warmup_epochs is -1; allowed: 0 or more",
+            "gradient_clip_val is 0.0; allowed: greater than 0, or none",
+            "log_prob_every_n_step is 0; allowed: 1 or more",
+            "penalty is a int; allowed: LatencyPenalty, NNI's ExpectationProfilerPenalty, a dict",
+            "update is 'three-path'; allowed: 'two-path'",
+            "arc_update_every is 0; allowed: 1 or more",
+            "cost_probs is 'half'; allowed: 'pair', 'full'",
+        ]
+    )
+
+
+# -- latency in the loss -----------------------------------------------------------------------------------------------
+
+
+def test_expected_cost_has_an_exact_gradient():
+    """Property 15: dE/dalpha_i = p_i (F_i - sum_j p_j F_j), non-zero; E itself passes gradcheck in float64."""
+    space = Space()
+    profiler = latency(space)
+    penalty = LatencyPenalty(profiler, target_ms=10.0)
+    alphas = [
+        torch.randn(3, dtype=torch.float64, generator=torch.Generator().manual_seed(s), requires_grad=True)
+        for s in (0, 1)
+    ]
+
+    def expected_ms(*alphas: Tensor) -> Tensor:
+        names = list(candidates())
+        probs = [torch.softmax(alpha, 0) for alpha in alphas]
+        return penalty.profile(
+            {label: dict(zip(names, p.unbind(), strict=True)) for label, p in zip(("one", "two"), probs, strict=True)}
+        )
+
+    assert torch.autograd.gradcheck(expected_ms, alphas)
+    for label, alpha, grad in zip(
+        ("one", "two"), alphas, torch.autograd.grad(expected_ms(*alphas), alphas), strict=True
+    ):
+        costs = torch.tensor(list(profiler.candidate_ms[label].values()), dtype=torch.float64)
+        p = torch.softmax(alpha.detach(), 0)
+        torch.testing.assert_close(grad, p * (costs - (p * costs).sum()), rtol=1e-10, atol=0)
+        assert grad.abs().min() > 0
+
+
+@pytest.mark.parametrize("cost_probs", ["pair", "full"])
+@pytest.mark.parametrize("kind", [LatencyPenalty, ExpectationProfilerPenalty, dict])
+def test_the_penalty_reaches_the_logits(cost_probs, kind):
+    """With no gradient from the task, dL/dalpha_i = weight/target * p_i (F_i - sum_j p_j F_j) over all candidates, or the
+    same over the pair with q in the place of p. NNI's own strategies leave exactly 0 here (FACTS 3.2)."""
+    space, weight, target = Space(), 0.5, 40.0
+    profiler = latency(space)
+    penalty = {
+        LatencyPenalty: lambda: LatencyPenalty(profiler, target, weight),
+        ExpectationProfilerPenalty: lambda: ExpectationProfilerPenalty(profiler, target, weight),
+        dict: lambda: {"profiler": profiler, "baseline": target, "scale": weight},
+    }[kind]()
+    strategy = ProxylessNAS(arc_update_every=1, penalty=penalty, cost_probs=cost_probs, arc_learning_rate=1e-9)
+    search(strategy, CostOnly(), space, n=1)
+    for label, gate in strategy._gates.items():
+        costs = torch.tensor(list(profiler.candidate_ms[label].values()))
+        q = gate.probs().detach()  # the learning rate is so small that the logits are what they were
+        if cost_probs == "pair":
+            q = q * (gate.alpha.grad != 0)
+            assert torch.count_nonzero(q) == 2
+            q = q / q.sum()
+        expected = weight / target * q * (costs - (q * costs).sum())
+        torch.testing.assert_close(gate.alpha.grad, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_a_large_latency_weight_finds_the_cheapest_network_and_none_does_not(tmp_path, monkeypatch):
+    """A whole search through NNI's experiment: with weight 100 every choice is the cheapest, with weight 0 none is."""
+    monkeypatch.setenv("HOME", str(tmp_path))  # where NNI keeps its experiments
+    found = {}
+    for weight in (0.0, 100.0):
+        torch.manual_seed(0)
+        space = Space()
+        penalty = LatencyPenalty(latency(space), target_ms=100.0, weight=weight)
+        strategy = ProxylessNAS(arc_update_every=1, arc_learning_rate=0.05, warmup_epochs=1, penalty=penalty)
+        experiment = NasExperiment(space, evaluator(Task(), epochs=8, n=20, held_out=data(20, -1.0, 1)), strategy)
+        assert experiment.run()
+        (found[weight],) = experiment.export_top_models(formatter="dict")
+        experiment.stop()
+    assert found[100.0] == {"one": "narrow", "two": "narrow"}
+    assert "narrow" not in found[0.0].values()
+
+
+# -- what is left ------------------------------------------------------------------------------------------------------
+
+
+def test_the_derived_network_is_the_most_probable_one():
+    """Property 24: argmax at every choice, the same at every call, and its output equals the supernet's between steps."""
+    strategy = ProxylessNAS(arc_update_every=1, arc_learning_rate=0.05)
+    module = search(strategy, epochs=2)
+    found = module.export()
+    assert found == {label: gate.choices[int(gate.alpha.argmax())] for label, gate in strategy._gates.items()}
+    assert all(module.export() == found for _ in range(20))
+    assert {label: max(probs, key=probs.get) for label, probs in module.export_probs().items()} == found
+    x = torch.randn(5, FEATURES)
+    network = module.model.freeze(found)
+    assert not any(isinstance(m, LayerChoice) for m in network.modules())
+    assert torch.equal(network.eval()(x), module.model.eval()(x))
+
+
+def report_a_search(seed: int) -> None:
+    """What a fresh process prints: the derived net and the bits of its probabilities."""
+    module = search(ProxylessNAS(arc_update_every=1, arc_learning_rate=0.05, seed=seed), epochs=3)
+    bits = {label: [float(p).hex() for p in probs.values()] for label, probs in module.export_probs().items()}
+    print("FOUND", json.dumps([module.export(), bits]))
+
+
+def test_the_same_seed_in_fresh_processes_finds_the_same_network():
+    """To the bit, whatever the order of sets (PYTHONHASHSEED)."""
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_proxyless_search as t; t.report_a_search"
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", f"{code}(5)"], stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONHASHSEED": hashes, "OMP_NUM_THREADS": "1"},
+        )
+        for hashes in ("1", "2")
+    ]  # fmt: skip
+    lines = [[line for line in p.communicate()[0].splitlines() if line.startswith("FOUND")] for p in running]
+    assert [p.returncode for p in running] == [0, 0]
+    assert lines[0] == lines[1]
+    assert len(lines[0]) == 1
