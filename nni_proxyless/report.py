@@ -18,6 +18,7 @@ from .training import train
 __all__ = ["Found", "figures", "find_experiment", "find_folders", "report"]
 
 NNI_HOME = Path("~/nni-experiments")
+FAILED_STATES = ("FAILED", "SYS_CANCELED", "USER_CANCELED", "UNKNOWN")
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,7 @@ def report(source: str | None, *, train_best: bool = False, train_config: Path |
     """
     found = find_folders(Path(source)) if source and Path(source).is_dir() else find_experiment(source)
     failed = [
-        f"trial {f.name}: {f.state}: {f.reason}; its files: {f.folder}"
-        for f in found
-        if f.state not in ("SUCCEEDED", "RUNNING", "WAITING")
+        f"trial {f.name}: {f.state}: {f.reason}; its files: {f.folder}" for f in found if f.state in FAILED_STATES
     ]
     if train_best and not failed:
         done = [(f.architecture.search["accuracy"], f) for f in found if f.architecture is not None]
@@ -129,28 +128,18 @@ def table(found: Sequence[Found]) -> str:
 def measure_side_by_side(architectures: Sequence[Architecture | None]) -> list[float | None]:
     """Milliseconds of every network, timed in turns in one run, so that a drift of the machine hits all alike.
 
-    A network whose table holds for another machine or runtime keeps the figure of its own search.
+    A network that was measured on another machine or runtime keeps the figure of its own search.
     """
     result = [None if a is None else a.latency.get("measured_ms") for a in architectures]
-    for conditions in {
-        json.dumps(a.latency["conditions"], sort_keys=True) for a in architectures if a is not None and a.latency
-    }:
-        wanted = json.loads(conditions)
-        here = [
-            i for i, a in enumerate(architectures) if a is not None and a.latency and a.latency["conditions"] == wanted
-        ]
-        device = (
-            "cuda"
-            if "cuda" in str(wanted.get("device", "")).lower() or "nvidia" in str(wanted.get("device", "")).lower()
-            else "cpu"
-        )
+    conditions = [None if a is None else a.latency.get("measured_conditions") for a in architectures]
+    for wanted in {json.dumps(c, sort_keys=True): c for c in conditions if c is not None}.values():
+        here = [i for i, c in enumerate(conditions) if c == wanted]
         try:
-            estimator = DeviceEstimator(
-                device=device, threads=wanted["threads"], batch=wanted["batch"], precision=wanted["precision"]
-            )
+            estimator = DeviceEstimator(**{name: wanted[name] for name in ("threads", "batch", "precision")},
+                                        device=wanted.get("torch_device", "cpu"))  # fmt: skip
         except (KeyError, ValueError):
             continue
-        if any(wanted.get(name) != value for name, value in estimator.conditions.items()):
+        if dict(estimator.conditions) != wanted:
             continue
         networks = [(build_network(a), a.input_shape) for i in here if (a := architectures[i]) is not None]
         for i, measurement in zip(here, estimator.measure(networks), strict=True):

@@ -161,7 +161,7 @@ def run_search(
         raise UserError(str(error)) from error
 
     assert monitor.last is not None
-    return _save(config, folder, data, space_arguments, space, monitor, target, estimator)
+    return _save(config, folder, data, space_arguments, space, monitor, target, profiler, estimator)
 
 
 def make_profiler(
@@ -173,7 +173,9 @@ def make_profiler(
             table = LookupTable.read(table_path)
             table.require({**estimator.conditions, "resolution": shape_text(input_shape[1:])})
             _logger.info("latencies: read from %s", table_path)
-            return LatencyProfiler(space, table, input_shape)
+            profiler = LatencyProfiler(space, table, input_shape)
+            profiler.conditions = profiler.conditions or {"source": table_path.name}
+            return profiler
         if isinstance(estimator, DeviceEstimator):
             with bar(estimator.repeats, "measuring latencies", "round") as rounds:
                 table = build_lookup_table(space, input_shape, estimator, progress=rounds.update)
@@ -298,7 +300,7 @@ def mean_entropy(probs: Mapping[str, Mapping[Any, float]]) -> float:
 
 def _save(
     config: SearchConfig, folder: Path, data: ImageData, space_arguments: dict[str, Any], space: ModelSpace,
-    monitor: DerivedNetMonitor, target: float | None, estimator: LatencyEstimator,
+    monitor: DerivedNetMonitor, target: float | None, profiler: LatencyProfiler, estimator: LatencyEstimator,
 ) -> SearchResult:  # fmt: skip
     assert monitor.last is not None
     assert monitor.network is not None
@@ -325,7 +327,8 @@ def _save(
                 "expected_ms": metrics["expected_ms"],
                 "table_ms": metrics["table_ms"],
                 "measured_ms": measured,
-                "conditions": {**estimator.conditions, "resolution": shape_text(data.shape[1:])},
+                "conditions": profiler.conditions,
+                "measured_conditions": dict(estimator.conditions) if measured is not None else None,
             },
             "macs": int(metrics["macs"]),
             "n_params": int(metrics["n_params"]),

@@ -66,6 +66,7 @@ def test_the_architecture_file_says_everything(searched):
     assert architecture.latency["measured_ms"] > 0
     assert architecture.latency["table_ms"] > 0
     assert architecture.latency["conditions"]["threads"] == 1
+    assert architecture.latency["conditions"]["resolution"] == "8x8"
     assert {"torch", "nni", "timm", "python", "nni-proxyless"} <= set(architecture.versions)
     network = to_timm(architecture)
     assert architecture.macs == count_macs(network, architecture.input_shape)
@@ -225,3 +226,18 @@ def test_a_peer_of_nni_runs_in_the_same_harness(searched, tmp_path):
     words = [f"output={tmp_path / 'out'}", "training.epochs=1", "strategy={name: 'nni.nas.strategy:DARTS'}"]
     assert main(["search", str(searched / "search.yml"), *words]) == 0
     assert Architecture.read(tmp_path / "out" / "architecture.json").search["strategy"] == "nni.nas.strategy:DARTS"
+
+
+def test_a_table_of_another_device_is_not_passed_off_as_this_one(searched, tmp_path):
+    """Expected and table milliseconds carry the table's conditions, the measured ones this machine's."""
+    from nni_proxyless.cli import main
+
+    rows = yaml.safe_load((searched / "table.yaml").read_text())["rows"]
+    foreign = {key: {"count": 10, "mean": row["median"] * 7, "var": 0.1} for key, row in rows.items()}
+    (tmp_path / "foreign.yaml").write_text(yaml.safe_dump(foreign))  # the layout of the published tables: no head
+    words = [f"output={tmp_path / 'out'}", "training.epochs=1", f"latency.table={tmp_path / 'foreign.yaml'}"]
+    assert main(["search", str(searched / "search.yml"), *words]) == 0
+    latency = Architecture.read(tmp_path / "out" / "architecture.json").latency
+    assert latency["table_ms"] > 2 * latency["measured_ms"]
+    assert latency["conditions"] == {"source": "foreign.yaml"}
+    assert latency["measured_conditions"]["threads"] == 1

@@ -95,6 +95,7 @@ class DeviceEstimator(LatencyEstimator):
     def conditions(self) -> Mapping[str, object]:
         return {
             "device": device_name(self.device),
+            "torch_device": self.device.type,
             "runtime": f"torch {torch.__version__}",
             "threads": self.threads,
             "batch": self.batch,

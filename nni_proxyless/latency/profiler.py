@@ -33,6 +33,8 @@ class LatencyProfiler(ExpressionProfiler):
     ----------
     fixed_ms
         Latency of the part that all networks share.
+    conditions
+        What the milliseconds hold for, as the estimator says.
     candidate_ms
         Label -> choice -> latency of that candidate, nested choices not included. A skip costs 0.
 
@@ -43,6 +45,7 @@ class LatencyProfiler(ExpressionProfiler):
     """
 
     def __init__(self, model_space: ModelSpace, estimator: LatencyEstimator, input_shape: Shape):
+        self.conditions = dict(estimator.conditions)
         self.fixed_ms = 0.0
         self.candidate_ms: dict[str, dict[Any, float]] = {
             label: dict.fromkeys(mutable.values, 0.0) for label, mutable in model_space.simplify().items()
