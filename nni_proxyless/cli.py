@@ -131,7 +131,9 @@ def _file_and_overrides(items: Sequence[str]) -> tuple[Path | None, list[tuple[s
 def _log_to_stderr() -> None:
     logger = logging.getLogger("nni_proxyless")
     if not logger.handlers:
-        handler = logging.StreamHandler(sys.stderr)
+        from .progress import LogAboveBars
+
+        handler = LogAboveBars()
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
         logger.addHandler(handler)
     logger.setLevel(logging.INFO)

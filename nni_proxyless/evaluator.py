@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from nni.nas.evaluator.pytorch import LightningModule
 from timm.optim import create_optimizer_v2
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["ImageClassification", "accuracy", "as_channels_last"]
+__all__ = ["ImageClassification", "accuracy", "as_channels_last", "evaluate_accuracy"]
 
 
 def as_channels_last(images: Tensor) -> Tensor:
@@ -69,3 +69,18 @@ class ImageClassification(LightningModule):
 def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
     """Share of right answers, a scalar tensor."""
     return (logits.argmax(dim=1) == targets).float().mean()
+
+
+@torch.no_grad()
+def evaluate_accuracy(network: nn.Module, batches: Any) -> float:
+    """Share of right answers in evaluation mode, over a loader of (images, targets)."""
+    device = next(network.parameters()).device
+    mode = network.training
+    network.eval()
+    right = total = 0
+    for images, targets in batches:
+        logits = network(as_channels_last(images.to(device)))
+        right += int((logits.argmax(dim=1) == targets.to(device)).sum())
+        total += len(targets)
+    network.train(mode)
+    return right / total

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from typing import Any
 
 from pytorch_lightning import Callback
 from tqdm import tqdm
 
-__all__ = ["FitProgress", "bar"]
+__all__ = ["FitProgress", "LogAboveBars", "bar"]
 
 
 def bar(total: int, what: str, unit: str) -> tqdm:
     """A progress bar on stderr; none where stderr is no terminal."""
     return tqdm(total=total, desc=what, unit=unit, disable=None, dynamic_ncols=True, leave=False)
+
+
+class LogAboveBars(logging.Handler):
+    """Log lines on stderr that leave a progress bar whole."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
 
 
 class FitProgress(Callback):

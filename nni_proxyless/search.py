@@ -5,13 +5,11 @@ SearchConfig -> images, space, latency, strategy, evaluator -> one Lightning fit
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import json
 import logging
 import math
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +19,17 @@ import yaml
 from nni.nas.evaluator.pytorch import DataLoader, Lightning, Trainer
 from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.nn.pytorch import ModelSpace
-from nni.nas.oneshot.pytorch.supermodule._expression_utils import expression_expectation
 from nni.nas.space import ModelStatus, RawFormatModelSpace
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
-from torch.optim.swa_utils import update_bn
 
 from . import registry
 from .config import SearchConfig
 from .data import ImageData, loader, split
-from .derive import Architecture, build_network, count_macs, count_parameters, installed_versions
+from .derive import Architecture, build_network, installed_versions
 from .errors import UserError
-from .evaluator import ImageClassification, as_channels_last
+from .evaluator import ImageClassification
 from .files import write_text, write_weights
 from .latency import (
     DeviceEstimator,
@@ -44,15 +40,18 @@ from .latency import (
     TableError,
     build_lookup_table,
 )
-from .latency.operation import Shape, shape_text
+from .latency.operation import Operation, Shape, shape_text, trace_operations
+from .monitor import DerivedNetMonitor
 from .progress import FitProgress, bar
 
-__all__ = ["SearchResult", "evaluate_accuracy", "run_search"]
+__all__ = ["SearchResult", "run_search"]
 
 _logger = logging.getLogger(__name__)
 
+DRIFT_WORTH_SAYING = 1.1  # isolated operations repeat to a few per cent on a quiet machine (FACTS 7)
 
-@dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True)
 class SearchResult:
     """Where a search has left its files, and its figures as they are reported to NNI."""
 
@@ -222,82 +221,6 @@ def space_arguments_for(space_class: Any, given: Mapping[str, Any], data: ImageD
     return {**{name: value for name, value in known.items() if name in accepted}, **given}
 
 
-@torch.no_grad()
-def evaluate_accuracy(network: nn.Module, batches: Any) -> float:
-    """Share of right answers in evaluation mode, over a loader of (images, targets)."""
-    device = next(network.parameters()).device
-    mode = network.training
-    network.eval()
-    right = total = 0
-    for images, targets in batches:
-        logits = network(as_channels_last(images.to(device)))
-        right += int((logits.argmax(dim=1) == targets.to(device)).sum())
-        total += len(targets)
-    network.train(mode)
-    return right / total
-
-
-class DerivedNetMonitor(pytorch_lightning.Callback):
-    """After every epoch: derive the network of the moment, estimate its batch-norm statistics afresh, validate, report."""
-
-    def __init__(
-        self, *, profiler: LatencyProfiler, input_shape: Shape, calibration: Any, validation: Any,
-        report: Callable[[dict[str, float]], None],
-    ):  # fmt: skip
-        self.profiler, self.input_shape = profiler, input_shape
-        self.calibration, self.validation = calibration, validation
-        self.report = report
-        self.last: dict[str, float] | None = None
-        self.sample: dict[str, Any] = {}
-        self.network: nn.Module | None = None
-        self._began = time.perf_counter()
-
-    def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
-        self._began = time.perf_counter()
-
-    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
-        seen = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        train_loss = seen.get("train_loss", math.nan)
-        if not math.isfinite(train_loss):
-            raise UserError(
-                f"training: the loss is {train_loss} after epoch {trainer.current_epoch + 1}: the training diverged. "
-                "Use a smaller training.learning_rate."
-            )
-        self.sample = module.export()
-        probs = module.export_probs()
-        network = copy.deepcopy(module.model.freeze(self.sample))
-        update_bn((as_channels_last(images) for images, _ in self.calibration), network, device=module.device)
-        self.network = network
-        self.last = {
-            "default": evaluate_accuracy(network, self.validation),
-            "expected_ms": float(expression_expectation(self.profiler.expression, probs)),
-            "table_ms": float(self.profiler.profile(self.sample)),
-            "entropy": mean_entropy(probs),
-            "train_loss": train_loss,
-            "train_accuracy": seen.get("train_accuracy", math.nan),
-            "macs": float(count_macs(network, self.input_shape)),
-            "n_params": float(count_parameters(network)),
-            "seconds": time.perf_counter() - self._began,
-        }
-        _logger.info(
-            "epoch %d/%d: validation accuracy %.4f, expected %.3f ms, derived net %.3f ms, entropy %.3f, train loss %.4f, %.1f s",
-            trainer.current_epoch + 1, trainer.max_epochs, self.last["default"], self.last["expected_ms"],
-            self.last["table_ms"], self.last["entropy"], train_loss, self.last["seconds"],
-        )  # fmt: skip
-        self.report(self.last)
-
-
-def mean_entropy(probs: Mapping[str, Mapping[Any, float]]) -> float:
-    """How undecided the choices are, on average: 1 uniform, 0 decided."""
-    shares = []
-    for distribution in probs.values():
-        values = [p for p in distribution.values() if p > 0]
-        shares.append(
-            -sum(p * math.log(p) for p in values) / math.log(len(distribution)) if len(distribution) > 1 else 0.0
-        )
-    return sum(shares) / len(shares)
-
-
 def _save(
     config: SearchConfig, folder: Path, data: ImageData, space_arguments: dict[str, Any], space: ModelSpace,
     monitor: DerivedNetMonitor, target: float | None, profiler: LatencyProfiler, estimator: LatencyEstimator,
@@ -314,36 +237,62 @@ def _save(
     )
     weights = monitor.network.state_dict()
     network = build_network(architecture, {name: tensor.cpu() for name, tensor in weights.items()})
-    measured = (
-        estimator.measure_network(network, data.shape).median_ms if isinstance(estimator, DeviceEstimator) else None
-    )
+    measured, table_again = None, None
+    if isinstance(estimator, DeviceEstimator):
+        path = [op for op in trace_operations(space, data.shape) if all(monitor.sample[k] == c for k, c in op.choices)]
+        measured, table_again = measure_beside_path(estimator, network, data.shape, path)
+        _say_if_drifted(profiler, estimator, monitor.last["table_ms"], table_again, measured)
     metrics = {**monitor.last, **({"measured_ms": measured} if measured is not None else {})}
     metrics.pop("seconds")
-    architecture = Architecture(
-        **{
-            **architecture.__dict__,
-            "latency": {
-                "target_ms": target,
-                "expected_ms": metrics["expected_ms"],
-                "table_ms": metrics["table_ms"],
-                "measured_ms": measured,
-                "conditions": profiler.conditions,
-                "measured_conditions": dict(estimator.conditions) if measured is not None else None,
-            },
-            "macs": int(metrics["macs"]),
-            "n_params": int(metrics["n_params"]),
-            "search": {
-                "strategy": config.strategy.name,
-                "seed": config.seed,
-                "epochs": config.training.epochs,
-                "accuracy": metrics["default"],
-            },
-            "versions": installed_versions(),
-        }
+    architecture = dataclasses.replace(
+        architecture,
+        latency={
+            "target_ms": target,
+            "expected_ms": metrics["expected_ms"],
+            "table_ms": metrics["table_ms"],
+            "conditions": profiler.conditions,
+            "measured_ms": measured,
+            "table_again_ms": table_again,
+            "measured_conditions": dict(estimator.conditions) if measured is not None else None,
+        },
+        macs=int(metrics["macs"]),
+        n_params=int(metrics["n_params"]),
+        search={
+            "strategy": config.strategy.name,
+            "seed": config.seed,
+            "epochs": config.training.epochs,
+            "accuracy": metrics["default"],
+        },
+        versions=installed_versions(),
     )
     write_weights(folder / "weights.safetensors", weights)
     architecture.write(folder / "architecture.json")
     return SearchResult(folder, architecture, metrics)
+
+
+def measure_beside_path(
+    estimator: DeviceEstimator, network: nn.Module, input_shape: Shape, path: Sequence[Operation]
+) -> tuple[float, float]:
+    """Milliseconds of a derived net, and of its operations one by one, timed in turns in one run.
+
+    Machines drift, and the more so between a table and the end of a search; what was timed side by side can be compared.
+    """
+    whole, *parts = estimator.measure([(network, input_shape), *((op.module, op.input_shape) for op in path)])
+    return whole.median_ms, sum(part.median_ms for part in parts)
+
+
+def _say_if_drifted(
+    profiler: LatencyProfiler, estimator: DeviceEstimator, table_ms: float, table_again_ms: float, measured_ms: float
+) -> None:
+    same_target = all(profiler.conditions.get(name) == value for name, value in estimator.conditions.items())
+    if same_target and not 1 / DRIFT_WORTH_SAYING < table_again_ms / table_ms < DRIFT_WORTH_SAYING:
+        _logger.warning(
+            "the machine is not as it was: the net's operations take %.3f ms now, %.3f ms in the table; "
+            "compare the measured %.3f ms with the former",
+            table_again_ms,
+            table_ms,
+            measured_ms,
+        )
 
 
 def _first(dataset: Any, n: int) -> Any:

@@ -24,10 +24,9 @@ from .config import TrainConfig
 from .data import ImageData, loader
 from .derive import Architecture, build_network, load_weights
 from .errors import UserError
-from .evaluator import as_channels_last
+from .evaluator import as_channels_last, evaluate_accuracy
 from .files import write_text, write_weights
 from .progress import bar
-from .search import evaluate_accuracy
 
 __all__ = ["TrainResult", "train"]
 

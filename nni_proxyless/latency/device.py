@@ -130,7 +130,12 @@ class DeviceEstimator(LatencyEstimator):
             _cpu_threads(self.threads),
             _evaluation([m for m, _ in operations], self.device, dtype) as modules,
         ):
-            inputs = [torch.randn(self.batch, *shape, device=self.device, dtype=dtype) for _, shape in operations]
+            # A generator of its own: whether latencies were measured or read must not change what a search draws.
+            random = torch.Generator().manual_seed(0)
+            inputs = [
+                torch.randn(self.batch, *shape, generator=random).to(device=self.device, dtype=dtype)
+                for _, shape in operations
+            ]
             for module, x in zip(modules, inputs, strict=True):
                 for _ in range(self.warmup):
                     module(x)

@@ -198,3 +198,11 @@ def test_each_operation_is_measured_once_however_often_it_occurs():
     assert len(rounds) == 2
     assert "resolution" in table.conditions
     assert (table.measured["repeats"], table.measured["warmup"]) == (2, 0)
+
+
+def test_measuring_draws_nothing_from_the_global_generator():
+    """Else a search would find one network when it measures its table and another when it reads it."""
+    convolution = nn.Conv2d(2, 2, 3)
+    before = torch.get_rng_state()
+    DeviceEstimator(warmup=1, repeats=2).measure([(convolution, (2, 8, 8))])
+    assert torch.equal(torch.get_rng_state(), before)

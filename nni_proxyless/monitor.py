@@ -1,0 +1,86 @@
+"""The network that would be derived now: after every epoch of a search, its accuracy and what it costs."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytorch_lightning
+from nni.nas.oneshot.pytorch.supermodule._expression_utils import expression_expectation
+from torch import nn
+from torch.optim.swa_utils import update_bn
+
+from .derive import count_macs, count_parameters
+from .errors import UserError
+from .evaluator import as_channels_last, evaluate_accuracy
+from .latency import LatencyProfiler
+from .latency.operation import Shape
+
+__all__ = ["DerivedNetMonitor", "mean_entropy"]
+
+_logger = logging.getLogger(__name__)
+
+
+class DerivedNetMonitor(pytorch_lightning.Callback):
+    """After every epoch: derive the network of the moment, estimate its batch-norm statistics afresh, validate, report."""
+
+    def __init__(
+        self, *, profiler: LatencyProfiler, input_shape: Shape, calibration: Any, validation: Any,
+        report: Callable[[dict[str, float]], None],
+    ):  # fmt: skip
+        self.profiler, self.input_shape = profiler, input_shape
+        self.calibration, self.validation = calibration, validation
+        self.report = report
+        self.last: dict[str, float] | None = None
+        self.sample: dict[str, Any] = {}
+        self.network: nn.Module | None = None
+        self._began = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
+        self._began = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+        seen = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        train_loss = seen.get("train_loss", math.nan)
+        if not math.isfinite(train_loss):
+            raise UserError(
+                f"training: the loss is {train_loss} after epoch {trainer.current_epoch + 1}: the training diverged. "
+                "Use a smaller training.learning_rate."
+            )
+        self.sample = module.export()
+        probs = module.export_probs()
+        network = copy.deepcopy(module.model.freeze(self.sample))
+        update_bn((as_channels_last(images) for images, _ in self.calibration), network, device=module.device)
+        self.network = network
+        self.last = {
+            "default": evaluate_accuracy(network, self.validation),
+            "expected_ms": float(expression_expectation(self.profiler.expression, probs)),
+            "table_ms": float(self.profiler.profile(self.sample)),
+            "entropy": mean_entropy(probs),
+            "train_loss": train_loss,
+            "train_accuracy": seen.get("train_accuracy", math.nan),
+            "macs": float(count_macs(network, self.input_shape)),
+            "n_params": float(count_parameters(network)),
+            "seconds": time.perf_counter() - self._began,
+        }
+        _logger.info(
+            "epoch %d/%d: validation accuracy %.4f, expected %.3f ms, derived net %.3f ms, entropy %.3f, train loss %.4f, %.1f s",
+            trainer.current_epoch + 1, trainer.max_epochs, self.last["default"], self.last["expected_ms"],
+            self.last["table_ms"], self.last["entropy"], train_loss, self.last["seconds"],
+        )  # fmt: skip
+        self.report(self.last)
+
+
+def mean_entropy(probs: Mapping[str, Mapping[Any, float]]) -> float:
+    """How undecided the choices are, on average: 1 uniform, 0 decided."""
+    shares = []
+    for distribution in probs.values():
+        values = [p for p in distribution.values() if p > 0]
+        shares.append(
+            -sum(p * math.log(p) for p in values) / math.log(len(distribution)) if len(distribution) > 1 else 0.0
+        )
+    return sum(shares) / len(shares)
