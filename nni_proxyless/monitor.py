@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytorch_lightning
+import torch
 from nni.nas.oneshot.pytorch.supermodule._expression_utils import expression_expectation
 from torch import nn
 from torch.optim.swa_utils import update_bn
@@ -77,10 +78,8 @@ class DerivedNetMonitor(pytorch_lightning.Callback):
 
 def mean_entropy(probs: Mapping[str, Mapping[Any, float]]) -> float:
     """How undecided the choices are, on average: 1 uniform, 0 decided."""
-    shares = []
-    for distribution in probs.values():
-        values = [p for p in distribution.values() if p > 0]
-        shares.append(
-            -sum(p * math.log(p) for p in values) / math.log(len(distribution)) if len(distribution) > 1 else 0.0
-        )
+    shares = [
+        float(torch.special.entr(torch.tensor(list(d.values()))).sum()) / math.log(len(d)) if len(d) > 1 else 0.0
+        for d in probs.values()
+    ]
     return sum(shares) / len(shares)

@@ -70,6 +70,6 @@ def argument_types(factory: Any) -> dict[str, Any]:
         if inspect.isfunction(init):
             try:
                 hints |= typing.get_type_hints(inspect.unwrap(init))
-            except Exception:
+            except Exception:  # somebody else's base class with names that do not resolve here; the constructor checks
                 continue
     return hints

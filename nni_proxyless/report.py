@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sqlite3
 from collections.abc import Sequence
@@ -39,7 +40,7 @@ class Found:
     state: str
     folder: Path
 
-    @property
+    @functools.cached_property
     def architecture(self) -> Architecture | None:
         path = self.folder / "architecture.json"
         return Architecture.read(path) if self.state == "SUCCEEDED" and path.exists() else None

@@ -172,9 +172,7 @@ def make_profiler(
             table = LookupTable.read(table_path)
             table.require({**estimator.conditions, "resolution": shape_text(input_shape[1:])})
             _logger.info("latencies: read from %s", table_path)
-            profiler = LatencyProfiler(space, table, input_shape)
-            profiler.conditions = profiler.conditions or {"source": table_path.name}
-            return profiler
+            return LatencyProfiler(space, table, input_shape)
         if isinstance(estimator, DeviceEstimator):
             with bar(estimator.repeats, "measuring latencies", "round") as rounds:
                 table = build_lookup_table(space, input_shape, estimator, progress=rounds.update)

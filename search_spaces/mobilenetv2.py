@@ -14,7 +14,6 @@ a chosen architecture is: the weights go over by name.
 from __future__ import annotations
 
 import copy
-import difflib
 import functools
 import re
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,7 @@ from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedRes
 from timm.models._efficientnet_builder import efficientnet_init_weights
 from torch import Tensor, nn
 
+from nni_proxyless.errors import did_you_mean
 from nni_proxyless.latency.operation import Shape, describe, shape_text
 
 __all__ = ["PRESETS", "MobileNetV2Space"]
@@ -107,7 +107,7 @@ class MobileNetV2Space(ModelSpace):
     ):
         super().__init__()
         if preset not in PRESETS:
-            raise ValueError(f"preset is {preset!r}; allowed: {', '.join(PRESETS)}{_did_you_mean(preset, PRESETS)}")
+            raise ValueError(f"preset is {preset!r}; allowed: {', '.join(PRESETS)}.{did_you_mean(preset, PRESETS)}")
         given = {
             "stem_width": stem_width, "stem_stride": stem_stride, "first_width": first_width, "widths": widths,
             "depths": depths, "strides": strides, "feature_mix": feature_mix,
@@ -184,9 +184,8 @@ class MobileNetV2Space(ModelSpace):
         """
         self.validate(dict(sample))
         network: Any = copy.copy(self)
-        network._modules = dict(
-            self._modules
-        )  # a shallow copy: NNI's own would copy every candidate, several times over
+        # A shallow copy: NNI's own freeze would copy every candidate, several times over.
+        network._modules = dict(self._modules)
         stages: list[list[nn.Module]] = [
             [block[sample[block.label]] if isinstance(block, LayerChoice) else block for block in stage]
             for stage in cast(Any, self.blocks)
@@ -313,8 +312,3 @@ def _check(
         problems.append(f"dropout is {dropout!r}; allowed: 0 up to, but not, 1")
     if problems:
         raise ValueError("; ".join(problems))
-
-
-def _did_you_mean(name: object, allowed: Any) -> str:
-    near = difflib.get_close_matches(str(name), list(allowed), n=1)
-    return f". Did you mean '{near[0]}'?" if near else ""

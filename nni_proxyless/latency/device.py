@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import platform
 import statistics
 import time
@@ -146,10 +147,6 @@ class DeviceEstimator(LatencyEstimator):
                     progress()
         return [Measurement.of(t) for t in times]
 
-    def measure_network(self, network: nn.Module, input_shape: Shape) -> Measurement:
-        """Time a whole network: what a table's sum is to be compared with."""
-        return self.measure([(network, input_shape)])[0]
-
     def _run(self, module: nn.Module, x: torch.Tensor) -> float:
         self._synchronize()
         start = time.perf_counter()
@@ -192,6 +189,4 @@ def _cpu_threads(threads: int) -> Iterator[None]:
 @contextmanager
 def _evaluation(modules: Sequence[nn.Module], device: torch.device, dtype: torch.dtype) -> Iterator[list[nn.Module]]:
     """Copies of the modules, where and as they are to be timed; the originals stay in their mode and place."""
-    import copy
-
     yield [copy.deepcopy(module).to(device=device, dtype=dtype).eval() for module in modules]

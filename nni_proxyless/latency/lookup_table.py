@@ -27,7 +27,7 @@ from nni.nas.nn.pytorch import ModelSpace
 from ..files import write_text
 from .device import DeviceEstimator, Measurement
 from .estimator import LatencyEstimator
-from .operation import Operation, Shape, is_free, shape_text, trace_operations
+from .operation import Operation, Shape, shape_text, trace_operations
 
 __all__ = ["LookupTable", "TableError", "build_lookup_table"]
 
@@ -46,7 +46,7 @@ class LookupTable(LatencyEstimator):
     rows
         Key -> :class:`~nni_proxyless.latency.Measurement`.
     conditions
-        What they hold for; empty where it is not known, as for the published tables.
+        What they hold for. A published table does not say; it has the name of its file.
     source
         Where the table comes from, for messages.
     """
@@ -106,7 +106,8 @@ class LookupTable(LatencyEstimator):
             raise TableError(f"{path}: not a lookup table: it is empty")
 
         if "format" not in content:  # the published layout has rows only
-            return cls({k: _row(path, k, v, "mean", None) for k, v in content.items()}, source=str(path))
+            rows = {k: _row(path, k, v, "mean", None) for k, v in content.items()}
+            return cls(rows, {"source": path.name}, source=str(path))
         if content["format"] != FORMAT:
             raise TableError(f"{path}: format is {content['format']!r}; allowed: {FORMAT!r}")
         if content.get("unit") != "ms":
@@ -171,7 +172,7 @@ def build_lookup_table(
     progress
         Called once per round of measurements, ``estimator.repeats`` times in all.
     """
-    operations = {op.key: op for op in trace_operations(space, input_shape) if not is_free(op.module)}
+    operations = {op.key: op for op in trace_operations(space, input_shape)}
     measured = estimator.measure([(op.module, op.input_shape) for op in operations.values()], progress=progress)
     return LookupTable(
         dict(zip(operations, measured, strict=True)),

@@ -9,7 +9,7 @@ from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.profiler import ExpressionProfiler
 
 from .estimator import LatencyEstimator
-from .operation import Operation, Shape, is_free, trace_operations
+from .operation import Operation, Shape, trace_operations
 
 __all__ = ["LatencyProfiler"]
 
@@ -52,7 +52,7 @@ class LatencyProfiler(ExpressionProfiler):
         }
         nested: dict[tuple, float] = {}
         for operation in trace_operations(model_space, input_shape):
-            ms = 0.0 if is_free(operation.module) else self._estimate(estimator, operation)
+            ms = self._estimate(estimator, operation)
             if not operation.choices:
                 self.fixed_ms += ms
             elif len(operation.choices) == 1:

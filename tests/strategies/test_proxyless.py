@@ -27,11 +27,6 @@ QUIET = {
     "accelerator": "cpu",
 }  # fmt: skip
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # Lightning's advice; the data are in memory
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.:FutureWarning"),  # Lightning 2.6 on torch 2.15
-]
-
 
 class TwoChoices(ModelSpace):
     """A choice of n, one with a skip, batch norm in the trunk and in candidates."""

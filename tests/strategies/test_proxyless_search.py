@@ -29,8 +29,6 @@ QUIET = {
 }  # fmt: skip
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),  # Lightning's advice; the data are in memory
-    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.:FutureWarning"),  # Lightning 2.6 on torch 2.15
     # NasExperiment leaves its log file open when it stops.
     pytest.mark.filterwarnings("ignore:.*FileIO name=.*experiment.log:pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore:unclosed file.*experiment.log:ResourceWarning"),
