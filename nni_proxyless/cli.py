@@ -54,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument(
         "items", nargs="*", metavar="search.yml | key=value", help="configuration file; overrides by dotted path"
     )
+    search.add_argument(
+        "--resume", type=Path, metavar="DIR", help="go on with the search in this folder, which was stopped or killed"
+    )
     search.set_defaults(run=_search)
 
     train = commands.add_parser("train", help="train a derived network to the end",
@@ -75,14 +78,32 @@ def _search(arguments: argparse.Namespace) -> int:
     from . import trial
     from .config import SearchConfig
     from .config_file import read_config
+    from .derive import Architecture
     from .report import figures
-    from .search import run_search
+    from .search import is_finished, run_search
 
     _quieten()
-    path, overrides = _file_and_overrides(arguments.items)
-    config = read_config(SearchConfig, path or DEFAULT_SEARCH, [*overrides, *trial.parameters()])
-    folder = trial.output_folder(config.output, "search")
+    helped = trial.shared_folder() if trial.is_helper() else None
+    if resumed := arguments.resume or helped:
+        if arguments.resume and arguments.items:
+            raise UserError(
+                f"--resume goes on with the search as it was; not allowed beside it: {' '.join(arguments.items)}"
+            )
+        path, folder = resumed / "search.yml", resumed
+        if not path.exists():
+            raise UserError(f"--resume {resumed}: no search.yml there, so no search has begun in this folder")
+        if arguments.resume and is_finished(folder):
+            print(figures(Architecture.read(folder / "architecture.json")))
+            print(f"finished already: {folder / 'architecture.json'}")
+            return 0
+        config = read_config(SearchConfig, path)
+    else:
+        path, overrides = _file_and_overrides(arguments.items)
+        config = read_config(SearchConfig, path or DEFAULT_SEARCH, [*overrides, *trial.parameters()])
+        folder = trial.output_folder(config.output, "search")
     result = run_search(config, folder, base=path.parent if path else Path(), report=trial.intermediate)
+    if result is None:
+        return 0
     trial.final(result.metrics)
     print(figures(result.architecture))
     print(f"architecture: {folder / 'architecture.json'}")

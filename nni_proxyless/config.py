@@ -62,8 +62,9 @@ class LatencySection(Section):
     """What the network is to cost, and where the milliseconds come from."""
 
     target_ms: float | str | None = None
-    weight: float = Field(1.0, ge=0)
-    nonlinear: Literal["linear", "positive", "absolute"] = "positive"
+    weight: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    form: Literal["add#linear", "add", "mul#log"] = "add#linear"
+    nonlinear: Literal["linear", "positive", "absolute"] = "linear"
     table: str | None = None
     estimator: EstimatorSection = EstimatorSection()
 
@@ -100,6 +101,7 @@ class TrainingSection(Section):
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(4e-5, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
+    architecture_label_smoothing: float = Field(0.0, ge=0, lt=1)
     calibration_images: int = Field(1024, ge=1)
 
 
@@ -107,6 +109,8 @@ class TrainerSection(Section):
     """The machine: what Lightning's Trainer is told."""
 
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
+    devices: int = Field(1, ge=1)
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
     threads: int | None = Field(None, ge=1)
 
 

@@ -36,7 +36,9 @@ class _Named(NamedTuple):
 NAMED = (
     _Named(("space",), "nni_proxyless.search_spaces", frozenset()),
     _Named(("data",), "nni_proxyless.datasets", frozenset()),
-    _Named(("strategy",), "nni_proxyless.strategies", frozenset({"penalty", "seed", "mutation_hooks"})),
+    _Named(
+        ("strategy",), "nni_proxyless.strategies", frozenset({"penalty", "seed", "mutation_hooks", "checkpoint_dir"})
+    ),
     _Named(("latency", "estimator"), "nni_proxyless.estimators", frozenset()),
 )
 CONSTRUCTED = (

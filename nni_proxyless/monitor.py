@@ -31,7 +31,7 @@ class DerivedNetMonitor(pytorch_lightning.Callback):
 
     def __init__(
         self, *, profiler: LatencyProfiler, input_shape: Shape, calibration: Any, validation: Any,
-        report: Callable[[dict[str, float]], None],
+        report: Callable[[int, dict[str, float]], None],
     ):  # fmt: skip
         self.profiler, self.input_shape = profiler, input_shape
         self.calibration, self.validation = calibration, validation
@@ -45,6 +45,7 @@ class DerivedNetMonitor(pytorch_lightning.Callback):
         self._began = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+        # Asked for by every process: means over all of them are taken here.
         seen = {name: float(value) for name, value in trainer.callback_metrics.items()}
         train_loss = seen.get("train_loss", math.nan)
         if not math.isfinite(train_loss):
@@ -52,20 +53,13 @@ class DerivedNetMonitor(pytorch_lightning.Callback):
                 f"training: the loss is {train_loss} after epoch {trainer.current_epoch + 1}: the training diverged. "
                 "Use a smaller training.learning_rate."
             )
-        self.sample = module.export()
-        probs = module.export_probs()
-        network = copy.deepcopy(module.model.freeze(self.sample))
-        update_bn((as_channels_last(images) for images, _ in self.calibration), network, device=module.device)
-        self.network = network
+        if not trainer.is_global_zero:
+            return
         self.last = {
-            "default": evaluate_accuracy(network, self.validation),
-            "expected_ms": float(expression_expectation(self.profiler.expression, probs)),
-            "table_ms": float(self.profiler.profile(self.sample)),
-            "entropy": mean_entropy(probs),
+            **self.derive(module),
             "train_loss": train_loss,
             "train_accuracy": seen.get("train_accuracy", math.nan),
-            "macs": float(count_macs(network, self.input_shape)),
-            "n_params": float(count_parameters(network)),
+            "multiplier": seen.get("penalty/multiplier", 0.0),
             "seconds": time.perf_counter() - self._began,
         }
         _logger.info(
@@ -73,7 +67,23 @@ class DerivedNetMonitor(pytorch_lightning.Callback):
             trainer.current_epoch + 1, trainer.max_epochs, self.last["default"], self.last["expected_ms"],
             self.last["table_ms"], self.last["entropy"], train_loss, self.last["seconds"],
         )  # fmt: skip
-        self.report(self.last)
+        self.report(trainer.current_epoch, self.last)
+
+    def derive(self, module: Any) -> dict[str, float]:
+        """Make the network of the moment, and return its figures."""
+        self.sample = module.export()
+        probs = module.export_probs()
+        network = copy.deepcopy(module.model.freeze(self.sample))
+        update_bn((as_channels_last(images) for images, _ in self.calibration), network, device=module.device)
+        self.network = network
+        return {
+            "default": evaluate_accuracy(network, self.validation),
+            "expected_ms": float(expression_expectation(self.profiler.expression, probs)),
+            "table_ms": float(self.profiler.profile(self.sample)),
+            "entropy": mean_entropy(probs),
+            "macs": float(count_macs(network, self.input_shape)),
+            "n_params": float(count_parameters(network)),
+        }
 
 
 def mean_entropy(probs: Mapping[str, Mapping[Any, float]]) -> float:

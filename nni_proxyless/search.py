@@ -9,7 +9,8 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.space import ModelStatus, RawFormatModelSpace
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from torch import nn
 
 from . import registry
 from .config import SearchConfig
@@ -31,24 +31,16 @@ from .derive import Architecture, build_network, installed_versions
 from .errors import UserError
 from .evaluator import ImageClassification
 from .files import write_text, write_weights
-from .latency import (
-    DeviceEstimator,
-    LatencyEstimator,
-    LatencyPenalty,
-    LatencyProfiler,
-    LookupTable,
-    TableError,
-    build_lookup_table,
-)
-from .latency.operation import Operation, Shape, shape_text, trace_operations
+from .latency import DeviceEstimator, LatencyEstimator, LatencyPenalty, LatencyProfiler
+from .latency.operation import trace_operations
+from .measuring import latency_range, make_profiler, measure_beside_path, say_if_drifted, target_in_ms
 from .monitor import DerivedNetMonitor
-from .progress import FitProgress, bar
+from .progress import FitProgress
+from .trial import is_helper, tell_helpers
 
-__all__ = ["SearchResult", "run_search"]
+__all__ = ["SearchResult", "is_finished", "run_search"]
 
 _logger = logging.getLogger(__name__)
-
-DRIFT_WORTH_SAYING = 1.1  # isolated operations repeat to a few per cent on a quiet machine (FACTS 7)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,31 +71,40 @@ def run_search(
     *,
     base: Path = Path(),
     report: Callable[[dict[str, float]], None] = lambda metrics: None,
-) -> SearchResult:
-    """Search a network and write it to ``folder``.
+) -> SearchResult | None:
+    """Search a network and write it to ``folder``; go on with the search that is there already, if it is the same.
 
     Parameters
     ----------
     config
         Checked already.
     folder
-        Gets ``search.yml`` as it was resolved, ``history.jsonl``, ``tensorboard/``, ``architecture.json`` and
-        ``weights.safetensors``.
+        Gets ``search.yml`` as it was resolved, ``latencies.yaml``, ``history.jsonl``, ``tensorboard/``,
+        ``architecture.json`` and ``weights.safetensors``; while the search lasts also ``checkpoint/``.
     base
         What a relative ``latency.table`` is relative to: the folder of the configuration file.
     report
         Called once per epoch with one flat dict of numbers.
 
+    Returns
+    -------
+    SearchResult or None
+        None in the processes that only help to train (``trainer.devices`` of 2 or more).
+
     Raises
     ------
     UserError
-        Data, table or latency target do not fit the configuration, or the training diverged.
+        Data, table or latency target do not fit the configuration, the folder holds another search, or the training
+        diverged.
     """
+    resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    if not is_helper():
+        _begin_or_go_on(folder, resolved)
+        write_text(folder / "search.yml", resolved)
+        tell_helpers(folder)
     pytorch_lightning.seed_everything(config.seed, workers=True, verbose=False)
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "search.yml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
     data: ImageData = registry.load("nni_proxyless.datasets", config.data.name)(**config.data.arguments)
     parts = split(data, alphas=config.data.alphas, validation=config.data.validation)
@@ -113,9 +114,8 @@ def run_search(
     estimator: LatencyEstimator = registry.load("nni_proxyless.estimators", config.latency.estimator.name)(
         **config.latency.estimator.arguments
     )
-    profiler = make_profiler(
-        space, data.shape, estimator, base / config.latency.table if config.latency.table else None
-    )
+    table = base / config.latency.table if config.latency.table else None
+    profiler = make_profiler(space, data.shape, estimator, table, folder / "latencies.yaml")
     lowest, highest = latency_range(profiler)
     _logger.info("space: %d choices, %.3f to %.3f ms", len(space.simplify()), lowest, highest)
     target = target_in_ms(config.latency.target_ms, highest)
@@ -123,87 +123,115 @@ def run_search(
         raise UserError(
             f"latency.target_ms: {target:.3f} ms is out of reach: the networks of this space take {lowest:.3f} to {highest:.3f} ms"
         )
+    strategy = make_strategy(config, make_penalty(config, profiler, target), folder / "checkpoint")
 
-    penalty = None
-    if target is not None:
-        penalty = LatencyPenalty(profiler, target, config.latency.weight, nonlinear=config.latency.nonlinear)
-    strategy = make_strategy(config, penalty)
-
-    batch, workers = config.data.batch_size, config.data.workers
-    training = config.training
     monitor = DerivedNetMonitor(
         profiler=profiler,
         input_shape=data.shape,
-        calibration=loader(_first(parts.weights_plain, training.calibration_images), batch, workers=workers),
-        validation=loader(parts.validation, batch, workers=workers),
+        calibration=loader(
+            _first(parts.weights_plain, config.training.calibration_images),
+            config.data.batch_size,
+            workers=config.data.workers,
+        ),
+        validation=loader(parts.validation, config.data.batch_size, workers=config.data.workers),
         report=_recorder(folder / "history.jsonl", report),
     )
-    evaluator = Lightning(
+    evaluator = make_evaluator(config, folder, parts, monitor)
+    space.to(memory_format=torch.channels_last)
+    # Measuring and building have drawn random numbers, and not the same ones when latencies were there already.
+    pytorch_lightning.seed_everything(config.seed, workers=True, verbose=False)
+    try:
+        strategy(RawFormatModelSpace(space, evaluator), InProcessEngine())
+    except MisconfigurationException as error:
+        raise UserError(str(error)) from error
+    if is_helper():
+        return None
+
+    if monitor.last is None:  # killed after the last epoch: there was nothing left to train
+        monitor.last = {**_last_of_history(folder / "history.jsonl"), **monitor.derive(strategy.oneshot_module)}
+    result = _save(config, folder, data, space_arguments, space, monitor, target, profiler, estimator)
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    return result
+
+
+def make_evaluator(config: SearchConfig, folder: Path, parts: Any, monitor: DerivedNetMonitor) -> Lightning:
+    """How the supernet is trained: NNI's evaluator around task, trainer and data."""
+    training, trainer, data = config.training, config.trainer, config.data
+    warmup_alone = "warmup_learning_rate" in config.strategy.arguments
+    return Lightning(
         ImageClassification(
             optimizer=training.optimizer, learning_rate=training.learning_rate, momentum=training.momentum,
             weight_decay=training.weight_decay, label_smoothing=training.label_smoothing,
+            architecture_label_smoothing=training.architecture_label_smoothing,
+            schedule_epochs=training.epochs - config.strategy.arguments.get("warmup_epochs", 0) if warmup_alone else None,
         ),
         Trainer(
-            max_epochs=training.epochs, accelerator=config.trainer.accelerator, devices=1,
+            max_epochs=training.epochs, accelerator=trainer.accelerator, devices=trainer.devices,
+            strategy="ddp" if trainer.devices > 1 else "auto", precision=trainer.precision,
             logger=TensorBoardLogger(str(folder), name="", version="tensorboard"),
             callbacks=[FitProgress(), monitor],
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
             log_every_n_steps=10,
         ),
-        train_dataloaders=loader(parts.weights, batch, seed=config.seed, workers=workers, factory=DataLoader),
-        val_dataloaders=loader(parts.alphas, batch, seed=config.seed + 1, workers=workers, factory=DataLoader),
+        train_dataloaders=loader(parts.weights, data.batch_size, seed=config.seed, workers=data.workers, factory=DataLoader),
+        val_dataloaders=loader(parts.alphas, data.batch_size, seed=config.seed + 1, workers=data.workers, factory=DataLoader),
     )  # fmt: skip
-    space.to(memory_format=torch.channels_last)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the search in this folder has left its network and needs nothing more."""
+    return (folder / "architecture.json").exists() and not (folder / "checkpoint").exists()
+
+
+def _begin_or_go_on(folder: Path, resolved: str) -> None:
+    """Clear away what an earlier search has left, unless it is this one, unfinished.
+
+    An unfinished search with other settings is not overwritten.
+    """
+    here = _flat(yaml.safe_load(resolved))
+    there = {}
+    if (folder / "search.yml").exists():
+        there = _flat(yaml.safe_load((folder / "search.yml").read_text(encoding="utf-8")))
+    different = [
+        f"{key} is {there.get(key)} there, {here.get(key)} here"
+        for key in sorted(here.keys() | there.keys())
+        if key != "output" and there.get(key) != here.get(key)
+    ]
+    unfinished = (folder / "checkpoint").exists()
+    if unfinished and different:
+        raise UserError(
+            f"{folder} holds an unfinished search with other settings: {'; '.join(different)}. Choose another output, or go "
+            f"on with that one: nni-proxyless search --resume {folder}"
+        )
+    if not unfinished and (different or (folder / "architecture.json").exists()):
+        for name in ("latencies.yaml", "history.jsonl"):
+            (folder / name).unlink(missing_ok=True)
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def make_penalty(config: SearchConfig, profiler: LatencyProfiler, target: float | None) -> LatencyPenalty | None:
+    """The latency term, if a target is set."""
+    latency = config.latency
+    if target is None:
+        return None
     try:
-        strategy(RawFormatModelSpace(space, evaluator), InProcessEngine())
-    except MisconfigurationException as error:
-        raise UserError(str(error)) from error
-
-    assert monitor.last is not None
-    return _save(config, folder, data, space_arguments, space, monitor, target, profiler, estimator)
+        return LatencyPenalty(profiler, target, latency.weight, form=latency.form, nonlinear=latency.nonlinear)
+    except ValueError as error:
+        raise UserError(f"latency: {error}") from error
 
 
-def make_profiler(
-    space: ModelSpace, input_shape: Shape, estimator: LatencyEstimator, table_path: Path | None
-) -> LatencyProfiler:
-    """Latencies of a space: from the table if there is one, else measured now and, if a path is given, written there."""
-    try:
-        if table_path is not None and table_path.exists():
-            table = LookupTable.read(table_path)
-            table.require({**estimator.conditions, "resolution": shape_text(input_shape[1:])})
-            _logger.info("latencies: read from %s", table_path)
-            return LatencyProfiler(space, table, input_shape)
-        if isinstance(estimator, DeviceEstimator):
-            with bar(estimator.repeats, "measuring latencies", "round") as rounds:
-                table = build_lookup_table(space, input_shape, estimator, progress=rounds.update)
-            _logger.info("latencies: measured %d operations on %s", len(table.rows), estimator.conditions["device"])
-            if table_path is not None:
-                table.write(table_path)
-                _logger.info("latencies: written to %s", table_path)
-            return LatencyProfiler(space, table, input_shape)
-        return LatencyProfiler(space, estimator, input_shape)
-    except TableError as error:
-        raise UserError(f"latency.table: {error}") from error
-    except KeyError as error:
-        raise UserError(f"latency.table: {error.args[0]}") from error
-
-
-def latency_range(profiler: LatencyProfiler) -> tuple[float, float]:
-    """Milliseconds of the fastest and of the slowest network, nested choices left out."""
-    costs = [list(c.values()) for c in profiler.candidate_ms.values()]
-    return profiler.fixed_ms + sum(map(min, costs)), profiler.fixed_ms + sum(map(max, costs))
-
-
-def target_in_ms(configured: float | str | None, slowest_ms: float) -> float | None:
-    """The target in milliseconds; ``'60%'`` is that share of the slowest network's latency."""
-    return float(configured.rstrip("%")) / 100 * slowest_ms if isinstance(configured, str) else configured
-
-
-def make_strategy(config: SearchConfig, penalty: LatencyPenalty | None) -> Any:
-    """The strategy by name, with penalty and seed where it takes them."""
+def make_strategy(config: SearchConfig, penalty: LatencyPenalty | None, checkpoint_dir: Path) -> Any:
+    """The strategy by name, with penalty, seed and a folder for checkpoints where it takes them."""
     strategy_class = registry.load("nni_proxyless.strategies", config.strategy.name)
     accepted = registry.accepted_arguments(strategy_class)
-    extra = {name: value for name, value in {"penalty": penalty, "seed": config.seed}.items() if name in accepted}
+    ours = {"penalty": penalty, "seed": config.seed, "checkpoint_dir": str(checkpoint_dir)}
+    extra = {name: value for name, value in ours.items() if name in accepted}
     return strategy_class(**config.strategy.arguments, **extra)
 
 
@@ -239,7 +267,7 @@ def _save(
     if isinstance(estimator, DeviceEstimator):
         path = [op for op in trace_operations(space, data.shape) if all(monitor.sample[k] == c for k, c in op.choices)]
         measured, table_again = measure_beside_path(estimator, network, data.shape, path)
-        _say_if_drifted(profiler, estimator, monitor.last["table_ms"], table_again, measured)
+        say_if_drifted(profiler, estimator, monitor.last["table_ms"], table_again, measured)
     metrics = {**monitor.last, **({"measured_ms": measured} if measured is not None else {})}
     metrics.pop("seconds")
     architecture = dataclasses.replace(
@@ -268,43 +296,27 @@ def _save(
     return SearchResult(folder, architecture, metrics)
 
 
-def measure_beside_path(
-    estimator: DeviceEstimator, network: nn.Module, input_shape: Shape, path: Sequence[Operation]
-) -> tuple[float, float]:
-    """Milliseconds of a derived net, and of its operations one by one, timed in turns in one run.
-
-    Machines drift, and the more so between a table and the end of a search; what was timed side by side can be compared.
-    """
-    whole, *parts = estimator.measure([(network, input_shape), *((op.module, op.input_shape) for op in path)])
-    return whole.median_ms, sum(part.median_ms for part in parts)
-
-
-def _say_if_drifted(
-    profiler: LatencyProfiler, estimator: DeviceEstimator, table_ms: float, table_again_ms: float, measured_ms: float
-) -> None:
-    same_target = all(profiler.conditions.get(name) == value for name, value in estimator.conditions.items())
-    if same_target and not 1 / DRIFT_WORTH_SAYING < table_again_ms / table_ms < DRIFT_WORTH_SAYING:
-        _logger.warning(
-            "the machine is not as it was: the net's operations take %.3f ms now, %.3f ms in the table; "
-            "compare the measured %.3f ms with the former",
-            table_again_ms,
-            table_ms,
-            measured_ms,
-        )
-
-
 def _first(dataset: Any, n: int) -> Any:
     """At most n items, spread evenly over the data set, which may be sorted by class."""
     step = max(1, math.ceil(len(dataset) / n))
     return torch.utils.data.Subset(dataset, range(0, len(dataset), step))
 
 
-def _recorder(path: Path, report: Callable[[dict[str, float]], None]) -> Callable[[dict[str, float]], None]:
-    path.unlink(missing_ok=True)
+def _recorder(path: Path, report: Callable[[dict[str, float]], None]) -> Callable[[int, dict[str, float]], None]:
+    """Keeps one line per epoch; an epoch that a search goes through again, after a kill, is not reported again."""
+    reported = len(_lines(path))
 
-    def record(metrics: dict[str, float]) -> None:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics) + "\n")
-        report(metrics)
+    def record(epoch: int, metrics: dict[str, float]) -> None:
+        write_text(path, "".join(f"{line}\n" for line in [*_lines(path)[:epoch], json.dumps(metrics)]))
+        if epoch >= reported:
+            report(metrics)
 
     return record
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def _last_of_history(path: Path) -> dict[str, float]:
+    return json.loads(_lines(path)[-1])

@@ -16,12 +16,32 @@ import nni
 
 from .errors import UserError
 
-__all__ = ["final", "inside_nni", "intermediate", "output_folder", "parameters"]
+__all__ = [
+    "final", "inside_nni", "intermediate", "is_helper", "output_folder", "parameters", "shared_folder", "tell_helpers",
+]  # fmt: skip
+
+_SHARED_FOLDER = "NNI_PROXYLESS_FOLDER"
 
 
 def inside_nni() -> bool:
     """Whether NNI started this process."""
     return os.environ.get("NNI_PLATFORM") is not None
+
+
+def is_helper() -> bool:
+    """Whether this process only helps another one to train (DDP); that one alone talks to NNI and writes files."""
+    return shared_folder() is not None and os.environ.get("LOCAL_RANK", "0") != "0"
+
+
+def shared_folder() -> Path | None:
+    """Where the process that this one helps has put its resolved configuration and its latencies."""
+    folder = os.environ.get(_SHARED_FOLDER)
+    return Path(folder) if folder else None
+
+
+def tell_helpers(folder: Path) -> None:
+    """Let the processes that will be started from here know where this search lives."""
+    os.environ[_SHARED_FOLDER] = str(folder.resolve())
 
 
 def parameters() -> list[tuple[str, str, Any]]:

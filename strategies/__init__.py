@@ -1,9 +1,13 @@
 """One-shot strategies for NNI: two methods, each in a file that reads like its paper.
 
 ========================  ==================================================================================
-:mod:`.supernet`          what both share: the gate of a choice, and the layer that runs only the sampled path
-:mod:`.oneshot`           how a sampled supernet is trained inside NNI and Lightning, whatever the method
-:mod:`.proxyless`         ProxylessNAS (Cai, Zhu, Han; ICLR 2019)
+:mod:`.proxyless`         ProxylessNAS (Cai, Zhu, Han; ICLR 2019), with :mod:`.reinforce`
+:mod:`.gate`              what both share: the gate of a choice, and the gradient that it would have received
+:mod:`.supernet`          modules that run only the sampled path: layers, inputs, depths
+:mod:`.oneshot`           a method as a strategy of NNI: arguments, supernet, data
+:mod:`.module`            the search inside Lightning: weight steps, and what an architecture step is put together from
+:mod:`.processes`         the same on several processes
+:mod:`.resume`            the same when it is killed and started again; on :mod:`.checkpoint` and :mod:`.replay`
 ========================  ==================================================================================
 """
 

@@ -1,141 +1,27 @@
-"""How a sampled supernet is trained inside NNI and Lightning, whatever the method that samples it.
+"""A method as a strategy of NNI, whatever the method: arguments, supernet, data.
 
 SampledStrategy           an NNI ``OneShotStrategy``: turns the model space into a supernet, the evaluator into a search
-  SampledOneShotModule    a Lightning module around the evaluator's: weight steps, and what an architecture step needs
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import nni.nas.strategy  # noqa: F401  (first: else NNI's circular imports leave nni.nas.strategy with broken strategies)
 import torch
-from nni.mutable import Categorical
 from nni.nas.nn.pytorch import ModelSpace
-from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy, no_default_hook
-from pytorch_lightning import LightningModule
-from torch import Tensor, nn
+from torch import nn
 
-from .supernet import Gate, SampledLayer
+from .gate import Gate
+from .module import divided
+from .replay import ReplayableLoader
+from .resume import StopAndGo
+from .supernet import SampledInput, SampledLayer, SampledModule, SampledRepeat, choices_of
 
-__all__ = ["SampledOneShotModule", "SampledStrategy"]
-
-
-class SampledOneShotModule(BaseOneShotLightningModule):
-    """Weight steps on single paths; everything that a method's architecture step is put together from.
-
-    Parameters
-    ----------
-    training_module
-        The evaluator's Lightning module, holding the supernet.
-    gates
-        One per label, in the order of labels: an optimizer's state is stored by position.
-    held_out
-        Gives the loader of the data that the architecture is trained on.
-    """
-
-    def __init__(
-        self,
-        training_module: LightningModule,
-        *,
-        gates: list[Gate],
-        held_out: Callable[[], Any],
-        arc_learning_rate: float,
-        warmup_epochs: int,
-        gradient_clip_val: float | None,
-        log_prob_every_n_step: int,
-        penalty: ExpectationProfilerPenalty | None,
-    ):
-        super().__init__(training_module)
-        self.gates = list(gates)
-        self.gate_modules = nn.ModuleList(gates)  # so that Lightning moves and saves them
-        self.penalty = penalty
-        self.arc_learning_rate = arc_learning_rate
-        self.warmup_epochs = warmup_epochs
-        self.gradient_clip_val = gradient_clip_val
-        self.log_prob_every_n_step = log_prob_every_n_step
-        self._held_out = held_out
-        self._held_out_batches: Iterator[Any] | None = None
-
-    # -- what a step is put together from ------------------------------------------------------------------------
-
-    @property
-    def searching(self) -> bool:
-        """False during warm-up, when only weights train."""
-        return self.trainer.current_epoch >= self.warmup_epochs
-
-    def weights(self) -> list[nn.Parameter]:
-        """Everything the supernet trains but the logits."""
-        return list(self.training_module.parameters())
-
-    def weight_step(self, batch: Any, batch_idx: int) -> Any:
-        """One training step of one sampled path; candidates off the path have no gradient, so nothing moves them."""
-        for gate in self.gates:
-            gate.sample_path()
-        result = self.training_module.training_step(batch, batch_idx)
-        self.advance_optimization(_loss_of(result), batch_idx, self.gradient_clip_val)
-        self.advance_lr_schedulers(batch_idx)
-        self.reset_gates()
-        return result
-
-    def architecture_loss(self, batch: Any, batch_idx: int) -> Tensor:
-        """Task loss of the sampled path, the module's own ``architecture_loss`` if it has one."""
-        own = getattr(self.training_module, "architecture_loss", None)
-        return _loss_of((own or self.training_module.training_step)(batch, batch_idx))
-
-    def add_penalty(self, loss: Tensor, probs: dict[Gate, Tensor]) -> Tensor:
-        """Add the expected cost under ``probs`` (live tensors of shape (N,)) and log what it came to."""
-        if self.penalty is None:
-            return loss
-        loss, details = self.penalty(
-            loss, {g.label: dict(zip(g.choices, p.unbind(), strict=True)) for g, p in probs.items()}
-        )
-        self.log_dict({f"penalty/{name}": torch.as_tensor(value).detach() for name, value in details.items()})
-        return loss
-
-    def next_held_out_batch(self) -> Any:
-        """The next batch for the architecture, on this module's device; begins again when the data are through."""
-        for _ in range(2):
-            if self._held_out_batches is None:
-                self._held_out_batches = iter(self._held_out())
-            batch = next(self._held_out_batches, None)
-            if batch is not None:
-                # What Lightning's own loop does with a batch, in its order.
-                batch = self.trainer.precision_plugin.convert_input(batch)
-                batch = self._on_before_batch_transfer(batch)
-                return self.trainer.strategy.batch_to_device(batch, self.device)
-            self._held_out_batches = None
-        raise ValueError("the evaluator's validation data, which the architecture is trained on, have no batch")
-
-    def reset_gates(self) -> None:
-        """Back to the most probable path, which is what anyone who calls the supernet between steps wants to see."""
-        for gate in self.gates:
-            gate.reset()
-
-    def log_probs_now_and_then(self, batch_idx: int) -> None:
-        if batch_idx % self.log_prob_every_n_step == 0:
-            self.log_probs(self.export_probs())
-
-    # -- the architecture ----------------------------------------------------------------------------------------
-
-    def export(self) -> dict[str, Any]:
-        """The most probable choice per label: the same at every call."""
-        return {gate.label: gate.choices[gate.most_probable()] for gate in self.gates}
-
-    def export_probs(self) -> dict[str, dict[Any, float]]:
-        """Label -> choice -> probability, as plain numbers."""
-        return {gate.label: dict(zip(gate.choices, gate.probs().tolist(), strict=True)) for gate in self.gates}
-
-    def configure_architecture_optimizers(self) -> torch.optim.Optimizer:
-        # beta1 must be 0 and weight decay off: a logit without gradient must not move (FACTS 1.3.6).
-        return torch.optim.Adam([gate.alpha for gate in self.gates], lr=self.arc_learning_rate, betas=(0.0, 0.999))
-
-    @property
-    def architecture_optimizer(self) -> Any:
-        return self.architecture_optimizers()
+__all__ = ["SampledStrategy"]
 
 
 class SampledStrategy(OneShotStrategy):
@@ -145,72 +31,123 @@ class SampledStrategy(OneShotStrategy):
         self,
         *,
         arc_learning_rate: float,
-        warmup_epochs: int,
-        gradient_clip_val: float | None,
-        log_prob_every_n_step: int,
-        penalty: ExpectationProfilerPenalty | dict | None,
-        seed: int,
+        warmup_epochs: int = 0,
+        warmup_learning_rate: float | None = None,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: Literal["norm", "value"] = "norm",
+        accumulate_grad_batches: int = 1,
+        log_prob_every_n_step: int = 10,
+        penalty: Any = None,
+        checkpoint_dir: str | None = None,
+        checkpoint_every: int | None = None,
+        seed: int = 0,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.arc_learning_rate = arc_learning_rate
         self.warmup_epochs = warmup_epochs
+        self.warmup_learning_rate = warmup_learning_rate
         self.gradient_clip_val = gradient_clip_val
+        self.gradient_clip_algorithm = gradient_clip_algorithm
+        self.accumulate_grad_batches = accumulate_grad_batches
         self.log_prob_every_n_step = log_prob_every_n_step
         self.penalty = ExpectationProfilerPenalty(**penalty) if isinstance(penalty, dict) else penalty
+        self.checkpoint_dir = checkpoint_dir
+        self.checkpoint_every = checkpoint_every
         self.seed = seed
         self._gates: dict[str, Gate] = {}
-        self._held_out: Callable[[], Any] | None = None
+        self._training_data = self._held_out_data = ReplayableLoader(None)
+        self._trainer_with_data_module: Any = None
         if problems := self.problems():
             raise ValueError("; ".join(problems))
 
     def problems(self) -> list[str]:
         """Every argument that is out of range, one sentence each."""
         problems = []
+        for name, least in (("warmup_epochs", 0), ("log_prob_every_n_step", 1), ("accumulate_grad_batches", 1)):
+            if getattr(self, name) < least:
+                problems.append(f"{name} is {getattr(self, name)}; allowed: {least} or more")
         if not self.arc_learning_rate > 0:
             problems.append(f"arc_learning_rate is {self.arc_learning_rate}; allowed: greater than 0")
-        if self.warmup_epochs < 0:
-            problems.append(f"warmup_epochs is {self.warmup_epochs}; allowed: 0 or more")
-        if self.gradient_clip_val is not None and not self.gradient_clip_val > 0:
-            problems.append(f"gradient_clip_val is {self.gradient_clip_val}; allowed: greater than 0, or none")
-        if self.log_prob_every_n_step < 1:
-            problems.append(f"log_prob_every_n_step is {self.log_prob_every_n_step}; allowed: 1 or more")
-        if self.penalty is not None and not isinstance(self.penalty, ExpectationProfilerPenalty):
+        for name in ("warmup_learning_rate", "gradient_clip_val"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                problems.append(f"{name} is {getattr(self, name)}; allowed: greater than 0, or none")
+        if self.gradient_clip_algorithm not in ("norm", "value"):
+            problems.append(f"gradient_clip_algorithm is {self.gradient_clip_algorithm!r}; allowed: 'norm', 'value'")
+        if self.warmup_learning_rate is not None and self.warmup_epochs == 0:
             problems.append(
-                f"penalty is a {type(self.penalty).__name__}; allowed: LatencyPenalty, NNI's ExpectationProfilerPenalty, a dict"
+                "warmup_learning_rate has no effect with warmup_epochs 0; allowed: warmup_epochs of 1 or more"
             )
+        if self.checkpoint_every is not None and not self.checkpoint_every >= 1:
+            problems.append(f"checkpoint_every is {self.checkpoint_every}; allowed: 1 or more batches, or none")
+        if problem := self.penalty_problem():
+            problems.append(problem)
         return problems
+
+    def penalty_problem(self) -> str | None:
+        """What is wrong with the penalty, if anything."""
+        if self.penalty is None or isinstance(self.penalty, ExpectationProfilerPenalty):
+            return None
+        return f"penalty is a {type(self.penalty).__name__}; allowed: LatencyPenalty, NNI's ExpectationProfilerPenalty, a dict"
+
+    def identity(self) -> dict[str, Any]:
+        """What makes two searches the same search, besides space and data: plain values."""
+        names = (
+            "arc_learning_rate", "warmup_epochs", "warmup_learning_rate", "gradient_clip_val", "gradient_clip_algorithm",
+            "accumulate_grad_batches", "seed",
+        )  # fmt: skip
+        return {name: getattr(self, name) for name in names}
 
     def module_arguments(self) -> dict[str, Any]:
         """What every :class:`SampledOneShotModule` is built from."""
+        if self.checkpoint_every is not None and self.checkpoint_dir is None:
+            raise ValueError(f"checkpoint_every is {self.checkpoint_every}, but there is no checkpoint_dir to write to")
         return {
             "gates": list(self._gates.values()),
-            "held_out": self._held_out_data,
+            "training_data": self._training_data,
+            "held_out_data": self._held_out_data,
             "arc_learning_rate": self.arc_learning_rate,
             "warmup_epochs": self.warmup_epochs,
+            "warmup_learning_rate": self.warmup_learning_rate,
             "gradient_clip_val": self.gradient_clip_val,
+            "gradient_clip_algorithm": self.gradient_clip_algorithm,
+            "accumulate_grad_batches": self.accumulate_grad_batches,
             "log_prob_every_n_step": self.log_prob_every_n_step,
             "penalty": self.penalty,
+            "seed": self.seed,
+            "stop_and_go": None
+            if self.checkpoint_dir is None
+            else StopAndGo(
+                self.checkpoint_dir, self.checkpoint_every, {"strategy": type(self).__name__, **self.identity()}
+            ),
         }
 
     # -- the supernet ----------------------------------------------------------------------------------------------
 
     def default_mutation_hooks(self) -> list[Any]:
-        return [SampledLayer.mutate, no_default_hook]  # the last one refuses, by name, what no hook has taken
+        # The last one refuses, by name, what no hook has taken.
+        return [SampledLayer.mutate, SampledInput.mutate, SampledRepeat.mutate, no_default_hook]
 
     def mutate_model(self, model: ModelSpace) -> ModelSpace:
         generator = torch.Generator().manual_seed(self.seed)
         self._gates = {}
         for label, mutable in sorted(model.simplify().items()):
-            if type(mutable) is not Categorical:
-                raise TypeError(
-                    f"choice {label!r} is a {type(mutable).__name__}; {type(self).__name__} searches LayerChoice only"
-                )
-            alpha = torch.randn(len(mutable.values), generator=generator) * 1e-3  # FACTS 1.6
-            self._gates[label] = Gate(label, mutable.values, alpha, generator)
+            try:
+                choices = choices_of(label, mutable)
+            except TypeError as error:
+                raise TypeError(f"{type(self).__name__} cannot search {type(model).__name__}: {error}") from None
+            alpha = torch.randn(len(choices), generator=generator) * 1e-3  # FACTS 1.6
+            self._gates[label] = Gate(label, choices, alpha, generator)
         if not self._gates:
             raise ValueError(f"{type(model).__name__} has no choice: nothing to search")
-        return super().mutate_model(model)
+        supernet = super().mutate_model(model)
+        taken = {label for module in supernet.modules() if isinstance(module, SampledModule) for label in module.gates}
+        if left := sorted(set(self._gates) - taken):
+            raise TypeError(
+                f"{type(self).__name__} cannot search {type(model).__name__}: no LayerChoice, InputChoice or Repeat uses "
+                f"{', '.join(map(repr, left))}, which would stay untrained"
+            )
+        return supernet
 
     def run_hook(self, hook: Any, name: str, module: nn.Module, memo: dict[str, Any]) -> Any:
         memo.update(self._gates)
@@ -218,20 +155,23 @@ class SampledStrategy(OneShotStrategy):
 
     # -- the data --------------------------------------------------------------------------------------------------
 
+    def mutate_evaluator(self, evaluator: Any) -> Any:
+        self._training_data, self._held_out_data = ReplayableLoader(None), ReplayableLoader(None)
+        self._trainer_with_data_module = None if evaluator.datamodule is None else evaluator.trainer
+        return super().mutate_evaluator(evaluator)
+
     def train_dataloader(self, train_dataloader_fn: Callable[[], Any], val_dataloader_fn: Callable[[], Any]) -> Any:
+        training, held_out = train_dataloader_fn(), val_dataloader_fn()
+        for what, loader in (("training", training), ("validation", held_out)):
+            if isinstance(loader, (list, tuple, dict)):
+                raise TypeError(f"the {what} data are a {type(loader).__name__} of loaders; allowed: one loader")
         # The held-out loader is not fused with the training loader, as NNI does: that would load a held-out batch for
         # every step, and make an epoch as long as the longer of the two.
-        self._held_out = val_dataloader_fn
-        return train_dataloader_fn()
+        self._training_data.loader, self._held_out_data.loader = training, held_out
+        if self._trainer_with_data_module is not None:
+            for data in (self._training_data, self._held_out_data):
+                data.loader = divided(data.loader, self._trainer_with_data_module, self.seed)
+        return self._training_data
 
     def val_dataloader(self, train_dataloader_fn: Callable[[], Any], val_dataloader_fn: Callable[[], Any]) -> None:
         return None
-
-    def _held_out_data(self) -> Any:
-        assert self._held_out is not None, "asked for held-out data before the evaluator was set up"
-        return self._held_out()
-
-
-def _loss_of(result: Any) -> Tensor:
-    """What Lightning's ``training_step`` may return: a loss, or a dict that holds one."""
-    return result["loss"] if isinstance(result, dict) else result

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ import yaml
 from safetensors.torch import load_file
 
 from nni_proxyless import data
+from nni_proxyless.cli import main
 from nni_proxyless.derive import Architecture, count_macs, count_parameters, load_weights, to_timm
 from nni_proxyless.evaluator import evaluate_accuracy
 
@@ -29,8 +34,6 @@ trainer: {accelerator: cpu, threads: 1}
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
     """One search that several tests look at: its folder, and what the command printed."""
-    from nni_proxyless.cli import main
-
     folder = tmp_path_factory.mktemp("searched")
     (folder / "search.yml").write_text(TINY)
     before = torch.get_num_threads()
@@ -45,6 +48,7 @@ def test_a_search_leaves_what_the_documentation_says(searched):
         "architecture.json",
         "weights.safetensors",
         "history.jsonl",
+        "latencies.yaml",
         "search.yml",
         "tensorboard",
     }
@@ -110,6 +114,71 @@ def test_the_same_seed_in_fresh_processes_gives_the_same_network(searched, comma
     )
 
 
+def test_a_killed_search_is_resumed_to_the_same_network(searched, command, tmp_path):
+    """SIGKILL in the middle of an epoch, then --resume: architecture and weights of the search that was not killed."""
+    for name in ("search.yml", "table.yaml"):
+        shutil.copy(searched / name, tmp_path)
+    words = ["search", "search.yml", "output=out", "strategy.checkpoint_every=2"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    killed = subprocess.Popen(
+        ["nni-proxyless", *words], cwd=tmp_path, env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    while not (tmp_path / "out" / "checkpoint" / "search.previous.ckpt").exists():
+        assert killed.poll() is None
+        time.sleep(0.02)
+    killed.kill()
+    killed.wait()
+    assert not (tmp_path / "out" / "architecture.json").exists()
+
+    other = command("nni-proxyless", *words, "training.epochs=4")
+    assert other.returncode == 2
+    assert "out holds an unfinished search with other settings: training.epochs is 3 there, 4 here" in other.stderr
+    assert "nni-proxyless search --resume out" in other.stderr
+
+    done = command("nni-proxyless", "search", "--resume", "out")
+    assert done.returncode == 0, done.stderr
+    assert "going on after epoch" in done.stderr
+    expected, found = searched / "out", tmp_path / "out"
+    assert (
+        Architecture.read(found / "architecture.json").choices
+        == Architecture.read(expected / "architecture.json").choices
+    )
+    weights = load_file(found / "weights.safetensors")
+    assert all(
+        torch.equal(weights[name], tensor) for name, tensor in load_file(expected / "weights.safetensors").items()
+    )
+    assert len((found / "history.jsonl").read_text().splitlines()) == 3
+    assert not (found / "checkpoint").exists()
+
+    again = command("nni-proxyless", "search", "--resume", "out")
+    assert again.returncode == 0, again.stderr
+    assert "finished already: out/architecture.json" in again.stdout
+
+
+def test_two_processes_leave_one_network(searched, command, tmp_path):
+    """trainer.devices=2 on the CPU: Lightning starts a second process of the same command, which writes and says nothing."""
+    for name in ("search.yml", "table.yaml"):
+        shutil.copy(searched / name, tmp_path)
+    done = command("nni-proxyless", "search", "search.yml", "output=out", "trainer.devices=2", "training.epochs=2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("architecture: out/architecture.json") == 1
+    assert len((tmp_path / "out" / "history.jsonl").read_text().splitlines()) == 2
+    assert Architecture.read(tmp_path / "out" / "architecture.json").search["epochs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--resume", "nowhere"], "--resume nowhere: no search.yml there, so no search has begun in this folder"),
+        (["--resume", "x", "seed=1"], "--resume goes on with the search as it was; not allowed beside it: seed=1"),
+    ],
+)
+def test_a_resume_that_cannot_be_is_refused(words, message, capsys):
+    assert main(["search", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_results_on_stdout_log_on_stderr(searched, command, tmp_path):
     for name in ("search.yml", "table.yaml"):
         shutil.copy(searched / name, tmp_path)
@@ -150,8 +219,6 @@ def test_a_wrong_file_stops_the_search_before_anything_is_touched(command, tmp_p
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_a_users_mistake(searched, tmp_path, capsys, words, said):
-    from nni_proxyless.cli import main
-
     assert main(["search", str(searched / "search.yml"), f"output={tmp_path / 'out'}", *words]) == 2
     assert said.format(table=searched / "table.yaml") in capsys.readouterr().err
 
@@ -192,8 +259,6 @@ def test_training_to_the_end_and_report(searched, command, tmp_path):
     ],
 )  # fmt: skip
 def test_wrong_files_and_words_are_refused(searched, tmp_path, monkeypatch, capsys, words, said):
-    from nni_proxyless.cli import main
-
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     Path("broken.json").write_text("no json")
@@ -205,8 +270,6 @@ def test_wrong_files_and_words_are_refused(searched, tmp_path, monkeypatch, caps
 
 
 def test_a_diverging_training_leaves_earlier_results_alone(searched, tmp_path, capsys):
-    from nni_proxyless.cli import main
-
     shutil.copytree(searched / "out", tmp_path / "out")
     path = str(tmp_path / "out" / "architecture.json")
     assert main(["train", path, "epochs=1"]) == 0
@@ -222,8 +285,6 @@ def test_a_diverging_training_leaves_earlier_results_alone(searched, tmp_path, c
 
 def test_a_peer_of_nni_runs_in_the_same_harness(searched, tmp_path):
     """``package.module:Class`` takes NNI's own strategies."""
-    from nni_proxyless.cli import main
-
     words = [f"output={tmp_path / 'out'}", "training.epochs=1", "strategy={name: 'nni.nas.strategy:DARTS'}"]
     assert main(["search", str(searched / "search.yml"), *words]) == 0
     assert Architecture.read(tmp_path / "out" / "architecture.json").search["strategy"] == "nni.nas.strategy:DARTS"
@@ -231,8 +292,6 @@ def test_a_peer_of_nni_runs_in_the_same_harness(searched, tmp_path):
 
 def test_a_table_of_another_device_is_not_passed_off_as_this_one(searched, tmp_path):
     """Expected and table milliseconds carry the table's conditions, the measured ones this machine's."""
-    from nni_proxyless.cli import main
-
     rows = yaml.safe_load((searched / "table.yaml").read_text())["rows"]
     foreign = {key: {"count": 10, "mean": row["median"] * 7, "var": 0.1} for key, row in rows.items()}
     (tmp_path / "foreign.yaml").write_text(yaml.safe_dump(foreign))  # the layout of the published tables: no head

@@ -5,7 +5,8 @@ estimator.py      the interface: operation -> milliseconds
 device.py         an estimator that times on this machine
 lookup_table.py   an estimator that reads a YAML file; building such a file
 profiler.py       the latency of a network, as an NNI ``ExpressionProfiler``
-penalty.py        the latency term of the loss, as an NNI ``ExpectationProfilerPenalty``
+penalty.py        the latency term of the loss, as an NNI ``ExpectationProfilerPenalty``; its automatic weight
+reward.py         accuracy and latency of one network as one number
 """
 
 from .device import DeviceEstimator, Measurement
@@ -14,12 +15,14 @@ from .lookup_table import LookupTable, TableError, build_lookup_table
 from .operation import Operation, describe, trace_operations
 from .penalty import LatencyPenalty
 from .profiler import LatencyProfiler
+from .reward import LatencyReward
 
 __all__ = [
     "DeviceEstimator",
     "LatencyEstimator",
     "LatencyPenalty",
     "LatencyProfiler",
+    "LatencyReward",
     "LookupTable",
     "Measurement",
     "Operation",

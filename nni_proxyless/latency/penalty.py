@@ -1,51 +1,440 @@
-"""The latency term of the loss."""
+"""The latency term of the loss.
+
+Symbols:
+
+==========  ===========================================================================================
+L           loss of the task
+E           expected latency, sum over choices of sum_j p_j F_j (ProxylessNAS eq. 5 and 6)
+T           target, in the unit of E
+gap         E/T - 1, relative distance from the target
+g_L         gradient of L on the logits of all choices together, one vector
+g_E         gradient of E/T on the same logits
+lambda      multiplier of the constraint E = T: the step goes down g_L + lambda g_E
+==========  ===========================================================================================
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+import copy
+import functools
+import math
+import numbers
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
+import torch
+from nni.mutable import MutableExpression
 from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
+from nni.nas.oneshot.pytorch.supermodule.differentiable import GumbelSoftmax
 from nni.nas.profiler import ExpressionProfiler
+from torch import Tensor, nn
 
-__all__ = ["LatencyPenalty"]
+__all__ = ["LatencyPenalty", "logits_of", "multiplier"]
+
+# |g_L| counts as at least this much, so that a task without a gradient still lets E reach T. A gradient of a batch is about
+# ten times as long. Much less would not do: the optimizer of NNI's DARTS decays its logits, by a gradient of 1e-3 alpha.
+FLOOR = 1e-3
+
+
+def multiplier(
+    task_grads: Sequence[Tensor],
+    cost_grads: Sequence[Tensor],
+    gap: Tensor,
+    tolerance: float,
+    at_most: bool,
+    floor: float | Tensor = FLOOR,
+) -> Tensor:
+    """lambda with which the step down g_L + lambda g_E brings E to T, from the gradients of this step alone.
+
+    A plain gradient step of length eta changes E/T, to first order, by
+
+        d(E/T) = -eta <g_E, g_L + lambda g_E> = -eta (<g_L, g_E> + lambda |g_E|^2).
+
+    The change that is wanted is as large as the task's own gradient could make it when E is far from T, shrinks with
+    the distance, and is 0 at the target: d(E/T) = -eta clip(gap / tolerance, -1, 1) |g_L| |g_E|. Hence
+
+        lambda = -<g_L, g_E> / |g_E|^2 + clip(gap / tolerance, -1, 1) |g_L| / |g_E|.
+
+    At the target only the first term is left: the Lagrange multiplier of E = T, with which g_L + lambda g_E is the task's
+    gradient without its part along g_E. lambda is homogeneous of degree 1 in g_L and in ``floor`` together, so a loss that
+    is scaled, as for half precision, has its lambda scaled alike.
+
+    Parameters
+    ----------
+    task_grads
+        g_L, one tensor per tensor of logits, of any shape.
+    cost_grads
+        g_E, in the same order and of the same shapes.
+    gap
+        E/T - 1, a scalar.
+    tolerance
+        The gap from which on the pull towards the target has its full strength.
+    at_most
+        T is an upper limit only: lambda is never negative (the Karush-Kuhn-Tucker condition of E <= T).
+    floor
+        What |g_L| counts as in the second term, at least.
+
+    Returns
+    -------
+    Tensor
+        A scalar, at least float32, without a graph. 0 where g_E is 0.
+    """
+    task, cost = _flat(task_grads), _flat(cost_grads)
+    task_norm = torch.linalg.vector_norm(task).clamp_min(floor)
+    cost_norm = torch.linalg.vector_norm(cost)
+    pull = (gap.detach().to(cost) / tolerance).clamp(-1, 1)
+    # Divided by the norm twice, not by its square, which would underflow first.
+    value = (pull * task_norm - (task * (cost / cost_norm)).sum()) / cost_norm
+    if at_most:
+        value = value.clamp_min(0)
+    return torch.where(cost_norm > 0, value, torch.zeros_like(value))
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    """All entries as one vector, at least in float32."""
+    dtype = functools.reduce(torch.promote_types, (t.dtype for t in tensors), torch.float32)
+    return torch.cat([t.detach().reshape(-1).to(tensors[0].device, dtype) for t in tensors])
+
+
+def leaves_of(value: Tensor) -> list[Tensor]:
+    """The tensors that a backward pass from ``value`` would accumulate a gradient in, each once, in a fixed order."""
+    found, seen, todo = [], set(), [value.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if not node.next_functions and hasattr(node, "variable"):  # an AccumulateGrad
+            found.append(node.variable)
+        todo.extend(function for function, _ in reversed(node.next_functions))
+    return found
+
+
+def logits_of(model_space: nn.Module) -> dict[str, tuple[Tensor, nn.Module]]:
+    """Label -> (logits, softmax) of the layers that NNI's DARTS, GumbelDARTS and Proxyless have put in a space."""
+    found: dict[str, tuple[Tensor, nn.Module]] = {}
+    for module in model_space.modules():
+        logits: Any = getattr(module, "_arch_alpha", None)
+        softmax: Any = getattr(module, "_softmax", None)
+        if isinstance(logits, nn.ParameterDict):  # a Repeat, or an operation whose arguments are choices
+            found.update({label: (alpha, softmax) for label, alpha in logits.items()})
+        elif isinstance(logits, Tensor):
+            label: Any = module.label
+            found[label] = (logits, softmax)
+    return found
+
+
+class _BackwardPass:
+    """One backward pass of ``loss``: waits for g_L of every leaf, then adds lambda g_E to all of them and lets go.
+
+    Parameters
+    ----------
+    loss
+        Scalar whose graph reaches every leaf. A backward pass that does not begin here, as that of a weight step between
+        this forward pass and its backward pass, changes nothing.
+    leaves, cost_grads
+        The logits and g_E on them.
+    solve
+        g_L and the factor that the caller has scaled the loss by, as for half precision -> lambda, scaled alike.
+    """
+
+    def __init__(
+        self,
+        loss: Tensor,
+        leaves: Sequence[Tensor],
+        cost_grads: Sequence[Tensor],
+        solve: Callable[[Sequence[Tensor], Tensor], Tensor],
+    ):
+        self.leaves, self.cost_grads, self.solve = leaves, cost_grads, solve
+        self.scale: Tensor | None = None
+        self.task_grads: dict[int, Tensor] = {}
+        self.missing = set(range(len(leaves)))
+        self.handles: list[Any] = [loss.register_hook(self._begin)]
+        for i, leaf in enumerate(leaves):
+            # g_L is taken on its way in: what leaf.grad held before this pass is no part of it.
+            self.handles.append(leaf.register_hook(functools.partial(self._take, i)))
+            self.handles.append(leaf.register_post_accumulate_grad_hook(functools.partial(self._accumulated, i)))
+
+    def _begin(self, grad: Tensor) -> None:
+        self.scale = grad.detach()
+
+    def _take(self, i: int, grad: Tensor) -> None:
+        if self.scale is not None:
+            self.task_grads[i] = grad.detach()
+
+    def _accumulated(self, i: int, _leaf: Tensor) -> None:
+        if self.scale is None:
+            return
+        self.missing.discard(i)
+        if self.missing:
+            return
+        self.remove()
+        with torch.no_grad():
+            value = self.solve([self.task_grads[j] for j in range(len(self.leaves))], self.scale)
+            for leaf, cost_grad in zip(self.leaves, self.cost_grads, strict=True):
+                assert leaf.grad is not None
+                leaf.grad.add_(value.to(cost_grad) * cost_grad)
+
+    def remove(self) -> None:
+        """Take the hooks off the leaves again."""
+        for handle in self.handles:
+            handle.remove()
+        self.handles.clear()
 
 
 class LatencyPenalty(ExpectationProfilerPenalty):
-    """L + weight * (E - target) / target, with E the expected latency (ProxylessNAS eq. 7; ``add#linear`` in the code).
+    """The expected latency as a part of the loss, or as a constraint on the search.
 
-    An ``ExpectationProfilerPenalty`` of NNI, named in the field's terms. NNI's own strategies hand it probabilities as
-    Python floats, so nothing of it reaches their logits; those of this project hand it live tensors.
+    An ``ExpectationProfilerPenalty`` of NNI, for every strategy that takes one. ``form`` is one of
+
+    ================  ==============================================  =====================================================
+    ``'add#linear'``  L + weight * nonlinear(E/T - 1)                 the official code's, weight 0.1 there
+    ``'add'``         L + weight * E                                  the paper's eq. 7, weight per millisecond
+    ``'mul#log'``     loss_scale * L * (ln E / ln T) ** weight        the official default, loss_scale 0.2 and weight 0.3
+    ================  ==============================================  =====================================================
+
+    ``weight='auto'`` (with ``'add#linear'``) needs no weight at all: lambda is computed in every backward pass from the
+    gradients themselves, so that E goes to T and stays there while the task decides everything else; see
+    :func:`multiplier`. It has no state, no step size and no starting value. The returned loss then has the value of L
+    itself, and its gradient on the logits is g_L + lambda g_E; one backward pass has to follow, on one device. What the
+    optimizer adds of its own it cannot see: the weight decay in NNI's DARTS keeps E short of T where the task's gradient is
+    less than that, and a step that moves E by more than ``tolerance`` makes E swing around T (a learning rate of 0.1 with
+    two choices).
+
+    NNI's own DARTS, GumbelDARTS and Proxyless hand over probabilities as plain numbers, whose gradient on the logits is
+    0. Then the live ones, softmax(alpha), are taken from the supernet, the plain softmax also for GumbelDARTS.
 
     Parameters
     ----------
     profiler
         Any NNI ``ExpressionProfiler``: a :class:`~nni_proxyless.latency.LatencyProfiler`, FLOPs, parameters.
     target_ms
-        Latency at which the term is 0 (in the profiler's unit).
+        T, in the profiler's unit. May be None with ``'add'``, which does not use it.
     weight
-        lambda, in units of the loss: 1 means that twice the target costs as much as 1 nat of cross entropy.
+        ``'add#linear'``: in units of the loss; 1 means that twice the target costs as much as 1 nat of cross entropy.
     nonlinear
-        ``'linear'``: always pulls down, as in the paper. ``'positive'``: only above the target. ``'absolute'``: towards
-        the target from both sides.
+        ``'linear'``: always pulls down, as in the paper; with ``'auto'``: E meets T from both sides. ``'positive'``: only
+        above the target; with ``'auto'``: T is an upper limit. ``'absolute'``: towards the target from both sides, not
+        with ``'auto'``. Forms other than ``'add#linear'`` know only ``'linear'``.
+    loss_scale
+        Of ``'mul#log'``.
+    tolerance
+        Of ``'auto'``: with E more than this share away from T, the pull to it is as strong as the task's gradient.
+    model_space
+        Where live probabilities are found: the space that the strategy searches. Needed for NNI's own strategies with
+        a profiler that does not keep its space, such as NNI's ``FlopsProfiler``.
 
     Raises
     ------
     ValueError
-        A target that is not positive, or a negative weight.
+        An argument outside its range, the message names all of them; ``'mul#log'`` with E <= 1, where the logarithm
+        changes its sign; a ``model_space`` that is not the one in training.
+    TypeError
+        Probabilities are plain numbers in a step that has a gradient, and no live ones can be found.
     """
 
     def __init__(
         self,
         profiler: ExpressionProfiler,
-        target_ms: float,
-        weight: float = 1.0,
+        target_ms: float | None,
+        weight: float | Literal["auto"] = 1.0,
         *,
+        form: Literal["add#linear", "add", "mul#log"] = "add#linear",
         nonlinear: Literal["linear", "positive", "absolute"] = "linear",
+        loss_scale: float = 1.0,
+        tolerance: float = 0.05,
+        model_space: nn.Module | None = None,
     ):
-        if not target_ms > 0:
-            raise ValueError(f"target_ms is {target_ms}; allowed: greater than 0")
-        if not weight >= 0:
-            raise ValueError(f"weight is {weight}; allowed: 0 or more")
+        problems = []
+        if not isinstance(profiler, ExpressionProfiler):
+            problems.append(f"profiler is a {type(profiler).__name__}; allowed: an ExpressionProfiler of NNI")
+        if form not in ("add#linear", "add", "mul#log"):
+            problems.append(f"form is {form!r}; allowed: 'add#linear', 'add', 'mul#log'")
+        if not (form == "add" and target_ms is None):
+            least = 1 if form == "mul#log" else 0
+            if not _above(target_ms, least):
+                why = " ('mul#log' takes its logarithm)" if least else ""
+                problems.append(f"target_ms is {target_ms}; allowed: greater than {least}{why}")
+        if weight == "auto":
+            if form != "add#linear":
+                problems.append(f"weight is 'auto' with form {form!r}; allowed: 'auto' with 'add#linear' only")
+            if nonlinear == "absolute":
+                problems.append("nonlinear is 'absolute' with weight 'auto'; allowed: 'linear', 'positive'")
+        elif not (_above(weight, 0) or weight == 0):
+            problems.append(f"weight is {weight}; allowed: 0 or more, or 'auto'")
         if nonlinear not in ("linear", "positive", "absolute"):
-            raise ValueError(f"nonlinear is {nonlinear!r}; allowed: 'linear', 'positive', 'absolute'")
-        super().__init__(profiler, target_ms, weight, nonlinear=nonlinear, aggregate="add")
+            problems.append(f"nonlinear is {nonlinear!r}; allowed: 'linear', 'positive', 'absolute'")
+        elif nonlinear != "linear" and form in ("add", "mul#log"):
+            problems.append(f"nonlinear is {nonlinear!r} with form {form!r}; allowed: 'linear'")
+        if not _above(loss_scale, 0):
+            problems.append(f"loss_scale is {loss_scale}; allowed: greater than 0")
+        elif loss_scale != 1 and form in ("add#linear", "add"):
+            problems.append(
+                f"loss_scale is {loss_scale} with form {form!r}; allowed: 1, only 'mul#log' scales the loss"
+            )
+        if not _above(tolerance, 0):
+            problems.append(f"tolerance is {tolerance}; allowed: greater than 0")
+        if problems:
+            raise ValueError("; ".join(problems))
+
+        # A field of NNI's that has no meaning here is nan.
+        baseline = math.nan if target_ms is None else target_ms
+        scale = math.nan if weight == "auto" else weight
+        super().__init__(
+            profiler, baseline, scale, nonlinear=nonlinear, aggregate="mul" if form == "mul#log" else "add"
+        )
+        self.target_ms, self.weight, self.form = target_ms, weight, form
+        self.loss_scale, self.tolerance = loss_scale, tolerance
+        # Past nn.Module, which would make the supernet a part of the penalty.
+        space = getattr(profiler, "model_space", None) if model_space is None else model_space
+        object.__setattr__(self, "model_space", space)
+        self._multiplier: Tensor | None = None
+        self._backward_pass: _BackwardPass | None = None
+
+    model_space: nn.Module | None
+
+    @property
+    def last_multiplier(self) -> float:
+        """lambda of the last backward pass with ``weight='auto'``; nan before the first. Waits for the device."""
+        return math.nan if self._multiplier is None else float(self._multiplier)
+
+    def forward(self, loss: Tensor, sample: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        """Join the loss with the expected latency.
+
+        Parameters
+        ----------
+        loss
+            L, a scalar.
+        sample
+            Label -> choice -> probability, scalar tensors that carry a gradient or plain numbers.
+
+        Returns
+        -------
+        tuple
+            The loss, and a dict of detached values: ``'loss_original'``, ``'penalty'`` (E), ``'normalized_penalty'`` (what
+            the weight multiplies or is the exponent of), ``'loss_final'``, and for ``weight='auto'`` ``'multiplier'``,
+            that of the backward pass before (0 if there was none).
+        """
+        self._forget_backward_pass()
+        expected: Any = self.profile(self._with_live_probs(loss, sample))
+        details: dict[str, Any] = {}
+        if self.form == "add":
+            normalized = expected
+        elif self.form == "add#linear":
+            normalized = self.nonlinear_fn(expected / self.target_ms - 1)
+        else:
+            normalized = self._log_ratio(expected)
+
+        if self.weight == "auto":
+            total = self._constrained(loss, expected)
+            details["multiplier"] = 0.0 if self._multiplier is None else self._multiplier
+        elif self.form == "mul#log":
+            total = self.loss_scale * loss * normalized**self.weight
+        else:
+            total = loss + self.weight * normalized
+        details |= {
+            "loss_original": loss, "penalty": expected, "normalized_penalty": normalized, "loss_final": total,
+        }  # fmt: skip
+        return total, {name: v.detach() if isinstance(v, Tensor) else v for name, v in details.items()}
+
+    def _log_ratio(self, expected: Any) -> Any:
+        """ln E / ln T."""
+        assert self.target_ms is not None
+        value = float(expected.detach() if isinstance(expected, Tensor) else expected)
+        if not value > 1:
+            raise ValueError(
+                f"expected latency is {value}; allowed with form 'mul#log': greater than 1, the logarithm changes its sign "
+                "there. Use a smaller unit, or form 'add#linear'"
+            )
+        log = torch.log(expected) if isinstance(expected, Tensor) else math.log(expected)
+        return log / math.log(self.target_ms)
+
+    def _constrained(self, loss: Tensor, expected: Any) -> Tensor:
+        """L, with a graph in which backward gives the logits g_L + lambda g_E."""
+        if not isinstance(expected, Tensor) or not expected.requires_grad or not torch.is_grad_enabled():
+            return loss
+        assert self.target_ms is not None
+        ratio = expected / self.target_ms
+        leaves = leaves_of(ratio)
+        cost_grads = torch.autograd.grad(ratio, leaves, retain_graph=True)
+        gap = ratio.detach() - 1
+
+        def solve(task_grads: Sequence[Tensor], scale: Tensor) -> Tensor:
+            at_most = self.nonlinear == "positive"
+            floor = FLOOR * scale.abs().to(task_grads[0].device)
+            value = multiplier(task_grads, cost_grads, gap, self.tolerance, at_most, floor)
+            self._multiplier = value / scale.to(value)
+            return value
+
+        # Nothing times E makes every logit take part in backward, those too that the task does not reach.
+        total = loss + (0.0 * ratio).to(loss)
+        self._backward_pass = _BackwardPass(total, leaves, cost_grads, solve)
+        return total
+
+    def _with_live_probs(self, loss: Tensor, sample: dict[str, Any]) -> dict[str, Any]:
+        """The sample, with probabilities from the supernet where plain numbers would leave the logits without a gradient."""
+        expression = self.profiler.expression
+        if not (torch.is_grad_enabled() and loss.requires_grad and isinstance(expression, MutableExpression)):
+            return sample
+        plain = {
+            label: spec
+            for label, spec in expression.simplify().items()
+            if isinstance(sample.get(label), dict) and not any(isinstance(p, Tensor) for p in sample[label].values())
+        }
+        if not plain:
+            return sample
+        found = {} if self.model_space is None else logits_of(self.model_space)
+        live = {}
+        for label, spec in plain.items():
+            if label not in found or len(found[label][0]) != len(spec.values):
+                where = (
+                    f"{type(self.profiler).__name__} does not keep its model space"
+                    if self.model_space is None
+                    else f"no layer of {type(self.model_space).__name__} has {len(spec.values)} logits for it"
+                )
+                raise TypeError(
+                    f"choice {label!r}: its probabilities are plain numbers, so its latency has no gradient, and {where}; "
+                    "pass model_space=, the model space that the strategy searches"
+                )
+            logits, softmax = found[label]
+            probs = torch.softmax(logits, -1) if isinstance(softmax, GumbelSoftmax) else softmax(logits)
+            live[label] = dict(zip(spec.values, probs.unbind(), strict=True))
+            # Another space than the one in training has other logits, from the first step on.
+            if type(softmax) is nn.Softmax and not _equal(sample[label], live[label]):
+                raise ValueError(
+                    f"choice {label!r}: its probabilities are {sample[label]}, but those of the layer in "
+                    f"{type(self.model_space).__name__} are {dict(zip(spec.values, probs.tolist(), strict=True))}; "
+                    "pass model_space=, the model space that the strategy searches"
+                )
+        return {**sample, **live}
+
+    def _forget_backward_pass(self) -> None:
+        """Take back the hooks of a forward pass that no backward pass has followed."""
+        if self._backward_pass is not None:
+            self._backward_pass.remove()
+            self._backward_pass = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LatencyPenalty:
+        # Where the supernet is not copied along, and before it, the copy goes on to look at the one in training.
+        space = self.model_space
+        alone = space is not None and id(space) not in memo
+        if alone:
+            memo[id(space)] = space
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__dict__.update(copy.deepcopy({**self.__dict__, "_backward_pass": None}, memo))  # a copy waits for none
+        if alone:
+            del memo[id(space)]
+        return copied
+
+
+def _above(value: Any, least: float) -> bool:
+    """Whether it is a finite number greater than ``least``."""
+    return isinstance(value, numbers.Real) and least < float(value) < math.inf
+
+
+def _equal(numbers: dict[Any, float], tensors: dict[Any, Tensor]) -> bool:
+    """Whether two distributions are the same up to rounding."""
+    ours = torch.stack(list(tensors.values())).tolist()
+    theirs = [numbers.get(choice, math.nan) for choice in tensors]
+    return all(abs(a - b) <= 1e-6 for a, b in zip(ours, theirs, strict=True))

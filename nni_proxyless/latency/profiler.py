@@ -31,6 +31,8 @@ class LatencyProfiler(ExpressionProfiler):
 
     Attributes
     ----------
+    model_space
+        The space itself, in which a :class:`~nni_proxyless.latency.LatencyPenalty` finds the logits of a search.
     fixed_ms
         Latency of the part that all networks share.
     conditions
@@ -45,6 +47,7 @@ class LatencyProfiler(ExpressionProfiler):
     """
 
     def __init__(self, model_space: ModelSpace, estimator: LatencyEstimator, input_shape: Shape):
+        self.model_space = model_space
         self.conditions = dict(estimator.conditions)
         self.fixed_ms = 0.0
         self.candidate_ms: dict[str, dict[Any, float]] = {

@@ -115,12 +115,9 @@ class Watched(ProxylessNAS):
     module_class: type[Recording] = Recording
 
     def configure_oneshot_module(self, training_module):
-        return self.module_class(
-            training_module,
-            arc_update_every=self.arc_update_every,
-            cost_probs=self.cost_probs,
-            **self.module_arguments(),
-        )
+        module = super().configure_oneshot_module(training_module)
+        module.__class__ = self.module_class
+        return module
 
 
 class WatchedWithMomentum(Watched):

@@ -20,7 +20,14 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from nni_proxyless.latency import LatencyPenalty, LatencyProfiler, LookupTable, Measurement, trace_operations
+from nni_proxyless.latency import (
+    LatencyPenalty,
+    LatencyProfiler,
+    LatencyReward,
+    LookupTable,
+    Measurement,
+    trace_operations,
+)
 
 FEATURES, CLASSES = 8, 4
 QUIET = {
@@ -134,12 +141,9 @@ class Timed(ProxylessNAS):
                 when.append((self.trainer.current_epoch, batch_idx))
                 super().architecture_step(batch, batch_idx)
 
-        return Noting(
-            training_module,
-            arc_update_every=self.arc_update_every,
-            cost_probs=self.cost_probs,
-            **self.module_arguments(),
-        )
+        module = super().configure_oneshot_module(training_module)
+        module.__class__ = Noting
+        return module
 
 
 @pytest.mark.parametrize(("n", "every"), [(7, 3), (6, 3), (5, 1), (5, 5)])
@@ -190,13 +194,28 @@ def test_held_out_data_without_a_batch_are_refused():
         search(ProxylessNAS(arc_update_every=1), held_out=few)
 
 
-@pytest.mark.filterwarnings("ignore:.*bf16.*")
-@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed", "bf16-true"])
-def test_every_precision_of_the_trainer_works(precision):
-    """Held-out batches are brought to the trainer's precision as training batches are."""
+@pytest.mark.parametrize("which", ["training", "validation"])
+def test_several_loaders_are_refused(which):
+    """A batch must come from one loader: one of a list of loaders would itself be taken for a batch."""
+    several = [data(3, 1.0, 0)]
+    arguments = {"train_dataloaders": data(3, 1.0, 0), "val_dataloaders": data(3, -1.0, 1)}
+    arguments["train_dataloaders" if which == "training" else "val_dataloaders"] = several
     strategy = ProxylessNAS(arc_update_every=1)
+    strategy.mutate_model(Space())
+    with pytest.raises(TypeError, match=f"the {which} data are a list of loaders; allowed: one loader"):
+        strategy.mutate_evaluator(Lightning(Task(), Trainer(max_epochs=1, **QUIET), **arguments))
+
+
+@pytest.mark.filterwarnings("ignore:.*bf16.*")
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed", "bf16-true", "16-true"])
+@pytest.mark.parametrize("update", ["two-path", "full", "reinforce"])
+def test_every_precision_of_the_trainer_works(precision, update):
+    """Held-out batches are brought to the trainer's precision as training batches are. Logits are never in half precision:
+    at 1 the next bfloat16 is 0.008 away, so that steps of 0.001 would get lost, and Adam's 1e-8 is 0 in float16."""
+    strategy = ProxylessNAS(update=update, arc_update_every=1)
     search(strategy, precision=precision)
     assert all(torch.isfinite(gate.alpha).all() for gate in strategy._gates.values())
+    assert {gate.alpha.dtype for gate in strategy._gates.values()} <= {torch.float32, torch.float64}
 
 
 # -- arguments ---------------------------------------------------------------------------------------------------------
@@ -205,21 +224,50 @@ def test_every_precision_of_the_trainer_works(precision):
 def test_all_wrong_arguments_are_named_at_once():
     with pytest.raises(ValueError) as caught:  # noqa: PT011  (the whole text is compared)
         ProxylessNAS(
-            update="three-path", arc_learning_rate=0, arc_update_every=0, warmup_epochs=-1, gradient_clip_val=0.0,
-            log_prob_every_n_step=0, penalty=3, cost_probs="half",
+            update="three-path", arc_learning_rate=0, arc_update_every=0, arc_update_steps=0, arc_start_epoch=-1,
+            warmup_epochs=-1, warmup_learning_rate=0.0, gradient_clip_val=0.0, gradient_clip_algorithm="l2",
+            accumulate_grad_batches=0, log_prob_every_n_step=0, penalty=3, cost_probs="half", reinforce_samples=0,
+            reward_exponent=0.1, baseline="always", baseline_weight=0, checkpoint_every=0,
         )  # fmt: skip
     assert str(caught.value) == "; ".join(
         [
-            "arc_learning_rate is 0; allowed: greater than 0",
             "warmup_epochs is -1; allowed: 0 or more",
-            "gradient_clip_val is 0.0; allowed: greater than 0, or none",
             "log_prob_every_n_step is 0; allowed: 1 or more",
+            "accumulate_grad_batches is 0; allowed: 1 or more",
+            "arc_learning_rate is 0; allowed: greater than 0",
+            "warmup_learning_rate is 0.0; allowed: greater than 0, or none",
+            "gradient_clip_val is 0.0; allowed: greater than 0, or none",
+            "gradient_clip_algorithm is 'l2'; allowed: 'norm', 'value'",
+            "checkpoint_every is 0; allowed: 1 or more batches, or none",
             "penalty is a int; allowed: LatencyPenalty, NNI's ExpectationProfilerPenalty, a dict",
-            "update is 'three-path'; allowed: 'two-path'",
-            "arc_update_every is 0; allowed: 1 or more",
+            "update is 'three-path'; allowed: 'two-path', 'full', 'reinforce'",
             "cost_probs is 'half'; allowed: 'pair', 'full'",
+            "baseline is 'always'; allowed: 'before', 'after', 'never'",
+            "arc_update_every is 0; allowed: 1 or more",
+            "arc_update_steps is 0; allowed: 1 or more",
+            "arc_start_epoch is -1; allowed: 0 or more",
+            "reinforce_samples is 0; allowed: 1 or more",
+            "baseline_weight is 0; allowed: greater than 0, up to 1",
+            "reward_exponent is 0.1; allowed: 0 or less, a slow network earns less",
         ]
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"warmup_learning_rate": 0.1}, "warmup_learning_rate has no effect with warmup_epochs 0"),
+        ({"baseline_weight": 1.5}, "baseline_weight is 1.5; allowed: greater than 0, up to 1"),
+        ({"update": "reinforce", "penalty": 3}, "penalty is a int; allowed with update='reinforce': LatencyReward"),
+        (
+            {"penalty": LatencyReward(lambda sample: 1.0, 1.0)},
+            "penalty is a LatencyReward, which update='two-path' cannot differentiate; allowed: LatencyPenalty",
+        ),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ProxylessNAS(**arguments)
 
 
 # -- latency in the loss -----------------------------------------------------------------------------------------------

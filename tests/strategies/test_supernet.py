@@ -12,7 +12,8 @@ import pytest
 import torch
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
 from nni_proxyless.strategies import ProxylessNAS
-from nni_proxyless.strategies.supernet import Gate, SampledLayer, batch_norm_statistics_kept, gradients_off
+from nni_proxyless.strategies.gate import Gate, batch_norm_statistics_kept, gradients_off
+from nni_proxyless.strategies.supernet import SampledLayer
 from torch import Tensor, nn
 
 WIDTH = 6
@@ -311,7 +312,7 @@ def test_batch_norm_normalises_by_the_batch_and_forgets_it(momentum):
     norm = nn.BatchNorm1d(WIDTH, momentum=momentum).double()
     norm(images(4))
     before = copy.deepcopy(norm.state_dict())
-    with batch_norm_statistics_kept(norm):
+    with batch_norm_statistics_kept([nn.ReLU(), norm]):
         y = norm(images(7) * 3 + 1)
     torch.testing.assert_close(y.mean(dim=0), torch.zeros(WIDTH, dtype=torch.float64), rtol=0, atol=1e-12)
     assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())

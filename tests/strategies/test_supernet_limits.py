@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import nni
 import pytest
 import torch
-from nni.mutable import Categorical
-from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace, MutableLinear, Repeat
+from nni.mutable import CategoricalMultiple
+from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace, MutableConv2d, MutableLinear
 from nni_proxyless.strategies import ProxylessNAS
-from nni_proxyless.strategies.supernet import Gate
+from nni_proxyless.strategies.gate import Gate
+from nni_proxyless.strategies.supernet import choices_of
 from torch import Tensor, nn
 
 WIDTH = 6
@@ -33,50 +35,79 @@ def linears(n: int) -> list[nn.Module]:
     return [nn.Linear(WIDTH, WIDTH) for _ in range(n)]
 
 
-class Scaled(nn.Module):
-    def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
-        return x * scale
+class Said(nn.Module):
+    """Its output is no tensor."""
+
+    def forward(self, x: Tensor) -> str:
+        return "nothing"
 
 
-class Pair(nn.Module):
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x, x
-
-
-class Awkward(ModelSpace):
-    """A choice called with a keyword argument, or one that returns two tensors."""
-
-    def __init__(self, kind: str):
+class Wordy(ModelSpace):
+    def __init__(self):
         super().__init__()
-        self.kind = kind
-        self.choice = LayerChoice([Scaled(), Scaled()] if kind == "keyword" else [Pair(), Pair()], label="awkward")
+        self.choice = LayerChoice([Said(), Said()], label="words")
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.choice(x, scale=2.0) if self.kind == "keyword" else self.choice(x)[0]
+        self.choice(x)
+        return x
 
 
-@pytest.mark.parametrize(
-    ("kind", "got"), [("keyword", r"keyword arguments \['scale'\]"), ("tuple", "output of type tuple")]
-)
-def test_candidates_that_cannot_be_probed_are_refused_in_an_architecture_step_only(kind, got):
-    """Such candidates train as usual; where a probe would need them, the message names the choice and what it got."""
-    net, gate = supernet(Awkward(kind))
-    assert net(images()).shape == images().shape
-    gate.open(0, (0, 1), gate.probs())
-    expected = "choice 'awkward': an architecture step needs candidates that take positional arguments and return one tensor; got "
-    with pytest.raises(TypeError, match=expected + got):
+def test_candidates_that_return_no_tensor_are_refused_in_an_architecture_step_only():
+    """Such candidates train as usual; where a gate needs a gradient, the message names choice, candidate and output."""
+    net, gate = supernet(Wordy())
+    assert torch.equal(net(images()), images())
+    gate.open(1, (0, 1), gate.probs())
+    with pytest.raises(TypeError, match="choice 'words': candidate 1 returns no tensor: 'nothing'"):
         net(images())
 
 
+class Uneven(nn.Module):
+    """One tensor or two."""
+
+    def __init__(self, n: int):
+        super().__init__()
+        self.n = n
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [x * i for i in range(1, self.n + 1)]
+
+
+class Sizes(ModelSpace):
+    def __init__(self):
+        super().__init__()
+        self.choice = LayerChoice([Uneven(1), Uneven(2)], label="sizes")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sum(self.choice(x))
+
+
+def test_candidates_that_return_different_numbers_of_tensors_are_refused():
+    """dL/dy has one tensor per output of the active candidate, so the others must have as many."""
+    net, gate = supernet(Sizes())
+    gate.open(0, (0, 1), gate.probs())
+    y = net(images())
+    with pytest.raises(RuntimeError, match="candidates return 2 tensors and 1 tensors; they must agree"):
+        y.sum().backward()
+
+
 class Unsupported(ModelSpace):
+    """A choice that is searched, and something that is not; nothing of it has to run."""
+
     def __init__(self, kind: str):
         super().__init__()
         self.choice = LayerChoice(linears(2), label="choice")
-        self.other = {
-            "input": lambda: InputChoice(2, 1, label="inputs"),
-            "repeat": lambda: Repeat(lambda i: nn.Linear(WIDTH, WIDTH), (1, 3), label="depth"),
-            "value": lambda: MutableLinear(WIDTH, Categorical([WIDTH, 2 * WIDTH], label="width")),
-        }[kind]()
+        if kind == "linear":
+            self.other = MutableLinear(WIDTH, nni.choice("width", [WIDTH, 2 * WIDTH]))
+        elif kind == "conv":
+            self.other = MutableConv2d(3, 4, nni.choice("kernel", [3, 5]))
+        elif kind == "number":
+            self.add_mutable(nni.uniform("rate", 0.0, 1.0))
+        elif kind == "unused":
+            self.add_mutable(nni.choice("idle", ["a", "b"]))
+        elif kind == "many":
+            self.other = InputChoice(20, 10, label="inputs")
+        elif kind == "any":
+            self.other = InputChoice(9, None, label="inputs")
 
     def forward(self, x: Tensor) -> Tensor:
         return self.choice(x)
@@ -85,15 +116,35 @@ class Unsupported(ModelSpace):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("input", "choice 'inputs' is a CategoricalMultiple; ProxylessNAS searches LayerChoice only"),
-        ("repeat", "Module `other` of type `Repeat` has dangling mutables and is not supported"),
-        ("value", "Module `other` of type `MutableLinear` has dangling mutables and is not supported"),
+        ("linear", "Module `other` of type `MutableLinear` has dangling mutables and is not supported"),
+        ("conv", "Module `other` of type `MutableConv2d` has dangling mutables and is not supported"),
+        (
+            "number",
+            "ProxylessNAS cannot search Unsupported: choice 'rate' is a Numerical; allowed: the choices of LayerChoice, "
+            "InputChoice and Repeat",
+        ),
+        (
+            "unused",
+            "ProxylessNAS cannot search Unsupported: no LayerChoice, InputChoice or Repeat uses 'idle', which would stay "
+            "untrained",
+        ),
+        (
+            "many",
+            r"choice 'inputs' has more than 256 sets of inputs \(20 inputs, n_chosen 10\); allowed: up to 256",
+        ),
+        ("any", r"choice 'inputs' has more than 256 sets of inputs \(9 inputs, n_chosen None\); allowed: up to 256"),
     ],
 )
-def test_other_choices_than_layer_choice_are_refused_by_name(kind, message):
-    """A choice that no gate controls would stay at its first value without a word."""
+def test_choices_that_no_gate_controls_are_refused_by_name(kind, message):
+    """Such a choice would stay at its first value without a word."""
     with pytest.raises(TypeError, match=message):
         ProxylessNAS().mutate_model(Unsupported(kind))
+
+
+def test_the_largest_number_of_input_sets_is_accepted():
+    """2^8 - 1 = 255 sets of eight inputs, and C(10, 5) = 252, are below the limit of 256."""
+    assert len(choices_of("i", CategoricalMultiple(range(8), label="i"))) == 255
+    assert len(choices_of("i", CategoricalMultiple(range(10), n_chosen=5, label="i"))) == 252
 
 
 def test_a_space_without_choices_is_refused():

@@ -1,0 +1,107 @@
+"""The milliseconds of a search: from a table or measured, what target they leave room for, and those of the derived net."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from nni.nas.nn.pytorch import ModelSpace
+from torch import nn
+
+from .errors import UserError
+from .latency import (
+    DeviceEstimator,
+    LatencyEstimator,
+    LatencyProfiler,
+    LookupTable,
+    TableError,
+    build_lookup_table,
+)
+from .latency.operation import Operation, Shape, shape_text
+from .progress import bar
+
+__all__ = ["latency_range", "make_profiler", "measure_beside_path", "say_if_drifted", "target_in_ms"]
+
+_logger = logging.getLogger(__name__)
+
+DRIFT_WORTH_SAYING = 1.1  # isolated operations repeat to a few per cent on a quiet machine (FACTS 7)
+
+
+def make_profiler(
+    space: ModelSpace, input_shape: Shape, estimator: LatencyEstimator, table_path: Path | None, kept: Path
+) -> LatencyProfiler:
+    """Latencies of a space: from the table if there is one, else measured now and, if a path is given, written there.
+
+    Parameters
+    ----------
+    kept
+        Where the search keeps the table that it works with. If that is there already, the search goes on with it: a
+        machine does not measure the same twice, and a search that is taken up again must not change its mind.
+    """
+    try:
+        if not kept.exists():
+            table = _find_table(space, input_shape, estimator, table_path)
+            if table is None:
+                return LatencyProfiler(space, estimator, input_shape)
+            table.write(kept)
+        return LatencyProfiler(space, LookupTable.read(kept), input_shape)
+    except TableError as error:
+        raise UserError(f"latency.table: {error}") from error
+    except KeyError as error:
+        raise UserError(f"latency.table: {error.args[0]}") from error
+
+
+def _find_table(
+    space: ModelSpace, input_shape: Shape, estimator: LatencyEstimator, path: Path | None
+) -> LookupTable | None:
+    if path is not None and path.exists():
+        table = LookupTable.read(path)
+        table.require({**estimator.conditions, "resolution": shape_text(input_shape[1:])})
+        _logger.info("latencies: read from %s", path)
+        return table
+    if not isinstance(estimator, DeviceEstimator):
+        return None
+    with bar(estimator.repeats, "measuring latencies", "round") as rounds:
+        table = build_lookup_table(space, input_shape, estimator, progress=rounds.update)
+    _logger.info("latencies: measured %d operations on %s", len(table.rows), estimator.conditions["device"])
+    if path is not None:
+        table.write(path)
+        _logger.info("latencies: written to %s", path)
+    return table
+
+
+def latency_range(profiler: LatencyProfiler) -> tuple[float, float]:
+    """Milliseconds of the fastest and of the slowest network, nested choices left out."""
+    costs = [list(c.values()) for c in profiler.candidate_ms.values()]
+    return profiler.fixed_ms + sum(map(min, costs)), profiler.fixed_ms + sum(map(max, costs))
+
+
+def target_in_ms(configured: float | str | None, slowest_ms: float) -> float | None:
+    """The target in milliseconds; ``'60%'`` is that share of the slowest network's latency."""
+    return float(configured.rstrip("%")) / 100 * slowest_ms if isinstance(configured, str) else configured
+
+
+def measure_beside_path(
+    estimator: DeviceEstimator, network: nn.Module, input_shape: Shape, path: Sequence[Operation]
+) -> tuple[float, float]:
+    """Milliseconds of a derived net, and of its operations one by one, timed in turns in one run.
+
+    Machines drift, and the more so between a table and the end of a search; what was timed side by side can be compared.
+    """
+    whole, *parts = estimator.measure([(network, input_shape), *((op.module, op.input_shape) for op in path)])
+    return whole.median_ms, sum(part.median_ms for part in parts)
+
+
+def say_if_drifted(
+    profiler: LatencyProfiler, estimator: DeviceEstimator, table_ms: float, table_again_ms: float, measured_ms: float
+) -> None:
+    same_target = all(profiler.conditions.get(name) == value for name, value in estimator.conditions.items())
+    if same_target and not 1 / DRIFT_WORTH_SAYING < table_again_ms / table_ms < DRIFT_WORTH_SAYING:
+        _logger.warning(
+            "the machine is not as it was: the net's operations take %.3f ms now, %.3f ms in the table; "
+            "compare the measured %.3f ms with the former",
+            table_again_ms,
+            table_ms,
+            measured_ms,
+        )

@@ -1,0 +1,300 @@
+"""A search inside Lightning, whatever the method: weight steps on single paths, and the parts of an architecture step."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import nni.nas.strategy  # noqa: F401  (first: else NNI's circular imports leave nni.nas.strategy with broken strategies)
+import torch
+from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+
+from .gate import Gate
+from .processes import average, check_strategy, reduces_by_itself
+from .replay import HeldOutBatches, ReplayableLoader, for_this_rank
+from .resume import StopAndGo
+
+__all__ = ["SampledOneShotModule", "divided"]
+
+
+class SampledOneShotModule(BaseOneShotLightningModule):
+    """Weight steps on single paths; everything that a method's architecture step is put together from.
+
+    A method overrides :meth:`search_step`, and :meth:`method_state` if it keeps anything of its own from step to step.
+
+    Parameters
+    ----------
+    training_module
+        The evaluator's Lightning module, holding the supernet.
+    gates
+        One per label, in the order of labels: an optimizer's state is stored by position.
+    training_data, held_out_data
+        What the weights and what the architecture is trained on.
+    stop_and_go
+        Writes and reads checkpoints; None for none.
+    """
+
+    def __init__(
+        self,
+        training_module: LightningModule,
+        *,
+        gates: list[Gate],
+        training_data: ReplayableLoader,
+        held_out_data: ReplayableLoader,
+        arc_learning_rate: float,
+        warmup_epochs: int,
+        warmup_learning_rate: float | None,
+        gradient_clip_val: float | None,
+        gradient_clip_algorithm: str,
+        accumulate_grad_batches: int,
+        log_prob_every_n_step: int,
+        penalty: Any,
+        seed: int,
+        stop_and_go: StopAndGo | None,
+    ):
+        super().__init__(training_module)
+        self.gates = list(gates)
+        self.gate_modules = nn.ModuleList(gates)  # so that Lightning moves them
+        self.penalty = penalty
+        self.arc_learning_rate = arc_learning_rate
+        self.warmup_epochs = warmup_epochs
+        self.warmup_learning_rate = warmup_learning_rate
+        self.gradient_clip_val = gradient_clip_val
+        self.gradient_clip_algorithm = gradient_clip_algorithm
+        self.accumulate_grad_batches = accumulate_grad_batches
+        self.log_prob_every_n_step = log_prob_every_n_step
+        self.seed = seed
+        self.training_data = training_data
+        self.held_out_data = held_out_data
+        self.held_out_batches = HeldOutBatches(held_out_data)
+        self.stop_and_go = stop_and_go
+        self._accumulated = 0
+        self._path: dict[Gate, int] = {}
+        self._parts: tuple[list[nn.Parameter], list[nn.Module]] | None = None
+
+    # -- life in Lightning -----------------------------------------------------------------------------------------
+
+    def setup(self, stage: str | None = None) -> Any:
+        check_strategy(self.trainer.strategy)
+        for data in (self.training_data, self.held_out_data):
+            if data.loader is not None:  # else they come from a data module, later
+                data.loader = divided(data.loader, self.trainer, self.seed)
+        if self.stop_and_go is not None:
+            self.stop_and_go.read(self)
+        return super().setup(stage)
+
+    def on_train_start(self) -> Any:
+        if self.stop_and_go is not None:
+            self.stop_and_go.restore(self)
+        return super().on_train_start()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if self.stop_and_go is not None and self.stop_and_go.is_done(self, batch_idx):
+            return None
+        result = self.search_step(batch, batch_idx)
+        if batch_idx % self.log_prob_every_n_step == 0:
+            self.log_probs(self.export_probs())
+        return result
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> Any:
+        result = super().on_train_batch_end(outputs, batch, batch_idx, *args, **kwargs)
+        if self.stop_and_go is not None:
+            self.stop_and_go.after_batch(self, batch_idx)
+        return result
+
+    def on_train_epoch_end(self) -> Any:
+        result = super().on_train_epoch_end()
+        if self.trainer.world_size > 1:  # each process has seen its own share of the images
+            average([b for b in self.training_module.buffers() if b.is_floating_point()])
+        if self.stop_and_go is not None:
+            self.stop_and_go.after_epoch(self)
+        return result
+
+    def search_step(self, batch: Any, batch_idx: int) -> Any:
+        """What the method does with one training batch."""
+        raise NotImplementedError
+
+    def method_state(self) -> dict[str, Any]:
+        """What a checkpoint must hold of the method: tensors and plain types."""
+        return {}
+
+    def load_method_state(self, state: dict[str, Any]) -> None:
+        """Take back what :meth:`method_state` gave."""
+
+    # -- the weights -----------------------------------------------------------------------------------------------
+
+    @property
+    def searching(self) -> bool:
+        """False during warm-up, when only weights train."""
+        return self.trainer.current_epoch >= self.warmup_epochs
+
+    def weights(self) -> list[nn.Parameter]:
+        """Everything the supernet trains but the logits."""
+        return self._parts_of_the_supernet()[0]
+
+    def batch_norms(self) -> list[nn.Module]:
+        """All batch norms of the supernet."""
+        return self._parts_of_the_supernet()[1]
+
+    def _parts_of_the_supernet(self) -> tuple[list[nn.Parameter], list[nn.Module]]:
+        if self._parts is None:  # walking through thousands of modules at every step would be felt
+            norms: list[nn.Module] = [
+                m for m in self.training_module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
+            ]
+            self._parts = list(self.training_module.parameters()), norms
+        assert self._parts is not None
+        return self._parts
+
+    @property
+    def is_accumulating(self) -> bool:
+        """Whether gradients wait for more batches before the weights move."""
+        return self._accumulated > 0
+
+    @property
+    def weight_optimizer(self) -> Any:
+        """The evaluator's own optimizer."""
+        optimizers = self.optimizers()
+        own = [o for o in optimizers if not getattr(o, "is_arch_optimizer", False)]
+        if len(own) != 1:
+            raise ValueError(f"the evaluator's module has {len(own)} optimizers; allowed: one")
+        return own[0]
+
+    def weight_step(self, batch: Any, batch_idx: int) -> tuple[Any, bool]:
+        """One training batch on one sampled path; candidates off the path have no gradient, so nothing moves them.
+
+        With ``accumulate_grad_batches`` n, the path stays for n batches, of which the last one ends the step: n
+        batches are one step on a batch n times as large.
+
+        Returns
+        -------
+        tuple
+            What the evaluator's ``training_step`` returned, and whether the weights have moved.
+        """
+        optimizer = self.weight_optimizer
+        if self._accumulated == 0:
+            self._path = {gate: gate.sample_path() for gate in self.gates}
+            self.training_module.optimizer_zero_grad(self.trainer.current_epoch, batch_idx, optimizer)
+        for gate, active in self._path.items():
+            gate.open(active)
+        result = self.training_module.training_step(batch, batch_idx)
+        self.manual_backward(_loss_of(result) / self.accumulate_grad_batches)
+        self.reset_gates()
+        self._accumulated += 1
+        stepped = self._accumulated == self.accumulate_grad_batches or self.trainer.is_last_batch
+        self._set_warmup_learning_rate(batch_idx)
+        if stepped:
+            self._accumulated = 0
+            if self.trainer.world_size > 1:
+                average([p.grad for p in self.weights() if p.grad is not None])
+            if self.gradient_clip_val is not None:
+                self.training_module.configure_gradient_clipping(
+                    optimizer, self.gradient_clip_val * self._loss_scale(), self.gradient_clip_algorithm
+                )
+            self.training_module.optimizer_step(self.trainer.current_epoch, batch_idx, optimizer)
+        if not self._own_warmup:
+            self.advance_lr_schedulers(batch_idx)
+        return result, stepped
+
+    def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Lightning's, without the reduction of DDP, which would send the gradients of all candidates around."""
+        if not reduces_by_itself(self.trainer.strategy):
+            super().manual_backward(loss, *args, **kwargs)
+            return
+        precision = self.trainer.precision_plugin
+        loss = precision.pre_backward(loss, self)
+        precision.backward(loss, self, None, *args, **kwargs)
+        precision.post_backward(loss, self)
+
+    def _loss_scale(self) -> float:
+        """By how much mixed precision has scaled the gradients up."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        return 1.0 if scaler is None else float(scaler.get_scale())
+
+    @property
+    def _own_warmup(self) -> bool:
+        return self.warmup_learning_rate is not None and not self.searching
+
+    def _set_warmup_learning_rate(self, batch_idx: int) -> None:
+        """Cosine from the warm-up's learning rate to 0; what the evaluator had set comes back for the search."""
+        if self.warmup_learning_rate is None or self.trainer.current_epoch > self.warmup_epochs:
+            return
+        groups = self.weight_optimizer.param_groups
+        if self._own_warmup:
+            batches = self.trainer.num_training_batches
+            done = (self.trainer.current_epoch * batches + batch_idx) / (self.warmup_epochs * batches)
+            factor = 0.5 * (1 + math.cos(math.pi * done)) * self.warmup_learning_rate
+            for group in groups:
+                group.setdefault("search_lr", group["lr"])
+                group["lr"] = factor * group["search_lr"] / groups[0]["search_lr"]
+        else:
+            for group in groups:
+                if "search_lr" in group:
+                    group["lr"] = group.pop("search_lr")
+
+    # -- the architecture ------------------------------------------------------------------------------------------
+
+    @property
+    def searched(self) -> list[Gate]:
+        """The gates that have something to choose from."""
+        return [gate for gate in self.gates if len(gate.choices) > 1]
+
+    def architecture_loss(self, batch: Any, batch_idx: int) -> Tensor:
+        """Task loss of the sampled path, the module's own ``architecture_loss`` if it has one."""
+        own = getattr(self.training_module, "architecture_loss", None)
+        return _loss_of((own or self.training_module.training_step)(batch, batch_idx))
+
+    def add_penalty(self, loss: Tensor, probs: dict[Gate, Tensor]) -> Tensor:
+        """Add the expected cost under ``probs`` (live tensors of shape (N,)) and log what it came to."""
+        if self.penalty is None:
+            return loss
+        loss, details = self.penalty(
+            loss, {g.label: dict(zip(g.choices, p.unbind(), strict=True)) for g, p in probs.items()}
+        )
+        self.log_dict({f"penalty/{name}": torch.as_tensor(value).detach() for name, value in details.items()})
+        return loss
+
+    def next_held_out_batch(self) -> Any:
+        """The next batch for the architecture, on this module's device; begins again when the data are through."""
+        # What Lightning's own loop does with a batch, in its order.
+        batch = self.trainer.precision_plugin.convert_input(self.held_out_batches.next())
+        batch = self._on_before_batch_transfer(batch)
+        return self.trainer.strategy.batch_to_device(batch, self.device)
+
+    def average_architecture_gradients(self) -> None:
+        """Several processes: one gradient for all, so that logits stay the same everywhere."""
+        if self.trainer.world_size > 1:
+            average([gate.alpha.grad for gate in self.gates if gate.alpha.grad is not None])
+
+    def reset_gates(self) -> None:
+        """Back to the most probable path, which is what anyone who calls the supernet between steps wants to see."""
+        for gate in self.gates:
+            gate.reset()
+
+    def export(self) -> dict[str, Any]:
+        """The most probable choice per label: the same at every call."""
+        return {gate.label: gate.value(gate.most_probable()) for gate in self.gates}
+
+    def export_probs(self) -> dict[str, dict[Any, float]]:
+        """Label -> choice -> probability, as plain numbers."""
+        return {gate.label: dict(zip(gate.choices, gate.probs().tolist(), strict=True)) for gate in self.gates}
+
+    def configure_architecture_optimizers(self) -> torch.optim.Optimizer:
+        # beta1 must be 0 and weight decay off: a logit without gradient must not move (FACTS 1.3.6).
+        return torch.optim.Adam([gate.alpha for gate in self.gates], lr=self.arc_learning_rate, betas=(0.0, 0.999))
+
+    @property
+    def architecture_optimizer(self) -> Any:
+        """The optimizer of all logits."""
+        return self.architecture_optimizers()
+
+
+def divided(loader: Any, trainer: Any, seed: int) -> Any:
+    """The part of a loader's data that belongs to this process."""
+    return for_this_rank(loader, trainer.global_rank, trainer.world_size, seed=seed)
+
+
+def _loss_of(result: Any) -> Tensor:
+    """What Lightning's ``training_step`` may return: a loss, or a dict that holds one."""
+    return result["loss"] if isinstance(result, dict) else result

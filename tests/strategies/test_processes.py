@@ -1,0 +1,60 @@
+"""Two processes over gloo, started by Lightning's DDP as a user's script would start them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from nni_proxyless.strategies.processes import check_strategy
+
+from . import searches
+
+UPDATES = ("two-path", "full", "reinforce")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, list[dict]]]:
+    """Number of processes -> update -> what each process ended with; one process has twice the batch of two."""
+    folder = tmp_path_factory.mktemp("processes")
+    found = {}
+    for processes, batch_size in ((2, 16), (1, 32)):
+        script = [sys.executable, "-W", "ignore", searches.__file__, str(processes), str(batch_size), str(processes)]
+        done = subprocess.run(script, cwd=folder, capture_output=True, text=True, timeout=500, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found[processes] = {
+            update: [
+                torch.load(folder / f"{processes}.{update}.{rank}", weights_only=True) for rank in range(processes)
+            ]
+            for update in UPDATES
+        }
+    return found
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_two_processes_are_one_search(update, results):
+    """Same paths and same logits at every step on both, on different images; and the result of one process with twice the
+    batch, up to rounding: the mean over two halves of a batch is the mean over the batch."""
+    first, second = results[2][update]
+    (alone,) = results[1][update]
+    assert len(first["seen"]) == 2 * 256 / 32
+    for (path, alphas, images), (path2, alphas2, images2) in zip(first["seen"], second["seen"], strict=True):
+        assert path == path2
+        assert alphas == alphas2  # to the bit
+        assert images != images2
+    assert [path for path, _, _ in first["seen"]] == [path for path, _, _ in alone["seen"]]
+    assert first["architecture"] == alone["architecture"]
+    for name, weight in alone["weights"].items():
+        assert torch.equal(first["weights"][name], second["weights"][name])
+        torch.testing.assert_close(first["weights"][name], weight, rtol=1e-9, atol=1e-10)
+    for label, alpha in alone["alphas"].items():
+        torch.testing.assert_close(first["alphas"][label], alpha, rtol=0, atol=1e-7)
+        assert (alpha - alpha.mean()).abs().max() > 1e-2  # it has moved
+
+
+def test_a_strategy_that_divides_the_weights_is_refused_by_name():
+    from pytorch_lightning.strategies import FSDPStrategy
+
+    with pytest.raises(TypeError, match=r"strategy is a FSDPStrategy; allowed: one device, or DDP \(strategy='ddp'\)"):
+        check_strategy(FSDPStrategy())

@@ -1,0 +1,114 @@
+"""A search that is killed at any moment and started again ends, to the last bit, as the search that was never killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from . import searches
+
+KILLS = int(os.environ.get("NNI_PROXYLESS_KILLS", "4"))  # 20 for the record, which takes some minutes
+
+# One process imports torch and NNI, all searches are forked from it: a search of seconds need not wait for its imports.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload([searches.__name__])
+
+
+def start(folder: Path | None, result: Path, **options: Any) -> multiprocessing.process.BaseProcess:
+    process = processes.Process(target=searches.killable, args=(str(folder) if folder else None, str(result), options))
+    process.start()
+    return process
+
+
+def finish(folder: Path | None, result: Path, **options: Any) -> dict[str, Any]:
+    process = start(folder, result, **options)
+    process.join(240)
+    assert process.exitcode == 0, process.exitcode
+    return torch.load(result, weights_only=True)
+
+
+def assert_same(found: Any, expected: Any, where: str = "") -> None:
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys(), where
+        for key in expected:
+            assert_same(found[key], expected[key], f"{where}.{key}")
+    elif isinstance(expected, torch.Tensor):
+        assert torch.equal(found, expected), where
+    else:
+        assert found == expected, where
+
+
+@pytest.fixture(scope="module")
+def never_killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], float]:
+    """The result of the search without checkpoints, and how many seconds it takes with them."""
+    folder = tmp_path_factory.mktemp("never_killed")
+    expected = finish(None, folder / "result")
+    began = time.monotonic()
+    with_checkpoints = finish(folder / "checkpoints", folder / "with")
+    seconds = time.monotonic() - began
+    assert_same(with_checkpoints, expected)  # writing checkpoints changes nothing
+    return expected, seconds
+
+
+@pytest.mark.parametrize("kill", range(KILLS))
+def test_a_killed_search_ends_like_one_that_was_never_killed(kill, never_killed, tmp_path):
+    """SIGKILL at a random moment, then the same command again: weights, statistics, logits, architecture are equal."""
+    expected, seconds = never_killed
+    moment = seconds * random.Random(1000 + kill).random()
+    process = start(tmp_path / "checkpoints", tmp_path / "result")
+    time.sleep(moment)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert_same(finish(tmp_path / "checkpoints", tmp_path / "result"), expected)
+
+
+@pytest.mark.parametrize("options", [{"update": "full", "accumulate_grad_batches": 4}, {"update": "reinforce", "warmup_learning_rate": 0.02}])  # fmt: skip
+def test_other_updates_go_on_as_exactly(options, tmp_path):
+    """The same with accumulated gradients, a warm-up schedule, and REINFORCE's baseline in the checkpoint."""
+    expected = finish(None, tmp_path / "expected", **options)
+    process = start(tmp_path / "checkpoints", tmp_path / "result", **options)
+    files = tmp_path / "checkpoints" / "search.previous.ckpt"
+    while not files.exists() and process.is_alive():
+        time.sleep(0.01)
+    time.sleep(0.4)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert_same(finish(tmp_path / "checkpoints", tmp_path / "result", **options), expected)
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_used(never_killed, tmp_path):
+    """Half a file is no checkpoint; the search goes on from the one before, and still ends the same."""
+    folder = tmp_path / "checkpoints"
+    process = start(folder, tmp_path / "result")
+    while not (folder / "search.previous.ckpt").exists():
+        assert process.is_alive()
+        time.sleep(0.01)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    newest = folder / "search.ckpt"
+    if newest.exists():
+        newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
+    assert_same(finish(folder, tmp_path / "result"), never_killed[0])
+
+
+def test_the_checkpoint_of_another_search_is_refused_and_kept(tmp_path):
+    """Other arguments: another search, whose checkpoint must not be taken up, and not be lost."""
+    folder = tmp_path / "checkpoints"
+    finish(folder, tmp_path / "result")
+    before = (folder / "search.ckpt").read_bytes()
+    from nni_proxyless.strategies.checkpoint import CheckpointError
+
+    with pytest.raises(CheckpointError, match=r"of another search: seed is 5 here, 0 in the checkpoint"):
+        searches.killable(str(folder), str(tmp_path / "other"), {"seed": 5})
+    assert (folder / "search.ckpt").read_bytes() == before
