@@ -35,6 +35,7 @@ Both are the chain rule through a softmax with dL/dg in the place of dL/dp (dL/d
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -115,6 +116,7 @@ class ProxylessModule(SampledOneShotModule):
         arc_start_epoch: int,
         cost_probs: str,
         update_active_skip: bool,
+        entropy_weight: float,
         reinforce_samples: int,
         baseline: MovingBaseline,
         **kwargs: Any,
@@ -126,6 +128,7 @@ class ProxylessModule(SampledOneShotModule):
         self.arc_start_epoch = arc_start_epoch
         self.cost_probs = cost_probs
         self.update_active_skip = update_active_skip
+        self.entropy_weight = entropy_weight
         self.reinforce_samples = reinforce_samples
         self.baseline = baseline
 
@@ -170,7 +173,8 @@ class ProxylessModule(SampledOneShotModule):
         with gradients_off(self.weights()):
             probs = {gate: self._open_pair(gate, pair) for gate, pair in pairs.items()} or self._open_all()
             still = [] if self.update_active_skip else [g for g in probs if g.active in (g.skips or ())]
-            loss = self.add_penalty(self.architecture_loss(batch, batch_idx), self._with_decided(probs))
+            loss = self.architecture_loss(batch, batch_idx) + self._indecision(probs)
+            loss = self.add_penalty(loss, self._with_decided(probs))
             self.architecture_optimizer.zero_grad()
             self.manual_backward(loss)
         for gate in still:
@@ -204,6 +208,15 @@ class ProxylessModule(SampledOneShotModule):
             return gate.probs()
         of_the_pair = torch.zeros_like(gate.alpha).index_put((torch.tensor(pair, device=q.device),), q)
         return gate.probs().detach() + (of_the_pair - of_the_pair.detach())
+
+    def _indecision(self, gates: Iterable[Gate]) -> Tensor | float:
+        """Entropy of what the gates stand for, with a weight that rises from 0 to ``entropy_weight`` during the search."""
+        if self.entropy_weight == 0:
+            return 0.0
+        first = self.warmup_epochs + self.arc_start_epoch
+        done = (self.trainer.current_epoch - first) / max(1, self.trainer.max_epochs - first - 1)
+        entropies = [torch.special.entr(gate.variables).sum() for gate in gates if gate.variables is not None]
+        return self.entropy_weight * done * torch.stack(entropies).sum()
 
     def _with_decided(self, probs: dict[Gate, Tensor]) -> dict[Gate, Tensor]:
         """Together with the gates that have only one choice."""
@@ -309,6 +322,11 @@ class ProxylessNAS(SampledStrategy):
         ``'pair'`` or ``'full'``, see above.
     update_active_skip
         See above.
+    entropy_weight
+        Adds the entropy of the choices to the loss of the architecture, in units of the loss, rising from 0 in the first
+        epoch of the search to this weight in the last. It makes choices decide, and so brings the latency of the
+        derived net to the expected one, in searches that are too short to decide by themselves. 0: as in the paper.
+        Not with ``'reinforce'``.
     reinforce_samples
         Networks per update, M; 10 in the official code.
     reward_exponent
@@ -348,6 +366,7 @@ class ProxylessNAS(SampledStrategy):
         penalty: Any = None,
         cost_probs: Literal["pair", "full"] = "pair",
         update_active_skip: bool = True,
+        entropy_weight: float = 0.0,
         reinforce_samples: int = 10,
         reward_exponent: float = -0.1,
         baseline: Literal["before", "after", "never"] = "before",
@@ -363,6 +382,7 @@ class ProxylessNAS(SampledStrategy):
         self.arc_start_epoch = arc_start_epoch
         self.cost_probs = cost_probs
         self.update_active_skip = update_active_skip
+        self.entropy_weight = entropy_weight
         self.reinforce_samples = reinforce_samples
         self.reward_exponent = reward_exponent
         self.baseline = baseline
@@ -399,6 +419,8 @@ class ProxylessNAS(SampledStrategy):
         ):
             if getattr(self, name) < least:
                 problems.append(f"{name} is {getattr(self, name)}; allowed: {least} or more")
+        if not self.entropy_weight >= 0:
+            problems.append(f"entropy_weight is {self.entropy_weight}; allowed: 0 or more")
         if not 0 < self.baseline_weight <= 1:
             problems.append(f"baseline_weight is {self.baseline_weight}; allowed: greater than 0, up to 1")
         if not self.reward_exponent <= 0:
@@ -417,6 +439,7 @@ class ProxylessNAS(SampledStrategy):
     def identity(self) -> dict[str, Any]:
         names = (
             "update", "arc_update_every", "arc_update_steps", "arc_start_epoch", "cost_probs", "update_active_skip",
+            "entropy_weight",
             "reinforce_samples", "baseline", "baseline_weight",
         )  # fmt: skip
         return {**super().identity(), **{name: getattr(self, name) for name in names}}
@@ -436,6 +459,7 @@ class ProxylessNAS(SampledStrategy):
             arc_start_epoch=self.arc_start_epoch,
             cost_probs=self.cost_probs,
             update_active_skip=self.update_active_skip,
+            entropy_weight=self.entropy_weight,
             reinforce_samples=self.reinforce_samples,
             baseline=MovingBaseline(self.baseline_weight, self.baseline),
             **self.module_arguments(),

@@ -199,8 +199,6 @@ class Step:
         The same when it has run, for a step whose later paths depend on what it does; else None.
     batches
         Training batches of one run.
-    per_round
-        Runs in every round.
     runs_on
         The search whose modules run, if not those of ``search``.
     """
@@ -211,7 +209,6 @@ class Step:
     paths: Callable[[], list[Path]]
     paths_after: Callable[[], list[Path]] | None = None
     batches: int = 1
-    per_round: int = 1
     runs_on: Search | None = None
     executed: set[float] = field(default_factory=set)
     activations: list[tuple[int, int]] = field(default_factory=list)
@@ -257,7 +254,7 @@ def our_steps(two_path: Search, full: Search, reinforce: Search) -> list[Step]:
     return [
         floor_step("floor again", two_path, two_path),
         *(
-            Step(name, search, run, functools.partial(foreseen, search.module, *draws), per_round=3)
+            Step(name, search, run, functools.partial(foreseen, search.module, *draws))
             for name, search, run, draws in steps
         ),
         Step("REINFORCE update", reinforce, lambda: reinforce.module.architecture_step(reinforce.held_out, 0), first_and_last),
@@ -303,7 +300,7 @@ def floor_step(name: str, search: Search, other: Search) -> Step:
         floors[:] = [Floor(other, path)]
         return [path]
 
-    return Step(name, search, lambda: floors[0].step(), drawn, per_round=3, runs_on=other)
+    return Step(name, search, lambda: floors[0].step(), drawn, runs_on=other)
 
 
 def warm_up(step: Step) -> None:
@@ -579,7 +576,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=12, help="searched layers (default: %(default)s)")
     parser.add_argument("--pixels", type=int, default=64, help="height and width of an image (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=32, help="images (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=12, help="how often all is timed (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=10, help="how often all is timed (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     parser.add_argument("--output", type=File, help="JSON file for the result")
@@ -617,7 +614,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     def measure_all() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Lightning's handler waits for the end of a batch
-        order = [step for step in steps for _ in range(step.per_round)]
+        # The short steps that bars are set on more often than the others.
+        often = {"floor again", "weight step", "two-path step"}
+        order = [s for s in steps for _ in range(3 if s.name in often and s.search.memory == "channels-last" else 1)]
         with bar(2 * len(steps) + options.rounds * len(order), "step cost", "step") as done:
             for prepare in (warm_up, inspect):
                 for step in steps:
