@@ -5,7 +5,8 @@ estimator.py      the interface: operation -> milliseconds
 device.py         an estimator that times on this machine
 lookup_table.py   an estimator that reads a YAML file; building such a file
 profiler.py       the latency of a network, as an NNI ``ExpressionProfiler``
-penalty.py        the latency term of the loss, as an NNI ``ExpectationProfilerPenalty``; its automatic weight
+penalty.py        the latency term of the loss, as an NNI ``ExpectationProfilerPenalty``
+multiplier.py     its automatic weight
 reward.py         accuracy and latency of one network as one number
 """
 

@@ -778,7 +778,9 @@ def test_schedule(options, update):
 def test_fewer_weight_steps_than_an_update_needs_are_refused():
     """9 batches are 3 weight steps of 3: an update after every 4th would never come."""
     strategy = ProxylessNAS(arc_update_every=4, accumulate_grad_batches=3)
-    with pytest.raises(MisconfigurationException, match="arc_update_every is 4, but an epoch has only 9 batches, 3 to a"):
+    with pytest.raises(
+        MisconfigurationException, match="arc_update_every is 4, but an epoch has only 9 batches, 3 to a"
+    ):
         fit(strategy, NoNorm, n=9)
 
 
