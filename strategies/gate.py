@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy as shallow_copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,7 +65,10 @@ def _with_tensors(value: Any, tensors: Iterator[Tensor | None]) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_with_tensors(item, tensors) for item in value)
     if isinstance(value, dict):
-        return {key: _with_tensors(item, tensors) for key, item in value.items()}
+        same = shallow_copy(value)  # of the same type, whatever its constructor takes
+        for key, item in value.items():
+            same[key] = _with_tensors(item, tensors)
+        return same
     return value
 
 
@@ -91,9 +95,9 @@ class _Probe:
     outputs: Sequence[Callable | None]
     arguments: Any  # (args, kwargs), with holes where tensors were
     n_outputs: int
-    shift: int
+    shift: bool
     copy: bool
-    when_unchanged: Callable[[], None] | None
+    report: Callable[[bool], None] | None
     autocast: tuple[str, torch.dtype, bool]
     returned: list[tuple[Tensor, int]] = field(default_factory=list)
 
@@ -120,7 +124,7 @@ class _RouteGateGradients(torch.autograd.Function):
         gates, *tensors = ctx.saved_tensors
         y, inputs = tensors[: probe.n_outputs], tensors[probe.n_outputs :]
         args, kwargs = _with_tensors(probe.arguments, iter(inputs))
-        shift = inputs[probe.shift] if probe.shift >= 0 else None
+        shifts = inputs[: len(grad_y)] if probe.shift else [None] * len(grad_y)
         device, dtype, enabled = probe.autocast
 
         grad_gates = torch.zeros_like(gates)
@@ -133,13 +137,13 @@ class _RouteGateGradients(torch.autograd.Function):
                     raise RuntimeError(
                         f"candidates return {len(o_j)} tensors and {len(grad_y)} tensors; they must agree"
                     )
-                grad_gates[j] = sum(_inner(grad, o, shift) for grad, o in zip(grad_y, o_j, strict=True))
+                grad_gates[j] = sum(_inner(*of_one) for of_one in zip(grad_y, o_j, shifts, strict=True))
         if versions(inputs) != before:
             raise RuntimeError(
                 "a probed candidate changes its input in place, which falsifies what the others are measured on"
             )
-        if probe.when_unchanged and probe.copy and all(t._version == version for t, version in probe.returned):
-            probe.when_unchanged()
+        if probe.report and probe.copy:
+            probe.report(any(t._version != version for t, version in probe.returned))
         probe.returned = []
         return grad_gates, None, *grad_y, *(None for _ in inputs)
 
@@ -160,9 +164,9 @@ def route_gate_gradients(
     args: Sequence[Any],
     kwargs: dict[str, Any] | None = None,
     *,
-    shift: int = -1,
+    shift: bool = False,
     copy: bool = True,
-    when_unchanged: Callable[[], None] | None = None,
+    report: Callable[[bool], None] | None = None,
 ) -> Any:
     """Return ``y`` and, in backward, give gate j the gradient ``sum(dL/dy * o_j(x))``.
 
@@ -180,22 +184,20 @@ def route_gate_gradients(
     args, kwargs
         Arguments of the candidates; tensors in them may be nested as in ``y``.
     shift
-        Which tensor of the arguments is subtracted from every o_j. A common term in all dL/dg_j has no effect behind a
-        softmax (each row of its Jacobian sums to 0), so a layer with a skip candidate may measure everything against
-        the skip: its own gate gradient is then exactly 0 (FACTS 1.7.3) and float32 loses no digits to the part that
-        all candidates share. -1: no shift.
+        Whether the first argument, which a skip returns as it is, is subtracted from every o_j. A common term in all
+        dL/dg_j has no effect behind a softmax (each row of its Jacobian sums to 0), so a layer with a skip candidate
+        may measure everything against the skip: its own gate gradient is then exactly 0 (FACTS 1.7.3) and float32
+        loses no digits to the part that all candidates share.
     copy
         Return a copy of ``y``, which what follows may change in place. Without it torch refuses such a change with an
         error, and the activation is not kept twice.
-    when_unchanged
-        Called in backward if nothing has changed the copy in place: then the next call can do without.
+    report
+        Called in backward with whether something has changed the copy in place.
     """
     arguments = (tuple(args), kwargs or {})
     y_tensors, inputs = tensors_in(y), tensors_in(arguments)
     device = y_tensors[0].device.type
-    probe = _Probe(
-        tuple(outputs), _hollow(arguments), len(y_tensors), shift, copy, when_unchanged, _autocast_now(device)
-    )
+    probe = _Probe(tuple(outputs), _hollow(arguments), len(y_tensors), shift, copy, report, _autocast_now(device))
     routed = _RouteGateGradients.apply(gates, probe, *y_tensors, *inputs)
     return _with_tensors(y, iter(routed if len(y_tensors) > 1 else (routed,)))
 

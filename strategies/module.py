@@ -9,6 +9,7 @@ import nni.nas.strategy  # noqa: F401  (first: else NNI's circular imports leave
 import torch
 from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from .gate import Gate
@@ -78,6 +79,8 @@ class SampledOneShotModule(BaseOneShotLightningModule):
 
     def setup(self, stage: str | None = None) -> Any:
         check_strategy(self.trainer.strategy)
+        # Too late to be refused; so that estimated_stepping_batches, from which schedules take their length, counts steps.
+        self.trainer.accumulate_grad_batches = self.accumulate_grad_batches
         for data in (self.training_data, self.held_out_data):
             if data.loader is not None:  # else they come from a data module, later
                 data.loader = divided(data.loader, self.trainer, self.seed)
@@ -86,6 +89,10 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         return super().setup(stage)
 
     def on_train_start(self) -> Any:
+        if self.warmup_learning_rate is not None and math.isinf(self.trainer.num_training_batches):
+            raise MisconfigurationException(
+                "strategy: warmup_learning_rate needs training data of known length; use the evaluator's own schedule"
+            )
         if self.stop_and_go is not None:
             self.stop_and_go.restore(self)
         return super().on_train_start()
@@ -193,8 +200,8 @@ class SampledOneShotModule(BaseOneShotLightningModule):
                     optimizer, self.gradient_clip_val * self._loss_scale(), self.gradient_clip_algorithm
                 )
             self.training_module.optimizer_step(self.trainer.current_epoch, batch_idx, optimizer)
-        if not self._own_warmup:
-            self.advance_lr_schedulers(batch_idx)
+            if not self._own_warmup:
+                self.advance_lr_schedulers(batch_idx)
         return result, stepped
 
     def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -225,9 +232,10 @@ class SampledOneShotModule(BaseOneShotLightningModule):
             batches = self.trainer.num_training_batches
             done = (self.trainer.current_epoch * batches + batch_idx) / (self.warmup_epochs * batches)
             factor = 0.5 * (1 + math.cos(math.pi * done)) * self.warmup_learning_rate
-            for group in groups:
+            bases = [group.get("initial_lr", group["lr"]) for group in groups]  # a schedule may begin at 0
+            for group, base in zip(groups, bases, strict=True):
                 group.setdefault("search_lr", group["lr"])
-                group["lr"] = factor * group["search_lr"] / groups[0]["search_lr"]
+                group["lr"] = factor * (base / bases[0] if bases[0] else 1.0)
         else:
             for group in groups:
                 if "search_lr" in group:

@@ -5,14 +5,16 @@ SampledStrategy           an NNI ``OneShotStrategy``: turns the model space into
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
 import nni.nas.strategy  # noqa: F401  (first: else NNI's circular imports leave nni.nas.strategy with broken strategies)
 import torch
-from nni.nas.nn.pytorch import ModelSpace
+from nni.nas.nn.pytorch import Cell, ModelSpace, ParametrizedModule
 from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy, no_default_hook
+from pytorch_lightning import LightningDataModule
 from torch import nn
 
 from .gate import Gate
@@ -126,7 +128,7 @@ class SampledStrategy(OneShotStrategy):
 
     def default_mutation_hooks(self) -> list[Any]:
         # The last one refuses, by name, what no hook has taken.
-        return [SampledLayer.mutate, SampledInput.mutate, SampledRepeat.mutate, no_default_hook]
+        return [_refuse_cell, SampledLayer.mutate, SampledInput.mutate, SampledRepeat.mutate, no_default_hook]
 
     def mutate_model(self, model: ModelSpace) -> ModelSpace:
         generator = torch.Generator().manual_seed(self.seed)
@@ -138,9 +140,19 @@ class SampledStrategy(OneShotStrategy):
                 raise TypeError(f"{type(self).__name__} cannot search {type(model).__name__}: {error}") from None
             alpha = torch.randn(len(choices), generator=generator) * 1e-3  # FACTS 1.6
             self._gates[label] = Gate(label, choices, alpha, generator)
-        if not self._gates:
+        if not any(len(gate.choices) > 1 for gate in self._gates.values()):
             raise ValueError(f"{type(model).__name__} has no choice: nothing to search")
+        self._replaced: dict[int, tuple[nn.Module, nn.Module]] = {}
         supernet = super().mutate_model(model)
+        for parent in list(supernet.modules()):
+            for name, child in parent._modules.items():
+                # NNI goes through the children of a module once each, so a second name still holds the original.
+                if id(child) in self._replaced:
+                    setattr(parent, name, self._replaced[id(child)][1])
+        for module in supernet.modules():
+            if isinstance(module, ParametrizedModule) and not module.mutables:
+                # NNI's freeze makes a new module, whose weights are new as well.
+                module.freeze = functools.partial(_itself, module)
         taken = {label for module in supernet.modules() if isinstance(module, SampledModule) for label in module.gates}
         if left := sorted(set(self._gates) - taken):
             raise TypeError(
@@ -151,14 +163,23 @@ class SampledStrategy(OneShotStrategy):
 
     def run_hook(self, hook: Any, name: str, module: nn.Module, memo: dict[str, Any]) -> Any:
         memo.update(self._gates)
-        return hook(module, name, memo, {})
+        replacement = hook(module, name, memo, {})
+        if isinstance(replacement, SampledModule):
+            self._replaced[id(module)] = module, replacement  # the original is kept, so that its id stays its own
+        return replacement
 
     # -- the data --------------------------------------------------------------------------------------------------
 
     def mutate_evaluator(self, evaluator: Any) -> Any:
         self._training_data, self._held_out_data = ReplayableLoader(None), ReplayableLoader(None)
         self._trainer_with_data_module = None if evaluator.datamodule is None else evaluator.trainer
-        return super().mutate_evaluator(evaluator)
+        mutated = super().mutate_evaluator(evaluator)
+        if evaluator.datamodule is not None:
+            # Held-out data go to the search; to Lightning there are none, or it would warn that nothing validates.
+            evaluator.datamodule.val_dataloader = functools.partial(
+                LightningDataModule.val_dataloader, evaluator.datamodule
+            )
+        return mutated
 
     def train_dataloader(self, train_dataloader_fn: Callable[[], Any], val_dataloader_fn: Callable[[], Any]) -> Any:
         training, held_out = train_dataloader_fn(), val_dataloader_fn()
@@ -175,3 +196,17 @@ class SampledStrategy(OneShotStrategy):
 
     def val_dataloader(self, train_dataloader_fn: Callable[[], Any], val_dataloader_fn: Callable[[], Any]) -> None:
         return None
+
+
+def _refuse_cell(module: nn.Module, name: str, memo: dict[str, Any], mutate_kwargs: dict[str, Any]) -> bool:
+    """A mutation hook that refuses NNI's ``Cell`` where its operations depend on inputs that are not chosen yet."""
+    if isinstance(module, Cell) and module.op_candidates_factory is not None:
+        raise TypeError(
+            f"module {name!r} is a Cell that makes its operations for each chosen input, as the DARTS and ENAS spaces of "
+            "NNI's hub do; allowed: a Cell of modules, LayerChoice, InputChoice, Repeat"
+        )
+    return False
+
+
+def _itself(module: nn.Module, sample: Any) -> nn.Module:
+    return module

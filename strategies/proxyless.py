@@ -214,7 +214,7 @@ class ProxylessModule(SampledOneShotModule):
         if self.entropy_weight == 0:
             return 0.0
         first = self.warmup_epochs + self.arc_start_epoch
-        done = (self.trainer.current_epoch - first) / max(1, self.trainer.max_epochs - first - 1)
+        done = min(1.0, (self.trainer.current_epoch - first) / max(1, (self.trainer.max_epochs or 0) - first - 1))
         entropies = [torch.special.entr(gate.variables).sum() for gate in gates if gate.variables is not None]
         return self.entropy_weight * done * torch.stack(entropies).sum()
 
@@ -237,7 +237,8 @@ class ProxylessModule(SampledOneShotModule):
             # In double precision where there is one: Adam would turn a difference of rounding alone into a whole step.
             received = received.to(self.device, torch.float32 if self.device.type == "mps" else torch.float64)
             average([received])
-        baseline = self.baseline.next(float(received.mean()))
+        mean = received[0] + (received - received[0]).mean()  # exact where all are equal
+        baseline = self.baseline.next(float(mean))
         log_probs = torch.stack(
             [
                 torch.log_softmax(gate.alpha, dim=0)[[path[i] for path in paths]]

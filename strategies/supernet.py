@@ -38,7 +38,7 @@ def choices_of(label: str, mutable: Any) -> list[Any]:
     TypeError
         Neither of the two, or more than 256 sets of inputs.
     """
-    if type(mutable) is Categorical:
+    if isinstance(mutable, Categorical):  # ValueChoice is one
         return list(mutable.values)
     if type(mutable) is CategoricalMultiple:
         values = mutable.values
@@ -64,8 +64,8 @@ class SampledModule(BaseSuperNetModule):
 
     def _set_gates(self, gates: Mapping[str, Gate]) -> None:
         object.__setattr__(self, "gates", dict(gates))
-        # Until an architecture step has shown that nothing behind this module works in place.
-        self._copy = True
+        # Until an architecture step has shown that nothing works in place behind any call of this module.
+        self._copy, self._changed = True, False
 
     gates: dict[str, Gate]
 
@@ -96,17 +96,18 @@ class SampledModule(BaseSuperNetModule):
         outputs: Sequence[Callable | None],
         args: Sequence[Any],
         kwargs: dict[str, Any],
-        shift: int,
+        shift: bool = False,
     ) -> Any:
         if not tensors_in(y):
             raise TypeError(f"choice {gate.label!r}: candidate {gate.choices[gate.current]!r} returns no tensor: {y!r}")
         assert gate.variables is not None
         return route_gate_gradients(
-            gate.variables, y, outputs, args, kwargs, shift=shift, copy=self._copy, when_unchanged=self._no_more_copies
+            gate.variables, y, outputs, args, kwargs, shift=shift, copy=self._copy, report=self._report
         )
 
-    def _no_more_copies(self) -> None:
-        self._copy = False
+    def _report(self, changed: bool) -> None:
+        self._changed = self._changed or changed
+        self._copy = self._changed
 
     def _check_inputs(self, gate: Gate, before: list[int], *values: Any) -> None:
         if versions(values) != before:
@@ -139,7 +140,7 @@ class SampledLayer(LayerChoice, SampledModule):
             return y
         self._check_inputs(gate, before, args, kwargs)
         outputs: list[Callable | None] = [None if j == active else self._candidate(j) for j in gate.probed]
-        return self._route(gate, y, outputs, args, kwargs, shift=0 if self._has_skip else -1)
+        return self._route(gate, y, outputs, args, kwargs, shift=self._has_skip)
 
     def _candidate(self, index: int) -> nn.Module:
         return self[self.names[index]]
@@ -179,7 +180,7 @@ class SampledInput(InputChoice, SampledModule):
         outputs: list[Callable | None] = [
             None if j == active else functools.partial(self._reduce, j) for j in gate.probed
         ]
-        return self._route(gate, y, outputs, (candidate_inputs,), {}, shift=-1)
+        return self._route(gate, y, outputs, (candidate_inputs,), {})
 
     def _reduce(self, index: int, inputs: Any) -> Any:
         return ChosenInputs._tensor_reduction(self.reduction, [inputs[i] for i in self.gate.choices[index]])
@@ -221,7 +222,7 @@ class SampledRepeat(Repeat, SampledModule):
             outputs: list[Callable | None] = [
                 None if d == depth else functools.partial(self._probe, d, depth) for d in depths
             ]
-            y = self._route(gate, y, outputs, (x, y), {}, shift=-1)
+            y = self._route(gate, y, outputs, (x, y), {})
         return y
 
     def _depth(self, instead: dict[str, Any]) -> int:
