@@ -32,7 +32,13 @@ def test_shipped_files_are_valid(pytestconfig):
     experiments = pytestconfig.rootpath / "experiments"
     config = read_config(SearchConfig, experiments / "search.yml", [("NNI's parameters", "latency.target_ms", "50%")])
     assert config.latency.target_ms == "50%"
-    assert config.strategy.arguments == {"warmup_epochs": 12, "arc_update_every": 2, "arc_learning_rate": 0.1}
+    assert config.strategy.arguments == {
+        "update": "two-path",
+        "entropy_weight": 1.0,
+        "warmup_epochs": 12,
+        "arc_update_every": 2,
+        "arc_learning_rate": 0.1,
+    }
     assert read_config(TrainConfig, experiments / "train.yml").weights == "inherited"
 
 
