@@ -45,6 +45,9 @@ def make_profiler(
             if table is None:
                 return LatencyProfiler(space, estimator, input_shape)
             table.write(kept)
+            rounded = LookupTable.read(kept)
+            rounded.source = table.source  # what the user can mend
+            return LatencyProfiler(space, rounded, input_shape)
         return LatencyProfiler(space, LookupTable.read(kept), input_shape)
     except TableError as error:
         raise UserError(f"latency.table: {error}") from error
