@@ -20,11 +20,11 @@ from safetensors.torch import load_file
 from timm.models import EfficientNet
 from timm.models._efficientnet_builder import decode_arch_def, resolve_act_layer
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from . import registry
 from .errors import UserError
 from .files import write_text
+from .latency.macs import count_macs
 from .latency.operation import Shape
 
 __all__ = [
@@ -170,17 +170,6 @@ def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
 def count_parameters(network: nn.Module) -> int:
     """Trainable parameters."""
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
-
-
-def count_macs(network: nn.Module, input_shape: Shape) -> int:
-    """Multiply-adds of convolutions and matrix products for one image of ``input_shape``."""
-    parameter = next(network.parameters())
-    mode = network.training
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        network.eval()(torch.zeros(1, *input_shape, device=parameter.device, dtype=parameter.dtype))
-    network.train(mode)
-    return int(counter.get_total_flops()) // 2
 
 
 def installed_versions() -> dict[str, str]:

@@ -4,6 +4,7 @@ operation.py      a module with its input shape, and its key
 estimator.py      the interface: operation -> milliseconds
 device.py         an estimator that times on this machine
 lookup_table.py   an estimator that reads a YAML file; building such a file
+macs.py           an estimator that counts multiply-adds, in millions, in place of milliseconds
 profiler.py       the latency of a network, as an NNI ``ExpressionProfiler``
 penalty.py        the latency term of the loss, as an NNI ``ExpectationProfilerPenalty``
 multiplier.py     its automatic weight
@@ -13,6 +14,7 @@ reward.py         accuracy and latency of one network as one number
 from .device import DeviceEstimator, Measurement
 from .estimator import LatencyEstimator
 from .lookup_table import LookupTable, TableError, build_lookup_table
+from .macs import MacsEstimator, count_macs
 from .operation import Operation, describe, trace_operations
 from .penalty import LatencyPenalty
 from .profiler import LatencyProfiler
@@ -25,10 +27,12 @@ __all__ = [
     "LatencyProfiler",
     "LatencyReward",
     "LookupTable",
+    "MacsEstimator",
     "Measurement",
     "Operation",
     "TableError",
     "build_lookup_table",
+    "count_macs",
     "describe",
     "trace_operations",
 ]

@@ -121,12 +121,17 @@ def _walk(name: str, module: nn.Module, calls: Calls, grouped: set[str], choices
         raise ValueError(
             f"{name or type(module).__name__}: a {type(module).__name__} has no latency here; allowed: LayerChoice"
         )
-    elif any(isinstance(m, MutableModule) for m in module.modules()) or (not choices and type(module) is nn.Sequential):
+    elif not name or _holds_choice(module) or (not choices and type(module) is nn.Sequential):
         for child_name, child in module.named_children():
             yield from _walk(f"{name}.{child_name}" if name else child_name, child, calls, grouped, choices)
     elif not is_free(module):
         for call in calls.get(module, ()):
             yield Operation(describe(module, *call), module, call[0], choices)
+
+
+def _holds_choice(module: nn.Module) -> bool:
+    # NNI's own layers (MutableConv2d and the like) are MutableModules as well; without a choice they are plain layers.
+    return any(isinstance(m, MutableModule) and m.mutables for m in module.modules())
 
 
 @torch.no_grad()
