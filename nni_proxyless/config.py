@@ -63,7 +63,7 @@ class LatencySection(Section):
 
     target_ms: float | str | None = None
     weight: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
-    form: Literal["add#linear", "add", "mul#log"] = "add#linear"
+    form: Literal["add#linear", "add", "mul#log", "threshold"] = "add#linear"
     nonlinear: Literal["linear", "positive", "absolute"] = "linear"
     table: str | None = None
     estimator: EstimatorSection = EstimatorSection()

@@ -61,12 +61,23 @@ class ImageData:
 
 @dataclass(frozen=True)
 class Parts:
-    """Three disjoint parts of the training images."""
+    """Three disjoint parts of the training images.
+
+    Attributes
+    ----------
+    weights, weights_plain
+        As they are trained on, and as they are evaluated.
+    alphas, validation
+        Not augmented.
+    all_but_validation
+        Weights and alphas together, augmented: for a method that trains both on the same images.
+    """
 
     weights: Dataset
     weights_plain: Dataset
     alphas: Dataset
     validation: Dataset
+    all_but_validation: Dataset
 
 
 def split(data: ImageData, *, alphas: float, validation: float) -> Parts:
@@ -107,6 +118,7 @@ def split(data: ImageData, *, alphas: float, validation: float) -> Parts:
         weights_plain=Subset(data.train_plain, parts["weights"]),
         alphas=Subset(data.train_plain, parts["alphas"]),
         validation=Subset(data.train_plain, parts["validation"]),
+        all_but_validation=Subset(data.train, sorted(parts["weights"] + parts["alphas"])),
     )
 
 

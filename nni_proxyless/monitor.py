@@ -20,6 +20,7 @@ from .errors import UserError
 from .evaluator import as_channels_last, evaluate_accuracy
 from .latency import LatencyProfiler
 from .latency.operation import Shape
+from .progress import n_fixed, n_fixed_text
 
 __all__ = ["DerivedNetMonitor", "mean_entropy"]
 
@@ -60,12 +61,14 @@ class DerivedNetMonitor(pytorch_lightning.Callback):
             "train_loss": train_loss,
             "train_accuracy": seen.get("train_accuracy", math.nan),
             "multiplier": seen.get("penalty/multiplier", 0.0),
+            "fixed": float(n_fixed(module)[0]),
             "seconds": time.perf_counter() - self._began,
         }
         _logger.info(
-            "epoch %d/%d: validation accuracy %.4f, expected %.3f ms, derived net %.3f ms, entropy %.3f, train loss %.4f, %.1f s",
+            "epoch %d/%d: validation accuracy %.4f, expected %.3f ms, derived net %.3f ms, entropy %.3f, train loss %.4f, %.1f s%s",
             trainer.current_epoch + 1, trainer.max_epochs, self.last["default"], self.last["expected_ms"],
             self.last["table_ms"], self.last["entropy"], train_loss, self.last["seconds"],
+            n_fixed_text(module),
         )  # fmt: skip
         self.report(trainer.current_epoch, self.last)
 

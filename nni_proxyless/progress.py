@@ -9,12 +9,23 @@ from typing import Any
 from pytorch_lightning import Callback
 from tqdm import tqdm
 
-__all__ = ["FitProgress", "LogAboveBars", "bar"]
+__all__ = ["FitProgress", "LogAboveBars", "bar", "n_fixed", "n_fixed_text"]
 
 
 def bar(total: int, what: str, unit: str) -> tqdm:
     """A progress bar on stderr; none where stderr is no terminal."""
     return tqdm(total=total, desc=what, unit=unit, disable=None, dynamic_ncols=True, leave=False)
+
+
+def n_fixed(module: Any) -> tuple[int, int]:
+    """How many choices a search has made for good, of how many; (0, 0) where its strategy makes none before the end."""
+    return len(getattr(module, "fixed", ())), len(getattr(module, "searched", ()))
+
+
+def n_fixed_text(module: Any) -> str:
+    """The same for a person, to follow other figures; empty where there are none."""
+    fixed, of = n_fixed(module)
+    return f", {fixed} of {of} choices fixed" if fixed else ""
 
 
 class LogAboveBars(logging.Handler):
@@ -34,7 +45,7 @@ class FitProgress(Callback):
         self._bar.update()
 
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
-        self._bar.set_postfix_str(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
+        self._bar.set_postfix_str(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}{n_fixed_text(module)}")
 
     def on_train_end(self, trainer: Any, module: Any) -> None:
         self._bar.close()

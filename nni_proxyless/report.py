@@ -101,9 +101,15 @@ def figures(architecture: Architecture) -> str:
             f"latency:       target {ms('target_ms')}, expected {ms('expected_ms')}, table {ms('table_ms')}, measured {ms('measured_ms')}",
             f"multiply-adds: {architecture.macs / 1e6:.3f} M",
             f"parameters:    {architecture.n_params / 1e6:.3f} M",
-            f"accuracy:      {architecture.search.get('accuracy', float('nan')):.4f} on the validation part, weights of the supernet",
+            f"accuracy:      {architecture.search.get('accuracy', float('nan')):.4f} on the validation part, {_weights_of(architecture)}",
         ]
     )
+
+
+def _weights_of(architecture: Architecture) -> str:
+    if "test_accuracy" not in architecture.search:
+        return "weights of the supernet"
+    return f"{architecture.search['test_accuracy']:.4f} on the test images, trained by the search itself"
 
 
 def table(found: Sequence[Found]) -> str:

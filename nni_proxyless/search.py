@@ -29,7 +29,7 @@ from .config import SearchConfig
 from .data import ImageData, loader, split
 from .derive import Architecture, build_network, installed_versions
 from .errors import UserError
-from .evaluator import ImageClassification
+from .evaluator import ImageClassification, evaluate_accuracy
 from .files import write_text, write_weights
 from .latency import DeviceEstimator, LatencyEstimator, LatencyPenalty, LatencyProfiler
 from .latency.operation import trace_operations
@@ -80,7 +80,8 @@ def run_search(
         Checked already.
     folder
         Gets ``search.yml`` as it was resolved, ``latencies.yaml``, ``history.jsonl``, ``tensorboard/``,
-        ``architecture.json`` and ``weights.safetensors``; while the search lasts also ``checkpoint/``.
+        ``architecture.json`` and ``weights.safetensors``; while the search lasts also ``checkpoint/``. Where the strategy
+        leaves a trained network, ``final/`` holds it with its accuracy on the test images, as after ``train``.
     base
         What a relative ``latency.table`` is relative to: the folder of the configuration file.
     report
@@ -157,6 +158,9 @@ def run_search(
 def make_evaluator(config: SearchConfig, folder: Path, parts: Any, monitor: DerivedNetMonitor) -> Lightning:
     """How the supernet is trained: NNI's evaluator around task, trainer and data."""
     training, trainer, data = config.training, config.trainer, config.data
+    alphas, weights = parts.alphas, parts.weights
+    if not strategy_can("needs_held_out_data", config, default=True):
+        alphas, weights = None, parts.all_but_validation
     warmup_alone = "warmup_learning_rate" in config.strategy.arguments
     return Lightning(
         ImageClassification(
@@ -173,8 +177,8 @@ def make_evaluator(config: SearchConfig, folder: Path, parts: Any, monitor: Deri
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
             log_every_n_steps=10,
         ),
-        train_dataloaders=loader(parts.weights, data.batch_size, seed=config.seed, workers=data.workers, factory=DataLoader),
-        val_dataloaders=loader(parts.alphas, data.batch_size, seed=config.seed + 1, workers=data.workers, factory=DataLoader),
+        train_dataloaders=loader(weights, data.batch_size, seed=config.seed, workers=data.workers, factory=DataLoader),
+        val_dataloaders=alphas and loader(alphas, data.batch_size, seed=config.seed + 1, workers=data.workers, factory=DataLoader),
     )  # fmt: skip
 
 
@@ -226,6 +230,11 @@ def make_penalty(config: SearchConfig, profiler: LatencyProfiler, target: float 
         raise UserError(f"latency: {error}") from error
 
 
+def strategy_can(name: str, config: SearchConfig, default: bool) -> bool:
+    """What a strategy says of itself; NNI's own say nothing."""
+    return bool(getattr(registry.load("nni_proxyless.strategies", config.strategy.name), name, default))
+
+
 def make_strategy(config: SearchConfig, penalty: LatencyPenalty | None, checkpoint_dir: Path) -> Any:
     """The strategy by name, with penalty, seed and a folder for checkpoints where it takes them."""
     strategy_class = registry.load("nni_proxyless.strategies", config.strategy.name)
@@ -265,11 +274,16 @@ def _save(
     network = build_network(architecture, {name: tensor.cpu() for name, tensor in weights.items()})
     measured, table_again = None, None
     if isinstance(estimator, DeviceEstimator):
-        path = [op for op in trace_operations(space, data.shape) if all(monitor.sample[k] == c for k, c in op.choices)]
+        # From a space of its own: a search may have let go of candidates.
+        operations = trace_operations(type(space)(**space_arguments), data.shape)
+        path = [op for op in operations if all(monitor.sample[k] == c for k, c in op.choices)]
         measured, table_again = measure_beside_path(estimator, network, data.shape, path)
         say_if_drifted(profiler, estimator, monitor.last["table_ms"], table_again, measured)
     metrics = {**monitor.last, **({"measured_ms": measured} if measured is not None else {})}
     metrics.pop("seconds")
+    if trained := strategy_can("leaves_trained_network", config, default=False):
+        test = loader(data.test, config.data.batch_size, workers=config.data.workers)
+        metrics["test_accuracy"] = evaluate_accuracy(network, test)
     architecture = dataclasses.replace(
         architecture,
         latency={
@@ -288,10 +302,16 @@ def _save(
             "seed": config.seed,
             "epochs": config.training.epochs,
             "accuracy": metrics["default"],
+            **({"test_accuracy": metrics["test_accuracy"]} if trained else {}),
         },
         versions=installed_versions(),
     )
     write_weights(folder / "weights.safetensors", weights)
+    if trained:
+        result = {"accuracy": metrics["test_accuracy"], "epochs": config.training.epochs, "weights": "searched",
+                  "architecture": "architecture.json"}  # fmt: skip
+        write_weights(folder / "final" / "weights.safetensors", weights)
+        write_text(folder / "final" / "result.json", json.dumps(result, indent=2) + "\n")
     architecture.write(folder / "architecture.json")
     return SearchResult(folder, architecture, metrics)
 

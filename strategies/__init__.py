@@ -2,6 +2,7 @@
 
 ========================  ==================================================================================
 :mod:`.proxyless`         ProxylessNAS (Cai, Zhu, Han; ICLR 2019), with :mod:`.reinforce`
+:mod:`.dsnas`             DSNAS (Hu, Xie et al.; CVPR 2020)
 :mod:`.gate`              what both share: the gate of a choice, and the gradient that it would have received
 :mod:`.supernet`          modules that run only the sampled path: layers, inputs, depths
 :mod:`.oneshot`           a method as a strategy of NNI: arguments, supernet, data
@@ -11,6 +12,7 @@
 ========================  ==================================================================================
 """
 
+from .dsnas import DSNAS
 from .proxyless import ProxylessNAS
 
-__all__ = ["ProxylessNAS"]
+__all__ = ["DSNAS", "ProxylessNAS"]

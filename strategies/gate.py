@@ -154,7 +154,18 @@ def _inner(grad: Tensor, output: Tensor, shift: Tensor | None) -> Tensor:
         return grad.new_zeros((), dtype=torch.promote_types(grad.dtype, torch.float32))
     if grad.dtype in (torch.float16, torch.bfloat16) or output.dtype in (torch.float16, torch.bfloat16):
         grad, output, shift = grad.float(), output.float(), None if shift is None else shift.float()
-    return (grad * (output if shift is None else output - shift)).sum()
+    if shift is not None:
+        output = output - shift
+    if grad.dtype == output.dtype and grad.stride() == output.stride() and _is_dense(grad):
+        # In the order in which they lie in memory: a dot product needs no third tensor of this size.
+        n = grad.numel()
+        return torch.dot(grad.as_strided((n,), (1,)), output.as_strided((n,), (1,)))
+    return (grad * output).sum()
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether the elements lie in memory without gaps and overlaps, in the usual order or channels-last."""
+    return tensor.is_contiguous() or (tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
 
 
 def route_gate_gradients(
@@ -194,7 +205,9 @@ def route_gate_gradients(
     report
         Called in backward with whether something has changed the copy in place.
     """
-    arguments = (tuple(args), kwargs or {})
+    # A gradient of the active candidate alone needs its output and nothing more.
+    alone = not shift and all(run is None for run in outputs)
+    arguments = ((), {}) if alone else (tuple(args), kwargs or {})
     y_tensors, inputs = tensors_in(y), tensors_in(arguments)
     device = y_tensors[0].device.type
     probe = _Probe(tuple(outputs), _hollow(arguments), len(y_tensors), shift, copy, report, _autocast_now(device))
@@ -233,6 +246,11 @@ class Gate(nn.Module):
     ----------
     skips
         Indices of the candidates that do nothing, in every layer of this label; None before there is a layer.
+    fixed
+        Whether the choice is made: all probability is on the most probable candidate, whatever the logits say.
+    ran
+        Whether a layer of this label has run since the gate was opened: a layer in a candidate that is not sampled does
+        not.
     """
 
     def __init__(self, label: str, choices: Sequence[Any], alpha: Tensor, generator: torch.Generator):
@@ -246,6 +264,7 @@ class Gate(nn.Module):
         self.alpha = nn.Parameter(alpha)
         self.generator = generator
         self.skips: frozenset[int] | None = None
+        self.fixed = False
         self.reset()
 
     def add_layer(self, skips: set[int]) -> None:
@@ -257,10 +276,27 @@ class Gate(nn.Module):
         self.active: int | None = None
         self.probed: tuple[int, ...] = ()
         self.variables: Tensor | None = None
+        self.shift = True
+        self.ran = False
 
-    def open(self, active: int, probed: Sequence[int] = (), variables: Tensor | None = None) -> None:
-        """Let candidate ``active`` run; with ``variables`` (one per probed candidate), route gate gradients into them."""
-        self.active, self.probed, self.variables = active, tuple(probed), variables
+    def open(
+        self, active: int, probed: Sequence[int] = (), variables: Tensor | None = None, *, shift: bool = True
+    ) -> None:
+        """Let candidate ``active`` run; with ``variables`` (one per probed candidate), route gate gradients into them.
+
+        With ``shift``, a layer that has a skip among its candidates takes them against the skip.
+        """
+        self.active, self.probed, self.variables, self.shift = active, tuple(probed), variables, shift
+        self.ran = False
+
+    def take(self) -> int:
+        """Index of the candidate that runs now, asked by the layer that runs it."""
+        self.ran = True
+        return self.current
+
+    def fix(self) -> None:
+        """Make the choice, for good: the most probable candidate."""
+        self.fixed = True
 
     @property
     def current(self) -> int:
@@ -287,12 +323,14 @@ class Gate(nn.Module):
     def __deepcopy__(self, memo: dict) -> Gate:
         # Logits are copied, the generator stays the search's own: torch cannot copy one before 2.5.
         copied = Gate(self.label, self.choices, self.alpha.detach().clone(), self.generator)
-        copied.skips = self.skips
+        copied.skips, copied.fixed = self.skips, self.fixed
         memo[id(self)] = copied
         return copied
 
     def probs(self) -> Tensor:
-        """softmax(alpha), shape (N,), with its graph."""
+        """softmax(alpha), shape (N,), with its graph; one-hot and without a graph where the choice is fixed."""
+        if self.fixed:
+            return torch.nn.functional.one_hot(self.alpha.detach().argmax(), len(self.choices)).to(self.alpha.dtype)
         return torch.softmax(self.alpha, dim=0)
 
     def most_probable(self) -> int:

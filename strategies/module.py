@@ -12,18 +12,22 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
+from nni_proxyless.latency import LatencyPenalty
+
 from .gate import Gate
-from .processes import average, check_strategy, reduces_by_itself
+from .processes import average, average_gradients, check_strategy, reduces_by_itself
 from .replay import HeldOutBatches, ReplayableLoader, for_this_rank
 from .resume import StopAndGo
 
-__all__ = ["SampledOneShotModule", "divided"]
+__all__ = ["SampledOneShotModule", "divided", "loss_of"]
 
 
 class SampledOneShotModule(BaseOneShotLightningModule):
     """Weight steps on single paths; everything that a method's architecture step is put together from.
 
     A method overrides :meth:`search_step`, and :meth:`method_state` if it keeps anything of its own from step to step.
+    What learns the architecture in the backward pass of the weights also overrides :meth:`open_path` and
+    :meth:`objective`.
 
     Parameters
     ----------
@@ -183,10 +187,9 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         if self._accumulated == 0:
             self._path = {gate: gate.sample_path() for gate in self.gates}
             self.training_module.optimizer_zero_grad(self.trainer.current_epoch, batch_idx, optimizer)
-        for gate, active in self._path.items():
-            gate.open(active)
+        self.open_path(self._path)
         result = self.training_module.training_step(batch, batch_idx)
-        self.manual_backward(_loss_of(result) / self.accumulate_grad_batches)
+        self.manual_backward(self.objective(loss_of(result)) / self.accumulate_grad_batches)
         self.reset_gates()
         self._accumulated += 1
         stepped = self._accumulated == self.accumulate_grad_batches or self.trainer.is_last_batch
@@ -194,15 +197,24 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         if stepped:
             self._accumulated = 0
             if self.trainer.world_size > 1:
-                average([p.grad for p in self.weights() if p.grad is not None])
+                average_gradients(self.weights())
             if self.gradient_clip_val is not None:
                 self.training_module.configure_gradient_clipping(
-                    optimizer, self.gradient_clip_val * self._loss_scale(), self.gradient_clip_algorithm
+                    optimizer, self.gradient_clip_val * self.loss_scale(), self.gradient_clip_algorithm
                 )
             self.training_module.optimizer_step(self.trainer.current_epoch, batch_idx, optimizer)
             if not self._own_warmup:
                 self.advance_lr_schedulers(batch_idx)
         return result, stepped
+
+    def open_path(self, path: dict[Gate, int]) -> None:
+        """Let a sampled path run."""
+        for gate, active in path.items():
+            gate.open(active)
+
+    def objective(self, loss: Tensor) -> Tensor:
+        """What backward starts from, given the loss of the sampled path."""
+        return loss
 
     def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Lightning's, without the reduction of DDP, which would send the gradients of all candidates around."""
@@ -214,7 +226,7 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         precision.backward(loss, self, None, *args, **kwargs)
         precision.post_backward(loss, self)
 
-    def _loss_scale(self) -> float:
+    def loss_scale(self) -> float:
         """By how much mixed precision has scaled the gradients up."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         return 1.0 if scaler is None else float(scaler.get_scale())
@@ -248,20 +260,30 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         """The gates that have something to choose from."""
         return [gate for gate in self.gates if len(gate.choices) > 1]
 
+    @property
+    def fixed(self) -> list[Gate]:
+        """Those of them whose choice is made, for good."""
+        return [gate for gate in self.searched if gate.fixed]
+
     def architecture_loss(self, batch: Any, batch_idx: int) -> Tensor:
         """Task loss of the sampled path, the module's own ``architecture_loss`` if it has one."""
         own = getattr(self.training_module, "architecture_loss", None)
-        return _loss_of((own or self.training_module.training_step)(batch, batch_idx))
+        return loss_of((own or self.training_module.training_step)(batch, batch_idx))
 
     def add_penalty(self, loss: Tensor, probs: dict[Gate, Tensor]) -> Tensor:
         """Add the expected cost under ``probs`` (live tensors of shape (N,)) and log what it came to."""
         if self.penalty is None:
             return loss
+        path = {"path": self.sampled_path()} if isinstance(self.penalty, LatencyPenalty) else {}
         loss, details = self.penalty(
-            loss, {g.label: dict(zip(g.choices, p.unbind(), strict=True)) for g, p in probs.items()}
+            loss, {g.label: dict(zip(g.choices, p.unbind(), strict=True)) for g, p in probs.items()}, **path
         )
         self.log_dict({f"penalty/{name}": torch.as_tensor(value).detach() for name, value in details.items()})
         return loss
+
+    def sampled_path(self) -> dict[str, Any]:
+        """Label -> choice of the path that is open."""
+        return {gate.label: gate.value(gate.current) for gate in self.gates}
 
     def next_held_out_batch(self) -> Any:
         """The next batch for the architecture, on this module's device; begins again when the data are through."""
@@ -303,6 +325,6 @@ def divided(loader: Any, trainer: Any, seed: int) -> Any:
     return for_this_rank(loader, trainer.global_rank, trainer.world_size, seed=seed)
 
 
-def _loss_of(result: Any) -> Tensor:
+def loss_of(result: Any) -> Tensor:
     """What Lightning's ``training_step`` may return: a loss, or a dict that holds one."""
     return result["loss"] if isinstance(result, dict) else result

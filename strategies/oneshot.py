@@ -5,6 +5,7 @@ SampledStrategy           an NNI ``OneShotStrategy``: turns the model space into
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import Any, Literal
@@ -27,7 +28,21 @@ __all__ = ["SampledStrategy"]
 
 
 class SampledStrategy(OneShotStrategy):
-    """What ProxylessNAS and DSNAS have in common as strategies of NNI; see those for the arguments."""
+    """What ProxylessNAS and DSNAS have in common as strategies of NNI; see those for the arguments.
+
+    Attributes
+    ----------
+    initial_spread
+        Standard deviation of the initial logits.
+    needs_held_out_data
+        Whether the evaluator's validation data train the architecture; if not, the search does not touch them.
+    leaves_trained_network
+        Whether the network that is left needs no further training.
+    """
+
+    initial_spread = 1e-3  # FACTS 1.6
+    needs_held_out_data = True
+    leaves_trained_network = False
 
     def __init__(
         self,
@@ -138,7 +153,7 @@ class SampledStrategy(OneShotStrategy):
                 choices = choices_of(label, mutable)
             except TypeError as error:
                 raise TypeError(f"{type(self).__name__} cannot search {type(model).__name__}: {error}") from None
-            alpha = torch.randn(len(choices), generator=generator) * 1e-3  # FACTS 1.6
+            alpha = torch.randn(len(choices), generator=generator) * self.initial_spread
             self._gates[label] = Gate(label, choices, alpha, generator)
         if not any(len(gate.choices) > 1 for gate in self._gates.values()):
             raise ValueError(f"{type(model).__name__} has no choice: nothing to search")
@@ -149,6 +164,7 @@ class SampledStrategy(OneShotStrategy):
                 # NNI goes through the children of a module once each, so a second name still holds the original.
                 if id(child) in self._replaced:
                     setattr(parent, name, self._replaced[id(child)][1])
+        self._replaced.clear()  # or candidates that the search lets go of would stay in memory
         for module in supernet.modules():
             if isinstance(module, ParametrizedModule) and not module.mutables:
                 # NNI's freeze makes a new module, whose weights are new as well.
@@ -173,6 +189,9 @@ class SampledStrategy(OneShotStrategy):
     def mutate_evaluator(self, evaluator: Any) -> Any:
         self._training_data, self._held_out_data = ReplayableLoader(None), ReplayableLoader(None)
         self._trainer_with_data_module = None if evaluator.datamodule is None else evaluator.trainer
+        if not self.needs_held_out_data and evaluator.datamodule is None and evaluator.val_dataloaders is None:
+            evaluator = copy.copy(evaluator)
+            evaluator.val_dataloaders = ()  # NNI asks for some, whoever needs them
         mutated = super().mutate_evaluator(evaluator)
         if evaluator.datamodule is not None:
             # Held-out data go to the search; to Lightning there are none, or it would warn that nothing validates.
@@ -182,7 +201,8 @@ class SampledStrategy(OneShotStrategy):
         return mutated
 
     def train_dataloader(self, train_dataloader_fn: Callable[[], Any], val_dataloader_fn: Callable[[], Any]) -> Any:
-        training, held_out = train_dataloader_fn(), val_dataloader_fn()
+        training = train_dataloader_fn()
+        held_out = val_dataloader_fn() if self.needs_held_out_data else None
         for what, loader in (("training", training), ("validation", held_out)):
             if isinstance(loader, (list, tuple, dict)):
                 raise TypeError(f"the {what} data are a {type(loader).__name__} of loaders; allowed: one loader")
@@ -191,6 +211,8 @@ class SampledStrategy(OneShotStrategy):
         self._training_data.loader, self._held_out_data.loader = training, held_out
         if self._trainer_with_data_module is not None:
             for data in (self._training_data, self._held_out_data):
+                if data.loader is None:
+                    continue
                 data.loader = divided(data.loader, self._trainer_with_data_module, self.seed)
         return self._training_data
 

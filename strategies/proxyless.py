@@ -230,8 +230,7 @@ class ProxylessModule(SampledOneShotModule):
             for _ in range(self.reinforce_samples):
                 paths.append([gate.sample_path() for gate in self.gates])
                 accuracy = accuracy_of(self.training_module, batch, batch_idx)
-                sample = {gate.label: gate.value(gate.current) for gate in self.gates}
-                rewards.append(accuracy if self.penalty is None else self.penalty(accuracy, sample))
+                rewards.append(accuracy if self.penalty is None else self.penalty(accuracy, self.sampled_path()))
         received = torch.tensor(rewards, dtype=torch.float64)
         if self.trainer.world_size > 1:
             # In double precision where there is one: Adam would turn a difference of rounding alone into a whole step.

@@ -44,6 +44,7 @@ class StopAndGo:
         self.every = every
         self.identity = identity
         self._state: dict[str, Any] | None = None
+        self._of_search: dict[str, Any] = {}
         self._done = 0  # batches of the current epoch that a checkpoint holds already
 
     # -- going on --------------------------------------------------------------------------------------------------
@@ -53,11 +54,12 @@ class StopAndGo:
 
         Comes before Lightning touches the data for the first time.
         """
+        self._of_search = self._identity(module)  # now: a search may let go of candidates later
         self._state = self.files.read()
         if self._state is None:
             return
-        found, expected = self._state.get("identity", {}), self._identity(module)
-        if different := differences(expected, found):
+        found = self._state.get("identity", {})
+        if different := differences(self._of_search, found):
             raise CheckpointError(
                 f"{self.files.folder}: the checkpoint is of another search: {'; '.join(different[:5])}"
                 f"{f'; and {len(different) - 5} more' if len(different) > 5 else ''}. Use another folder, or empty this one."
@@ -71,6 +73,7 @@ class StopAndGo:
         if state is None:
             return
         trainer, mine = module.trainer, self._mine(state["ranks"], module)
+        module.load_method_state(state["method"])  # first: it may let go of candidates, which the checkpoint then lacks
         module.training_module.load_state_dict(state["module"])
         for gate in module.gates:
             gate.alpha.data.copy_(state["alphas"][gate.label])
@@ -81,8 +84,7 @@ class StopAndGo:
         trainer.precision_plugin.load_state_dict(state["precision"])
         if isinstance(module.penalty, ProfilerPenalty):
             module.penalty.load_state_dict(state["penalty"])
-        module.load_method_state(state["method"])
-        module.gates[0].generator.set_state(state["paths"])
+        module.gates[0].generator.set_state(mine["paths"])
         module.held_out_batches.load_state(mine["held_out"])
         self._done = state["batch"]
         self._set_progress(trainer, state["epoch"], state["steps"])
@@ -136,6 +138,7 @@ class StopAndGo:
         trainer = module.trainer
         mine = {
             "randomness": rng_state(),
+            "paths": module.gates[0].generator.get_state(),
             "training_data": {"start": module.training_data.start, "now": module.training_data.state()},
             "held_out": module.held_out_batches.state(),
         }
@@ -146,7 +149,7 @@ class StopAndGo:
         if trainer.is_global_zero:
             self.files.write(
                 {
-                    "identity": self._identity(module),
+                    "identity": self._of_search,
                     "epoch": epoch,
                     "batch": batch,
                     "steps": trainer.global_step,
@@ -157,7 +160,6 @@ class StopAndGo:
                     "precision": trainer.precision_plugin.state_dict(),
                     "penalty": module.penalty.state_dict() if isinstance(module.penalty, ProfilerPenalty) else {},
                     "method": module.method_state(),
-                    "paths": module.gates[0].generator.get_state(),
                     "ranks": ranks,
                 }
             )

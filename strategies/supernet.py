@@ -25,7 +25,7 @@ from torch import nn
 
 from .gate import Gate, route_gate_gradients, tensors_in, versions
 
-__all__ = ["SampledInput", "SampledLayer", "SampledModule", "SampledRepeat", "choices_of"]
+__all__ = ["SampledInput", "SampledLayer", "SampledModule", "SampledRepeat", "choices_of", "settle"]
 
 MOST_INPUT_SETS = 256
 
@@ -89,6 +89,9 @@ class SampledModule(BaseSuperNetModule):
             label: dict(zip(gate.choices, gate.probs().tolist(), strict=True)) for label, gate in self.gates.items()
         }
 
+    def settle(self) -> None:
+        """Let go of everything that the fixed choice does not need."""
+
     def _route(
         self,
         gate: Gate,
@@ -117,6 +120,20 @@ class SampledModule(BaseSuperNetModule):
             )
 
 
+class _Gone(nn.Module):
+    """Where a candidate was that has left the supernet."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("this candidate has left the supernet: another one was chosen, for good")
+
+
+def settle(supernet: nn.Module) -> None:
+    """Let go of all candidates that no fixed choice needs, and of nothing else."""
+    for module in list(supernet.modules()):
+        if isinstance(module, SampledModule) and all(gate.fixed for gate in module.gates.values()):
+            module.settle()
+
+
 class SampledLayer(LayerChoice, SampledModule):
     """A :class:`~nni.nas.nn.pytorch.LayerChoice` that runs only its active candidate.
 
@@ -133,14 +150,19 @@ class SampledLayer(LayerChoice, SampledModule):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         gate = self.gate
-        active = gate.current
+        active = gate.take()
         before = versions((args, kwargs))
         y = self._candidate(active)(*args, **kwargs)
         if not gate.probing:
             return y
         self._check_inputs(gate, before, args, kwargs)
         outputs: list[Callable | None] = [None if j == active else self._candidate(j) for j in gate.probed]
-        return self._route(gate, y, outputs, args, kwargs, shift=self._has_skip)
+        return self._route(gate, y, outputs, args, kwargs, shift=self._has_skip and gate.shift)
+
+    def settle(self) -> None:
+        for j, name in enumerate(self.names):
+            if j != self.gate.most_probable():
+                self[name] = _Gone()
 
     def _candidate(self, index: int) -> nn.Module:
         return self[self.names[index]]
@@ -173,7 +195,7 @@ class SampledInput(InputChoice, SampledModule):
             raise ValueError(
                 f"choice {gate.label!r}: {self.n_candidates} inputs expected, {len(candidate_inputs)} given"
             )
-        active = gate.current
+        active = gate.take()
         y = self._reduce(active, candidate_inputs)
         if not gate.probing:
             return y
@@ -212,6 +234,8 @@ class SampledRepeat(Repeat, SampledModule):
             )
 
     def forward(self, x: Any) -> Any:
+        for gate in self.gates.values():
+            gate.take()
         depth = self._depth({})
         before = versions(x)
         y = self._run(0, depth, x)
@@ -224,6 +248,10 @@ class SampledRepeat(Repeat, SampledModule):
             ]
             y = self._route(gate, y, outputs, (x, y), {})
         return y
+
+    def settle(self) -> None:
+        for i in range(self.depth_choice.freeze(self.export({})), len(self.blocks)):
+            self.blocks[i] = _Gone()
 
     def _depth(self, instead: dict[str, Any]) -> int:
         chosen = {label: gate.choices[gate.current] for label, gate in self.gates.items()}

@@ -46,7 +46,11 @@ class LatencyPenalty(ExpectationProfilerPenalty):
     ``'add#linear'``  L + weight * nonlinear(E/T - 1)                 the official code's, weight 0.1 there
     ``'add'``         L + weight * E                                  the paper's eq. 7, weight per millisecond
     ``'mul#log'``     loss_scale * L * (ln E / ln T) ** weight        the official default, loss_scale 0.2 and weight 0.3
+    ``'threshold'``   L + weight * sum of p_k F_k, if F(Z) >= T       DSNAS, weight 1e-6 per million MACs there
     ================  ==============================================  =====================================================
+
+    ``'threshold'`` looks at the sampled network Z alone, with candidate k in each choice and F(Z) in all: below the budget T
+    there is no penalty, above it every sampled candidate is made less probable, the more the more it costs (FACTS 2.2).
 
     ``weight='auto'`` (with ``'add#linear'``) needs no weight at all: lambda is computed in every backward pass from the
     gradients themselves, so that E goes to T and stays there while the task decides everything else; see
@@ -66,7 +70,7 @@ class LatencyPenalty(ExpectationProfilerPenalty):
     target_ms
         T, in the profiler's unit. May be None with ``'add'``, which does not use it.
     weight
-        ``'add#linear'``: in units of the loss; 1 means that twice the target costs as much as 1 nat of cross entropy.
+        ``'add'``, ``'threshold'``: per unit of the profiler. ``'add#linear'``: in units of the loss; 1 means that twice the target costs as much as 1 nat of cross entropy.
     nonlinear
         ``'linear'``: always pulls down, as in the paper; with ``'auto'``: E meets T from both sides. ``'positive'``: only
         above the target; with ``'auto'``: T is an upper limit. ``'absolute'``: towards the target from both sides, not
@@ -85,7 +89,7 @@ class LatencyPenalty(ExpectationProfilerPenalty):
         An argument outside its range, the message names all of them; ``'mul#log'`` with E <= 1, where the logarithm
         changes its sign; a ``model_space`` that is not the one in training.
     TypeError
-        Probabilities are plain numbers in a step that has a gradient, and no live ones can be found.
+        ``'threshold'`` with a strategy that does not say which path it has sampled. Probabilities are plain numbers in a step that has a gradient, and no live ones can be found.
     """
 
     def __init__(
@@ -94,7 +98,7 @@ class LatencyPenalty(ExpectationProfilerPenalty):
         target_ms: float | None,
         weight: float | Literal["auto"] = 1.0,
         *,
-        form: Literal["add#linear", "add", "mul#log"] = "add#linear",
+        form: Literal["add#linear", "add", "mul#log", "threshold"] = "add#linear",
         nonlinear: Literal["linear", "positive", "absolute"] = "linear",
         loss_scale: float = 1.0,
         tolerance: float = 0.05,
@@ -103,8 +107,8 @@ class LatencyPenalty(ExpectationProfilerPenalty):
         problems = []
         if not isinstance(profiler, ExpressionProfiler):
             problems.append(f"profiler is a {type(profiler).__name__}; allowed: an ExpressionProfiler of NNI")
-        if form not in ("add#linear", "add", "mul#log"):
-            problems.append(f"form is {form!r}; allowed: 'add#linear', 'add', 'mul#log'")
+        if form not in ("add#linear", "add", "mul#log", "threshold"):
+            problems.append(f"form is {form!r}; allowed: 'add#linear', 'add', 'mul#log', 'threshold'")
         if not (form == "add" and target_ms is None):
             least = 1 if form == "mul#log" else 0
             if not _above(target_ms, least):
@@ -119,11 +123,11 @@ class LatencyPenalty(ExpectationProfilerPenalty):
             problems.append(f"weight is {weight}; allowed: 0 or more, or 'auto'")
         if nonlinear not in ("linear", "positive", "absolute"):
             problems.append(f"nonlinear is {nonlinear!r}; allowed: 'linear', 'positive', 'absolute'")
-        elif nonlinear != "linear" and form in ("add", "mul#log"):
+        elif nonlinear != "linear" and form in ("add", "mul#log", "threshold"):
             problems.append(f"nonlinear is {nonlinear!r} with form {form!r}; allowed: 'linear'")
         if not _above(loss_scale, 0):
             problems.append(f"loss_scale is {loss_scale}; allowed: greater than 0")
-        elif loss_scale != 1 and form in ("add#linear", "add"):
+        elif loss_scale != 1 and form in ("add#linear", "add", "threshold"):
             problems.append(
                 f"loss_scale is {loss_scale} with form {form!r}; allowed: 1, only 'mul#log' scales the loss"
             )
@@ -153,7 +157,9 @@ class LatencyPenalty(ExpectationProfilerPenalty):
         """lambda of the last backward pass with ``weight='auto'``; nan before the first. Waits for the device."""
         return math.nan if self._multiplier is None else float(self._multiplier)
 
-    def forward(self, loss: Tensor, sample: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+    def forward(
+        self, loss: Tensor, sample: dict[str, Any], path: dict[str, Any] | None = None
+    ) -> tuple[Tensor, dict[str, Any]]:
         """Join the loss with the expected latency.
 
         Parameters
@@ -162,6 +168,8 @@ class LatencyPenalty(ExpectationProfilerPenalty):
             L, a scalar.
         sample
             Label -> choice -> probability, scalar tensors that carry a gradient or plain numbers.
+        path
+            Label -> choice that was sampled, which ``'threshold'`` needs.
 
         Returns
         -------
@@ -173,7 +181,9 @@ class LatencyPenalty(ExpectationProfilerPenalty):
         self._forget_backward_pass()
         expected: Any = self.profile(self._with_live_probs(loss, sample))
         details: dict[str, Any] = {}
-        if self.form == "add":
+        if self.form == "threshold":
+            normalized = self._of_path(sample, path)
+        elif self.form == "add":
             normalized = expected
         elif self.form == "add#linear":
             normalized = self.nonlinear_fn(expected / self.target_ms - 1)
@@ -191,6 +201,21 @@ class LatencyPenalty(ExpectationProfilerPenalty):
             "loss_original": loss, "penalty": expected, "normalized_penalty": normalized, "loss_final": total,
         }  # fmt: skip
         return total, {name: v.detach() if isinstance(v, Tensor) else v for name, v in details.items()}
+
+    def _of_path(self, sample: dict[str, Any], path: dict[str, Any] | None) -> Any:
+        """Sum of p_k F_k over the sampled candidates, or 0 below the budget."""
+        if path is None:
+            raise TypeError("form 'threshold' needs the sampled path, which this strategy does not say; use DSNAS")
+        assert self.target_ms is not None
+        if self.profiler.profile(path) < self.target_ms:
+            return 0.0
+        hashable = {label: tuple(choice) if isinstance(choice, list) else choice for label, choice in path.items()}
+        sampled = {
+            label: {choice: p if choice == hashable[label] else 0.0 for choice, p in dist.items()}
+            for label, dist in sample.items()
+        }
+        # The constant part of the cost is in it as well, and has no gradient.
+        return self.profile(sampled)
 
     def _log_ratio(self, expected: Any) -> Any:
         """ln E / ln T."""

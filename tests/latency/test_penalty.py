@@ -182,7 +182,7 @@ NONLINEAR = "allowed: 'linear', 'positive', 'absolute'"
         ({"weight": -0.5}, "weight is -0.5; allowed: 0 or more, or 'auto'"),
         ({"weight": math.nan}, "weight is nan; allowed: 0 or more, or 'auto'"),
         ({"weight": "big"}, "weight is big; allowed: 0 or more, or 'auto'"),
-        ({"form": "mul"}, "form is 'mul'; allowed: 'add#linear', 'add', 'mul#log'"),
+        ({"form": "mul"}, "form is 'mul'; allowed: 'add#linear', 'add', 'mul#log', 'threshold'"),
         ({"nonlinear": "log"}, f"nonlinear is 'log'; {NONLINEAR}"),
         ({"nonlinear": "positive", "form": "add"}, "nonlinear is 'positive' with form 'add'; allowed: 'linear'"),
         ({"nonlinear": "absolute", "form": LOG}, "nonlinear is 'absolute' with form 'mul#log'; allowed: 'linear'"),

@@ -1,0 +1,322 @@
+"""DSNAS: direct neural architecture search without parameter retraining (Hu, Xie et al.; CVPR 2020).
+
+Symbols as in :mod:`.gate`, and for one step of the search:
+
+==========  ===========================================================================================
+Z           the sampled network, one-hot per choice; Z_k = 1 for the active candidate
+r           reward of a choice; a cost, since descent lowers p_k where r > 0
+b           baseline of the losses, their moving average
+h           gap between the two best probabilities with which a choice is fixed
+==========  ===========================================================================================
+
+One stage, on training batches alone. Weights and logits learn from the same backward pass of one sampled network:
+
+    dL/dalpha_i = r (delta_ik - p_i) = r d log p(Z) / d alpha_i                                   (section 3.3)
+
+Every choice has its own r, one of two:
+
+``gradient``, the paper's: the gradient that reaches the constant 1 by which the sampled candidate's output is multiplied,
+
+    r = dL/dZ_k = sum over all elements of dL/dy * y
+
+It costs no second pass, but asks how the loss changes with the *scale* of y. Where y feeds nothing but convolutions with
+batch norm behind them, scale is divided out again: r is of the order of the norm's eps, and the choice learns nothing
+(FACTS 2.1.6).
+
+``loss``, for such a choice: r = L - b, the score-function estimator (REINFORCE) on the loss of the same step, without bias.
+
+A search in four stages, on one schedule:
+
+    pretraining     weights only, on paths drawn from p, which is nearly uniform
+    search          weights and logits; a choice whose two best probabilities differ by h is fixed at the start of an
+                    epoch (eq. 8)
+    child           choices that are left take their best candidate. All other candidates leave memory, batch-norm
+                    statistics are estimated afresh, and the weights go on training
+    end             a trained network
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
+
+from .gate import Gate
+from .module import SampledOneShotModule
+from .oneshot import SampledStrategy
+from .processes import average
+from .reinforce import MovingBaseline
+from .supernet import settle
+
+__all__ = ["DSNAS", "is_decided", "loss_reward_term"]
+
+REWARDS = ("loss", "gradient")
+
+
+def loss_reward_term(loss: Tensor, baseline: float, log_probs: Sequence[Tensor]) -> Tensor:
+    """A term of value 0 whose gradient on the logits of each choice is (L - b)(e_k - p).
+
+    Parameters
+    ----------
+    loss
+        L, a scalar; not differentiated through.
+    baseline
+        b, which must not depend on the path that L was measured on.
+    log_probs
+        log p_k of the sampled candidate of each choice, scalars with their graph.
+    """
+    log_prob = torch.stack(list(log_probs)).sum()
+    return ((loss.detach() - baseline) * (log_prob - log_prob.detach())).to(loss.dtype)
+
+
+def is_decided(probs: Tensor, gap: float) -> bool:
+    """Whether the two best of at least two probabilities, shape (N,), differ by ``gap`` or more (DSNAS eq. 8)."""
+    best, second = torch.topk(probs.detach(), 2).values
+    return bool(best - second >= gap)
+
+
+class DSNASModule(SampledOneShotModule):
+    """The search as a Lightning module: one backward pass per batch, for the weights and the logits."""
+
+    def __init__(
+        self,
+        training_module: LightningModule,
+        *,
+        search_epochs: int | None,
+        fix_gap: float,
+        reward: str,
+        paths: str,
+        baseline: MovingBaseline,
+        **kwargs: Any,
+    ):
+        super().__init__(training_module, **kwargs)
+        self.search_epochs = search_epochs
+        self.fix_gap = fix_gap
+        self.reward = reward
+        self.paths = paths
+        self.baseline = baseline
+        self.child_since: int | None = None  # epoch
+        self._log_probs: dict[Gate, Tensor] = {}
+        self._momenta: dict[nn.Module, float | None] = {}
+
+    # -- stages ------------------------------------------------------------------------------------------------------
+
+    @property
+    def child_epoch(self) -> int:
+        """The epoch with which the child begins, at the latest."""
+        epochs = self.trainer.max_epochs - self.warmup_epochs
+        return self.warmup_epochs + (epochs // 2 if self.search_epochs is None else self.search_epochs)
+
+    @property
+    def learning(self) -> bool:
+        """Whether logits move."""
+        return self.searching and self.child_since is None
+
+    def on_train_start(self) -> Any:
+        epochs = self.trainer.max_epochs
+        if epochs is None or epochs < 1:
+            raise MisconfigurationException(
+                "strategy: DSNAS needs a Trainer with max_epochs, in which it has its stages"
+            )
+        if not self.warmup_epochs < self.child_epoch < epochs:
+            search = "half of the rest" if self.search_epochs is None else self.search_epochs
+            raise MisconfigurationException(
+                f"strategy: warmup_epochs is {self.warmup_epochs} and search_epochs {search}, of {epochs} epochs; allowed: at "
+                "least one epoch of search and, after it, one in which the child trains"
+            )
+        if self.paths == "per-process" and self.trainer.world_size > 1:
+            self.gates[0].generator.manual_seed(self.seed * self.trainer.world_size + self.trainer.global_rank)
+        return super().on_train_start()
+
+    def search_step(self, batch: Any, batch_idx: int) -> Any:
+        if batch_idx == 0:
+            self._begin_epoch()
+        if self._momenta and self.trainer.current_epoch != self.child_since:
+            for norm, momentum in self._momenta.items():
+                norm.momentum = momentum  # type: ignore[assignment]
+            self._momenta = {}
+        scale = self.loss_scale()
+        result, stepped = self.weight_step(batch, batch_idx)
+        if self.learning and stepped:
+            self._step_logits(scale)
+        return result
+
+    def _begin_epoch(self) -> None:
+        """Fix what is decided; when nothing is left to decide, or the time for it is over, go on with the child."""
+        if not self.learning:
+            return
+        over = self.trainer.current_epoch >= self.child_epoch
+        for gate in self.searched:
+            if not gate.fixed and (over or is_decided(gate.probs(), self.fix_gap)):
+                self._fix(gate)
+        if len(self.fixed) == len(self.searched):
+            self.child_since = self.trainer.current_epoch
+            self._become_child()
+
+    def _fix(self, gate: Gate) -> None:
+        gate.fix()
+        gate.alpha.grad = None  # Adam leaves alone what has no gradient
+
+    def _become_child(self) -> None:
+        """Let go of all candidates but the chosen ones, and of what optimizers know of them; begin batch norm anew."""
+        before = set(self.training_module.parameters())
+        settle(self.training_module)
+        gone = before - set(self.training_module.parameters())
+        for optimizer in self.trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["params"] = [p for p in group["params"] if p not in gone]
+            for p in gone & optimizer.state.keys():
+                del optimizer.state[p]
+        self._parts = None
+        for norm in self.batch_norms():
+            if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.track_running_stats:
+                norm.reset_running_stats()
+                # The plain mean over all batches of this epoch, in the place of a moving one that begins at 0 and 1.
+                self._momenta[norm], norm.momentum = norm.momentum, None
+
+    # -- the step ----------------------------------------------------------------------------------------------------
+
+    def open_path(self, path: dict[Gate, int]) -> None:
+        self._log_probs = {}
+        for gate, active in path.items():
+            if not self.learning or gate.fixed or len(gate.choices) == 1:
+                gate.open(active)
+                continue
+            log_p = torch.log_softmax(gate.alpha, dim=0)[active : active + 1]
+            if self.reward == "gradient":
+                # d log p_k / d alpha = e_k - p does the rest; with p_k as the variable, r would contain 1/p_k.
+                gate.open(active, probed=(active,), variables=log_p, shift=False)
+            else:
+                gate.open(active)
+                self._log_probs[gate] = log_p[0]
+
+    def objective(self, loss: Tensor) -> Tensor:
+        if not self.learning:
+            return loss
+        task = loss
+        log_probs = [log_p for gate, log_p in self._log_probs.items() if gate.ran]
+        if self._log_probs:
+            seen = loss.detach().clone()
+            if self.trainer.world_size > 1:  # one baseline for all, or logits would drift apart
+                average([seen])
+            baseline = self.baseline.next(float(seen))
+            if log_probs:
+                task = task + loss_reward_term(loss, baseline, log_probs)
+        return self.add_penalty(task, {gate: gate.probs() for gate in self.gates})
+
+    def _step_logits(self, scale: float) -> None:
+        moving = [gate for gate in self.searched if not gate.fixed]
+        if self.trainer.world_size > 1:
+            for gate in moving:  # a layer that has not run here may have run in another process
+                if gate.alpha.grad is None:
+                    gate.alpha.grad = torch.zeros_like(gate.alpha)
+            self.average_architecture_gradients()
+        now = self.loss_scale()
+        if now != scale:  # mixed precision has changed it with the step of the weights, after the backward pass
+            for gate in moving:
+                if gate.alpha.grad is not None:
+                    gate.alpha.grad *= now / scale
+        self.architecture_optimizer.step()
+        self.architecture_optimizer.zero_grad()
+
+    def configure_architecture_optimizers(self) -> torch.optim.Optimizer:
+        # Every step moves every logit of a choice that ran, so a first moment does no harm (FACTS 2.4.1).
+        return torch.optim.Adam([gate.alpha for gate in self.gates], lr=self.arc_learning_rate, betas=(0.5, 0.999))
+
+    # -- state -------------------------------------------------------------------------------------------------------
+
+    def method_state(self) -> dict[str, Any]:
+        return {
+            "fixed": [gate.label for gate in self.fixed],
+            "baseline": self.baseline.value,
+            "child_since": self.child_since,
+        }
+
+    def load_method_state(self, state: dict[str, Any]) -> None:
+        self.baseline.value = state["baseline"]
+        for gate in self.searched:
+            if gate.label in state["fixed"]:
+                self._fix(gate)
+        self.child_since = state["child_since"]
+        if self.child_since is not None:
+            self._become_child()
+
+
+class DSNAS(SampledStrategy):
+    """DSNAS as a strategy of NNI."""
+
+    initial_spread = 1e-2  # FACTS 2.4.1
+    needs_held_out_data = False
+    leaves_trained_network = True
+
+    def __init__(
+        self,
+        *,
+        arc_learning_rate: float = 1e-3,
+        search_epochs: int | None = None,
+        warmup_epochs: int = 0,
+        fix_gap: float = 0.3,
+        reward: Literal["loss", "gradient"] = "loss",
+        paths: Literal["per-process", "shared"] = "per-process",
+        baseline_weight: float = 0.1,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: Literal["norm", "value"] = "norm",
+        accumulate_grad_batches: int = 1,
+        log_prob_every_n_step: int = 10,
+        penalty: Any = None,
+        checkpoint_dir: str | None = None,
+        checkpoint_every: int | None = None,
+        seed: int = 0,
+        **kwargs: Any,
+    ):
+        self.search_epochs = search_epochs
+        self.fix_gap = fix_gap
+        self.reward = reward
+        self.paths = paths
+        self.baseline_weight = baseline_weight
+        super().__init__(
+            arc_learning_rate=arc_learning_rate,
+            warmup_epochs=warmup_epochs,
+            gradient_clip_val=gradient_clip_val,
+            gradient_clip_algorithm=gradient_clip_algorithm,
+            accumulate_grad_batches=accumulate_grad_batches,
+            log_prob_every_n_step=log_prob_every_n_step,
+            penalty=penalty,
+            checkpoint_dir=checkpoint_dir,
+            checkpoint_every=checkpoint_every,
+            seed=seed,
+            **kwargs,
+        )
+
+    def problems(self) -> list[str]:
+        problems = super().problems()
+        for name, allowed in (("reward", REWARDS), ("paths", ("per-process", "shared"))):
+            if getattr(self, name) not in allowed:
+                problems.append(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(map(repr, allowed))}")
+        if self.search_epochs is not None and self.search_epochs < 1:
+            problems.append(
+                f"search_epochs is {self.search_epochs}; allowed: 1 or more, or none for half of the epochs"
+            )
+        for name in ("fix_gap", "baseline_weight"):
+            if not 0 < getattr(self, name) <= 1:
+                problems.append(f"{name} is {getattr(self, name)}; allowed: greater than 0, up to 1")
+        return problems
+
+    def identity(self) -> dict[str, Any]:
+        names = ("search_epochs", "fix_gap", "reward", "paths", "baseline_weight")
+        return {**super().identity(), **{name: getattr(self, name) for name in names}}
+
+    def configure_oneshot_module(self, training_module: LightningModule) -> DSNASModule:
+        return DSNASModule(
+            training_module,
+            search_epochs=self.search_epochs,
+            fix_gap=self.fix_gap,
+            reward=self.reward,
+            paths=self.paths,
+            baseline=MovingBaseline(self.baseline_weight, "after"),
+            **self.module_arguments(),
+        )
