@@ -9,7 +9,8 @@ a path is in it. Everything is measured in one process, in a new order in every 
 floor in the place of a step, which must come out as 1.
 
 The steps are the real ones of real fits: every module is attached to a Lightning trainer of its own. The fits are nested,
-each runs inside the first batch of the one before it, and the innermost one measures.
+each runs inside the first batch of the one before it, and the innermost one measures. Of DSNAS, a step is one batch of
+its search stage: weights and logits learn from the same backward pass, by each of its two rewards.
 
 Per batch and layer, candidates that were run are counted by forward hooks, also those that run inside backward. Saved
 activations are what autograd holds at most at one time, every storage once, without parameters, buffers and the batch.
@@ -49,7 +50,7 @@ import nni.nas.strategy
 import torch
 from nni.nas.evaluator.pytorch import DataLoader, Lightning, LightningModule, Trainer
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
-from nni_proxyless.strategies import ProxylessNAS
+from nni_proxyless.strategies import DSNAS, ProxylessNAS
 from nni_proxyless.strategies.proxyless import sample_pair
 from timm.layers import BatchNormAct2d
 from timm.models._efficientnet_blocks import InvertedResidual
@@ -58,6 +59,7 @@ from torch import Tensor, nn
 from nni_proxyless.progress import bar
 
 UPDATE_EVERY = 5
+EPOCHS, SEARCH_EPOCHS = 4, 2  # DSNAS wants an epoch for its child; fits end in their first batch all the same
 CLASSES = 100
 STEM, WIDTHS = 16, (24, 40, 80)
 SGD = {"lr": 1e-3, "momentum": 0.9, "nesterov": True, "weight_decay": 4e-5}
@@ -71,6 +73,9 @@ CANDIDATES: dict[int, list[tuple[int, int] | None]] = {
     7: [*((kernel, expansion) for kernel in (3, 5, 7) for expansion in (3, 6)), None],
     12: [(kernel, expansion) for kernel in (3, 5, 7) for expansion in (2, 3, 5, 6)],
 }
+
+DSNAS_STEPS = {"loss": "DSNAS batch", "gradient": "DSNAS batch, gradient reward"}  # by reward
+TRAIN_ONE_PATH = {"weight step", *DSNAS_STEPS.values()}
 
 Path = dict[str, str]  # label of a layer -> name of its candidate
 
@@ -125,6 +130,7 @@ class Task(LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> int:
         self.inside()
+        self.trainer.should_stop = True  # no second epoch
         return -1  # Lightning's sign to skip the rest of the epoch
 
 
@@ -161,7 +167,7 @@ class Search:
             for _ in range(2)
         )
         trainer = Trainer(
-            max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            max_epochs=EPOCHS, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
             enable_model_summary=False,
         )  # fmt: skip
         # Ready-made batches: what loading costs is not the question.
@@ -265,6 +271,18 @@ def our_steps(two_path: Search, full: Search, reinforce: Search) -> list[Step]:
     ]  # fmt: skip
 
 
+def dsnas_steps(searches: dict[str, Search]) -> list[Step]:
+    """DSNAS, a search by each reward: a batch of its search stage, which trains the weights and the logits at once."""
+
+    def step(search: Search) -> None:
+        search.module.search_step(search.batch, 1)  # not 0, with which an epoch would begin
+
+    return [
+        Step(DSNAS_STEPS[reward], search, functools.partial(step, search), functools.partial(foreseen, search.module, one_path))
+        for reward, search in searches.items()
+    ]  # fmt: skip
+
+
 def nni_steps(proxyless: Search, gumbel: Search) -> list[Step]:
     """NNI's two single-path strategies: an architecture step and a weight step on every batch."""
 
@@ -304,8 +322,8 @@ def floor_step(name: str, search: Search, other: Search) -> Step:
 
 
 def warm_up(step: Step) -> None:
-    """Run a step twice; before the weight step, let every candidate get its momentum."""
-    if step.name == "weight step":
+    """Run a step twice; where it trains the weights of one path, let every candidate get its momentum before."""
+    if step.name in TRAIN_ONE_PATH:
         gates = step.search.module.gates
         kept = [gate.alpha.detach().clone() for gate in gates]
         for name in step.search.layers[0].names:
@@ -476,19 +494,35 @@ def bars(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         ("two-path step, saved activations", worst("two-path step", "activation_ratio"), 0, 1.05),
         (f"whole batch, one update in {UPDATE_EVERY}, time", worst("whole batch", "ratio"), 0, 1.25),
     ]  # fmt: skip
+    for name in DSNAS_STEPS.values():
+        found += [
+            (f"{name}, time", worst(name, "ratio"), 0, 1.05),
+            (f"{name}, saved activations", worst(name, "activation_ratio"), 0, 1.03),
+        ]
     if len(sizes) > 1:
         found += [
             (f"{name}, N={sizes[-1]} by N={sizes[0]}", growth(name), 0.95, 1.05)
-            for name in ("weight step", "two-path step")
+            for name in ("weight step", "two-path step", DSNAS_STEPS["loss"])
         ]
     if 7 in sizes:
-        ours = by["channels-last", "whole batch", 7]["ratio"]
-        theirs = {memory: by[memory, "NNI Proxyless batch", 7]["ratio"] for memory in FORMATS}
+        ours, dsnas, weights, two_path = (
+            by["channels-last", name, 7]["ratio"]
+            for name in ("whole batch", DSNAS_STEPS["loss"], "weight step", "two-path step")
+        )
         formats = by["channels-last", "floor, contiguous", 7]["ratio"]
-        found += [
-            ("NNI Proxyless by ours, N=7, same format", theirs["channels-last"] / ours, 4, float("inf")),
-            ("NNI Proxyless by ours, N=7, each as its users run it", theirs["contiguous"] * formats / ours, 4, float("inf")),
-        ]  # fmt: skip
+        for nni_name, our_name, our_ratio, low in (
+            ("NNI Proxyless", "ours", ours, 4),
+            ("NNI Proxyless", "DSNAS", dsnas, 4),
+            ("NNI GumbelDARTS", "DSNAS", dsnas, 10),
+        ):
+            theirs = {memory: by[memory, f"{nni_name} batch", 7]["ratio"] for memory in FORMATS}
+            name = f"{nni_name} by {our_name}, N=7"
+            found += [
+                (f"{name}, same format", theirs["channels-last"] / our_ratio, low, float("inf")),
+                (f"{name}, each as its users run it", theirs["contiguous"] * formats / our_ratio, low, float("inf")),
+            ]
+        name = "ProxylessNAS with a two-path step on every batch by DSNAS, N=7"
+        found.append((name, (weights + two_path) / dsnas, 1.5, float("inf")))
     return [
         {"bar": name, "value": value, "at_least": low or None, "at_most": high if high < float("inf") else None, "met": low <= value <= high}
         for name, value, low, high in found
@@ -528,8 +562,9 @@ def markdown(result: dict[str, Any]) -> str:
         "",
         "Numbers are ratios to the *floor*: an ordinary PyTorch training step of the same sampled network, in the same memory "
         "format, timed just before and just after; median (quartiles). *Whole batch*: the search as it really runs, a weight "
-        f"step on every batch and a two-path step after every {UPDATE_EVERY}th. *NNI*: an architecture step and a weight step "
-        "on every batch. *Floor again*: the control, which must be 1.",
+        f"step on every batch and a two-path step after every {UPDATE_EVERY}th. *DSNAS batch*: one batch of its search stage, "
+        "in which weights and logits learn from the same backward pass, by the loss or by the paper's gradient. *NNI*: an "
+        "architecture step and a weight step on every batch. *Floor again*: the control, which must be 1.",
     ]
     for memory in FORMATS:
         lines += ["", f"## {memory.capitalize()} memory"]
@@ -610,7 +645,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 for update in ("two-path", "full", "reinforce")
             ]
             theirs = [search(s, n, memory) for s in (nni.nas.strategy.Proxyless(), nni.nas.strategy.GumbelDARTS())]
-            steps += [*our_steps(*ours), *nni_steps(*theirs)]
+            dsnas = {
+                reward: search(
+                    DSNAS(reward=reward, search_epochs=SEARCH_EPOCHS, fix_gap=1.0, seed=options.seed), n, memory
+                )
+                for reward in DSNAS_STEPS
+            }
+            steps += [*our_steps(*ours), *dsnas_steps(dsnas), *nni_steps(*theirs)]
             two_paths[memory] = ours[0]
         for memory in formats[1:]:
             steps.append(floor_step(f"floor, {memory}", two_paths["channels-last"], two_paths[memory]))
@@ -618,7 +659,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     def measure_all() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Lightning's handler waits for the end of a batch
         # The short steps that bars are set on more often than the others.
-        often = {"floor again", "weight step", "two-path step"}
+        often = {"floor again", "two-path step", *TRAIN_ONE_PATH}
         order = [s for s in steps for _ in range(3 if s.name in often and s.search.memory == "channels-last" else 1)]
         with bar(2 * len(steps) + options.rounds * len(order), "step cost", "step") as done:
             for prepare in (warm_up, inspect):
