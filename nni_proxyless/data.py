@@ -6,6 +6,7 @@ A data set is a function that returns :class:`ImageData`. Further ones are regis
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import shutil
 import tempfile
@@ -206,7 +207,9 @@ def digits(*, image_size: int = 16) -> ImageData:
     )
 
 
-def fashion_mnist(*, root: str = "~/.cache/nni-proxyless", download: bool = True) -> ImageData:
+def fashion_mnist(
+    *, root: str = "~/.cache/nni-proxyless", download: bool = True, n_train: int | None = None
+) -> ImageData:
     """Fashion-MNIST through torchvision: 60,000 train, 10,000 test, 28x28 padded to 32x32.
 
     Where Debian's package ``dataset-fashion-mnist`` is installed, its files are taken and nothing is downloaded.
@@ -217,6 +220,8 @@ def fashion_mnist(*, root: str = "~/.cache/nni-proxyless", download: bool = True
         Folder that holds, or gets, ``FashionMNIST/raw``.
     download
         Fetch what is missing.
+    n_train
+        Only so many of the training images, of every class as many; None: all.
     """
     raw = Path(root).expanduser() / "FashionMNIST" / "raw"
     if not raw.exists() and DEBIAN_FASHION_MNIST.is_dir():
@@ -228,7 +233,8 @@ def fashion_mnist(*, root: str = "~/.cache/nni-proxyless", download: bool = True
             shutil.copytree(unpacked, raw)
     normalize = [v2.Pad(2), v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize((0.2190,), (0.3318,))]
     augment = [v2.RandomCrop(28, padding=2), v2.RandomHorizontalFlip(), *normalize]
-    return _torchvision(datasets.FashionMNIST, root, download, augment, normalize, 10, (1, 32, 32))
+    data = _torchvision(datasets.FashionMNIST, root, download, augment, normalize, 10, (1, 32, 32))
+    return data if n_train is None else _part(data, n_train)
 
 
 def cifar10(*, root: str = "~/.cache/nni-proxyless", download: bool = True) -> ImageData:
@@ -303,6 +309,24 @@ def _cifar(cls: Any, root: str, download: bool, num_classes: int) -> ImageData:
     ]
     augment = [v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip(), *normalize]
     return _torchvision(cls, root, download, augment, normalize, num_classes, (3, 32, 32))
+
+
+def _part(data: ImageData, n_train: int) -> ImageData:
+    """The same task with fewer training images: the first ones of every class."""
+    each = n_train // data.num_classes
+    targets = np.asarray(data.targets)
+    most = int(np.bincount(targets).min())
+    if n_train % data.num_classes or not 1 <= each <= most:
+        raise ValueError(
+            f"n_train is {n_train}; allowed: a multiple of {data.num_classes}, up to {most * data.num_classes}"
+        )
+    chosen = np.sort(np.concatenate([np.flatnonzero(targets == label)[:each] for label in range(data.num_classes)]))
+    return dataclasses.replace(
+        data,
+        train=Subset(data.train, chosen.tolist()),
+        train_plain=Subset(data.train_plain, chosen.tolist()),
+        targets=targets[chosen].tolist(),
+    )
 
 
 def _torchvision(

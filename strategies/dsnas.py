@@ -46,9 +46,9 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from .gate import Gate
-from .module import SampledOneShotModule
+from .module import SampledOneShotModule, entropy
 from .oneshot import SampledStrategy
-from .processes import average
+from .processes import average, average_gradients
 from .reinforce import MovingBaseline
 from .supernet import settle
 
@@ -90,6 +90,7 @@ class DSNASModule(SampledOneShotModule):
         fix_gap: float,
         reward: str,
         paths: str,
+        entropy_weight: float,
         baseline: MovingBaseline,
         **kwargs: Any,
     ):
@@ -98,6 +99,7 @@ class DSNASModule(SampledOneShotModule):
         self.fix_gap = fix_gap
         self.reward = reward
         self.paths = paths
+        self.entropy_weight = entropy_weight
         self.baseline = baseline
         self.child_since: int | None = None  # epoch
         self._log_probs: dict[Gate, Tensor] = {}
@@ -206,15 +208,19 @@ class DSNASModule(SampledOneShotModule):
             baseline = self.baseline.next(float(seen))
             if log_probs:
                 task = task + loss_reward_term(loss, baseline, log_probs)
-        return self.add_penalty(task, {gate: gate.probs() for gate in self.gates})
+        if self.penalty is None and self.entropy_weight == 0:
+            return task
+        probs = {gate: gate.probs() for gate in self.gates}
+        if self.entropy_weight > 0:
+            undecided = [p for gate, p in probs.items() if not gate.fixed]
+            weight = self.rising(self.entropy_weight, self.warmup_epochs, self.child_epoch)
+            task = task + (weight * entropy(undecided)).to(task)
+        return self.add_penalty(task, probs)
 
     def _step_logits(self, scale: float) -> None:
         moving = [gate for gate in self.searched if not gate.fixed]
         if self.trainer.world_size > 1:
-            for gate in moving:  # a layer that has not run here may have run in another process
-                if gate.alpha.grad is None:
-                    gate.alpha.grad = torch.zeros_like(gate.alpha)
-            self.average_architecture_gradients()
+            average_gradients([gate.alpha for gate in moving])  # a layer that has not run here may have run elsewhere
         now = self.loss_scale()
         if now != scale:  # mixed precision has changed it with the step of the weights, after the backward pass
             for gate in moving:
@@ -262,6 +268,7 @@ class DSNAS(SampledStrategy):
         fix_gap: float = 0.3,
         reward: Literal["loss", "gradient"] = "loss",
         paths: Literal["per-process", "shared"] = "per-process",
+        entropy_weight: float = 0.0,
         baseline_weight: float = 0.1,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: Literal["norm", "value"] = "norm",
@@ -277,6 +284,7 @@ class DSNAS(SampledStrategy):
         self.fix_gap = fix_gap
         self.reward = reward
         self.paths = paths
+        self.entropy_weight = entropy_weight
         self.baseline_weight = baseline_weight
         super().__init__(
             arc_learning_rate=arc_learning_rate,
@@ -301,13 +309,15 @@ class DSNAS(SampledStrategy):
             problems.append(
                 f"search_epochs is {self.search_epochs}; allowed: 1 or more, or none for half of the epochs"
             )
+        if not self.entropy_weight >= 0:
+            problems.append(f"entropy_weight is {self.entropy_weight}; allowed: 0 or more")
         for name in ("fix_gap", "baseline_weight"):
             if not 0 < getattr(self, name) <= 1:
                 problems.append(f"{name} is {getattr(self, name)}; allowed: greater than 0, up to 1")
         return problems
 
     def identity(self) -> dict[str, Any]:
-        names = ("search_epochs", "fix_gap", "reward", "paths", "baseline_weight")
+        names = ("search_epochs", "fix_gap", "reward", "paths", "entropy_weight", "baseline_weight")
         return {**super().identity(), **{name: getattr(self, name) for name in names}}
 
     def configure_oneshot_module(self, training_module: LightningModule) -> DSNASModule:
@@ -317,6 +327,7 @@ class DSNAS(SampledStrategy):
             fix_gap=self.fix_gap,
             reward=self.reward,
             paths=self.paths,
+            entropy_weight=self.entropy_weight,
             baseline=MovingBaseline(self.baseline_weight, "after"),
             **self.module_arguments(),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import nni.nas.strategy  # noqa: F401  (first: else NNI's circular imports leave nni.nas.strategy with broken strategies)
@@ -19,7 +20,7 @@ from .processes import average, average_gradients, check_strategy, reduces_by_it
 from .replay import HeldOutBatches, ReplayableLoader, for_this_rank
 from .resume import StopAndGo
 
-__all__ = ["SampledOneShotModule", "divided", "loss_of"]
+__all__ = ["SampledOneShotModule", "divided", "entropy", "loss_of"]
 
 
 class SampledOneShotModule(BaseOneShotLightningModule):
@@ -281,6 +282,10 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         self.log_dict({f"penalty/{name}": torch.as_tensor(value).detach() for name, value in details.items()})
         return loss
 
+    def rising(self, weight: float, first: int, end: int) -> float:
+        """A weight that rises from 0 in epoch ``first`` to its whole in the last epoch before ``end``."""
+        return weight * min(1.0, (self.trainer.current_epoch - first) / max(1, end - first - 1))
+
     def sampled_path(self) -> dict[str, Any]:
         """Label -> choice of the path that is open."""
         return {gate.label: gate.value(gate.current) for gate in self.gates}
@@ -323,6 +328,11 @@ class SampledOneShotModule(BaseOneShotLightningModule):
 def divided(loader: Any, trainer: Any, seed: int) -> Any:
     """The part of a loader's data that belongs to this process."""
     return for_this_rank(loader, trainer.global_rank, trainer.world_size, seed=seed)
+
+
+def entropy(distributions: Iterable[Tensor]) -> Tensor:
+    """Sum of the entropies, in nats, a scalar with its graph."""
+    return torch.stack([torch.special.entr(p).sum() for p in distributions]).sum()
 
 
 def loss_of(result: Any) -> Tensor:

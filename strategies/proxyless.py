@@ -46,7 +46,7 @@ from torch import Tensor
 from nni_proxyless.latency import LatencyReward
 
 from .gate import Gate, batch_norm_statistics_kept, gradients_off
-from .module import SampledOneShotModule
+from .module import SampledOneShotModule, entropy
 from .oneshot import SampledStrategy
 from .processes import average
 from .reinforce import MovingBaseline, accuracy_of, reinforce_loss
@@ -213,10 +213,9 @@ class ProxylessModule(SampledOneShotModule):
         """Entropy of what the gates stand for, with a weight that rises from 0 to ``entropy_weight`` during the search."""
         if self.entropy_weight == 0:
             return 0.0
+        stands_for = [gate.variables for gate in gates if gate.variables is not None]
         first = self.warmup_epochs + self.arc_start_epoch
-        done = min(1.0, (self.trainer.current_epoch - first) / max(1, (self.trainer.max_epochs or 0) - first - 1))
-        entropies = [torch.special.entr(gate.variables).sum() for gate in gates if gate.variables is not None]
-        return self.entropy_weight * done * torch.stack(entropies).sum()
+        return self.rising(self.entropy_weight, first, self.trainer.max_epochs or 0) * entropy(stands_for)
 
     def _with_decided(self, probs: dict[Gate, Tensor]) -> dict[Gate, Tensor]:
         """Together with the gates that have only one choice."""

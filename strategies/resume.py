@@ -73,10 +73,10 @@ class StopAndGo:
         if state is None:
             return
         trainer, mine = module.trainer, self._mine(state["ranks"], module)
-        module.load_method_state(state["method"])  # first: it may let go of candidates, which the checkpoint then lacks
-        module.training_module.load_state_dict(state["module"])
         for gate in module.gates:
             gate.alpha.data.copy_(state["alphas"][gate.label])
+        module.load_method_state(state["method"])  # it may let go of candidates, which the checkpoint lacks then
+        module.training_module.load_state_dict(state["module"])
         for optimizer, saved in zip(trainer.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         for schedule, saved in zip(trainer.lr_scheduler_configs, state["schedules"], strict=True):

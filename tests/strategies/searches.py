@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from nni.mutable import MutableExpression
 from nni.nas.evaluator.pytorch import DataLoader, Lightning, LightningModule, Trainer
 from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace, Repeat
 from nni.nas.profiler import ExpressionProfiler
-from nni_proxyless.strategies import ProxylessNAS
+from nni_proxyless.strategies import DSNAS, ProxylessNAS
+from nni_proxyless.strategies.dsnas import DSNASModule
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -103,13 +105,15 @@ def killable(folder: str | None, result: str, options: dict[str, Any]) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     torch.manual_seed(3)
-    options = {"update": "two-path", **options}
     space = Space()
-    penalty = LatencyPenalty(Cost(space), 4.0, "auto") if options["update"] != "reinforce" else None
-    strategy = ProxylessNAS(
-        arc_update_every=2, arc_learning_rate=0.05, warmup_epochs=1, penalty=penalty, checkpoint_dir=folder,
-        checkpoint_every=3 if folder else None, **options,
-    )  # fmt: skip
+    penalty = LatencyPenalty(Cost(space), 4.0, "auto") if options.get("update") != "reinforce" else None
+    common = {"warmup_epochs": 1, "arc_learning_rate": 0.05, "penalty": penalty, "checkpoint_dir": folder}
+    common["checkpoint_every"] = 3 if folder else None
+    strategy: Any
+    if options.pop("method", "proxyless") == "dsnas":
+        strategy = DSNAS(**{"search_epochs": 2, "fix_gap": 0.15, **common, **options})
+    else:
+        strategy = ProxylessNAS(**{"update": "two-path", "arc_update_every": 2, **common, **options})
     space = strategy.mutate_model(space)
     evaluator = strategy.mutate_evaluator(
         Lightning(
@@ -119,8 +123,34 @@ def killable(folder: str | None, result: str, options: dict[str, Any]) -> None:
         )
     )  # fmt: skip
     evaluator.evaluate(space)
-    module = evaluator.module
-    save(result, module)
+    save(result, evaluator.module)
+
+
+class Stopped(Exception):
+    """In the place of a kill, at a certain batch."""
+
+
+def stopped_after(batches: int, folder: str) -> None:
+    """The DSNAS search of :func:`killable`, which ends without a word after so many batches."""
+    done = 0
+    step = DSNASModule.training_step
+
+    def counted(self: DSNASModule, batch: Any, batch_idx: int) -> Any:
+        nonlocal done
+        if done == batches:
+            raise Stopped
+        done += 1
+        return step(self, batch, batch_idx)
+
+    DSNASModule.training_step = counted  # type: ignore[method-assign]
+    kept = torch.get_rng_state(), torch.get_num_threads()
+    try:
+        with warnings.catch_warnings(), contextlib.suppress(Stopped):
+            killable(folder, "", {"method": "dsnas"})
+    finally:
+        DSNASModule.training_step = step  # type: ignore[method-assign]
+        torch.set_rng_state(kept[0])
+        torch.set_num_threads(kept[1])
 
 
 def save(path: str, module: Any, **more: Any) -> None:
@@ -129,6 +159,8 @@ def save(path: str, module: Any, **more: Any) -> None:
         "weights": module.training_module.state_dict(),
         "alphas": {gate.label: gate.alpha.detach() for gate in module.gates},
         "architecture": module.export(),
+        "fixed": [gate.label for gate in module.fixed],
+        "optimizers": [len(optimizer.state) for optimizer in module.trainer.optimizers],
         **more,
     }
     unfinished = Path(f"{path}.unfinished")
@@ -136,12 +168,20 @@ def save(path: str, module: Any, **more: Any) -> None:
     unfinished.rename(path)
 
 
-def distributed(processes: int, batch_size: int, update: str, result: str) -> None:
+DISTRIBUTED = {
+    **{update: ProxylessNAS(update=update, arc_update_every=2, arc_learning_rate=0.05, gradient_clip_val=0.5)
+       for update in ("two-path", "full", "reinforce")},
+    **{f"dsnas-{paths}-{reward}": DSNAS(search_epochs=1, fix_gap=1.0, arc_learning_rate=0.05, gradient_clip_val=0.5, paths=paths, reward=reward)
+       for paths in ("shared", "per-process") for reward in ("loss", "gradient")},
+}  # fmt: skip
+
+
+def distributed(processes: int, batch_size: int, method: str, result: str) -> None:
     """The search on one process, or one of those that Lightning's DDP starts; every process writes what it saw."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     torch.manual_seed(3)
-    strategy = ProxylessNAS(update=update, arc_update_every=2, arc_learning_rate=0.05, gradient_clip_val=0.5)
+    strategy: Any = DISTRIBUTED[method]
     space = strategy.mutate_model(Plain()).double()
 
     def data() -> DataLoader:
@@ -151,21 +191,22 @@ def distributed(processes: int, batch_size: int, update: str, result: str) -> No
         max_epochs=2, devices=processes, strategy="ddp" if processes > 1 else "auto", precision="64-true"
     )
     evaluator = strategy.mutate_evaluator(Lightning(Task(), trainer, train_dataloaders=data(), val_dataloaders=data()))
-    module, seen = evaluator.module, []
+    module, seen, undivided = evaluator.module, [], []
     step = module.weight_step
 
     def noted(batch: Any, batch_idx: int) -> Any:
         done = step(batch, batch_idx)
         seen.append(([*module._path.values()], [gate.alpha.tolist() for gate in module.gates], batch[0].tolist()))
+        undivided.append([p.tolist() for p in module.weights()])
         return done
 
     module.weight_step = noted
     evaluator.evaluate(space)
-    save(f"{result}.{trainer.global_rank}", module, seen=seen)
+    save(f"{result}.{trainer.global_rank}", module, seen=seen, undivided=undivided)
 
 
 if __name__ == "__main__":
     import sys
 
-    for one_update in ("two-path", "full", "reinforce"):  # in one go: starting takes longer than searching
-        distributed(int(sys.argv[1]), int(sys.argv[2]), one_update, f"{sys.argv[3]}.{one_update}")
+    for one in DISTRIBUTED:  # in one go: starting takes longer than searching
+        distributed(int(sys.argv[1]), int(sys.argv[2]), one, f"{sys.argv[3]}.{one}")

@@ -11,12 +11,13 @@ from nni_proxyless.strategies.processes import check_strategy
 
 from . import searches
 
-UPDATES = ("two-path", "full", "reinforce")
+METHODS = tuple(searches.DISTRIBUTED)
+ONE_PATH = tuple(method for method in METHODS if "per-process" not in method)
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, list[dict]]]:
-    """Number of processes -> update -> what each process ended with; one process has twice the batch of two."""
+    """Number of processes -> method -> what each process ended with; one process has twice the batch of two."""
     folder = tmp_path_factory.mktemp("processes")
     found = {}
     for processes, batch_size in ((2, 16), (1, 32)):
@@ -24,20 +25,20 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, lis
         done = subprocess.run(script, cwd=folder, capture_output=True, text=True, timeout=500, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
         found[processes] = {
-            update: [
-                torch.load(folder / f"{processes}.{update}.{rank}", weights_only=True) for rank in range(processes)
+            method: [
+                torch.load(folder / f"{processes}.{method}.{rank}", weights_only=True) for rank in range(processes)
             ]
-            for update in UPDATES
+            for method in METHODS
         }
     return found
 
 
-@pytest.mark.parametrize("update", UPDATES)
-def test_two_processes_are_one_search(update, results):
+@pytest.mark.parametrize("method", ONE_PATH)
+def test_two_processes_are_one_search(method, results):
     """Same paths and same logits at every step on both, on different images; and the result of one process with twice the
     batch, up to rounding: the mean over two halves of a batch is the mean over the batch."""
-    first, second = results[2][update]
-    (alone,) = results[1][update]
+    first, second = results[2][method]
+    (alone,) = results[1][method]
     assert len(first["seen"]) == 2 * 256 / 32
     for (path, alphas, images), (path2, alphas2, images2) in zip(first["seen"], second["seen"], strict=True):
         assert path == path2
@@ -51,6 +52,24 @@ def test_two_processes_are_one_search(update, results):
     for label, alpha in alone["alphas"].items():
         torch.testing.assert_close(first["alphas"][label], alpha, rtol=0, atol=1e-7)
         assert (alpha - alpha.mean()).abs().max() > 1e-2  # it has moved
+
+
+@pytest.mark.parametrize("reward", ["loss", "gradient"])
+def test_processes_with_paths_of_their_own_share_weights_and_logits(reward, results):
+    """DSNAS as published: every process samples its own network, and all of them have the same weights and logits."""
+    first, second = results[2][f"dsnas-per-process-{reward}"]
+    searching = len(first["seen"]) // 2
+    different = 0
+    for i, ((path, alphas, images), (path2, alphas2, images2)) in enumerate(
+        zip(first["seen"], second["seen"], strict=True)
+    ):
+        assert alphas == alphas2  # to the bit
+        assert first["undivided"][i] == second["undivided"][i]
+        assert images != images2
+        different += path != path2
+        assert i < searching or path == path2, "the child is one network"
+    assert different > searching // 2
+    assert first["architecture"] == second["architecture"]
 
 
 def test_a_strategy_that_divides_the_weights_is_refused_by_name():

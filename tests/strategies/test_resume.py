@@ -46,29 +46,45 @@ def assert_same(found: Any, expected: Any, where: str = "") -> None:
         assert found == expected, where
 
 
+METHODS = ("proxyless", "dsnas")
+
+
 @pytest.fixture(scope="module")
-def never_killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], float]:
-    """The result of the search without checkpoints, and how many seconds it takes with them."""
-    folder = tmp_path_factory.mktemp("never_killed")
-    expected = finish(None, folder / "result")
-    began = time.monotonic()
-    with_checkpoints = finish(folder / "checkpoints", folder / "with")
-    seconds = time.monotonic() - began
-    assert_same(with_checkpoints, expected)  # writing checkpoints changes nothing
-    return expected, seconds
+def never_killed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, Any], float]]:
+    """Method -> the result of the search without checkpoints, and how many seconds it takes with them."""
+    results = {}
+    for method in METHODS:
+        folder = tmp_path_factory.mktemp("never_killed")
+        expected = finish(None, folder / "result", method=method)
+        began = time.monotonic()
+        with_checkpoints = finish(folder / "checkpoints", folder / "with", method=method)
+        seconds = time.monotonic() - began
+        assert_same(with_checkpoints, expected)  # writing checkpoints changes nothing
+        results[method] = expected, seconds
+    return results
 
 
 @pytest.mark.parametrize("kill", range(KILLS))
-def test_a_killed_search_ends_like_one_that_was_never_killed(kill, never_killed, tmp_path):
+@pytest.mark.parametrize("method", METHODS)
+def test_a_killed_search_ends_like_one_that_was_never_killed(method, kill, never_killed, tmp_path):
     """SIGKILL at a random moment, then the same command again: weights, statistics, logits, architecture are equal."""
-    expected, seconds = never_killed
+    expected, seconds = never_killed[method]
     moment = seconds * random.Random(1000 + kill).random()
-    process = start(tmp_path / "checkpoints", tmp_path / "result")
+    process = start(tmp_path / "checkpoints", tmp_path / "result", method=method)
     time.sleep(moment)
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()  # SIGKILL; nothing if it has ended
     process.join()
-    assert_same(finish(tmp_path / "checkpoints", tmp_path / "result"), expected)
+    assert_same(finish(tmp_path / "checkpoints", tmp_path / "result", method=method), expected)
+
+
+@pytest.mark.parametrize("batch", [27, 40, 52, 76, 80])
+def test_stages_of_dsnas_go_on_as_exactly(batch, never_killed, tmp_path):
+    """Killed in the search, when some choices are fixed, in the child's first epoch, at its start: fixed stays fixed, what has
+    left stays away."""
+    expected, _ = never_killed["dsnas"]
+    assert len(expected["fixed"]) == 6  # at the end, all; each has left its mark in weights and logits
+    searches.stopped_after(batch, str(tmp_path / "checkpoints"))
+    assert_same(finish(tmp_path / "checkpoints", tmp_path / "result", method="dsnas"), expected)
 
 
 @pytest.mark.parametrize("options", [{"update": "full", "accumulate_grad_batches": 4}, {"update": "reinforce", "warmup_learning_rate": 0.02}])  # fmt: skip
@@ -99,7 +115,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_used(never_killed
     newest = folder / "search.ckpt"
     if newest.exists():
         newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
-    assert_same(finish(folder, tmp_path / "result"), never_killed[0])
+    assert_same(finish(folder, tmp_path / "result"), never_killed["proxyless"][0])
 
 
 def test_the_checkpoint_of_another_search_is_refused_and_kept(tmp_path):

@@ -1,0 +1,153 @@
+"""Is the network that DSNAS leaves as good as the same network trained from scratch for as many epochs?
+
+    python experiments/benchmarks/no_retraining.py digits --seeds 0 1 2 3 4 --output digits.json
+    python experiments/benchmarks/no_retraining.py fashion-mnist --seeds 0 1 2 3 4 --output fashion-mnist.json
+
+For every seed: one ``nni-proxyless search`` with DSNAS, and then its network with fresh weights, trained with the same
+images, augmentation, batch size, optimizer and learning rates for as many epochs as the whole search took, pretraining and
+search included. Both get batch-norm statistics from the same images, and both are judged on the test images, which nothing
+has seen. The cost that the searches are held to is multiply-adds, so that nothing depends on this machine.
+"""
+
+# ruff: noqa: E402  (NNI warns while it is imported)
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+warnings.filterwarnings("ignore", message=".*is found to be not a nn.Module")
+
+import torch
+from timm.optim import create_optimizer_v2
+from torch.optim.swa_utils import update_bn
+
+from nni_proxyless import registry
+from nni_proxyless.cli import main as command
+from nni_proxyless.config import SearchConfig
+from nni_proxyless.config_file import read_config
+from nni_proxyless.data import loader, split
+from nni_proxyless.derive import Architecture, build_network
+from nni_proxyless.evaluator import as_channels_last, evaluate_accuracy
+
+SEARCH = Path(__file__).resolve().parent.parent / "search_dsnas.yml"
+COMMON = ["latency.estimator={name: macs}", "latency.table=null", "trainer.threads=1", "trainer.accelerator=cpu"]
+TASKS = {
+    "digits": [],
+    "fashion-mnist": [
+        "data={name: fashion-mnist, n_train: 10000, batch_size: 64, validation: 0.1}",
+        "space={name: mobilenetv2, preset: small, stem_stride: 2, depths: [2, 2, 2]}",
+        "strategy.warmup_epochs=2", "strategy.search_epochs=3", "training.epochs=14",
+    ],
+}  # fmt: skip
+
+
+def from_scratch(config: SearchConfig, architecture: Architecture) -> float:
+    """Accuracy on the test images of the same network, trained as the search trains, but alone and from the start."""
+    torch.manual_seed(config.seed)
+    data = registry.load("nni_proxyless.datasets", config.data.name)(**config.data.arguments)
+    parts = split(data, alphas=config.data.alphas, validation=config.data.validation)
+    batches = loader(parts.all_but_validation, config.data.batch_size, seed=config.seed)
+    network: Any = build_network(architecture).to(memory_format=torch.channels_last)
+    training = config.training
+    optimizer = create_optimizer_v2(
+        network, training.optimizer, lr=training.learning_rate, momentum=training.momentum,
+        weight_decay=training.weight_decay, filter_bias_and_bn=False,
+    )  # fmt: skip
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=len(batches) * training.epochs)
+    for _ in range(training.epochs):
+        network.train()
+        for images, targets in batches:
+            loss = torch.nn.functional.cross_entropy(
+                network(as_channels_last(images)), targets, label_smoothing=training.label_smoothing
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    every = max(1, -(-len(parts.weights_plain) // training.calibration_images))
+    some = torch.utils.data.Subset(parts.weights_plain, range(0, len(parts.weights_plain), every))
+    update_bn((as_channels_last(images) for images, _ in loader(some, config.data.batch_size)), network)
+    return evaluate_accuracy(network, loader(data.test, config.data.batch_size))
+
+
+def run(task: str, seed: int, folder: Path, overrides: list[str]) -> dict[str, Any]:
+    """One search, and its network from scratch."""
+    words = [*COMMON, *TASKS[task], *overrides, f"seed={seed}"]
+    out = folder / f"{task}-{seed}"
+    began = time.perf_counter()
+    if command(["search", str(SEARCH), *words, f"output={out}"]) != 0:
+        raise SystemExit(f"the search with seed {seed} has failed")
+    searched = time.perf_counter() - began
+    architecture = Architecture.read(out / "architecture.json")
+    config = read_config(SearchConfig, out / "search.yml")
+    began = time.perf_counter()
+    scratch = from_scratch(config, architecture)
+    return {
+        "seed": seed,
+        "deployed": architecture.search["test_accuracy"],
+        "scratch": scratch,
+        "macs": architecture.macs,
+        "target_macs": architecture.latency["target_ms"] * 1e6,
+        "choices": architecture.choices,
+        "seconds": [round(searched, 1), round(time.perf_counter() - began, 1)],
+    }
+
+
+def summary(task: str, runs: list[dict[str, Any]]) -> str:
+    """What a person reads."""
+    gaps = [run["deployed"] - run["scratch"] for run in runs]
+    error = statistics.stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else float("nan")
+    lines = ["| seed | deployed | from scratch | difference | M MACs (target) |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {r['seed']} | {r['deployed']:.4f} | {r['scratch']:.4f} | {gap:+.4f} | {r['macs'] / 1e6:.3f} ({r['target_macs'] / 1e6:.3f}) |"
+        for r, gap in zip(runs, gaps, strict=True)
+    ]
+    mean = statistics.mean(gaps)
+    means = [statistics.mean(r[name] for r in runs) for name in ("deployed", "scratch")]
+    lines += [
+        f"| mean | {means[0]:.4f} | {means[1]:.4f} | {mean:+.4f} | |",
+        "",
+        f"{task}: difference {mean:+.4f}, standard error {error:.4f} over {len(runs)} seeds.",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("task", choices=sorted(TASKS))
+    parser.add_argument("overrides", nargs="*", help="of the search, key=value")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="(default: 0 to 4)")
+    parser.add_argument("--output", type=Path, help="JSON file for the result, written after every seed")
+    options = parser.parse_intermixed_args()
+    logging.getLogger("nni_proxyless").setLevel(logging.INFO)
+    torch.set_num_threads(1)
+    runs: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in options.seeds:
+            runs.append(run(options.task, seed, Path(folder), options.overrides))
+            text = summary(options.task, runs)
+            if options.output:
+                result = {
+                    "task": options.task, "overrides": [*COMMON, *TASKS[options.task], *options.overrides],
+                    "date": datetime.now(timezone.utc).date().isoformat(),
+                    "versions": {name: version(name) for name in ("torch", "nni", "pytorch-lightning", "timm")},
+                    "runs": runs, "summary": text.splitlines()[-1],
+                }  # fmt: skip
+                options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            print(text, file=sys.stderr)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
