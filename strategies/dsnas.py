@@ -13,17 +13,19 @@ One stage, on training batches alone. Weights and logits learn from the same bac
 
     dL/dalpha_i = r (delta_ik - p_i) = r d log p(Z) / d alpha_i                                   (section 3.3)
 
-Every choice has its own r, one of two:
+What r is, is an argument.
+
+``loss``, the default: r = L - b, the score-function estimator (REINFORCE) on the loss of the same step. Its expectation is
+the gradient of E[L], whatever the network is like.
 
 ``gradient``, the paper's: the gradient that reaches the constant 1 by which the sampled candidate's output is multiplied,
 
     r = dL/dZ_k = sum over all elements of dL/dy * y
 
-It costs no second pass, but asks how the loss changes with the *scale* of y. Where y feeds nothing but convolutions with
-batch norm behind them, scale is divided out again: r is of the order of the norm's eps, and the choice learns nothing
-(FACTS 2.1.6).
-
-``loss``, for such a choice: r = L - b, the score-function estimator (REINFORCE) on the loss of the same step, without bias.
+If L is positively homogeneous of degree m in y, its expectation is m times the gradient of E[L] (FACTS 2.1.5). It asks how
+the loss changes with the *scale* of y. Where y feeds nothing but convolutions with batch norm behind them, scale is divided
+out again, m is 0 and r of the order of the norm's eps: the choice learns nothing (FACTS 2.1.6). Where scale matters, as
+before a residual addition, r was found to say little about which candidate is the better one (``experiments/benchmarks``).
 
 A search in four stages, on one schedule:
 
@@ -253,7 +255,62 @@ class DSNASModule(SampledOneShotModule):
 
 
 class DSNAS(SampledStrategy):
-    """DSNAS as a strategy of NNI."""
+    """DSNAS as a strategy of NNI: what it leaves is a trained network.
+
+    Takes any evaluator of NNI that is a ``Lightning`` and any model space of ``LayerChoice``, ``InputChoice`` and
+    ``Repeat``. All training is on the evaluator's training data; validation data are not touched, and need not be given.
+    ``export_top_models(formatter='instance')`` gives the child with its trained weights, ``formatter='dict'`` its choices.
+
+    Where paper, official code and this differ; what is said first is the default.
+
+    =====================  ========================================================================================
+    ``reward``             ``'loss'``; ``'gradient'`` is the paper's, see the head of this module
+    ``search_epochs``      half of the epochs after pretraining; the official code searches 80 of 240 epochs, takes the
+                           argmax by hand and starts a second script with a schedule of its own
+    ``fix_gap``            0.3 (official code). Its logits then never move again; in the official code they move within
+                           each epoch and are put back at the next, and a resumed search has forgotten which they are
+    ``penalty``            automatic or additive, over all candidates, see ``LatencyPenalty``; ``form='threshold'`` is
+                           the paper's. Its weight against the loss does not depend on the number of processes, with
+                           which it grows quadratically in the official code
+    ``paths``              every process samples its own network (paper); ``'shared'``: all the same
+    candidates off the     nothing moves them; in the official code weight decay and momentum do
+    path
+    =====================  ========================================================================================
+
+    Parameters
+    ----------
+    arc_learning_rate
+        Of Adam with betas (0.5, 0.999) and no weight decay.
+    search_epochs
+        Epochs of search after ``warmup_epochs``; all further ones train the child, at least one. None: half of them.
+    warmup_epochs
+        Epochs of pretraining.
+    fix_gap
+        h: a choice is made, for good, at the start of an epoch in which its two best probabilities differ by this or
+        more. 1 practically never. With a penalty, probabilities first follow the cost; 0.9 then keeps choices from being
+        made before the loss has had its say.
+    reward
+        ``'loss'`` or ``'gradient'``.
+    paths
+        ``'per-process'`` or ``'shared'``; the same with one process.
+    entropy_weight
+        Adds the entropy of the choices to the loss, in units of the loss, rising from 0 in the first epoch of the search
+        to this weight in the last. It makes choices decide in searches that are too short to decide by themselves, and
+        so brings the latency of the child to the expected one. 0: as in the paper.
+    baseline_weight
+        Of the newest loss in the moving average b.
+    penalty
+        A :class:`~nni_proxyless.latency.LatencyPenalty`, any NNI ``ExpectationProfilerPenalty``, or the arguments of the
+        latter as a dict. It gets live probabilities, one-hot for choices that are made.
+    gradient_clip_val, gradient_clip_algorithm, accumulate_grad_batches, log_prob_every_n_step, checkpoint_dir, \
+checkpoint_every, seed, mutation_hooks
+        As for :class:`~nni_proxyless.strategies.ProxylessNAS`. Clipping is of the weights' gradient alone.
+
+    Raises
+    ------
+    ValueError
+        An argument outside its range; the message names all such arguments.
+    """
 
     initial_spread = 1e-2  # FACTS 2.4.1
     needs_held_out_data = False

@@ -40,6 +40,10 @@ def test_shipped_files_are_valid(pytestconfig):
         "arc_learning_rate": 0.1,
     }
     assert read_config(TrainConfig, experiments / "train.yml").weights == "inherited"
+    config = read_config(SearchConfig, experiments / "search_dsnas.yml")
+    assert config.strategy.name == "dsnas"
+    stages = config.strategy.arguments
+    assert stages["warmup_epochs"] + stages["search_epochs"] < config.training.epochs
 
 
 def test_all_problems_are_said_at_once(tmp_path):

@@ -96,7 +96,7 @@ def test_an_experiment_from_nnictl_to_the_report(command, tmp_path):
     assert command("nni-proxyless", "report", **home).stdout.count("SUCCEEDED") == 1  # the experiment started last
 
 
-@pytest.mark.parametrize("path", ["experiments/proxyless.yml"])
+@pytest.mark.parametrize("path", ["experiments/proxyless.yml", "experiments/dsnas.yml"])
 def test_shipped_experiments_are_valid_for_nni(pytestconfig, path):
     from nni.experiment.config import ExperimentConfig
 

@@ -41,4 +41,5 @@ def test_the_check_above_can_fail():
     """The same look at a process that did import a strategy and a space finds them, by their full names."""
     found = modules_above("nni_proxyless.strategies, nni_proxyless.search_spaces")
     assert "nni_proxyless.strategies.proxyless" in found
+    assert "nni_proxyless.strategies.dsnas" in found
     assert "nni_proxyless.search_spaces.mobilenetv2" in found

@@ -156,6 +156,37 @@ def test_a_killed_search_is_resumed_to_the_same_network(searched, command, tmp_p
     assert "finished already: out/architecture.json" in again.stdout
 
 
+def test_dsnas_leaves_a_trained_network(searched, tmp_path):
+    """The child is deployable as it is: a timm model whose accuracy on the test images stands in the file; fixed grows to all."""
+    strategy = "strategy={name: dsnas, warmup_epochs: 1, search_epochs: 3, arc_learning_rate: 0.1, fix_gap: 0.2}"
+    words = [
+        f"output={tmp_path / 'out'}",
+        strategy,
+        "training.epochs=6",
+        "training.optimizer=adamw",
+        "training.learning_rate=0.01",
+    ]
+    assert main(["search", str(searched / "search.yml"), *words]) == 0
+    out = tmp_path / "out"
+    architecture = Architecture.read(out / "architecture.json")
+    history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    fixed = [epoch["fixed"] for epoch in history]
+    assert fixed == sorted(fixed)
+    assert (fixed[0], fixed[4], fixed[5]) == (0, 4, 4)
+    assert history[-1]["entropy"] == 0
+    assert history[-1]["expected_ms"] == pytest.approx(history[-1]["table_ms"])
+
+    weights = load_weights(out / "weights.safetensors")
+    network = to_timm(architecture, weights)
+    test = data.loader(data.digits(image_size=8).test, 64)
+    accuracy = evaluate_accuracy(network, test)
+    assert accuracy == architecture.search["test_accuracy"]
+    assert json.loads((out / "final" / "result.json").read_text())["accuracy"] == accuracy
+    final = load_weights(out / "final" / "weights.safetensors")
+    assert all(torch.equal(final[name], tensor) for name, tensor in weights.items())
+    assert accuracy > 2 * evaluate_accuracy(to_timm(architecture), test)
+
+
 def test_two_processes_leave_one_network(searched, command, tmp_path):
     """trainer.devices=2 on the CPU: Lightning starts a second process of the same command, which writes and says nothing."""
     for name in ("search.yml", "table.yaml"):
@@ -214,6 +245,8 @@ def test_a_wrong_file_stops_the_search_before_anything_is_touched(command, tmp_p
         (("space.widths=[8,24]",), "latency.table: {table}: no row 'Conv_1-input:2x2x24-output:2x2x32'; the nearest: Conv_1-input:2x2x16-output:2x2x32"),
         (("data.image_size=16",), "latency.table: {table}: measured under other conditions: resolution is '8x8' in the table, '16x16' here."),
         (("strategy.arc_update_every=1000",), "arc_update_every is 1000, but an epoch has only 13 batches"),
+        (("strategy={name: dsnas, search_epochs: 3}",), "search_epochs 3, of 3 epochs; allowed: at least one epoch of search and, after it, one in which the child trains"),
+        (("strategy={name: dsnas, reward: lost, fix_gap: 2}",), "strategy.reward: 'lost' is not allowed here"),
         (("training.optimizer=sdg",), "command line: training.optimizer: 'sdg' is not allowed here; allowed: an optimizer of timm, such as sgd, adamw, lamb. Did you mean 'sgd'?"),
         (("training.learning_rate=1e30", "training.epochs=1"), "training: the loss is nan after epoch 1: the training diverged. Use a smaller training.learning_rate."),
     ],

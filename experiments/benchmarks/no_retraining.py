@@ -46,8 +46,8 @@ TASKS = {
     "digits": [],
     "fashion-mnist": [
         "data={name: fashion-mnist, n_train: 10000, batch_size: 64, validation: 0.1}",
-        "space={name: mobilenetv2, preset: small, stem_stride: 2, depths: [2, 2, 2]}",
-        "strategy.warmup_epochs=2", "strategy.search_epochs=3", "training.epochs=14",
+        "space={name: mobilenetv2, preset: small, stem_stride: 2, depths: [1, 2, 1], kernels: [3, 5]}",
+        "strategy.warmup_epochs=1", "strategy.search_epochs=3", "training.epochs=20",
     ],
 }  # fmt: skip
 
