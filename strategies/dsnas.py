@@ -25,7 +25,7 @@ the gradient of E[L], whatever the network is like.
 If L is positively homogeneous of degree m in y, its expectation is m times the gradient of E[L] (FACTS 2.1.5). It asks how
 the loss changes with the *scale* of y. Where y feeds nothing but convolutions with batch norm behind them, scale is divided
 out again, m is 0 and r of the order of the norm's eps: the choice learns nothing (FACTS 2.1.6). Where scale matters, as
-before a residual addition, r was found to say little about which candidate is the better one (``experiments/benchmarks``).
+before a residual addition, r was found to say little about which candidate is the better one (``experiments/benchmarks/DSNAS.md``).
 
 A search in four stages, on one schedule:
 
@@ -139,15 +139,22 @@ class DSNASModule(SampledOneShotModule):
     def search_step(self, batch: Any, batch_idx: int) -> Any:
         if batch_idx == 0:
             self._begin_epoch()
-        if self._momenta and self.trainer.current_epoch != self.child_since:
-            for norm, momentum in self._momenta.items():
-                norm.momentum = momentum  # type: ignore[assignment]
-            self._momenta = {}
+        if self.trainer.current_epoch != self.child_since:  # a resumed search becomes the child anew
+            self._restore_momenta()
         scale = self.loss_scale()
         result, stepped = self.weight_step(batch, batch_idx)
         if self.learning and stepped:
             self._step_logits(scale)
         return result
+
+    def on_train_epoch_end(self) -> Any:
+        self._restore_momenta()
+        return super().on_train_epoch_end()
+
+    def _restore_momenta(self) -> None:
+        for norm, momentum in self._momenta.items():
+            norm.momentum = momentum  # type: ignore[assignment]
+        self._momenta = {}
 
     def _begin_epoch(self) -> None:
         """Fix what is decided; when nothing is left to decide, or the time for it is over, go on with the child."""
@@ -302,9 +309,10 @@ class DSNAS(SampledStrategy):
     penalty
         A :class:`~nni_proxyless.latency.LatencyPenalty`, any NNI ``ExpectationProfilerPenalty``, or the arguments of the
         latter as a dict. It gets live probabilities, one-hot for choices that are made.
-    gradient_clip_val, gradient_clip_algorithm, accumulate_grad_batches, log_prob_every_n_step, checkpoint_dir, \
-checkpoint_every, seed, mutation_hooks
+    gradient_clip_val, gradient_clip_algorithm, accumulate_grad_batches
         As for :class:`~nni_proxyless.strategies.ProxylessNAS`. Clipping is of the weights' gradient alone.
+    checkpoint_dir, checkpoint_every, log_prob_every_n_step, seed, mutation_hooks
+        As there.
 
     Raises
     ------
