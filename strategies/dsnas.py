@@ -39,7 +39,7 @@ A search in four stages, on one schedule:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -54,12 +54,25 @@ from .processes import average, average_gradients
 from .reinforce import MovingBaseline
 from .supernet import settle
 
-__all__ = ["DSNAS", "is_decided", "loss_reward_term"]
+__all__ = ["DSNAS", "is_decided", "log_prob_of_path", "loss_reward_term"]
 
 REWARDS = ("loss", "gradient")
 
 
-def loss_reward_term(loss: Tensor, baseline: float, log_probs: Sequence[Tensor]) -> Tensor:
+def log_prob_of_path(gates: Iterable[Gate]) -> Tensor:
+    """log p(Z): the sum of log p_k over the sampled candidates of these gates, at least one; a scalar with its graph."""
+    by_size: dict[int, list[Gate]] = {}
+    for gate in gates:
+        by_size.setdefault(len(gate.choices), []).append(gate)
+    terms = []
+    for same in by_size.values():  # of one size in one go: a dozen small operations per gate and step would be felt
+        log_p = torch.log_softmax(torch.stack([gate.alpha for gate in same]), dim=1)
+        sampled = torch.tensor([[gate.current] for gate in same], device=log_p.device)
+        terms.append(log_p.gather(1, sampled).sum())
+    return torch.stack(terms).sum()
+
+
+def loss_reward_term(loss: Tensor, baseline: float, log_prob: Tensor) -> Tensor:
     """A term of value 0 whose gradient on the logits of each choice is (L - b)(e_k - p).
 
     Parameters
@@ -68,10 +81,9 @@ def loss_reward_term(loss: Tensor, baseline: float, log_probs: Sequence[Tensor])
         L, a scalar; not differentiated through.
     baseline
         b, which must not depend on the path that L was measured on.
-    log_probs
-        log p_k of the sampled candidate of each choice, scalars with their graph.
+    log_prob
+        log p(Z) of that path, a scalar with its graph.
     """
-    log_prob = torch.stack(list(log_probs)).sum()
     return ((loss.detach() - baseline) * (log_prob - log_prob.detach())).to(loss.dtype)
 
 
@@ -104,7 +116,6 @@ class DSNASModule(SampledOneShotModule):
         self.entropy_weight = entropy_weight
         self.baseline = baseline
         self.child_since: int | None = None  # epoch
-        self._log_probs: dict[Gate, Tensor] = {}
         self._momenta: dict[nn.Module, float | None] = {}
 
     # -- stages ------------------------------------------------------------------------------------------------------
@@ -192,31 +203,25 @@ class DSNASModule(SampledOneShotModule):
     # -- the step ----------------------------------------------------------------------------------------------------
 
     def open_path(self, path: dict[Gate, int]) -> None:
-        self._log_probs = {}
         for gate, active in path.items():
-            if not self.learning or gate.fixed or len(gate.choices) == 1:
-                gate.open(active)
-                continue
-            log_p = torch.log_softmax(gate.alpha, dim=0)[active : active + 1]
-            if self.reward == "gradient":
+            if self.learning and self.reward == "gradient" and not gate.fixed and len(gate.choices) > 1:
                 # d log p_k / d alpha = e_k - p does the rest; with p_k as the variable, r would contain 1/p_k.
+                log_p = torch.log_softmax(gate.alpha, dim=0)[active : active + 1]
                 gate.open(active, probed=(active,), variables=log_p, shift=False)
             else:
                 gate.open(active)
-                self._log_probs[gate] = log_p[0]
 
     def objective(self, loss: Tensor) -> Tensor:
         if not self.learning:
             return loss
         task = loss
-        log_probs = [log_p for gate, log_p in self._log_probs.items() if gate.ran]
-        if self._log_probs:
+        if self.reward == "loss":
             seen = loss.detach().clone()
             if self.trainer.world_size > 1:  # one baseline for all, or logits would drift apart
                 average([seen])
             baseline = self.baseline.next(float(seen))
-            if log_probs:
-                task = task + loss_reward_term(loss, baseline, log_probs)
+            if reached := [gate for gate in self.searched if gate.ran and not gate.fixed]:
+                task = task + loss_reward_term(loss, baseline, log_prob_of_path(reached))
         if self.penalty is None and self.entropy_weight == 0:
             return task
         probs = {gate: gate.probs() for gate in self.gates}
@@ -240,7 +245,9 @@ class DSNASModule(SampledOneShotModule):
 
     def configure_architecture_optimizers(self) -> torch.optim.Optimizer:
         # Every step moves every logit of a choice that ran, so a first moment does no harm (FACTS 2.4.1).
-        return torch.optim.Adam([gate.alpha for gate in self.gates], lr=self.arc_learning_rate, betas=(0.5, 0.999))
+        return torch.optim.Adam(
+            [gate.alpha for gate in self.gates], lr=self.arc_learning_rate, betas=(0.5, 0.999), foreach=True
+        )
 
     # -- state -------------------------------------------------------------------------------------------------------
 

@@ -394,7 +394,7 @@ def test_a_loss_of_degree_m_has_m_times_the_gradient(reward, power, factor):
 def test_the_term_has_no_value_and_the_baseline_is_of_the_steps_before():
     """loss_reward_term is 0; b begins with the first loss and moves by its weight after each use."""
     alpha = torch.randn(3, requires_grad=True)
-    term = loss_reward_term(torch.tensor(2.5), 0.5, [torch.log_softmax(alpha, 0)[1]])
+    term = loss_reward_term(torch.tensor(2.5), 0.5, torch.log_softmax(alpha, 0)[1])
     assert term.item() == 0
     (grad,) = torch.autograd.grad(term, alpha)
     torch.testing.assert_close(grad, 2.0 * (one_hot(1, 3).float() - torch.softmax(alpha, 0).detach()))

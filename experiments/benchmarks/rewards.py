@@ -1,0 +1,542 @@
+"""What does each reward of DSNAS find?
+
+    python experiments/benchmarks/rewards.py --seeds 20 --output rewards.json --report rewards.md
+
+The gradient as reward, which is the paper's, asks how the loss changes with the *scale* of a candidate's output y; the loss
+as reward asks how good the network was. Three questions, from the smallest network to a real one:
+
+A. *Size.* How large is the gradient reward where y feeds a convolution with batch norm behind it, with and without
+   something added to y in between? In float64, for three eps of the batch norm.
+B. *Planted candidates.* A chain of four choices, of four candidates each. One candidate of each choice is planted: the
+   labels are what the network of the planted candidates says. All others are mixtures of the planted weights and random
+   ones. Weights stand still, so there is nothing to learn but the choices. How many does a search find?
+C. *Digits.* In a supernet that has been trained for a while, does a candidate's mean reward say anything about the mean loss
+   of the networks that contain it?
+"""
+
+# ruff: noqa: E402  (NNI warns while it is imported)
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import logging
+import math
+import os
+import platform
+import statistics
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+warnings.filterwarnings("ignore", message=".*is found to be not a nn.Module")
+warnings.filterwarnings("ignore", message=".*does not have many workers")
+warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec")
+
+import torch
+from nni.nas.evaluator.pytorch import DataLoader, Lightning, LightningModule, Trainer
+from nni.nas.nn.pytorch import LayerChoice, ModelSpace
+from nni_proxyless.search_spaces import MobileNetV2Space
+from nni_proxyless.strategies import DSNAS
+from nni_proxyless.strategies.gate import Gate, batch_norm_statistics_kept, route_gate_gradients
+from pytorch_lightning import Callback
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import Subset, TensorDataset
+
+from nni_proxyless.data import digits, loader, split
+from nni_proxyless.evaluator import ImageClassification, as_channels_last
+from nni_proxyless.progress import bar
+
+EPS = (1e-5, 1e-3, 1e-2)  # torch's default, the search space's, DSNAS's own code's in its search
+SPACE_EPS = 1e-3
+
+
+class Sizes(NamedTuple):
+    """How much is computed; the second set is for a test that everything runs."""
+
+    draws: int = 50  # A
+    images: int = 512  # B
+    batch: int = 32
+    epochs: int = 20
+    pretraining: int = 10  # C, epochs
+    digits: int = 1151  # images: all that a search trains on
+    paths: int = 1500
+
+
+QUICK = Sizes(draws=5, images=32, epochs=1, pretraining=1, digits=32, paths=26)
+
+# B: a chain small enough for hundreds of searches
+CHANNELS, PIXELS, LAYERS, CANDIDATES, CLASSES = 6, 6, 4, 4, 10
+ARC_LEARNING_RATE = 0.03
+SHARPNESS = 3.0  # standard deviation of the logits of the network of the planted candidates
+
+
+# -- A: the size of the gradient reward ----------------------------------------------------------------------------------
+
+
+def gradient_reward(eps: float, *, added: bool, draw: int) -> tuple[float, float]:
+    """r of one output y that goes through conv, batch norm, ReLU and a classifier, and sum |dL/dy * y|, of which r is the rest.
+
+    Parameters
+    ----------
+    added
+        Whether a tensor of the size of y, which does not depend on y, is added to it first, as a skip connection does.
+    """
+    make = torch.Generator().manual_seed(draw)
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=make, dtype=torch.float64)
+
+    y, x = noise(32, 8, 6, 6).requires_grad_(), noise(32, 8, 6, 6)
+    kernel, classifier = noise(8, 8, 3, 3) / math.sqrt(72), noise(10, 8)
+    labels = torch.randint(10, (32,), generator=make)
+    gate = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    z = route_gate_gradients(gate, y, [None], ())
+    z = nn.functional.conv2d(z + x if added else z, kernel, padding=1)
+    z = nn.functional.batch_norm(z, None, None, training=True, eps=eps).relu().mean((2, 3))
+    r, dy = torch.autograd.grad(cross_entropy(z @ classifier.T, labels), (gate, y))
+    return float(r), float((dy * y.detach()).abs().sum())
+
+
+def sizes_of_reward(draws: int) -> list[dict[str, Any]]:
+    """Mean |r| over draws of everything, the same draws for every eps."""
+    rows: list[dict[str, Any]] = []
+    for added in (False, True):
+        smallest = None
+        for eps in EPS:
+            found = [gradient_reward(eps, added=added, draw=draw) for draw in range(draws)]
+            size = statistics.mean(abs(r) for r, _ in found)
+            smallest = smallest or size
+            rows.append({
+                "skip_connection_behind": added, "eps": eps, "mean_abs_reward": size, "ratio_to_smallest_eps": size / smallest,
+                "relative_to_terms": size / statistics.mean(terms for _, terms in found),
+            })  # fmt: skip
+    return rows
+
+
+# -- B: planted candidates -----------------------------------------------------------------------------------------------
+
+
+class Way(NamedTuple):
+    """One way to reward: which reward, the eps of all batch norms, and where the gate stands."""
+
+    name: str
+    reward: str
+    eps: float
+    on_branch: bool = False
+
+
+WAYS = [
+    *(Way(f"gradient, eps {eps:g}", "gradient", eps) for eps in EPS),
+    Way(f"gradient on the branch, eps {SPACE_EPS:g}", "gradient", SPACE_EPS, on_branch=True),
+    Way(f"loss, eps {SPACE_EPS:g}", "loss", SPACE_EPS),
+]
+
+
+class Branch(nn.Module):
+    """Convolution, batch norm, ReLU; with its input added, if it is a residual block."""
+
+    def __init__(self, eps: float, *, residual: bool):
+        super().__init__()
+        self.conv = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(CHANNELS, eps=eps)
+        self.residual = residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.norm(self.conv(x)))
+        return x + y if self.residual else y
+
+
+class Chosen(nn.Module):
+    """A choice among branches; its input is added behind the gate, so that the gate measures the branch alone."""
+
+    def __init__(self, choice: LayerChoice, *, add_input: bool):
+        super().__init__()
+        self.choice, self.add_input = choice, add_input
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.choice(x)
+        return x + y if self.add_input else y
+
+
+class Chain(ModelSpace):
+    """Four choices between a stem and a head. Where the residual is added changes no number that the network computes."""
+
+    def __init__(self, way: Way, *, residual: bool):
+        super().__init__()
+        inside = residual and not way.on_branch
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, CHANNELS, 3, padding=1, bias=False), nn.BatchNorm2d(CHANNELS, eps=way.eps)
+        )
+        layers = []
+        for i in range(LAYERS):
+            candidates: list[nn.Module] = [Branch(way.eps, residual=inside) for _ in range(CANDIDATES)]
+            layers.append(Chosen(LayerChoice(candidates, label=f"layer{i}"), add_input=residual and way.on_branch))
+        self.layers = nn.Sequential(*layers)
+        self.head = nn.Sequential(
+            nn.Conv2d(CHANNELS, 16, 1, bias=False), nn.BatchNorm2d(16, eps=way.eps), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, CLASSES),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layers(self.stem(x)))
+
+
+class StillWeights(LightningModule):
+    """Cross entropy; an optimizer is there, since a search has one, and does nothing."""
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return cross_entropy(self.model(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.model.parameters(), lr=0.0)
+
+
+class EndAfter(Callback):
+    """Ends a fit after so many epochs, before the stage of a search that nobody asks for here."""
+
+    def __init__(self, epochs: int):
+        self.epochs = epochs
+
+    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+        trainer.should_stop |= trainer.current_epoch + 1 == self.epochs
+
+
+def trainer(epochs: int, *callbacks: Callback) -> Any:
+    return Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=list(callbacks),
+    )  # fmt: skip
+
+
+def planted_task(way: Way, *, residual: bool, seed: int, images: int) -> tuple[Chain, dict[str, int], TensorDataset]:
+    """A chain, which candidates are planted in it, and images with the labels that the network of these gives them."""
+    torch.manual_seed(seed)
+    space = Chain(way, residual=residual)
+    planted = {f"layer{i}": int(torch.randint(CANDIDATES, ())) for i in range(LAYERS)}
+    with torch.no_grad():
+        for i, best in enumerate(planted.values()):
+            layer: Any = space.layers[i]
+            for j in range(CANDIDATES):
+                if j != best:  # not quite another function, or the choice would be too easy
+                    weight = layer.choice[j].conv.weight
+                    weight.copy_(math.sqrt(0.5) * (weight + layer.choice[best].conv.weight))
+        x = torch.randn(images, 3, PIXELS, PIXELS)
+        network = copy.deepcopy(space).freeze(planted).train()
+        # Logits of one size and mean for every class, in the supernet too: else one class would have most of the images.
+        logits = network(x)
+        classifier: Any = space.head[-1]
+        scale = logits.std(0) / SHARPNESS
+        classifier.weight.div_(scale[:, None])
+        classifier.bias.sub_(logits.mean(0)).div_(scale)
+        labels = ((logits - logits.mean(0)) / scale).argmax(1)
+    for p in space.parameters():
+        p.requires_grad_(False)  # spares their half of backward; logits have their gradients all the same
+    return space, planted, TensorDataset(x, labels)
+
+
+def found_by(way: Way, *, residual: bool, seed: int, sizes: Sizes) -> int:
+    """How many of the planted candidates one search finds."""
+    space, planted, data = planted_task(way, residual=residual, seed=seed, images=sizes.images)
+    strategy = DSNAS(
+        reward=way.reward, search_epochs=sizes.epochs, arc_learning_rate=ARC_LEARNING_RATE, fix_gap=1.0,
+        log_prob_every_n_step=10**9, seed=seed,
+    )  # fmt: skip
+    supernet = strategy.mutate_model(space)
+    evaluator = strategy.mutate_evaluator(
+        Lightning(
+            StillWeights(),
+            trainer(sizes.epochs + 1, EndAfter(sizes.epochs)),  # DSNAS wants an epoch for its child
+            train_dataloaders=DataLoader(
+                data, sizes.batch, shuffle=True, generator=torch.Generator().manual_seed(seed)
+            ),
+        )
+    )
+    evaluator.evaluate(supernet)
+    assert evaluator.module.child_since is None
+    return sum(evaluator.module.export()[label] == best for label, best in planted.items())
+
+
+def planted_candidates(seeds: int, sizes: Sizes) -> list[dict[str, Any]]:
+    todo = [(residual, way) for residual in (False, True) for way in WAYS if residual or not way.on_branch]
+    rows = []
+    with bar(len(todo) * seeds, "planted candidates", "search") as done:
+        for residual, way in todo:
+            began = time.perf_counter()
+            found = []
+            for seed in range(seeds):
+                found.append(found_by(way, residual=residual, seed=seed, sizes=sizes))
+                done.update()
+            rows.append({
+                "residual": residual, "way": way.name, "reward": way.reward, "eps": way.eps, "on_branch": way.on_branch,
+                "found": found, "seeds_with_all": sum(n == LAYERS for n in found),
+                "share_of_choices": sum(found) / (LAYERS * seeds),
+                "seconds_per_search": round((time.perf_counter() - began) / seeds, 2),
+            })  # fmt: skip
+    return rows
+
+
+# -- C: a real supernet --------------------------------------------------------------------------------------------------
+
+
+class Sample(NamedTuple):
+    """What was seen on random paths: per path the loss, per label and path the candidate, r, and sum |dL/dy * y|."""
+
+    loss: Tensor
+    candidate: dict[str, Tensor]
+    reward: dict[str, Tensor]
+    terms: dict[str, Tensor]
+
+
+def pretrained(eps: float, epochs: int, data: Any) -> Any:
+    """The module of a search that has pretrained a supernet on the digits and goes no further."""
+    torch.manual_seed(0)
+    space = MobileNetV2Space("small", num_classes=10, in_channels=1)
+    for norm in space.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.eps = eps
+    strategy = DSNAS(search_epochs=1, warmup_epochs=epochs, reward="gradient", seed=0)
+    supernet = strategy.mutate_model(space).to(memory_format=torch.channels_last)
+    task = ImageClassification(
+        optimizer="adamw", learning_rate=0.01, momentum=0.9, weight_decay=4e-5, label_smoothing=0.0
+    )
+    evaluator = strategy.mutate_evaluator(
+        Lightning(
+            task,
+            # Logits are still nearly uniform then, and so were the paths.
+            trainer(epochs + 2, EndAfter(epochs)),
+            train_dataloaders=loader(data, 32, seed=0, factory=DataLoader),
+        )
+    )
+    evaluator.evaluate(supernet)
+    assert evaluator.module.trainer.current_epoch == epochs, "the search has begun"
+    return evaluator.module
+
+
+def paths(gates: Sequence[Gate], n: int) -> Iterator[dict[Gate, int]]:
+    """Random paths; of any N in a row, which begin with a multiple of N, a choice takes each of its N candidates once."""
+    make = torch.Generator().manual_seed(1)
+    columns = {}
+    for gate in gates:
+        k = len(gate.choices)
+        columns[gate] = torch.cat([torch.randperm(k, generator=make) for _ in range(-(-n // k))])
+    for i in range(n):
+        yield {gate: int(column[i]) for gate, column in columns.items()}
+
+
+def endless(batches: Any) -> Iterator[Any]:
+    while True:
+        yield from batches
+
+
+def sample(module: Any, data: Any, n: int, done: Any) -> Sample:
+    """The gradient reward and the loss of random paths, in training mode, while nothing learns."""
+    gates, supernet = module.searched, module.model.train()
+    losses: list[float] = []
+    seen: dict[str, dict[str, list[float]]] = {
+        what: {g.label: [] for g in gates} for what in ("candidate", "reward", "terms")
+    }
+
+    def watch(layer: LayerChoice, args: Any, y: Tensor) -> None:
+        y.register_hook(lambda dy: seen["terms"][layer.label].append(float((dy * y.detach()).abs().sum())))
+
+    hooks = [m.register_forward_hook(watch) for m in supernet.modules() if isinstance(m, LayerChoice)]
+    batches = endless(loader(data, 32, seed=7))
+    with batch_norm_statistics_kept(list(supernet.modules())):
+        for path in paths(gates, n):
+            x, targets = next(batches)
+            variables = {gate: torch.zeros(1, requires_grad=True) for gate in gates}
+            for gate, active in path.items():  # as DSNAS opens them for this reward
+                gate.open(active, probed=(active,), variables=variables[gate], shift=False)
+            loss = cross_entropy(supernet(as_channels_last(x)), targets)
+            loss.backward()
+            losses.append(float(loss.detach()))
+            for gate, active in path.items():
+                grad = variables[gate].grad
+                assert grad is not None, f"{gate.label} has not run"
+                seen["candidate"][gate.label].append(active)
+                seen["reward"][gate.label].append(float(grad))
+            for p in supernet.parameters():
+                p.grad = None
+            done.update()
+    for hook in hooks:
+        hook.remove()
+    module.reset_gates()
+    columns = {
+        what: {label: torch.tensor(v, dtype=torch.float64) for label, v in by.items()} for what, by in seen.items()
+    }
+    return Sample(torch.tensor(losses, dtype=torch.float64), **columns)
+
+
+def means_by(candidate: Tensor, values: Tensor) -> Tensor:
+    """Mean of the values of every candidate, shape (N,)."""
+    return torch.stack([values[candidate == j].mean() for j in range(int(candidate.max()) + 1)])
+
+
+def pearson(a: Tensor, b: Tensor) -> float:
+    """Correlation of two vectors, neither of them constant."""
+    a, b = a - a.mean(), b - b.mean()
+    return float(a @ b / (a.norm() * b.norm()))
+
+
+def rewards_on_digits(eps: float, sizes: Sizes) -> dict[str, Any]:
+    data: Any = split(digits(), alphas=0.2, validation=0.2).all_but_validation
+    data = Subset(data, range(min(sizes.digits, len(data))))
+    began = time.perf_counter()
+    module = pretrained(eps, sizes.pretraining, data)
+    with bar(sizes.paths, f"digits, eps {eps:g}", "path") as done:
+        drawn = sample(module, data, sizes.paths, done)
+    half = sizes.paths // 2
+    parts = (slice(None, half), slice(half, None))
+    choices = []
+    for gate in module.searched:
+        candidate, reward = drawn.candidate[gate.label], drawn.reward[gate.label]
+        loss, mean_reward = means_by(candidate, drawn.loss), means_by(candidate, reward)
+        loss_halves = [means_by(candidate[part], drawn.loss[part]) for part in parts]
+        reward_halves = [means_by(candidate[part], reward[part]) for part in parts]
+        choices.append({
+            "label": gate.label, "candidates": gate.choices, "mean_loss": loss.tolist(), "mean_reward": mean_reward.tolist(),
+            "reward_with_loss": pearson(mean_reward, loss),
+            "loss_between_halves": pearson(*loss_halves),
+            "reward_between_halves": pearson(*reward_halves),
+            "spread_of_mean_loss": float(loss.std()),
+            "spread_of_mean_reward": float(mean_reward.std()),
+            "std_of_one_reward": float(reward.std()),
+            "reward_relative_to_terms": float(reward.abs().mean() / drawn.terms[gate.label].mean()),
+        })  # fmt: skip
+    return {
+        "eps": eps, "mean_loss": float(drawn.loss.mean()), "std_of_one_loss": float(drawn.loss.std()), "choices": choices,
+        "seconds": round(time.perf_counter() - began, 1),
+    }  # fmt: skip
+
+
+# -- the report ----------------------------------------------------------------------------------------------------------
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The result as a person reads it."""
+    machine, settings = result["machine"], result["settings"]
+    steps = settings["epochs"] * -(-settings["images"] // settings["batch"])
+    lines = [
+        f"{machine['cpu']}, {machine['cores']} cores, 1 thread; {result['date']}; "
+        + ", ".join(f"{name} {number}" for name, number in result["versions"].items()),
+        "",
+        f"    {result['command']}",
+        "",
+        "### A. Size of the gradient reward",
+        "",
+        f"y goes through a convolution, batch norm, ReLU and a classifier; mean |r| over {settings['draws']} draws, float64. "
+        "*Share*: mean |r| by mean sum |dL/dy · y|, which is 1 if nothing cancels.",
+        "",
+        "| what y feeds | eps | mean abs r | by eps 1e-05 | share |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {'y + x, then conv, norm' if row['skip_connection_behind'] else 'conv, norm'} | {row['eps']:g} | "
+        f"{row['mean_abs_reward']:.2e} | {row['ratio_to_smallest_eps']:.3g} | {row['relative_to_terms']:.2e} |"
+        for row in result["size"]
+    ]
+    lines += [
+        "",
+        "### B. Planted candidates",
+        "",
+        f"{LAYERS} choices of {CANDIDATES} candidates, weights still, {steps} steps of {settings['batch']} images at "
+        f"arc_learning_rate {ARC_LEARNING_RATE:g}, {settings['seeds']} seeds. By chance: {1 / CANDIDATES:.2f} of the choices.",
+        "",
+        "| block | reward | seeds with all choices right | choices right |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {'x + branch' if row['residual'] else 'branch'} | {row['way']} | {row['seeds_with_all']} of {len(row['found'])} | "
+        f"{row['share_of_choices']:.2f} |"
+        for row in result["planted"]
+    ]
+    lines += [
+        "",
+        "### C. A supernet on the digits",
+        "",
+        f"MobileNetV2 space `small`, pretrained for {settings['pretraining']} epochs; then {settings['paths']} random paths, one "
+        "batch each, weights still. Per choice, over its candidates: *r with Q*, Pearson's correlation of the mean gradient "
+        "reward with the mean loss Q of the networks that contain the candidate. r is a cost, so a good reward has 1. *Q with "
+        "Q*: of Q between the two halves of the paths, which is what the noise of as many paths allows, and what the loss "
+        "reward learns from; *r with r*: the same of r. *Share*: mean |r| by mean sum |dL/dy · y|.",
+    ]
+    for measured in result["digits"]:
+        lines += [
+            "",
+            f"eps {measured['eps']:g}; loss {measured['mean_loss']:.3f}, standard deviation {measured['std_of_one_loss']:.3f}:",
+            "",
+            "| choice | r with Q | Q with Q | r with r | spread of Q | spread of r | noise of one r | share |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        names = ("reward_with_loss", "loss_between_halves", "reward_between_halves")
+        for c in measured["choices"]:
+            correlations = " | ".join(f"{c[name]:+.2f}" for name in names)
+            lines.append(
+                f"| {c['label']} | {correlations} | {c['spread_of_mean_loss']:.3f} | {c['spread_of_mean_reward']:.1e} | "
+                f"{c['std_of_one_reward']:.1e} | {c['reward_relative_to_terms']:.1e} |"
+            )
+        means = " | ".join(f"{statistics.mean(c[name] for c in measured['choices']):+.2f}" for name in names)
+        lines.append(f"| mean | {means} | | | | |")
+    return "\n".join(lines) + "\n"
+
+
+def cpu_name() -> str:
+    """The processor's model name, without anything that names this machine."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=20, help="of the planted candidates (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that everything runs, measures nothing")
+    parser.add_argument("--output", type=Path, help="JSON file for the result")
+    parser.add_argument("--report", type=Path, help="Markdown file for the result")
+    options = parser.parse_args(arguments)
+    if options.seeds < 1:
+        parser.error(f"argument --seeds: {options.seeds}; allowed: 1 or more")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = options_from(arguments)
+    for name in ("pytorch_lightning", "lightning", "nni", "nni_proxyless"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # These two set a level of their own, and warn of what is meant here: no validation data.
+    for name in ("pytorch_lightning.utilities.rank_zero", "nni.nas.evaluator.pytorch.lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    sizes = QUICK if options.quick else Sizes()
+    result = {
+        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.system()},
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "versions": {"Python": platform.python_version()}
+        | {name: version(name) for name in ("torch", "nni", "pytorch-lightning", "timm", "nni-proxyless")},
+        "command": f"python experiments/benchmarks/rewards.py --seeds {options.seeds}" + " --quick" * options.quick,
+        "settings": {"seeds": options.seeds, "quick": options.quick, "arc_learning_rate": ARC_LEARNING_RATE}
+        | sizes._asdict(),
+        "size": sizes_of_reward(sizes.draws),
+        "planted": planted_candidates(options.seeds, sizes),
+        "digits": [rewards_on_digits(eps, sizes) for eps in (SPACE_EPS, EPS[-1])],
+    }  # fmt: skip
+    text = markdown(result)
+    if options.output:
+        options.output.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if options.report:
+        options.report.write_text("# What each reward of DSNAS finds\n\n" + text, encoding="utf-8")
+    print(text, end="")
+
+
+if __name__ == "__main__":
+    main()
