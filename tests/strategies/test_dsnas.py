@@ -25,6 +25,7 @@ from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace, Repeat
 from nni.nas.profiler import ExpressionProfiler
 from nni_proxyless.strategies import DSNAS
 from nni_proxyless.strategies.dsnas import DSNASModule, is_decided, loss_reward_term
+from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.nn import functional
@@ -895,3 +896,38 @@ def test_half_of_the_epochs_after_pretraining_is_search():
     module = search(TwoLayers(), Watched(warmup_epochs=2, fix_gap=1.0), epochs=8)
     assert {s.epoch for s in module.steps} == {2, 3, 4}
     assert module.child_since == 5
+
+
+# -- mixed precision -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(torch.amp, "GradScaler"), reason="a scaler for the CPU came with torch 2.3")
+@pytest.mark.parametrize("reward", REWARDS)
+def test_a_loss_scale_that_changes_between_the_two_optimizers_changes_nothing(reward):
+    """Under 16-mixed the step of the weights may double the scale that the gradient of the logits still carries."""
+
+    def logits(growth_interval: int) -> list[dict[str, Tensor]]:
+        torch.manual_seed(0)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0, growth_interval=growth_interval)
+        strategy = Watched(search_epochs=8, arc_learning_rate=0.1, fix_gap=1.0, reward=reward)
+        space = strategy.mutate_model(TwoLayers())
+        plugin = MixedPrecision("16-mixed", "cpu", scaler)
+        evaluator = strategy.mutate_evaluator(
+            Lightning(
+                Task(optimizer=lambda p: torch.optim.SGD(p, lr=0.1)),
+                Trainer(enable_progress_bar=False, enable_checkpointing=False, logger=False, enable_model_summary=False,
+                        accelerator="cpu", max_epochs=9, plugins=[plugin]),
+                train_dataloaders=DataLoader(TensorDataset(images(BATCH).tensors[0].float(), images(BATCH).tensors[1]), batch_size=BATCH),
+            )
+        )  # fmt: skip
+        evaluator.evaluate(space)
+        module: Any = evaluator.module
+        assert (scaler.get_scale() > 2) == (growth_interval < 100)
+        return [step.before for step in module.steps]
+
+    growing, still = logits(3), logits(10**6)
+    assert len(growing) == 8
+    for ours, expected in zip(growing, still, strict=True):
+        for label, alpha in expected.items():
+            torch.testing.assert_close(ours[label], alpha, rtol=0, atol=2e-3)
+    assert not torch.equal(still[0]["first"], still[-1]["first"])
