@@ -835,14 +835,14 @@ def choices_found(seed: int, residual: bool, reward: str) -> int:
     best, x = space.best, torch.randn(2048, FEATURES)
     with torch.no_grad():
         labels = copy.deepcopy(space).freeze(best)(x).argmax(1)
-    strategy = DSNAS(arc_learning_rate=0.06, search_epochs=9, fix_gap=1.0, reward=reward, seed=seed)
+    strategy = DSNAS(arc_learning_rate=0.04, search_epochs=9, fix_gap=1.0, reward=reward, seed=seed)
     space = strategy.mutate_model(space)
     evaluator = strategy.mutate_evaluator(
         Lightning(
             Task(),
             Trainer(enable_progress_bar=False, enable_checkpointing=False, logger=False, enable_model_summary=False,
                     accelerator="cpu", max_epochs=10),
-            train_dataloaders=DataLoader(TensorDataset(x, labels), batch_size=128, shuffle=True),
+            train_dataloaders=DataLoader(TensorDataset(x, labels), batch_size=64, shuffle=True),
         )
     )  # fmt: skip
     evaluator.evaluate(space)
