@@ -276,7 +276,7 @@ def _save(
     if isinstance(estimator, DeviceEstimator):
         # From a space of its own: a search may have let go of candidates.
         operations = trace_operations(type(space)(**space_arguments), data.shape)
-        path = [op for op in operations if all(monitor.sample[k] == c for k, c in op.choices)]
+        path = [op for op in operations if op.runs_in(monitor.sample)]
         measured, table_again = measure_beside_path(estimator, network, data.shape, path)
         say_if_drifted(profiler, estimator, monitor.last["table_ms"], table_again, measured)
     metrics = {**monitor.last, **({"measured_ms": measured} if measured is not None else {})}

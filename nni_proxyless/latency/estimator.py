@@ -22,6 +22,12 @@ class LatencyEstimator(ABC):
     def conditions(self) -> Mapping[str, object]:
         """What the numbers hold for: device, runtime, threads, batch, precision and so on. Tables are compared by it."""
 
+    unit: str = "ms"
+    """Of the numbers. Milliseconds, unless the estimator is there for another cost."""
+
+    constant_ms: float = 0.0
+    """What every network costs beside its operations."""
+
     @abstractmethod
     def estimate(self, operation: Operation) -> float:
         """Milliseconds of one run of ``operation`` under :attr:`conditions`.

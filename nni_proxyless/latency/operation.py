@@ -11,17 +11,21 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from nni.nas.nn.pytorch import LayerChoice, ModelSpace, MutableModule
+from nni.mutable import Mutable
+from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace, MutableModule, Repeat
 from torch import nn
 
-__all__ = ["Operation", "Shape", "describe", "is_free", "trace_operations"]
+__all__ = ["Conditions", "Operation", "Shape", "describe", "is_free", "trace_operations"]
 
 Shape = tuple[int, ...]
 """Of one sample, without the batch: (channels, height, width), or (features,)."""
+
+Conditions = tuple[tuple[str, tuple[object, ...]], ...]
+"""When something is part of a network: for each of these labels, one of these choices. Empty: always."""
 
 Calls = dict[nn.Module, list[tuple[Shape, Shape]]]
 """Module -> input and output shape of each of its calls in one forward pass."""
@@ -54,15 +58,19 @@ class Operation:
         What is run. Its weights do not matter.
     input_shape
         Of one sample.
-    choices
-        Under which choices the operation is part of the network, as (label, choice) pairs from the outermost choice to
-        the innermost. Empty: always.
+    conditions
+        When the operation is part of a network: (label, choices) pairs from the outermost choice to the innermost, a
+        label once only. A candidate has one choice there; a block of a ``Repeat`` all depths that reach it.
     """
 
     key: str
     module: nn.Module = field(repr=False, compare=False)
     input_shape: Shape
-    choices: tuple[tuple[str, object], ...] = ()
+    conditions: Conditions = ()
+
+    def runs_in(self, sample: Mapping[str, object]) -> bool:
+        """Whether the network of this architecture (label -> choice) runs the operation."""
+        return all(sample[label] in choices for label, choices in self.conditions)
 
 
 def is_free(module: nn.Module) -> bool:
@@ -74,7 +82,8 @@ def trace_operations(space: ModelSpace, input_shape: Shape) -> list[Operation]:
     """All operations of a model space: what every network runs, and every candidate of every choice.
 
     The space runs once on zeros, in evaluation mode; hooks note the shapes. A candidate is one operation, unless it holds
-    choices itself: then it is taken apart like the space. The part that is always there is cut into the largest modules
+    choices itself: then it is taken apart like the space. A ``Repeat`` is taken apart into its blocks. An
+    ``InputChoice`` counts nothing: all that it may choose from is computed, and adding tensors up is cheap. The part that is always there is cut into the largest modules
     that hold no choice and are more than a sequence of others; a space may group them by an attribute
     ``fixed_operations``, a dict name -> names of submodules that run one after the other. The name becomes the head of
     the key. What runs several times counts several times.
@@ -89,9 +98,12 @@ def trace_operations(space: ModelSpace, input_shape: Shape) -> list[Operation]:
     Raises
     ------
     ValueError
-        The space does not run on that shape, or it holds a choice other than ``LayerChoice``, whose cost would be missed.
+        The space does not run on that shape, or it holds another kind of choice, whose cost would be missed.
     """
     space = copy.deepcopy(space).eval()
+    for module in space.modules():
+        if isinstance(module, Repeat):
+            module._dry_run_depth = module.max_depth  # else the deeper blocks have no shapes
     groups: dict[str, tuple[str, ...]] = getattr(space, "fixed_operations", {})
     grouped = {name for names in groups.values() for name in names}
     modules = dict(space.named_modules())
@@ -107,26 +119,58 @@ def trace_operations(space: ModelSpace, input_shape: Shape) -> list[Operation]:
     return operations
 
 
-def _walk(name: str, module: nn.Module, calls: Calls, grouped: set[str], choices: tuple) -> Iterator[Operation]:
+def _walk(name: str, module: nn.Module, calls: Calls, grouped: set[str], conditions: Conditions) -> Iterator[Operation]:
     if name in grouped:
         return
     if isinstance(module, LayerChoice):
         for input_shape, _ in calls.get(module, ()):  # none: never called, it is in no network
             for choice in module.names:
+                inside = _and(conditions, module.label, (choice,))
+                if inside is None:
+                    continue
                 candidate = module[choice]
                 what = f"candidate {choice!r} of choice {module.label!r}"
                 inner = _record_calls(candidate, (torch.zeros(1, *input_shape),), what)
-                yield from _walk(f"{name}.{choice}", candidate, inner, grouped, (*choices, (module.label, choice)))
+                yield from _walk(f"{name}.{choice}", candidate, inner, grouped, inside)
+    elif isinstance(module, Repeat):
+        for i, block in enumerate(module.blocks):
+            inside = _reached(conditions, module, i)
+            if inside is not None:
+                yield from _walk(f"{name}.blocks.{i}", block, calls, grouped, inside)
+    elif isinstance(module, InputChoice):
+        return
     elif isinstance(module, MutableModule) and module.mutables:
         raise ValueError(
-            f"{name or type(module).__name__}: a {type(module).__name__} has no latency here; allowed: LayerChoice"
+            f"{name or type(module).__name__}: a {type(module).__name__} with choices of its own has no latency here; "
+            "allowed: LayerChoice, Repeat, InputChoice"
         )
-    elif not name or _holds_choice(module) or (not choices and type(module) is nn.Sequential):
+    elif not name or _holds_choice(module) or (not conditions and type(module) is nn.Sequential):
         for child_name, child in module.named_children():
-            yield from _walk(f"{name}.{child_name}" if name else child_name, child, calls, grouped, choices)
+            yield from _walk(f"{name}.{child_name}" if name else child_name, child, calls, grouped, conditions)
     elif not is_free(module):
         for call in calls.get(module, ()):
-            yield Operation(describe(module, *call), module, call[0], choices)
+            yield Operation(describe(module, *call), module, call[0], conditions)
+
+
+def _and(conditions: Conditions, label: str, choices: tuple[object, ...]) -> Conditions | None:
+    """Both at once; None if that cannot be: a label may stand at several places, and has one choice everywhere."""
+    found = dict(conditions)
+    found[label] = tuple(choice for choice in found.get(label, choices) if choice in choices)
+    return tuple(found.items()) if found[label] else None
+
+
+def _reached(conditions: Conditions, repeat: Repeat, i: int) -> Conditions | None:
+    """When block i of a ``Repeat`` runs."""
+    depth = repeat.depth_choice
+    if not isinstance(depth, Mutable):
+        return conditions if i < int(depth) else None
+    ((label, categorical), *others) = depth.simplify().items()
+    if others:
+        raise ValueError(f"a Repeat whose depth depends on several choices ({depth}) has no latency here; allowed: one")
+    deep_enough = tuple(value for value in categorical.values if i < depth.freeze({label: value}))
+    if len(deep_enough) == len(categorical.values):
+        return conditions
+    return _and(conditions, label, deep_enough) if deep_enough else None
 
 
 def _holds_choice(module: nn.Module) -> bool:

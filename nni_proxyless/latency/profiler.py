@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from nni.mutable import MutableExpression
+from nni.mutable import Categorical, MutableExpression
 from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.profiler import ExpressionProfiler
 
 from .estimator import LatencyEstimator
-from .operation import Operation, Shape, trace_operations
+from .operation import Conditions, Operation, Shape, trace_operations
 
 __all__ = ["LatencyProfiler"]
 
@@ -23,7 +23,7 @@ class LatencyProfiler(ExpressionProfiler):
     Parameters
     ----------
     model_space
-        Any NNI ``ModelSpace`` of ``LayerChoice``.
+        Any NNI ``ModelSpace`` of ``LayerChoice``, ``Repeat`` and ``InputChoice``.
     estimator
         Where the latencies come from, usually a :class:`~nni_proxyless.latency.LookupTable`.
     input_shape
@@ -37,8 +37,12 @@ class LatencyProfiler(ExpressionProfiler):
         Latency of the part that all networks share.
     conditions
         What the milliseconds hold for, as the estimator says.
+    unit
+        Of all that is called ``ms`` here, as the estimator says.
     candidate_ms
         Label -> choice -> latency of that candidate, nested choices not included. A skip costs 0.
+    nested_ms
+        The rest: conditions on several labels -> latency of what runs where all of them hold.
 
     Raises
     ------
@@ -49,31 +53,35 @@ class LatencyProfiler(ExpressionProfiler):
     def __init__(self, model_space: ModelSpace, estimator: LatencyEstimator, input_shape: Shape):
         self.model_space = model_space
         self.conditions = dict(estimator.conditions)
-        self.fixed_ms = 0.0
+        self.unit = estimator.unit
+        self.fixed_ms = float(estimator.constant_ms)
+        mutables = model_space.simplify()
         self.candidate_ms: dict[str, dict[Any, float]] = {
-            label: dict.fromkeys(mutable.values, 0.0) for label, mutable in model_space.simplify().items()
+            label: dict.fromkeys(mutable.values, 0.0)
+            for label, mutable in mutables.items()
+            if isinstance(mutable, Categorical)  # what an InputChoice has makes no difference
         }
-        nested: dict[tuple, float] = {}
+        self.nested_ms: dict[Conditions, float] = {}
         for operation in trace_operations(model_space, input_shape):
             ms = self._estimate(estimator, operation)
-            if not operation.choices:
+            if not operation.conditions:
                 self.fixed_ms += ms
-            elif len(operation.choices) == 1:
-                ((label, choice),) = operation.choices
-                self.candidate_ms[label][choice] += ms
+            elif len(operation.conditions) == 1:
+                ((label, choices),) = operation.conditions
+                for choice in choices:
+                    self.candidate_ms[label][choice] += ms
             else:
-                nested[operation.choices] = nested.get(operation.choices, 0.0) + ms
+                self.nested_ms[operation.conditions] = self.nested_ms.get(operation.conditions, 0.0) + ms
 
-        mutables = model_space.simplify()
         expression: Any = self.fixed_ms
         for label, costs in sorted(self.candidate_ms.items()):
             if any(costs.values()):
                 expression = expression + MutableExpression.switch_case(mutables[label], costs)
-        for choices, ms in nested.items():
+        for conditions, ms in self.nested_ms.items():
             term: Any = ms
-            for label, choice in reversed(choices):
+            for label, choices in reversed(conditions):
                 term = MutableExpression.switch_case(
-                    mutables[label], {value: term if value == choice else 0.0 for value in mutables[label].values}
+                    mutables[label], {value: term if value in choices else 0.0 for value in mutables[label].values}
                 )
             expression = expression + term
         self.expression = expression

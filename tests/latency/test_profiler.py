@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 
+import nni
 import pytest
 import torch
-from nni.nas.nn.pytorch import LayerChoice, ModelSpace, Repeat
+from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace, MutableLinear, Repeat
 from nni.nas.oneshot.pytorch.profiler import RangeProfilerFilter
 from torch import Tensor, nn
 
@@ -60,9 +61,33 @@ class Shared(ModelSpace):
 
 
 class WithRepeat(ModelSpace):
+    """One to three blocks with a choice each; the choice of the third has the label of the first."""
+
     def __init__(self):
         super().__init__()
-        self.body = Repeat(lambda i: nn.Linear(8, 8), (1, 3), label="depth")
+        self.body = Repeat(lambda i: Small.block(f"block{i % 2}"), (1, 3), label="depth")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+class WithInputs(ModelSpace):
+    """Two layers, both always computed, and a choice between what they give."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(8, 8), nn.Linear(8, 3)
+        self.pad = nn.Linear(3, 8)
+        self.which = InputChoice(2, 1, label="which")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.which([self.one(x), self.pad(self.two(x))])
+
+
+class OfWidths(ModelSpace):
+    def __init__(self):
+        super().__init__()
+        self.body = MutableLinear(8, nni.choice("width", [4, 8]))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x)
@@ -92,10 +117,10 @@ def profiler() -> LatencyProfiler:
 def test_operations_of_a_space_and_their_keys():
     """Equal work has equal keys, different work different ones; a skip is no operation; the space is left as it is."""
     space = Small().train()
-    found = {(op.key, op.choices) for op in trace_operations(space, (8,))}
+    found = {(op.key, op.conditions) for op in trace_operations(space, (8,))}
     assert found == {
         (LAST, ()),
-        *((key, ((f"block{i}", name),)) for i in range(2) for key, name in ((WIDE, "wide"), (NARROW, "narrow"))),
+        *((key, ((f"block{i}", (name,)),)) for i in range(2) for key, name in ((WIDE, "wide"), (NARROW, "narrow"))),
     }
     assert len({WIDE, NARROW, LAST}) == 3
     assert LAST.startswith("Linear-input:8-output:3-")
@@ -113,13 +138,13 @@ def test_a_key_depends_on_structure_and_shape_and_not_on_weights():
 
 def test_nested_choices_are_taken_apart():
     """The inner candidates belong to (outer, 1) and their own choice, the part beside them to (outer, 1) alone."""
-    found = {(type(op.module).__name__, op.choices) for op in trace_operations(Nested(), (8,))}
-    within = ("outer", 1)
+    found = {(type(op.module).__name__, op.conditions) for op in trace_operations(Nested(), (8,))}
+    within = ("outer", (1,))
     assert found == {
-        ("Linear", (("outer", 0),)),
+        ("Linear", (("outer", (0,)),)),
         ("ReLU", (within,)),
-        ("Linear", (within, ("inner", 0))),
-        ("Tanh", (within, ("inner", 1))),
+        ("Linear", (within, ("inner", (0,)))),
+        ("Tanh", (within, ("inner", (1,)))),
     }
 
 
@@ -130,8 +155,31 @@ def test_a_wrong_input_shape_is_named():
 
 def test_a_choice_of_another_kind_is_refused_by_name():
     """Its latency would be missing without a word."""
-    with pytest.raises(ValueError, match="body: a Repeat has no latency here; allowed: LayerChoice"):
-        trace_operations(WithRepeat(), (8,))
+    said = (
+        "body: a MutableLinear with choices of its own has no latency here; allowed: LayerChoice, Repeat, InputChoice"
+    )
+    with pytest.raises(ValueError, match=said):
+        trace_operations(OfWidths(), (8,))
+
+
+def test_a_block_of_a_repeat_is_paid_where_the_depth_reaches_it():
+    """All 27 networks; the shapes of the deeper blocks are known though the space itself would run one only."""
+    profiler = LatencyProfiler(WithRepeat(), table(COSTS), (8,))
+    cost = {"wide": 4.0, "narrow": 1.0, "skip": 0.0}
+    for depth, zero, one in itertools.product((1, 2, 3), cost, cost):
+        expected = cost[zero] + (depth > 1) * cost[one] + (depth > 2) * cost[zero]
+        assert profiler.profile({"depth": depth, "block0": zero, "block1": one}) == pytest.approx(expected, abs=1e-12)
+    operations = trace_operations(WithRepeat(), (8,))
+    assert {op.conditions for op in operations if op.conditions[-1][0] == "block0"} == {
+        (("block0", (name,)),) for name in ("wide", "narrow")
+    } | {(("depth", (3,)), ("block0", (name,))) for name in ("wide", "narrow")}
+
+
+def test_all_that_an_input_choice_may_choose_from_is_paid():
+    """NNI computes every input, whichever is taken."""
+    profiler = LatencyProfiler(WithInputs(), table({key_of(m, (a,), (b,)): 1.0 for m, a, b in (
+        (nn.Linear(8, 8), 8, 8), (nn.Linear(8, 3), 8, 3), (nn.Linear(3, 8), 3, 8))}), (8,))  # fmt: skip
+    assert profiler.profile({"which": [0]}) == profiler.profile({"which": [1]}) == 3.0
 
 
 # -- the sum -------------------------------------------------------------------------------------------------------------
@@ -154,13 +202,13 @@ def test_layers_that_share_a_label_are_both_paid():
 def test_the_latency_of_nested_choices():
     """An inner candidate is paid only where the candidate that holds it is chosen; its part of its own, always there."""
     costs = {op.key: 2.0**i for i, op in enumerate(trace_operations(Nested(), (8,)))}
-    by_name = {(op.choices, type(op.module).__name__): costs[op.key] for op in trace_operations(Nested(), (8,))}
+    by_name = {(op.conditions, type(op.module).__name__): costs[op.key] for op in trace_operations(Nested(), (8,))}
     profiler = LatencyProfiler(Nested(), table(costs), (8,))
     for inner in (0, 1):
-        assert profiler.profile({"outer": 0, "inner": inner}) == pytest.approx(by_name[(("outer", 0),), "Linear"])
-    relu = by_name[(("outer", 1),), "ReLU"]
+        assert profiler.profile({"outer": 0, "inner": inner}) == pytest.approx(by_name[(("outer", (0,)),), "Linear"])
+    relu = by_name[(("outer", (1,)),), "ReLU"]
     for inner, name in ((0, "Linear"), (1, "Tanh")):
-        expected = relu + by_name[(("outer", 1), ("inner", inner)), name]
+        expected = relu + by_name[(("outer", (1,)), ("inner", (inner,))), name]
         assert profiler.profile({"outer": 1, "inner": inner}) == pytest.approx(expected)
 
 
@@ -256,8 +304,8 @@ class Twice(ModelSpace):
 
 def test_what_runs_twice_costs_twice():
     operations = trace_operations(Twice(), (2, 4, 4))
-    assert [(op.choices, type(op.module)) for op in operations] == [((), nn.Conv2d)] * 2 + [
-        ((("c", "conv"),), nn.Conv2d)
+    assert [(op.conditions, type(op.module)) for op in operations] == [((), nn.Conv2d)] * 2 + [
+        ((("c", ("conv",)),), nn.Conv2d)
     ] * 2
     rows = {op.key: Measurement(ms, ms, 1) for op, ms in zip(operations, (1.0, 1.0, 0.25, 0.25), strict=True)}
     profiler = LatencyProfiler(Twice(), LookupTable(rows), (2, 4, 4))
