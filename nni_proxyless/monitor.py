@@ -11,7 +11,6 @@ from typing import Any
 
 import pytorch_lightning
 import torch
-from nni.nas.oneshot.pytorch.supermodule._expression_utils import expression_expectation
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
@@ -81,7 +80,7 @@ class DerivedNetMonitor(pytorch_lightning.Callback):
         self.network = network
         return {
             "default": evaluate_accuracy(network, self.validation),
-            "expected_ms": float(expression_expectation(self.profiler.expression, probs)),
+            "expected_ms": float(self.profiler.expectation(probs)),
             "table_ms": float(self.profiler.profile(self.sample)),
             "entropy": mean_entropy(probs),
             "macs": float(count_macs(network, self.input_shape)),

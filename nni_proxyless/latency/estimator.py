@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Literal
 
 from .operation import Operation
 
@@ -24,6 +25,9 @@ class LatencyEstimator(ABC):
 
     unit: str = "ms"
     """Of the numbers. Milliseconds, unless the estimator is there for another cost."""
+
+    combine: Literal["sum", "max"] = "sum"
+    """What a network costs: the sum over its operations, as time does, or the largest of them, as a peak of memory does."""
 
     constant_ms: float = 0.0
     """What every network costs beside its operations."""

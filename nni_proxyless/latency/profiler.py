@@ -1,12 +1,21 @@
-"""Latency of a whole network as an expression over choices: an NNI ``ExpressionProfiler``."""
+"""Latency of a whole network as an expression over choices: an NNI ``ExpressionProfiler``.
+
+Symbols: p_c, the probability of choice c of a label; F_c, its cost; F_0, the cost of what all networks share.
+"""
 
 from __future__ import annotations
 
+import functools
+import operator
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from nni.mutable import Categorical, MutableExpression
 from nni.nas.nn.pytorch import ModelSpace
+from nni.nas.oneshot.pytorch.supermodule._expression_utils import expression_expectation
 from nni.nas.profiler import ExpressionProfiler
+from torch import Tensor
 
 from .estimator import LatencyEstimator
 from .operation import Conditions, Operation, Shape, trace_operations
@@ -15,10 +24,15 @@ __all__ = ["LatencyProfiler"]
 
 
 class LatencyProfiler(ExpressionProfiler):
-    """Sum of the latencies of a network's operations (ProxylessNAS eq. 6), in milliseconds.
+    """Sum of the latencies of a network's operations (ProxylessNAS eq. 6), in milliseconds; or their maximum.
 
     ``profiler.profile(sample)`` is the latency of one architecture; ``profiler.expression`` is what NNI's own filters,
     penalties and strategies work with. Make it before a strategy has turned the space into a supernet.
+
+    Where the estimator says ``combine = 'max'``, as one of memory does, a network costs what the most expensive of its
+    operations costs: max(``fixed_ms``, ``candidate_ms[label][choice]`` of each label, ``nested_ms`` of all conditions that
+    hold). A hard limit then holds for a network exactly if it holds for each of these alone, so that whoever looks for
+    networks under a budget forbids every candidate above it, and needs no sum.
 
     Parameters
     ----------
@@ -33,6 +47,8 @@ class LatencyProfiler(ExpressionProfiler):
     ----------
     model_space
         The space itself, in which a :class:`~nni_proxyless.latency.LatencyPenalty` finds the logits of a search.
+    combine
+        ``'sum'`` or ``'max'``, as the estimator says; of a network's operations, and of several under one entry below.
     fixed_ms
         Latency of the part that all networks share.
     conditions
@@ -48,12 +64,18 @@ class LatencyProfiler(ExpressionProfiler):
     ------
     KeyError
         The estimator lacks an operation.
+    ValueError
+        The estimator gives what is no latency, or has another ``combine``.
     """
 
     def __init__(self, model_space: ModelSpace, estimator: LatencyEstimator, input_shape: Shape):
+        if estimator.combine not in ("sum", "max"):
+            raise ValueError(f"{type(estimator).__name__}.combine is {estimator.combine!r}; allowed: 'sum', 'max'")
         self.model_space = model_space
         self.conditions = dict(estimator.conditions)
         self.unit = estimator.unit
+        self.combine = estimator.combine
+        join: Any = operator.add if self.combine == "sum" else max
         self.fixed_ms = float(estimator.constant_ms)
         mutables = model_space.simplify()
         self.candidate_ms: dict[str, dict[Any, float]] = {
@@ -65,26 +87,60 @@ class LatencyProfiler(ExpressionProfiler):
         for operation in trace_operations(model_space, input_shape):
             ms = self._estimate(estimator, operation)
             if not operation.conditions:
-                self.fixed_ms += ms
+                self.fixed_ms = join(self.fixed_ms, ms)
             elif len(operation.conditions) == 1:
                 ((label, choices),) = operation.conditions
                 for choice in choices:
-                    self.candidate_ms[label][choice] += ms
+                    self.candidate_ms[label][choice] = join(self.candidate_ms[label][choice], ms)
             else:
-                self.nested_ms[operation.conditions] = self.nested_ms.get(operation.conditions, 0.0) + ms
+                self.nested_ms[operation.conditions] = join(self.nested_ms.get(operation.conditions, 0.0), ms)
 
-        expression: Any = self.fixed_ms
+        terms: list[Any] = [self.fixed_ms]
         for label, costs in sorted(self.candidate_ms.items()):
             if any(costs.values()):
-                expression = expression + MutableExpression.switch_case(mutables[label], costs)
+                terms.append(MutableExpression.switch_case(mutables[label], costs))
         for conditions, ms in self.nested_ms.items():
             term: Any = ms
             for label, choices in reversed(conditions):
                 term = MutableExpression.switch_case(
                     mutables[label], {value: term if value in choices else 0.0 for value in mutables[label].values}
                 )
-            expression = expression + term
-        self.expression = expression
+            terms.append(term)
+        self._terms = terms
+        if self.combine == "sum":
+            self.expression = functools.reduce(operator.add, terms)
+        else:
+            self.expression = MutableExpression.max(terms) if len(terms) > 1 else self.fixed_ms
+
+    def expectation(self, sample: Mapping[str, Mapping[Any, Any]]) -> Any:
+        """Expected cost of a network whose choices are drawn independently.
+
+        For a sum it is exact: F_0 + sum over labels of sum_c p_c F_c (ProxylessNAS eq. 5, 6). For a maximum it would take
+        all networks, 7^17 x 6^4 of the paper's; instead it is the largest expected cost of one label, max(F_0, max over
+        labels of sum_c p_c F_c). That is a lower bound, E max >= max E (Jensen), which is met when every choice is decided.
+
+        Parameters
+        ----------
+        sample
+            Label -> choice -> probability, scalar tensors or plain numbers.
+
+        Returns
+        -------
+        Tensor or float
+            Differentiable in the probabilities. Of a maximum, the worst label alone has a gradient; equal ones share it.
+        """
+        if self.combine == "sum":
+            return expression_expectation(self.expression, dict(sample))
+        found: list[Any] = [expression_expectation(term, dict(sample)) for term in self._terms]
+        tensors = [value for value in found if isinstance(value, Tensor)]
+        least = max((value for value in found if not isinstance(value, Tensor)), default=0.0)
+        return torch.stack(tensors).amax().clamp_min(least) if tensors else least
+
+    def bounds(self) -> tuple[float, float]:
+        """Cost of the cheapest and of the dearest network, nested choices left out."""
+        costs = [list(costs.values()) for costs in self.candidate_ms.values()]
+        cheapest, dearest = [self.fixed_ms, *map(min, costs)], [self.fixed_ms, *map(max, costs)]
+        return (sum(cheapest), sum(dearest)) if self.combine == "sum" else (max(cheapest), max(dearest))
 
     @staticmethod
     def _estimate(estimator: LatencyEstimator, operation: Operation) -> float:
