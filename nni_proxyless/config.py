@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Any, Literal
 
@@ -9,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 
 from .errors import did_you_mean
 
-__all__ = ["DataSection", "LatencySection", "NamedSection", "SearchConfig", "TrainConfig"]
+__all__ = ["CostSection", "DataSection", "LatencySection", "NamedSection", "SearchConfig", "TrainConfig"]
 
 
 class Section(BaseModel):
@@ -58,6 +59,17 @@ class DataSection(NamedSection):
     workers: int = Field(0, ge=0)
 
 
+def _positive_or_percent(value: Any, unit: str, dearest: str) -> Any:
+    if isinstance(value, str):
+        share = re.fullmatch(r"(\d+(?:\.\d+)?)%", value)
+        sound = share is not None and 0 < float(share[1]) <= 100
+    else:
+        sound = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+    if not sound:
+        raise ValueError(f"{unit}, greater than 0, or a share of {dearest} such as 60%")
+    return value
+
+
 class LatencySection(Section):
     """What the network is to cost, and where the milliseconds come from."""
 
@@ -70,15 +82,30 @@ class LatencySection(Section):
 
     @field_validator("target_ms", mode="before")
     @classmethod
-    def _positive_or_percent(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            share = re.fullmatch(r"(\d+(?:\.\d+)?)%", value)
-            sound = share is not None and 0 < float(share[1]) <= 100
-        else:
-            sound = value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0)
-        if not sound:
-            raise ValueError("milliseconds, greater than 0, or a share of the slowest network such as 60%")
-        return value
+    def _milliseconds(cls, value: Any) -> Any:
+        return value if value is None else _positive_or_percent(value, "milliseconds", "the slowest network")
+
+
+class CostSection(Section):
+    """One more cost beside the latency, in the unit of its estimator."""
+
+    estimator: EstimatorSection
+    target: float | str
+    weight: Annotated[float, Field(ge=0)] | Literal["auto"] = 1.0
+    form: Literal["add#linear", "add", "mul#log", "threshold"] = "add#linear"
+    nonlinear: Literal["linear", "positive", "absolute"] = "linear"
+    table: str | None = None
+    name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")] | None = None
+
+    @field_validator("target", mode="before")
+    @classmethod
+    def _in_its_unit(cls, value: Any) -> Any:
+        return _positive_or_percent(value, "a number", "the network that costs most")
+
+    @property
+    def called(self) -> str:
+        """Its own name, else its estimator's; of ``package.module:Class`` the class."""
+        return self.name or self.estimator.name.rpartition(":")[2]
 
 
 def _timm_optimizer(name: str) -> str:
@@ -123,6 +150,7 @@ class SearchConfig(Section):
     data: DataSection = DataSection()
     strategy: StrategySection = StrategySection()
     latency: LatencySection = LatencySection()
+    costs: list[CostSection] = []
     training: TrainingSection = TrainingSection()
     trainer: TrainerSection = TrainerSection()
 

@@ -11,7 +11,7 @@ import inspect
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -28,7 +28,7 @@ Config = TypeVar("Config", bound=BaseModel)
 class _Named(NamedTuple):
     """Where a named section stands, which group it names, and what is handed over by the search itself."""
 
-    path: tuple[str, ...]
+    path: tuple[str | int, ...]
     group: str
     filled_in: frozenset[str]
 
@@ -95,8 +95,16 @@ def read_config(cls: type[Config], path: str | Path | None, overrides: Sequence[
             else:
                 complain(location, _say(problem))
     if cls is SearchConfig:
-        for named in NAMED:
+        listed = content.get("costs")
+        costs = [
+            _Named(("costs", i, "estimator"), "nni_proxyless.estimators", frozenset())
+            for i, cost in enumerate(listed if isinstance(listed, list) else ())
+            if isinstance(cost, Mapping) and "estimator" in cost
+        ]
+        for named in (*NAMED, *costs):
             _check_named(cls, named, content, complain)
+    if config is not None and isinstance(config, SearchConfig):
+        _check_costs(config, complain)
     if config is not None and isinstance(config, SearchConfig) and config.data.alphas + config.data.validation >= 1:
         complain(
             ("data",),
@@ -113,7 +121,10 @@ def _check_named(cls: Any, named: _Named, content: Mapping[str, Any], complain: 
     model = _model_at(cls, named.path)
     section: Any = content
     for key in named.path:
-        section = section.get(key, {}) if isinstance(section, Mapping) else {}
+        try:
+            section = section[key]
+        except (KeyError, TypeError):
+            section = {}
     if not isinstance(section, Mapping):
         return  # complained about already
     name = section.get("name", model.model_fields["name"].default)
@@ -166,9 +177,29 @@ def _type_problem(factory: Any, key: str, parameter: inspect.Parameter, value: A
     return None
 
 
+def _check_costs(config: SearchConfig, complain: Any) -> None:
+    """Names that would be reported over one another, and multipliers that would fight."""
+    seen: dict[str, str] = {"ms": "latency"}
+    automatic = ["latency.weight"] if config.latency.target_ms is not None and config.latency.weight == "auto" else []
+    for i, cost in enumerate(config.costs):
+        if cost.called in seen:
+            complain(
+                ("costs", i, "name"), f"{cost.called!r} is the name of {seen[cost.called]} already; allowed: another"
+            )
+        seen.setdefault(cost.called, f"costs.{i}")
+        if cost.weight == "auto":
+            if automatic:
+                complain(
+                    ("costs", i, "weight"),
+                    f"'auto' is not allowed here, since {automatic[0]} is auto and their multipliers would fight; allowed: "
+                    "a number of 0 or more",
+                )
+            automatic.append(f"costs.{i}.weight")
+
+
 def _model_at(cls: Any, location: Sequence[Any]) -> Any:
     for key in location:
-        cls = cls.model_fields[key].annotation
+        cls = get_args(cls)[0] if isinstance(key, int) else cls.model_fields[key].annotation  # int: of a list
     return cls
 
 
@@ -180,6 +211,8 @@ def _say(problem: Any) -> str:
     """Pydantic's finding in the words of a configuration file."""
     value = problem.get("input")
     kind = problem["type"]
+    if kind == "missing":
+        return "is missing"
     allowed = {
         "int_type": "a whole number", "float_type": "a number", "string_type": "text", "bool_type": "true or false",
         "model_type": "a section with keys", "model_attributes_type": "a section with keys", "dict_type": "a section with keys",
@@ -255,8 +288,13 @@ def _read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def _set(content: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:
-    for key in keys[:-1]:
+    for i, key in enumerate(keys[:-1]):
         inner = content.setdefault(key, {})
+        if isinstance(inner, list) and keys[i + 1].isdecimal() and int(keys[i + 1]) < len(inner):
+            entries = {str(n): entry for n, entry in enumerate(inner)}  # costs.0.target: an entry of a list
+            _set(entries, keys[i + 1 :], value)
+            inner[:] = entries.values()
+            return
         if not isinstance(inner, dict):
             raise TypeError
         content = inner

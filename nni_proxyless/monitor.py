@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
+from .costs import Cost
 from .derive import count_macs, count_parameters
 from .errors import UserError
 from .evaluator import as_channels_last, evaluate_accuracy
@@ -31,11 +32,12 @@ class DerivedNetMonitor(pytorch_lightning.Callback):
 
     def __init__(
         self, *, profiler: LatencyProfiler, input_shape: Shape, calibration: Any, validation: Any,
-        report: Callable[[int, dict[str, float]], None],
+        report: Callable[[int, dict[str, float]], None], costs: Mapping[str, Cost] | None = None,
     ):  # fmt: skip
         self.profiler, self.input_shape = profiler, input_shape
         self.calibration, self.validation = calibration, validation
         self.report = report
+        self.costs = dict(costs or {})
         self.last: dict[str, float] | None = None
         self.sample: dict[str, Any] = {}
         self.network: nn.Module | None = None
@@ -82,6 +84,11 @@ class DerivedNetMonitor(pytorch_lightning.Callback):
             "default": evaluate_accuracy(network, self.validation),
             "expected_ms": float(self.profiler.expectation(probs)),
             "table_ms": float(self.profiler.profile(self.sample)),
+            **{
+                key: value
+                for name, cost in self.costs.items()
+                for key, value in cost.figures(name, self.sample, probs).items()
+            },
             "entropy": mean_entropy(probs),
             "macs": float(count_macs(network, self.input_shape)),
             "n_params": float(count_parameters(network)),

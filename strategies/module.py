@@ -14,6 +14,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from nni_proxyless.latency import LatencyPenalty
+from nni_proxyless.latency.penalties import Penalties
 
 from .gate import Gate
 from .processes import average, average_gradients, check_strategy, reduces_by_itself
@@ -275,7 +276,7 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         """Add the expected cost under ``probs`` (live tensors of shape (N,)) and log what it came to."""
         if self.penalty is None:
             return loss
-        path = {"path": self.sampled_path()} if isinstance(self.penalty, LatencyPenalty) else {}
+        path = {"path": self.sampled_path()} if isinstance(self.penalty, (LatencyPenalty, Penalties)) else {}
         loss, details = self.penalty(
             loss, {g.label: dict(zip(g.choices, p.unbind(), strict=True)) for g, p in probs.items()}, **path
         )

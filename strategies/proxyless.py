@@ -44,6 +44,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from nni_proxyless.latency import LatencyReward
+from nni_proxyless.latency.penalties import Penalties
 
 from .gate import Gate, batch_norm_statistics_kept, gradients_off
 from .module import SampledOneShotModule, entropy
@@ -428,6 +429,11 @@ class ProxylessNAS(SampledStrategy):
 
     def penalty_problem(self) -> str | None:
         if self.update == "reinforce":
+            if isinstance(self.penalty, Penalties):
+                return (
+                    f"penalty holds {len(self.penalty.penalties)} costs, of which update='reinforce' makes no one reward; "
+                    "allowed: LatencyReward with a function of your own, or one LatencyPenalty"
+                )
             if self.penalty is None or isinstance(self.penalty, LatencyReward) or hasattr(self.penalty, "profiler"):
                 return None
             return f"penalty is a {type(self.penalty).__name__}; allowed with update='reinforce': LatencyReward, LatencyPenalty"

@@ -12,6 +12,7 @@ from nni_proxyless.search_spaces import MobileNetV2Space
 from timm.models._efficientnet_blocks import InvertedResidual
 from torch import Tensor, nn
 
+from nni_proxyless import registry
 from nni_proxyless.latency import LatencyEstimator, LatencyPenalty, LatencyProfiler, MacsEstimator, Operation
 from nni_proxyless.latency.costs import ActivationsEstimator, ParametersEstimator
 
@@ -250,3 +251,13 @@ def test_a_sum_is_what_it_was():
     mean = sum(profiler.profile(sample) for sample in NETWORKS) / len(NETWORKS)
     assert profiler.expectation(uniform) == pytest.approx(mean, rel=1e-12)
     assert profiler.bounds()[0] < mean < profiler.bounds()[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "unit"),
+    [("parameters", ParametersEstimator, "million parameters"), ("activations", ActivationsEstimator, "MiB")],
+)
+def test_they_are_registered_and_say_their_unit(name, kind, unit):
+    estimator = registry.load("nni_proxyless.estimators", name)()
+    assert type(estimator) is kind
+    assert estimator.conditions["unit"] == estimator.unit == unit

@@ -1,0 +1,93 @@
+"""The costs of a search beside its latency: the ``costs`` of ``search.yml`` as profilers, targets and terms of the loss."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nni.nas.nn.pytorch import ModelSpace
+
+from . import registry
+from .config import CostSection
+from .errors import UserError
+from .latency import LatencyEstimator, LatencyPenalty, LatencyProfiler
+from .latency.operation import Shape
+from .latency.penalties import Penalties
+from .measuring import make_profiler, target_in_ms
+
+__all__ = ["Cost", "join", "make_costs"]
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One cost: what a network has of it, how much it should have, and the term of the loss that sees to it."""
+
+    profiler: LatencyProfiler
+    target: float
+    penalty: LatencyPenalty
+
+    def figures(
+        self, name: str, sample: Mapping[str, Any], probs: Mapping[str, Mapping[Any, float]]
+    ) -> dict[str, float]:
+        """What is reported per epoch, in the cost's unit: over the live probabilities, and of the net of the moment."""
+        return {
+            f"expected_{name}": float(self.profiler.expectation(probs)),
+            f"derived_{name}": float(self.profiler.profile(dict(sample))),
+        }
+
+
+def make_costs(
+    sections: Sequence[CostSection], space: ModelSpace, input_shape: Shape, base: Path, folder: Path
+) -> dict[str, Cost]:
+    """Name -> cost, in the order of the file.
+
+    Parameters
+    ----------
+    base, folder
+        What a relative ``table`` is relative to; where the search keeps the tables that it works with,
+        ``latencies.<name>.yaml``.
+
+    Raises
+    ------
+    UserError
+        A target is out of reach, a table does not fit, or arguments of a term do not go together.
+    """
+    costs = {}
+    for i, section in enumerate(sections):
+        where, name = f"costs.{i}", section.called
+        estimator: LatencyEstimator = registry.load("nni_proxyless.estimators", section.estimator.name)(
+            **section.estimator.arguments
+        )
+        table = base / section.table if section.table else None
+        try:
+            profiler = make_profiler(space, input_shape, estimator, table, folder / f"latencies.{name}.yaml")
+        except UserError as error:
+            raise UserError(str(error).replace("latency.", f"{where}.", 1)) from error
+        lowest, highest = profiler.bounds()
+        target = target_in_ms(section.target, highest)
+        assert target is not None
+        if target <= lowest:
+            raise UserError(
+                f"{where}.target: {target:.6g} {profiler.unit} is out of reach: the networks of this space have {lowest:.6g} "
+                f"to {highest:.6g} of {name}"
+            )
+        _logger.info("%s: %.6g to %.6g %s, target %.6g", name, lowest, highest, profiler.unit, target)
+        try:
+            penalty = LatencyPenalty(profiler, target, section.weight, form=section.form, nonlinear=section.nonlinear)
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from error
+        costs[name] = Cost(profiler, target, penalty)
+    return costs
+
+
+def join(latency: LatencyPenalty | None, costs: Mapping[str, Cost]) -> LatencyPenalty | Penalties | None:
+    """The latency's term and those of the other costs as what a strategy takes for a penalty."""
+    if not costs:
+        return latency
+    first = {} if latency is None else {"ms": latency}
+    return Penalties({**first, **{name: cost.penalty for name, cost in costs.items()}})
