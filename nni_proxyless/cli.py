@@ -16,6 +16,7 @@ from typing import Any
 
 from . import __version__
 from .errors import UserError
+from .latency_command import add_latency_command
 
 __all__ = ["main"]
 
@@ -64,6 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("architecture", type=Path, metavar="architecture.json")
     train.add_argument("items", nargs="*", metavar="train.yml | key=value", help="configuration file; overrides")
     train.set_defaults(run=_train)
+
+    add_latency_command(commands)
 
     report = commands.add_parser("report", help="a table of the networks that searches have found",
                                  description="Print a table. Fails if a trial of the experiment has failed.")  # fmt: skip

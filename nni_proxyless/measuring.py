@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from nni.nas.nn.pytorch import ModelSpace
 from torch import nn
@@ -16,21 +17,25 @@ from .latency import (
     LatencyProfiler,
     LookupTable,
     TableError,
+    TableOnly,
     build_lookup_table,
 )
 from .latency.operation import Operation, Shape, shape_text
 from .progress import bar
+from .trial import is_helper
 
-__all__ = ["latency_range", "make_profiler", "measure_beside_path", "say_if_drifted", "target_in_ms"]
+__all__ = ["latency_range", "make_profiler", "measure_beside_path", "say_drift", "say_if_drifted", "target_in_ms"]
 
 _logger = logging.getLogger(__name__)
 
+TABLE_DRIFT = 0.05
 DRIFT_WORTH_SAYING = 1.1  # isolated operations repeat to a few per cent on a quiet machine (FACTS 7)
 
 
 def make_profiler(
-    space: ModelSpace, input_shape: Shape, estimator: LatencyEstimator, table_path: Path | None, kept: Path
-) -> LatencyProfiler:
+    space: ModelSpace, input_shape: Shape, estimator: LatencyEstimator, table_path: Path | None, kept: Path,
+    description: Mapping[str, Any] | None = None,
+) -> LatencyProfiler:  # fmt: skip
     """Latencies of a space: from the table if there is one, else measured now and, if a path is given, written there.
 
     Parameters
@@ -38,17 +43,22 @@ def make_profiler(
     kept
         Where the search keeps the table that it works with. If that is there already, the search goes on with it: a
         machine does not measure the same twice, and a search that is taken up again must not change its mind.
+    description
+        Name and arguments of the space, for the head of a table that is measured.
     """
     try:
         if not kept.exists():
-            table = _find_table(space, input_shape, estimator, table_path)
+            table = _find_table(space, input_shape, estimator, table_path, kept, description)
             if table is None:
                 return LatencyProfiler(space, estimator, input_shape)
             table.write(kept)
-            rounded = LookupTable.read(kept)
+            rounded = LookupTable.read(kept, unit=estimator.unit)
             rounded.source = table.source  # what the user can mend
             return LatencyProfiler(space, rounded, input_shape)
-        return LatencyProfiler(space, LookupTable.read(kept), input_shape)
+        table = LookupTable.read(kept, unit=estimator.unit)
+        if not is_helper():  # those have another number of processes, and read what the first has measured
+            _require(table, estimator, input_shape)
+        return LatencyProfiler(space, table, input_shape)
     except TableError as error:
         raise UserError(f"latency.table: {error}") from error
     except KeyError as error:
@@ -56,22 +66,54 @@ def make_profiler(
 
 
 def _find_table(
-    space: ModelSpace, input_shape: Shape, estimator: LatencyEstimator, path: Path | None
-) -> LookupTable | None:
+    space: ModelSpace, input_shape: Shape, estimator: LatencyEstimator, path: Path | None, kept: Path,
+    description: Mapping[str, Any] | None,
+) -> LookupTable | None:  # fmt: skip
     if path is not None and path.exists():
-        table = LookupTable.read(path)
-        table.require({**estimator.conditions, "resolution": shape_text(input_shape[1:])})
+        table = LookupTable.read(path, unit=estimator.unit)
+        _require(table, estimator, input_shape)
         _logger.info("latencies: read from %s", path)
         return table
+    if isinstance(estimator, TableOnly):
+        raise TableError(f"{path or 'none is named'}: not there; latency.estimator.name 'table' measures nothing")
     if not isinstance(estimator, DeviceEstimator):
         return None
-    with bar(estimator.repeats, "measuring latencies", "round") as rounds:
-        table = build_lookup_table(space, input_shape, estimator, progress=rounds.update)
+    partial = kept.with_name(f"{kept.name}.partial")
+    with bar(0, "measuring latencies", "step") as steps:
+
+        def progress(done: int, total: int) -> None:
+            steps.total = total
+            steps.update(done - steps.n)
+
+        table = build_lookup_table(
+            space, input_shape, estimator, description=description, partial=partial, progress=progress
+        )
+    say_drift(table)
     _logger.info("latencies: measured %d operations on %s", len(table.rows), estimator.conditions["device"])
     if path is not None:
         table.write(path)
         _logger.info("latencies: written to %s", path)
+    partial.unlink(missing_ok=True)
     return table
+
+
+def _require(table: LookupTable, estimator: LatencyEstimator, input_shape: Shape) -> None:
+    """Refuse a table of another target than the search asks for."""
+    resolution = {"resolution": shape_text(input_shape[1:])}
+    if isinstance(estimator, TableOnly) and "resolution" not in table.conditions:
+        resolution = {}  # published tables do not say; their keys do
+    table.require({**estimator.conditions, **resolution})
+
+
+def say_drift(table: LookupTable) -> None:
+    """Warn if the machine was not as fast at the end as it was at the beginning."""
+    drift = table.measured.get("drift")
+    if isinstance(drift, float) and abs(drift - 1) > TABLE_DRIFT:
+        _logger.warning(
+            "the machine drifted while latencies were measured: what came first took %.2f times as long at the end. All were "
+            "timed in turns, so they compare; for their level: nni-proxyless latency check",
+            drift,
+        )
 
 
 def latency_range(profiler: LatencyProfiler) -> tuple[float, float]:

@@ -27,7 +27,7 @@ from timm.models._efficientnet_builder import efficientnet_init_weights
 from torch import Tensor, nn
 
 from nni_proxyless.errors import did_you_mean
-from nni_proxyless.latency.operation import Shape, describe, shape_text
+from nni_proxyless.latency.operation import Shape, describe, other_names, shape_text
 
 __all__ = ["PRESETS", "MobileNetV2Space"]
 
@@ -249,13 +249,28 @@ def _(module: InvertedResidual, input_shape: Shape, output_shape: Shape) -> str:
     return _expanded_conv(module, input_shape, output_shape, expand)
 
 
+@other_names.register
+def _(module: InvertedResidual, input_shape: Shape, output_shape: Shape) -> tuple[tuple[str, ...], ...]:
+    key = _expanded_conv(module, input_shape, output_shape, module.conv_pw.out_channels)
+    return ((f"{key}-se:0-hs:0",),)
+
+
+@other_names.register
+def _(module: DepthwiseSeparableConv, input_shape: Shape, output_shape: Shape) -> tuple[tuple[str, ...], ...]:
+    key = _expanded_conv(module, input_shape, output_shape, input_shape[0])
+    return ((f"{key}-se:0-hs:0",),)
+
+
 @describe.register
 def _(module: DepthwiseSeparableConv, input_shape: Shape, output_shape: Shape) -> str:
     return _expanded_conv(module, input_shape, output_shape, 1)
 
 
 def _expanded_conv(module: Any, input_shape: Shape, output_shape: Shape, expand: float) -> str:
-    """The key of a block in the published ProxylessNAS tables."""
+    """The key of a block in the published ProxylessNAS tables.
+
+    Those of once-for-all go on with squeeze-and-excitation and the activation, and ``expand`` is a number of channels there.
+    """
     kernel, stride = module.conv_dw.kernel_size[0], module.conv_dw.stride[0]
     return (
         f"expanded_conv-input:{shape_text(input_shape)}-output:{shape_text(output_shape)}"

@@ -28,6 +28,7 @@ import logging
 import os
 import platform
 import random
+import shlex
 import signal
 import statistics
 import sys
@@ -612,6 +613,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--pixels", type=int, default=64, help="height and width of an image (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=32, help="images (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=10, help="how often all is timed (default: %(default)s)")
+    parser.add_argument("--steps", nargs="+", metavar="NAME", help="only these steps, more closely; no bars then")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     parser.add_argument("--output", type=File, help="JSON file for the result")
@@ -656,6 +658,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for memory in formats[1:]:
             steps.append(floor_step(f"floor, {memory}", two_paths["channels-last"], two_paths[memory]))
 
+    if options.steps:
+        if unknown := set(options.steps) - (known := {step.name for step in steps}):
+            raise SystemExit(f"--steps: unknown {sorted(unknown)}; allowed: {', '.join(sorted(known))}")
+        steps = [step for step in steps if step.name in options.steps]
+
     def measure_all() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Lightning's handler waits for the end of a batch
         # The short steps that bars are set on more often than the others.
@@ -678,7 +685,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     gc.unfreeze()
     entries = [entry(step) for step in steps]
     settings = {name: value for name, value in vars(options).items() if name not in ("output", "report")}
-    words = [f"--{k} {' '.join(map(str, v)) if isinstance(v, list) else v}" for k, v in settings.items()]
+    words = [f"--{k} {shlex.join(map(str, v)) if isinstance(v, list) else v}" for k, v in settings.items() if v is not None]
     result = {
         "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.system()},
         "date": datetime.now(timezone.utc).date().isoformat(),
@@ -686,8 +693,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         | {name: version(name) for name in ("torch", "nni", "pytorch-lightning", "timm", "nni-proxyless")},
         "command": "python experiments/benchmarks/step_cost.py " + " ".join(words),
         "settings": settings | {"arc_update_every": UPDATE_EVERY, "sgd": SGD},
-        "entries": entries + from_pieces(entries),
-        "bars": bars(entries),
+        "entries": entries + ([] if options.steps else from_pieces(entries)),
+        "bars": [] if options.steps else bars(entries),
     }  # fmt: skip
     if options.output:
         options.output.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import platform
 import statistics
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -19,16 +21,23 @@ from .operation import Operation, Shape
 
 __all__ = ["DeviceEstimator", "Measurement"]
 
+_Module = TypeVar("_Module", bound=nn.Module)
+
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Repeated timings of one operation: median and 95th percentile in milliseconds, and how many there were."""
+    """Repeated timings of one operation: median and 95th percentile in milliseconds, and how many there were.
+
+    ``predicted``: not timed but computed from other rows, see :mod:`nni_proxyless.latency.prediction`; ``count`` is then
+    the number of those rows.
+    """
 
     median_ms: float
     p95_ms: float
     count: int
+    predicted: bool = False
 
     @classmethod
     def of(cls, times_ms: Sequence[float]) -> Measurement:
@@ -101,6 +110,8 @@ class DeviceEstimator(LatencyEstimator):
             "threads": self.threads,
             "batch": self.batch,
             "precision": self.precision,
+            # Of a job that torchrun or Lightning has started on several; they would measure beside each other.
+            "processes": int(os.environ.get("WORLD_SIZE", "1")),
         }
 
     def estimate(self, operation: Operation) -> float:
@@ -124,37 +135,55 @@ class DeviceEstimator(LatencyEstimator):
         list
             One :class:`Measurement` per operation, in the same order.
         """
-        dtype = PRECISIONS[self.precision]
-        times: list[list[float]] = [[] for _ in operations]
-        with (
-            torch.inference_mode(),
-            _cpu_threads(self.threads),
-            _evaluation([m for m, _ in operations], self.device, dtype) as modules,
-        ):
-            # A generator of its own: whether latencies were measured or read must not change what a search draws.
-            random = torch.Generator().manual_seed(0)
-            inputs = [
-                torch.randn(self.batch, *shape, generator=random).to(device=self.device, dtype=dtype)
-                for _, shape in operations
-            ]
+        rounds = self.time_in_turns(operations, progress=progress)
+        return [Measurement.of(times) for times in zip(*rounds, strict=True)]
+
+    def time_in_turns(
+        self, operations: Sequence[tuple[nn.Module, Shape]], *, progress: Callable[[], None] | None = None
+    ) -> list[list[float]]:
+        """The same as it was timed: milliseconds of every operation, per round."""
+        rounds: list[list[float]] = []
+        with self.prepared([m for m, _ in operations]) as modules:
+            inputs = [self.input_of(shape) for _, shape in operations]
             for module, x in zip(modules, inputs, strict=True):
                 for _ in range(self.warmup):
                     module(x)
             for _ in range(self.repeats):
-                for seconds, module, x in zip(times, modules, inputs, strict=True):
-                    seconds.append(self._run(module, x))
+                rounds.append([self.time(module, x) for module, x in zip(modules, inputs, strict=True)])
                 if progress is not None:
                     progress()
-        return [Measurement.of(t) for t in times]
+        return rounds
 
-    def _run(self, module: nn.Module, x: torch.Tensor) -> float:
-        self._synchronize()
+    @contextmanager
+    def prepared(self, modules: Sequence[_Module]) -> Iterator[list[_Module]]:
+        """Copies of modules as and where they are to be timed, and torch as it is to be while they are.
+
+        The originals stay in their mode and place. Copied in one go: what several networks share, their copies share.
+        """
+        copies = [
+            m.to(device=self.device, dtype=PRECISIONS[self.precision]).eval() for m in copy.deepcopy(list(modules))
+        ]
+        if self.device.type == "cpu":
+            _keep_freed_memory()
+        with torch.inference_mode(), _cpu_threads(self.threads):
+            yield copies
+
+    def input_of(self, shape: Shape) -> torch.Tensor:
+        """A batch of noise; ``shape`` is that of one sample."""
+        # A generator of its own: whether latencies were measured or read must not change what a search draws.
+        random = torch.Generator().manual_seed(0)
+        return torch.randn(self.batch, *shape, generator=random).to(self.device, PRECISIONS[self.precision])
+
+    def time(self, module: nn.Module, x: torch.Tensor) -> float:
+        """Milliseconds of one run, of what :meth:`prepared` gives."""
+        self.synchronize()
         start = time.perf_counter()
         module(x)
-        self._synchronize()
+        self.synchronize()
         return (time.perf_counter() - start) * 1e3
 
-    def _synchronize(self) -> None:
+    def synchronize(self) -> None:
+        """Wait until the device has done what it was asked for."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         elif self.device.type == "mps":
@@ -176,6 +205,16 @@ def device_name(device: torch.device) -> str:
     return platform.processor() or platform.machine()
 
 
+def _keep_freed_memory() -> None:
+    """Let the C library keep the memory of large tensors for the next ones, as it does in any process that runs for a while.
+
+    glibc gives freed memory back to the system above a threshold, and raises it when a larger block is freed. As long as it is
+    low, every large activation is paid for in page faults: a block with 5 MB of them took 8.2 ms in a young process and 5.0 ms
+    in an older one, which no table can know. One block just below the most that glibc goes along with settles it.
+    """
+    del [torch.empty(31 * 2**20, dtype=torch.uint8)][:]
+
+
 @contextmanager
 def _cpu_threads(threads: int) -> Iterator[None]:
     before = torch.get_num_threads()
@@ -184,9 +223,3 @@ def _cpu_threads(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _evaluation(modules: Sequence[nn.Module], device: torch.device, dtype: torch.dtype) -> Iterator[list[nn.Module]]:
-    """Copies of the modules, where and as they are to be timed; the originals stay in their mode and place."""
-    yield [copy.deepcopy(module).to(device=device, dtype=dtype).eval() for module in modules]

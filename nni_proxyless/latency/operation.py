@@ -19,7 +19,16 @@ from nni.mutable import Mutable
 from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace, MutableModule, Repeat
 from torch import nn
 
-__all__ = ["Conditions", "Operation", "Shape", "describe", "is_free", "trace_operations"]
+__all__ = [
+    "Conditions",
+    "Operation",
+    "Shape",
+    "describe",
+    "is_free",
+    "operations_of",
+    "other_names",
+    "trace_operations",
+]
 
 Shape = tuple[int, ...]
 """Of one sample, without the batch: (channels, height, width), or (features,)."""
@@ -39,6 +48,12 @@ def describe(module: nn.Module, input_shape: Shape, output_shape: Shape) -> str:
     """
     structure = hashlib.sha256(repr(module).encode()).hexdigest()[:8]
     return f"{type(module).__name__}-input:{shape_text(input_shape)}-output:{shape_text(output_shape)}-{structure}"
+
+
+@functools.singledispatch
+def other_names(module: nn.Module, input_shape: Shape, output_shape: Shape) -> tuple[tuple[str, ...], ...]:
+    """By what else published tables know a module: each entry is the keys of the rows that it is the sum of."""
+    return ()
 
 
 def shape_text(shape: Shape) -> str:
@@ -67,6 +82,7 @@ class Operation:
     module: nn.Module = field(repr=False, compare=False)
     input_shape: Shape
     conditions: Conditions = ()
+    other_names: tuple[tuple[str, ...], ...] = ()
 
     def runs_in(self, sample: Mapping[str, object]) -> bool:
         """Whether the network of this architecture (label -> choice) runs the operation."""
@@ -100,7 +116,11 @@ def trace_operations(space: ModelSpace, input_shape: Shape) -> list[Operation]:
     ValueError
         The space does not run on that shape, or it holds another kind of choice, whose cost would be missed.
     """
-    space = copy.deepcopy(space).eval()
+    return operations_of(copy.deepcopy(space).eval(), input_shape)
+
+
+def operations_of(space: ModelSpace, input_shape: Shape) -> list[Operation]:
+    """The same, without a copy: the operations hold the space's own modules. It runs in the mode it is in."""
     for module in space.modules():
         if isinstance(module, Repeat):
             module._dry_run_depth = module.max_depth  # else the deeper blocks have no shapes
@@ -112,11 +132,29 @@ def trace_operations(space: ModelSpace, input_shape: Shape) -> list[Operation]:
     operations = []
     for head, names in groups.items():
         first, last = calls[modules[names[0]]][0], calls[modules[names[-1]]][0]
-        module = nn.Sequential(*(modules[name] for name in names))
+        module = nn.Sequential(*(modules[name] for name in names))  # the same modules, called one by one in the space
         key = f"{head}-input:{shape_text(first[0])}-output:{shape_text(last[1])}"
-        operations.append(Operation(key, module, first[0]))
+        operations.append(
+            Operation(key, module, first[0], other_names=_parts(head, first[0], last[1], calls, modules, names))
+        )
     operations += _walk("", space, calls, grouped, ())
     return operations
+
+
+def _parts(
+    head: str,
+    input_shape: Shape,
+    output_shape: Shape,
+    calls: Calls,
+    modules: dict[str, nn.Module],
+    names: tuple[str, ...],
+) -> tuple[tuple[str, ...], ...]:
+    """Once-for-all times pooling on its own, and its classifier behind it; ProxylessNAS the two as one."""
+    if head != "Logits" or len(names) < 2:
+        return ()
+    pooled = calls[modules[names[0]]][0][1][0]
+    pool = f"AvgPool2D-input:{shape_text(input_shape)}-output:1x1x{pooled}"
+    return ((pool, f"{head}-input:1x1x{pooled}-output:{shape_text(output_shape)}"),)
 
 
 def _walk(name: str, module: nn.Module, calls: Calls, grouped: set[str], conditions: Conditions) -> Iterator[Operation]:
@@ -149,7 +187,7 @@ def _walk(name: str, module: nn.Module, calls: Calls, grouped: set[str], conditi
             yield from _walk(f"{name}.{child_name}" if name else child_name, child, calls, grouped, conditions)
     elif not is_free(module):
         for call in calls.get(module, ()):
-            yield Operation(describe(module, *call), module, call[0], conditions)
+            yield Operation(describe(module, *call), module, call[0], conditions, other_names(module, *call))
 
 
 def _and(conditions: Conditions, label: str, choices: tuple[object, ...]) -> Conditions | None:

@@ -17,8 +17,6 @@ from nni_proxyless.latency import (
     LookupTable,
     Measurement,
     Operation,
-    build_lookup_table,
-    trace_operations,
 )
 
 
@@ -180,24 +178,6 @@ def test_all_wrong_arguments_of_the_estimator_are_named_at_once():
 def test_a_missing_accelerator_is_named():
     with pytest.raises(ValueError, match="device is 'cuda:1', but torch finds no CUDA device here"):
         DeviceEstimator(device="cuda:1")
-
-
-def test_each_operation_is_measured_once_however_often_it_occurs():
-    """Equal operations of different blocks have one key, one measurement, one row; the skip has none."""
-    measured = []
-
-    class Counting(DeviceEstimator):
-        def measure(self, operations, *, progress=None):
-            measured.extend(module for module, _ in operations)
-            return super().measure(operations, progress=progress)
-
-    rounds = []
-    table = build_lookup_table(Small(), (8,), Counting(warmup=0, repeats=2), progress=lambda: rounds.append(1))
-    assert len(trace_operations(Small(), (8,))) == 2 * 2 + 1
-    assert len(measured) == len(table.rows) == 3
-    assert len(rounds) == 2
-    assert "resolution" in table.conditions
-    assert (table.measured["repeats"], table.measured["warmup"]) == (2, 0)
 
 
 def test_measuring_draws_nothing_from_the_global_generator():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import re
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,17 @@ import yaml
 from nni_proxyless.search_spaces import MobileNetV2Space
 from torch import nn
 
-from nni_proxyless.latency import LatencyPenalty, LatencyProfiler, LookupTable, Measurement, Operation, TableError
-from nni_proxyless.latency.lookup_table import FORMAT
+from nni_proxyless.latency import (
+    Calibration,
+    LatencyPenalty,
+    LatencyProfiler,
+    LookupTable,
+    Measurement,
+    Operation,
+    TableError,
+    trace_operations,
+)
+from nni_proxyless.latency.table_file import FORMAT
 
 PUBLISHED = Path(__file__).parents[2].parent / "shared" / "data" / "proxylessnas_pixel1_lookup_table.yaml"
 
@@ -21,6 +32,16 @@ CONTENT = {
     "conditions": {"device": "a phone", "threads": 1},
     "measured": {"date": "2026-11-22", "repeats": 50, "warmup": 10},
     "rows": {"a-row": {"median": 0.5, "p95": 0.75, "count": 50}},
+}
+
+
+CALIBRATION = {
+    "fixed_ms": 0.5,
+    "slope": 1.25,
+    "n_networks": 30,
+    "mean_error": 0.01,
+    "worst_error": 0.03,
+    "date": "2026-11-22",
 }
 
 
@@ -155,9 +176,37 @@ def test_a_bad_row_is_refused_with_its_key(tmp_path, row, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": "another table 7"}, "format is 'another table 7'; allowed: 'nni-proxyless lookup table 1'"),
-        ({"unit": "us"}, "unit is 'us'; allowed: 'ms'"),
-        ({"unit": None}, "unit is None; allowed: 'ms'"),
+        (
+            {"format": "another table 7"},
+            "format is 'another table 7'; allowed: 'nni-proxyless lookup table 2'. Measure the table anew",
+        ),
+        ({"unit": "us"}, "unit is 'us'; allowed here: 'ms'"),
+        ({"unit": None}, "unit is None; allowed: a text such as 'ms'"),
+        ({"rows": {}}, "rows is empty"),
+        ({"conditions": {"threads": [1]}}, "conditions: 'threads' is [1]; allowed: a text or a number"),
+        (
+            {"row": {}},
+            "unknown part 'row'; allowed: format, unit, conditions, measured, rows, checksum, space, constant, calibration. Did you mean 'rows'?",
+        ),
+        (
+            {"checksum": "0" * 16},
+            "the content is not what was measured: checksum is '0000000000000000', that of the content "
+            "'e46d66bf370a9a9a'. If you have changed it on purpose, delete the line 'checksum'",
+        ),
+        ({"constant": {"median": -1, "p95": 1, "count": 1}}, "constant: median is -1; allowed: a number of 0 or more"),
+        (
+            {"calibration": {"slope": 1}},
+            "calibration has slope; allowed: fixed_ms, slope, n_networks, mean_error, worst_error, date",
+        ),
+        ({"calibration": {**CALIBRATION, "slope": -1.0}}, "calibration: slope is -1.0; allowed: greater than 0"),
+        (
+            {"calibration": {**CALIBRATION, "fixed_ms": float("nan")}},
+            "calibration: fixed_ms is nan; allowed: a finite number",
+        ),
+        (
+            {"space": {"name": "mobilenetv2"}},
+            "space is {'name': 'mobilenetv2'}; allowed: name, arguments (a mapping), input_shape (a list)",
+        ),
         ({"rows": None}, "rows is missing or not a mapping"),
         ({"rows": [1, 2]}, "rows is missing or not a mapping"),
         ({"conditions": None}, "conditions is missing or not a mapping"),
@@ -173,7 +222,15 @@ def test_a_foreign_or_incomplete_head_is_refused(tmp_path, changes, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("rows: {a: {median: 1", "not YAML: "),
+        ("rows: {a: {median: 1", "not a whole YAML file: line 1: "),
+        (
+            "a: {count: 1, mean: 1}\nb: {count: 1, mean: 2}\na: {count: 1, mean: 3}\n",
+            "not a whole YAML file: line 3: 'a' stands twice, in lines 1 and 3",
+        ),
+        ("a: {count: 1, mean: 1, mean: 2}\n", "not a whole YAML file: line 1: 'mean' stands twice, in lines 1 and 1"),
+        ("1: {count: 1, mean: 1}\n", "row '1': the key is a int; allowed: a text"),
+        ("a: {count: 1, mean: 1" + "0" * 400 + "}\n", "row 'a': mean is 10+; allowed: a number of 0 or more"),
+        ("a: 2026-13-45\n", "not YAML: month must be in 1..12"),
         ("- a\n- b\n", "not a lookup table: expected a mapping, got list"),
         ("", "not a lookup table: expected a mapping, got NoneType"),
         ("just words", "not a lookup table: expected a mapping, got str"),
@@ -206,13 +263,143 @@ def test_a_table_cut_short_is_refused(tmp_path):
 
 
 def test_other_conditions_are_refused_all_at_once():
-    """Conditions that the table does not know, such as those of the published ones, cannot differ."""
+    """What the table does not say is refused like what differs: a published table says nothing."""
     table = LookupTable({}, {"device": "a phone", "threads": 1, "batch": 1}, source="my.yml")
-    table.require({"device": "a phone", "precision": "float32"})
-    LookupTable({}).require({"device": "a phone"})
+    table.require({"device": "a phone"})
+    LookupTable({}).require({})
     with pytest.raises(TableError) as caught:
-        table.require({"device": "a laptop", "threads": 2, "batch": 1})
+        table.require({"device": "a laptop", "threads": 2, "batch": 1, "processes": 1})
     assert str(caught.value) == (
-        "my.yml: measured under other conditions: device is 'a phone' in the table, 'a laptop' here; "
-        "threads is 1 in the table, 2 here. Name another file to measure anew, or delete this one."
+        "my.yml: measured under other conditions: device is 'a phone' in the table, 'a laptop' here; threads is 1 in the "
+        "table, 2 here; processes is 1 here, the table does not say. Name another file to measure anew, or delete this one; "
+        "a table of another target needs latency.estimator.name: table"
     )
+
+
+# -- more than rows ------------------------------------------------------------------------------------------------------
+
+FULL = {
+    "space": {"name": "mobilenetv2", "arguments": {"preset": "small"}, "input_shape": [1, 16, 16]},
+    "constant": Measurement(0.5, 0.75, 40),
+    "calibration": Calibration(**CALIBRATION),
+}
+
+
+def full_table() -> LookupTable:
+    rows = {f"operation-{i}": Measurement(0.25 * i + 0.125, 0.5 * i + 0.25, 50 + i, predicted=i > 2) for i in range(4)}
+    return LookupTable(rows, CONTENT["conditions"], measured=CONTENT["measured"], **FULL)
+
+
+def test_a_full_table_comes_back_whole(tmp_path):
+    full_table().write(tmp_path / "t.yml")
+    again = LookupTable.read(tmp_path / "t.yml")
+    for part in ("rows", "conditions", "measured", "unit", *FULL):
+        assert getattr(again, part) == getattr(full_table(), part)
+
+
+def test_a_calibration_is_applied_to_whole_networks():
+    """m = fixed + slope t: the slope to every row, the fixed cost once, the table's own constant inside."""
+    table = full_table()
+    assert table.estimate(operation("operation-1")) == pytest.approx(1.25 * 0.375)
+    assert table.constant_ms == pytest.approx(0.5 + 1.25 * 0.5)
+    raw = table.replace(calibration=None)
+    assert (raw.estimate(operation("operation-1")), raw.constant_ms) == (0.375, 0.5)
+    assert table.calibration.undo(table.calibration.apply(7.0)) == pytest.approx(7.0)
+
+
+def test_a_table_of_another_unit_is_taken_only_where_it_is_asked_for(tmp_path):
+    LookupTable({"a": Measurement(3.0, 3.0, 1)}, unit="mJ").write(tmp_path / "energy.yml")
+    assert LookupTable.read(tmp_path / "energy.yml", unit="mJ").unit == "mJ"
+    with pytest.raises(TableError, match=r"energy\.yml: unit is 'mJ'; allowed here: 'ms'"):
+        LookupTable.read(tmp_path / "energy.yml")
+
+
+def test_the_layout_of_once_for_all(tmp_path):
+    """Its keys go on with squeeze-and-excitation and activation, count channels where others say the expansion, and have
+    pooling and classifier apart."""
+    space = MobileNetV2Space("small", num_classes=10)
+    shape = (3, 32, 32)
+    rows, expected = {}, {}
+    for i, op in enumerate({op.key: op for op in trace_operations(space, shape)}.values()):
+        key, ms = op.key, 0.25 * (i + 1)
+        if match := re.fullmatch(r"expanded_conv-input:(\d+x\d+x(\d+))-(.*)-expand:(\d+)-(.*)", key):
+            names = [
+                f"expanded_conv-input:{match[1]}-{match[3]}-expand:{int(match[2]) * int(match[4])}-{match[5]}-se:0-hs:0"
+            ]
+        elif key == "Logits-input:8x8x128-output:10":
+            names = ["AvgPool2D-input:8x8x128-output:1x1x128", "Logits-input:1x1x128-output:10"]
+        else:
+            names = [key]
+        rows |= {name: {"count": 10, "mean": ms / len(names), "std": 0.1} for name in names}
+        expected[key] = ms
+    (tmp_path / "ofa.yaml").write_text(yaml.safe_dump(rows))
+    assert sum("Logits" in name for name in rows) == 1
+    assert sum("se:0-hs:0" in name for name in rows) == len(rows) - 4
+    table = LookupTable.read(tmp_path / "ofa.yaml")
+    for op in trace_operations(space, shape):
+        assert table.estimate(op) == pytest.approx(expected[op.key])
+    assert LatencyProfiler(space, table, shape).fixed_ms == pytest.approx(
+        sum(ms for key, ms in expected.items() if "expand" not in key or "expand:1-" in key)
+    )
+
+
+# -- damaged files -------------------------------------------------------------------------------------------------------
+
+
+def damaged(text: str, draw: random.Random) -> str:
+    """One accident: cut off, a character lost, doubled or mistyped, two lines or two words swapped, a line lost or doubled."""
+    lines, i, j = text.split("\n"), draw.randrange(len(text)), draw.randrange(len(text))
+    m, n = draw.randrange(len(lines)), draw.randrange(len(lines))
+    words = re.split(r"([\s:,{}]+)", text)
+    a, b = (2 * draw.randrange((len(words) + 1) // 2) for _ in range(2))
+
+    def swapped(items: list[str], one: int, two: int) -> list[str]:
+        items = list(items)
+        items[one], items[two] = items[two], items[one]
+        return items
+
+    return draw.choice([
+        lambda: text[:i],
+        lambda: text[:i] + text[i + 1 :],
+        lambda: text[:i] + text[i] + text[i:],
+        lambda: text[:i] + draw.choice("0123456789.-:{}[],'\"&*!|> \n\tex\0\u00e9") + text[i + 1 :],
+        lambda: "\n".join(swapped(lines, m, n)),
+        lambda: "\n".join(lines[:m] + lines[m + 1 :]),
+        lambda: "\n".join(lines[:m] + lines[m : m + 1] + lines[m:]),
+        lambda: "".join(swapped(words, a, b)),
+        lambda: text[: min(i, j)] + text[max(i, j) :],
+        lambda: "\n".join(lines[:m]),
+    ])()  # fmt: skip
+
+
+def test_damaged_files_are_refused_or_read_right(tmp_path):
+    """500 accidents: an error that names the file, or every number as it was measured; never a traceback."""
+    draw = random.Random(0)
+    whole, path = full_table(), tmp_path / "t.yml"
+    whole.write(path)
+    text = path.read_text()
+    refused = 0
+    for _ in range(500):
+        path.write_text(damaged(text, draw))
+        try:
+            found = LookupTable.read(path)
+        except TableError as error:
+            refused += str(error).startswith(f"{path}: ")
+            found = None
+        if found is None:
+            continue
+        for part in ("rows", "conditions", "measured", "unit", *FULL):
+            assert getattr(found, part) == getattr(whole, part), path.read_text()
+    assert 300 < refused < 500  # a file whose spaces or order have changed is whole
+
+
+def test_without_its_checksum_a_damaged_table_would_be_read(tmp_path):
+    """What the test above rests on."""
+    path = tmp_path / "t.yml"
+    full_table().write(path)
+    text = path.read_text()
+    path.write_text(text.replace("median: 0.375", "median: 0.875"))
+    with pytest.raises(TableError, match="the content is not what was measured"):
+        LookupTable.read(path)
+    path.write_text(re.sub("checksum: .*\n", "", path.read_text()))
+    assert LookupTable.read(path).rows["operation-1"].median_ms == 0.875

@@ -1,0 +1,190 @@
+"""Building a lookup table: every operation of a space is timed on the target, however often it occurs once a round.
+
+Two methods. ``networks``: whole networks run, so drawn that all candidates have their turn in every round, and their
+operations are timed where they stand; what a network takes beside them is the table's ``constant``. ``isolated``: operations
+are timed one by one, in turns; it needs no space that runs as a whole, and its sums read low (FACTS 7).
+
+What was timed is kept in a file while it lasts: a build that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import itertools
+import json
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from nni.nas.nn.pytorch import ModelSpace
+
+from ..files import write_text
+from .device import DeviceEstimator, Measurement
+from .drift import without_drift
+from .lookup_table import LookupTable
+from .networks import Networks, balanced_samples
+from .operation import Shape, shape_text, trace_operations
+
+__all__ = ["METHODS", "build_lookup_table"]
+
+METHODS = ("networks", "isolated")
+DRIFT_CHECKS = 10  # runs of the first entry, at the beginning and at the end
+
+Run = list[tuple[str, float]]
+"""Key and milliseconds of what was timed in one step; the key of what a network takes beside its operations is empty."""
+
+
+def build_lookup_table(
+    space: ModelSpace,
+    input_shape: Shape,
+    estimator: DeviceEstimator,
+    *,
+    method: Literal["networks", "isolated"] = "networks",
+    description: Mapping[str, Any] | None = None,
+    partial: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> LookupTable:
+    """Measure every operation of a space.
+
+    Parameters
+    ----------
+    space
+        Any NNI ``ModelSpace`` of ``LayerChoice``, ``Repeat`` and ``InputChoice``. Not changed.
+    input_shape
+        Of one sample, (channels, height, width).
+    estimator
+        Where and how to measure. Each candidate runs ``estimator.repeats`` times at every place where it may stand.
+    method
+        See above.
+    description
+        ``{'name': …, 'arguments': {…}}`` of the space, for the head of the table.
+    partial
+        File that holds what was timed until the table is there; if it exists and is of the same build, the build goes on
+        with it, otherwise it is begun anew. Removed by the caller once the table is written.
+    progress
+        Called after every step with the number of steps done and in all.
+
+    Raises
+    ------
+    ValueError
+        Unknown method; or the space does not run on that shape, or holds choices whose cost would be missed.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method is {method!r}; allowed: {', '.join(METHODS)}")
+    keys = list(dict.fromkeys(op.key for op in trace_operations(space, input_shape)))
+    open_steps = _whole_networks if method == "networks" else _one_by_one
+    conditions = {**estimator.conditions, "resolution": shape_text(input_shape[1:] or input_shape)}
+    settings = {"method": method, "repeats": estimator.repeats, "warmup": estimator.warmup}
+    kept = _Kept(partial, {"conditions": conditions, **settings, "keys": keys})
+    with open_steps(space, input_shape, estimator) as steps:
+        if not kept.runs:
+            kept.add(_first_entry(steps))
+        for i in range(len(kept.runs) - 1, len(steps)):
+            kept.add(steps[i]())
+            if progress is not None:
+                progress(i + 1, len(steps))
+        at_end = _first_entry(steps)
+
+    runs = kept.runs[1:]
+    if method == "isolated":  # a step is a single operation there, and a round is what shares one speed of the machine
+        runs = [list(itertools.chain(*runs[i : i + len(keys)])) for i in range(0, len(runs), len(keys))]
+    times, drifts = without_drift([[(key, ms) for key, ms in run if key] for run in runs])
+    beside = [ms / d for run, d in zip(runs, drifts, strict=True) for key, ms in run if not key]
+    at_start = kept.runs[0]
+    drift = statistics.median(ms for _, ms in at_end) / statistics.median(ms for _, ms in at_start)
+    return LookupTable(
+        {key: Measurement.of(times[key]) for key in keys},
+        conditions,
+        measured={
+            "date": datetime.date.today().isoformat(),
+            **settings,
+            "drift": round(drift, 3),
+            "unrest": round(_spread(drifts), 3),
+        },
+        space=None if description is None else {**description, "input_shape": list(input_shape)},
+        # Noise of the clock may make it negative; then it is nothing.
+        constant=Measurement.of([max(0.0, ms) for ms in beside]) if beside else None,
+    )
+
+
+def _first_entry(steps: Sequence[Callable[[], Run]]) -> Run:
+    """What the first step times, several times over: its operation, or its whole network."""
+    return [("first", sum(ms for _, ms in steps[0]())) for _ in range(DRIFT_CHECKS)]
+
+
+def _spread(drifts: Sequence[float]) -> float:
+    """How much faster the machine was in its fast runs than in its slow ones: 95th by 5th percentile."""
+    ordered = sorted(drifts)
+    return ordered[int(0.95 * (len(ordered) - 1))] / ordered[int(0.05 * (len(ordered) - 1))]
+
+
+@contextmanager
+def _whole_networks(
+    space: ModelSpace, input_shape: Shape, estimator: DeviceEstimator
+) -> Iterator[list[Callable[[], Run]]]:
+    """One step is one network."""
+    with Networks.on(estimator, space, input_shape) as networks:
+        samples = balanced_samples(space, networks.operations, estimator.repeats)
+
+        def step(sample: Mapping[str, Any]) -> Run:
+            total, operations = networks.run(sample)
+            return [*operations, ("", total - sum(ms for _, ms in operations))]
+
+        for sample in balanced_samples(space, networks.operations, min(estimator.warmup, 2)):
+            step(sample)
+        yield [lambda sample=sample: step(sample) for sample in samples]  # type: ignore[misc]  # bound now, not later
+
+
+@contextmanager
+def _one_by_one(space: ModelSpace, input_shape: Shape, estimator: DeviceEstimator) -> Iterator[list[Callable[[], Run]]]:
+    """One step is one operation; in rounds."""
+    operations = list({op.key: op for op in trace_operations(space, input_shape)}.values())
+    with estimator.prepared([op.module for op in operations]) as modules:
+        inputs = [estimator.input_of(op.input_shape) for op in operations]
+
+        def step(i: int) -> Run:
+            return [(operations[i].key, estimator.time(modules[i], inputs[i]))]
+
+        for _ in range(estimator.warmup):
+            for i in range(len(operations)):
+                step(i)
+        yield [lambda i=i: step(i) for _ in range(estimator.repeats) for i in range(len(operations))]  # type: ignore[misc]
+
+
+class _Kept:
+    """What was timed so far, one line a step, in a file if there is to be one."""
+
+    def __init__(self, path: str | Path | None, build: Mapping[str, Any]):
+        self.path = None if path is None else Path(path)
+        self.keys = ["", "first", *build["keys"]]
+        self.numbers = {key: i for i, key in enumerate(self.keys)}
+        head = hashlib.sha256(json.dumps(build, sort_keys=True, default=str).encode()).hexdigest()
+        self.runs = [] if self.path is None else self._read(head)
+        if self.path is not None and not self.runs:
+            write_text(self.path, head + "\n")
+
+    def _read(self, head: str) -> list[Run]:
+        assert self.path is not None
+        if not self.path.exists():
+            return []
+        text = self.path.read_text(encoding="utf-8", errors="replace")
+        first, *lines = text.split("\n")
+        if first != head:
+            return []
+        runs: list[Run] = []
+        for line in lines:
+            try:
+                runs.append([(self.keys[i], float(ms)) for i, ms in json.loads(line)])
+            except (ValueError, TypeError, IndexError):
+                break  # cut off by the kill
+        write_text(self.path, "\n".join([first, *lines[: len(runs)]]) + "\n")
+        return runs
+
+    def add(self, run: Run) -> None:
+        self.runs.append(run)
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([[self.numbers[key], round(ms, 6)] for key, ms in run]) + "\n")

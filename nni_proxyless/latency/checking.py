@@ -1,0 +1,220 @@
+"""A table against whole networks: how far off is it, does it rank them right, and what calibration mends it.
+
+Random networks are timed as wholes, in turns, so that a drift of the machine hits all alike. On one half the calibration is
+fitted, the other half judges: predicted (the sum of the rows), calibrated and measured stand side by side.
+"""
+
+from __future__ import annotations
+
+import datetime
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from nni.nas.nn.pytorch import ModelSpace
+from scipy import stats
+
+from .calibration import Calibration, fit_calibration
+from .device import DeviceEstimator
+from .drift import without_drift
+from .lookup_table import LookupTable
+from .networks import random_samples
+from .operation import Shape
+from .profiler import LatencyProfiler
+
+__all__ = ["Agreement", "Check", "agreement", "check_table"]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Predicted against measured milliseconds of some networks.
+
+    Attributes
+    ----------
+    bias, mean_error, worst_error
+        Relative: mean of predicted / measured - 1, and mean and largest of its absolute value.
+    rmse_ms
+        In milliseconds.
+    spearman, kendall
+        Rank correlations, each with the ends of its 95 % interval (percentiles of 2,000 bootstrap samples).
+    """
+
+    bias: float
+    mean_error: float
+    worst_error: float
+    rmse_ms: float
+    spearman: tuple[float, float, float]
+    kendall: tuple[float, float, float]
+
+
+def agreement(predicted_ms: Sequence[float], measured_ms: Sequence[float]) -> Agreement:
+    """How well predicted milliseconds agree with measured ones, of at least three networks."""
+    p, m = np.asarray(predicted_ms, dtype=float), np.asarray(measured_ms, dtype=float)
+    relative = p / m - 1
+
+    def with_interval(correlation: Callable[[Any, Any], Any]) -> tuple[float, float, float]:
+        draw = np.random.default_rng(0)
+        picks = draw.integers(len(p), size=(2000, len(p)))
+        # A sample of one network again and again has no rank correlation.
+        found = [float(correlation(p[i], m[i]).statistic) for i in picks if np.ptp(p[i]) > 0 and np.ptp(m[i]) > 0]
+        low, high = np.percentile(found, [2.5, 97.5])
+        return float(correlation(p, m).statistic), float(low), float(high)
+
+    return Agreement(
+        bias=float(relative.mean()),
+        mean_error=float(np.abs(relative).mean()),
+        worst_error=float(np.abs(relative).max()),
+        rmse_ms=float(np.sqrt(np.mean((p - m) ** 2))),
+        spearman=with_interval(stats.spearmanr),
+        kendall=with_interval(stats.kendalltau),
+    )
+
+
+@dataclass(frozen=True)
+class Check:
+    """What :func:`check_table` has found; all lists are of the networks that judge.
+
+    Attributes
+    ----------
+    samples
+        Their architectures.
+    predicted_ms, calibrated_ms, measured_ms
+        Sum of the rows; that with the new calibration; timed.
+    before, after
+        Agreement without and with the calibration.
+    calibration
+        To go into the table.
+    """
+
+    samples: list[dict[str, Any]]
+    predicted_ms: list[float]
+    calibrated_ms: list[float]
+    measured_ms: list[float]
+    before: Agreement
+    after: Agreement
+    calibration: Calibration
+
+
+def check_table(
+    table: LookupTable,
+    space: ModelSpace,
+    input_shape: Shape,
+    estimator: DeviceEstimator,
+    *,
+    n_networks: int = 30,
+    n_calibration: int = 30,
+    seed: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Check:
+    """Time random networks of a space and hold the table against them.
+
+    Parameters
+    ----------
+    table
+        A calibration that it has already is left out of account.
+    space, input_shape
+        Whose operations the table knows.
+    estimator
+        Must be the table's target. Each network is timed ``estimator.repeats`` times, the whole networks as they would be
+        deployed.
+    n_networks, n_calibration
+        How many judge, and how many the calibration is fitted on; different ones.
+    progress
+        Called after each round with the number of rounds done and in all.
+
+    Raises
+    ------
+    TableError
+        The table holds for another target.
+    ValueError
+        The space has too few networks.
+    KeyError
+        The table lacks a row.
+    """
+    if n_networks < 3 or n_calibration < 3:
+        raise ValueError(f"n_networks is {n_networks} and n_calibration {n_calibration}; allowed: 3 or more of each")
+    raw = table.replace(calibration=None)
+    profiler = LatencyProfiler(space, raw, input_shape)
+    samples = random_samples(space, n_networks + n_calibration, seed)
+    if len(samples) < n_networks + n_calibration:
+        raise ValueError(
+            f"the space has {len(samples)} different networks, fewer than the {n_networks + n_calibration} that are to be timed"
+        )
+    predicted = [float(profiler.profile(sample)) for sample in samples]
+    measured = time_networks(space, samples, input_shape, estimator, progress)
+    fixed, slope = fit_calibration(predicted[n_networks:], measured[n_networks:])
+    p, m = predicted[:n_networks], measured[:n_networks]
+    calibrated = [fixed + slope * ms for ms in p]
+    after = agreement(calibrated, m)
+    return Check(
+        samples[:n_networks], p, calibrated, m, agreement(p, m), after,
+        Calibration(fixed, slope, n_calibration, after.mean_error, after.worst_error, datetime.date.today().isoformat()),
+    )  # fmt: skip
+
+
+def time_networks(
+    space: ModelSpace, samples: Sequence[Mapping[str, Any]], input_shape: Shape, estimator: DeviceEstimator,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[float]:  # fmt: skip
+    """Median milliseconds of whole networks, timed in turns, the drift of the machine divided out."""
+    done = 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, estimator.repeats)
+
+    networks = [(space.freeze(dict(sample)), input_shape) for sample in samples]
+    rounds = estimator.time_in_turns(networks, progress=tick)
+    times, _ = without_drift([list(enumerate(times)) for times in rounds])
+    return [statistics.median(times[i]) for i in range(len(samples))]
+
+
+def report(check: Check) -> str:
+    """For a person: both agreements side by side, and the networks that are furthest off."""
+
+    def ranks(value: tuple[float, float, float]) -> str:
+        return f"{value[0]:.4f} ({value[1]:.3f} to {value[2]:.3f})"
+
+    rows = [("", "predicted", "calibrated")]
+    for name, show in {
+        "bias": lambda a: f"{a.bias:+.2%}", "mean error": lambda a: f"{a.mean_error:.2%}", "worst error": lambda a: f"{a.worst_error:.2%}",
+        "RMSE": lambda a: f"{a.rmse_ms:.3f} ms", "Spearman": lambda a: ranks(a.spearman), "Kendall": lambda a: ranks(a.kendall),
+    }.items():  # fmt: skip
+        rows.append((name, show(check.before), show(check.after)))
+    c = check.calibration
+    lines = [f"{a:<12} {b:>26} {d:>26}" for a, b, d in rows]
+    lines += [
+        "",
+        f"{len(check.measured_ms)} networks, {statistics.mean(check.measured_ms):.3f} ms on average; the furthest off:",
+    ]
+    lines += [f"{'predicted':>12} {'calibrated':>12} {'measured':>12}"]
+    order = sorted(range(len(check.measured_ms)), key=lambda i: -abs(check.calibrated_ms[i] / check.measured_ms[i] - 1))
+    lines += [
+        f"{check.predicted_ms[i]:>12.3f} {check.calibrated_ms[i]:>12.3f} {check.measured_ms[i]:>12.3f}"
+        for i in order[:3]
+    ]
+    lines += [
+        "",
+        f"calibration: measured = {c.fixed_ms:+.4f} ms + {c.slope:.4f} * predicted, fitted on {c.n_networks} other networks",
+    ]
+    return "\n".join(lines)
+
+
+def draw(check: Check, path: Any, title: str = "") -> None:
+    """Predicted and calibrated against measured, as a picture."""
+    from matplotlib.figure import Figure  # here: it takes a second to import
+
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.scatter(check.measured_ms, check.predicted_ms, marker="x", color="tab:orange", label="predicted: sum of rows")
+    axes.scatter(check.measured_ms, check.calibrated_ms, s=18, color="tab:blue", label="calibrated")
+    ends = [min(*check.measured_ms, *check.predicted_ms), max(*check.measured_ms, *check.predicted_ms)]
+    axes.plot(ends, ends, color="gray", linewidth=1, zorder=0)
+    axes.set(xlabel="measured, ms", ylabel="from the table, ms", title=title)
+    axes.legend()
+    axes.set_aspect("equal")
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,161 @@
+"""Whole networks of a space on one device: their operations timed while they run, and random ones to time.
+
+Operations timed one by one read low when they are summed (FACTS 7): input and weights lie in other caches than they do in
+a network. So the operations are timed where they stand. The space itself runs, one path at a time; nothing is copied or
+taken apart, and any space of ``LayerChoice``, ``Repeat`` and ``InputChoice`` will do.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from nni.mutable import Categorical, Mutable
+from nni.nas.nn.pytorch import LayerChoice, ModelSpace, Repeat
+from torch import nn
+
+from .device import DeviceEstimator
+from .operation import Operation, Shape, operations_of
+
+__all__ = ["Networks", "balanced_samples", "random_samples"]
+
+Sample = dict[str, Any]
+
+
+class Networks:
+    """All networks of a space, one at a time; made by :meth:`on`.
+
+    Attributes
+    ----------
+    operations
+        Of the space.
+    """
+
+    def __init__(self, space: ModelSpace, input_shape: Shape, estimator: DeviceEstimator, operations: list[Operation]):
+        self.operations = operations
+        self._space, self._estimator = space, estimator
+        self._input = estimator.input_of(input_shape)
+        self._times: list[tuple[str, Any, Any]] = []
+
+    @classmethod
+    @contextmanager
+    def on(cls, estimator: DeviceEstimator, space: ModelSpace, input_shape: Shape) -> Iterator[Networks]:
+        """A copy of the space on the device of the estimator, ready to be timed."""
+        traced = copy.deepcopy(space).eval()
+        operations = operations_of(traced, input_shape)  # in float32 on the CPU, wherever they are timed
+        with estimator.prepared([traced]) as (timed,):
+            networks = cls(timed, input_shape, estimator, operations)
+            networks._attach({module: name for name, module in traced.named_modules()}, dict(timed.named_modules()))
+            yield networks
+
+    def _attach(self, names: Mapping[nn.Module, str], modules: Mapping[str, nn.Module]) -> None:
+        """Let every operation say when it begins and ends."""
+        keys: dict[tuple[nn.Module, nn.Module], dict[Shape, str]] = {}
+        for op in self.operations:
+            parts = [op.module] if op.module in names else list(op.module)  # type: ignore[call-overload]  # a Sequential
+            ends = modules[names[parts[0]]], modules[names[parts[-1]]]
+            keys.setdefault(ends, {})[op.input_shape] = op.key
+        for (first, last), by_shape in keys.items():
+            entered: list[tuple[str, Any]] = []
+
+            def begin(module: nn.Module, args: tuple, by_shape: Any = by_shape, entered: Any = entered) -> None:
+                entered.append((by_shape[tuple(args[0].shape[1:])], self._now()))
+
+            def end(module: nn.Module, args: tuple, output: Any, entered: Any = entered) -> None:
+                now = self._now()
+                self._times.append((*entered.pop(), now))
+
+            first.register_forward_pre_hook(begin)
+            last.register_forward_hook(end)
+
+    def run(self, sample: Mapping[str, Any]) -> tuple[float, list[tuple[str, float]]]:
+        """Run one network once.
+
+        Returns
+        -------
+        total, operations
+            Milliseconds of the network, and those of its operations by key, in the order in which they ran.
+        """
+        self._choose(sample)
+        self._times = []
+        self._estimator.synchronize()
+        start = self._now()
+        self._space(self._input)
+        end = self._now()
+        self._estimator.synchronize()
+        return self._ms(start, end), [(key, self._ms(a, b)) for key, a, b in self._times]
+
+    def _choose(self, sample: Mapping[str, Any]) -> None:
+        for module in self._space.modules():
+            if isinstance(module, LayerChoice):
+                module._dry_run_choice = sample[module.label]
+            elif isinstance(module, Repeat) and isinstance(module.depth_choice, Mutable):
+                module._dry_run_depth = module.depth_choice.freeze(dict(sample))
+
+    # A CUDA device is asked by events, which do not hold it up; waiting for it between operations would.
+
+    def _now(self) -> Any:
+        device = self._estimator.device.type
+        if device == "cuda":
+            event = torch.cuda.Event(enable_timing=True)
+            event.record(torch.cuda.current_stream(self._estimator.device))
+            return event
+        if device != "cpu":
+            self._estimator.synchronize()
+        return time.perf_counter()
+
+    def _ms(self, start: Any, end: Any) -> float:
+        if self._estimator.device.type == "cuda":
+            return float(start.elapsed_time(end))
+        return (end - start) * 1e3
+
+
+def random_samples(space: ModelSpace, n: int, seed: int) -> list[Sample]:
+    """Different random architectures, every candidate as likely as the others; fewer if the space has no more."""
+    draw = np.random.RandomState(seed)
+    found: dict[str, Sample] = {}
+    for _ in range(20 * n):
+        sample = _random(space, draw)
+        found.setdefault(repr(sorted(sample.items())), sample)
+        if len(found) == n:
+            break
+    return list(found.values())
+
+
+def balanced_samples(space: ModelSpace, operations: Sequence[Operation], repeats: int, seed: int = 0) -> list[Sample]:
+    """Architectures in which every candidate occurs equally often, in rounds: within one, all candidates have their turn.
+
+    A drift of the machine then hits all alike. Operations that still run in fewer than ``repeats`` networks, since they
+    need several choices at once, have networks of their own at the end.
+    """
+    draw = np.random.RandomState(seed)
+    values = {label: list(m.values) for label, m in space.simplify().items() if isinstance(m, Categorical)}
+    largest = max(map(len, values.values()), default=1)
+    samples: list[Sample] = []
+    for _ in range(repeats):
+        orders = {label: draw.permutation(len(choices)) for label, choices in values.items()}
+        samples += [
+            _random(space, draw) | {label: values[label][order[i % len(order)]] for label, order in orders.items()}
+            for i in range(largest)
+        ]
+    by_key: dict[str, list[Operation]] = {}
+    for op in operations:
+        by_key.setdefault(op.key, []).append(op)
+    for ops in by_key.values():
+        missing = repeats - sum(any(op.runs_in(sample) for op in ops) for sample in samples)
+        for _ in range(missing):
+            needed = {label: choices[draw.randint(len(choices))] for label, choices in ops[0].conditions}
+            samples.append(_random(space, draw) | needed)
+    return samples
+
+
+def _random(space: ModelSpace, draw: np.random.RandomState) -> Sample:
+    sample: Sample = {}
+    for mutable in space.simplify().values():
+        mutable.random(sample, draw)
+    return sample

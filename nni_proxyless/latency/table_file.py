@@ -1,0 +1,197 @@
+"""The YAML file of a lookup table: whole and as it was measured, or an error that says which row and why.
+
+The head says what was measured where, the rows hold median and spread per key:
+
+    format: nni-proxyless lookup table 2
+    checksum: 3f1c9a50e17b2d64
+    unit: ms
+    conditions: {device: …, runtime: torch 2.15.0, threads: 1, batch: 1, precision: float32, resolution: 32x32, …}
+    measured: {date: '2026-11-22', method: networks, repeats: 50, drift: 1.01, …}
+    space: {name: mobilenetv2, arguments: {preset: small}, input_shape: [1, 16, 16]}
+    constant: {median: 0.1, p95: 0.2, count: 350}
+    calibration: {fixed_ms: 0.05, slope: 1.01, n_networks: 30, mean_error: 0.01, worst_error: 0.03, date: '2026-11-22'}
+    rows:
+      expanded_conv-input:16x16x16-output:16x16x16-expand:3-kernel:3-stride:1-idskip:1: {median: 0.2, p95: 0.3, count: 50}
+
+``space``, ``constant`` and ``calibration`` may be missing; a row may be marked ``predicted: true``. The checksum is over
+everything else: a digit that was changed by accident is not taken for a measurement. Whoever writes a table by hand leaves
+it out. Published tables (ProxylessNAS, once-for-all) are ``key: {count, mean, …}`` without a head.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import did_you_mean
+from ..files import write_text
+from .calibration import Calibration
+from .device import Measurement
+
+__all__ = ["FORMAT", "TableError", "read_table", "write_table"]
+
+FORMAT = "nni-proxyless lookup table 2"
+NEEDED = ("format", "unit", "conditions", "measured", "rows")
+OPTIONAL = ("checksum", "space", "constant", "calibration")
+
+
+class TableError(ValueError):
+    """A table that cannot be used: unreadable, foreign, or measured under other conditions."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which however takes the last of two rows with the same key without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            key = key_node.value
+            line = key_node.start_mark.line + 1
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"'{key}' stands twice, in lines {seen[key]} and {line}", problem_mark=key_node.start_mark
+                )
+            if isinstance(key, str):
+                seen[key] = line
+        return super().construct_mapping(node, deep)
+
+
+def read_table(path: str | Path) -> dict[str, Any]:
+    """The parts of a table, checked: rows, conditions, measured, unit, space, constant, calibration.
+
+    Raises
+    ------
+    TableError
+        With the file, the row and the reason. There is no partial load.
+    """
+    path = Path(path)
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a safe loader, see above
+    except OSError as error:
+        raise TableError(f"{path}: {error.strerror}") from error
+    except yaml.MarkedYAMLError as error:
+        where = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise TableError(f"{path}: not a whole YAML file: {where}{error.problem}") from error
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise TableError(f"{path}: not YAML: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
+    if not isinstance(content, dict):
+        raise TableError(f"{path}: not a lookup table: expected a mapping, got {type(content).__name__}")
+    if not content:
+        raise TableError(f"{path}: not a lookup table: it is empty")
+    if "format" not in content:  # the published layouts have rows only
+        return {"rows": _rows(path, content, "mean", None), "conditions": {"source": path.name}}
+    return _own_format(path, content)
+
+
+def _own_format(path: Path, content: Mapping[Any, Any]) -> dict[str, Any]:
+    if content["format"] != FORMAT:
+        raise TableError(f"{path}: format is {content['format']!r}; allowed: {FORMAT!r}. Measure the table anew")
+    for name in content:
+        if name not in (*NEEDED, *OPTIONAL):
+            raise TableError(
+                f"{path}: unknown part {name!r}; allowed: {', '.join((*NEEDED, *OPTIONAL))}.{did_you_mean(name, (*NEEDED, *OPTIONAL))}"
+            )
+    for name in ("conditions", "measured", "rows", "space", "constant", "calibration"):
+        if (name in NEEDED or name in content) and not isinstance(content.get(name), dict):
+            raise TableError(f"{path}: {name} is missing or not a mapping")
+    if not isinstance(content.get("unit"), str):
+        raise TableError(f"{path}: unit is {content.get('unit')!r}; allowed: a text such as 'ms'")
+    if not content["rows"]:
+        raise TableError(f"{path}: rows is empty")
+    for name, value in content["conditions"].items():
+        if not isinstance(name, str) or not isinstance(value, (str, int, float)) or value != value:
+            raise TableError(f"{path}: conditions: {name!r} is {value!r}; allowed: a text or a number")
+    parts: dict[str, Any] = {name: content[name] for name in ("conditions", "measured", "unit")}
+    parts["rows"] = _rows(path, content["rows"], "median", "p95")
+    if "space" in content:
+        parts["space"] = _space(path, content["space"])
+    if "constant" in content:
+        parts["constant"] = _row(path, "constant", content["constant"], "median", "p95")
+    if "calibration" in content:
+        given, names = content["calibration"], [field.name for field in dataclasses.fields(Calibration)]
+        if set(given) != set(names):
+            raise TableError(f"{path}: calibration has {', '.join(map(str, given)) or 'nothing'}; allowed: {', '.join(names)}")
+        try:
+            parts["calibration"] = Calibration(**given)
+        except (TypeError, ValueError) as error:
+            raise TableError(f"{path}: calibration: {error}") from error
+    if "checksum" in content and content["checksum"] != (found := checksum(content)):
+        raise TableError(
+            f"{path}: the content is not what was measured: checksum is {content['checksum']!r}, that of the content {found!r}. "
+            "If you have changed it on purpose, delete the line 'checksum'"
+        )
+    return parts
+
+
+def write_table(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write the parts of a table, all of it or, if that fails, nothing."""
+    plain: dict[str, Any] = {"format": FORMAT, "checksum": "", "unit": content["unit"]}
+    for name in ("conditions", "measured", "space"):
+        if content.get(name) is not None:
+            plain[name] = dict(content[name])
+    if content.get("constant") is not None:
+        plain["constant"] = _plain(content["constant"])
+    if content.get("calibration") is not None:
+        plain["calibration"] = content["calibration"].plain()
+    plain["rows"] = {key: _plain(row) for key, row in sorted(content["rows"].items())}
+    # The checksum is of what a reader gets: YAML has no tuples.
+    text = yaml.safe_dump({name: part for name, part in plain.items() if name != "checksum"}, sort_keys=False)
+    plain["checksum"] = checksum(yaml.safe_load(text))
+    write_text(path, yaml.safe_dump(plain, sort_keys=False, width=200))
+
+
+def checksum(content: Mapping[Any, Any]) -> str:
+    """16 hex digits over everything but the checksum itself, whatever the order and layout of the file."""
+    rest = {str(name): part for name, part in content.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _plain(row: Measurement) -> dict[str, Any]:
+    plain = {"median": round(row.median_ms, 6), "p95": round(row.p95_ms, 6), "count": row.count}
+    return {**plain, "predicted": True} if row.predicted else plain
+
+
+def _rows(path: Path, rows: Mapping[Any, Any], center: str, spread: str | None) -> dict[str, Measurement]:
+    return {key: _row(path, key, row, center, spread) for key, row in rows.items()}
+
+
+def _row(path: Path, key: Any, row: Any, center: str, spread: str | None) -> Measurement:
+    where = f"{path}: row '{key}'" if key != "constant" else f"{path}: constant"
+    if not isinstance(key, str):
+        raise TableError(f"{where}: the key is a {type(key).__name__}; allowed: a text")
+
+    def number(name: str) -> float:
+        value = row.get(name) if isinstance(row, dict) else None
+        # Beyond a day per operation, it is no measurement; and an integer may be too large for a float.
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e8:
+            raise TableError(f"{where}: {name} is {value!r}; allowed: a number of 0 or more")
+        return float(value)
+
+    count = number("count")
+    if count < 1 or count != int(count):
+        raise TableError(f"{where}: count is {row['count']!r}; allowed: a whole number of 1 or more")
+    predicted = row.get("predicted", False)
+    if not isinstance(predicted, bool):
+        raise TableError(f"{where}: predicted is {predicted!r}; allowed: true, false")
+    if spread is not None and (unknown := row.keys() - {center, spread, "count", "predicted"}):
+        raise TableError(f"{where}: unknown {sorted(map(str, unknown))}; allowed: {center}, {spread}, count, predicted")
+    return Measurement(number(center), number(spread or center), int(count), predicted)
+
+
+def _space(path: Path, space: Mapping[Any, Any]) -> dict[str, Any]:
+    shape = space.get("input_shape")
+    if (
+        set(space) != {"name", "arguments", "input_shape"}
+        or not isinstance(space["name"], str)
+        or not isinstance(space["arguments"], dict)
+        or not isinstance(shape, list)
+        or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape)
+    ):
+        raise TableError(f"{path}: space is {space!r}; allowed: name, arguments (a mapping), input_shape (a list)")
+    return dict(space)

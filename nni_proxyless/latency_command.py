@@ -1,0 +1,246 @@
+"""``nni-proxyless latency build | check | predict``: a lookup table for a device, and whether its numbers are true."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import UserError
+
+if TYPE_CHECKING:  # the parser is there at once, torch and NNI take seconds
+    from nni.nas.nn.pytorch import ModelSpace
+
+    from .latency import DeviceEstimator, LookupTable
+    from .latency.operation import Shape
+
+__all__ = ["add_latency_command"]
+
+_logger = logging.getLogger(__name__)
+
+
+def add_latency_command(commands: Any) -> None:
+    """Add ``latency`` to the commands of the parser."""
+    latency = commands.add_parser("latency", help="lookup tables: measure one, check it, fill it up",
+                                  description="Lookup tables of latencies, measured on the target.")  # fmt: skip
+    actions = latency.add_subparsers(required=True, metavar="ACTION")
+
+    build = actions.add_parser("build", help="measure every operation of a space on this machine",
+                               description="Measure every operation of a space on this machine. If it is stopped or killed, the same "
+                               "command goes on where it was.")  # fmt: skip
+    _space_arguments(build, needed=True)
+    build.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: %(default)s)")
+    build.add_argument("--threads", type=int, default=1, help="of the CPU (default: %(default)s)")
+    build.add_argument("--batch", type=int, default=1, help="images at once (default: %(default)s)")
+    build.add_argument("--precision", default="float32", help="float32, float16, bfloat16 (default: %(default)s)")
+    build.add_argument("--method", choices=("networks", "isolated"), default="networks",
+                       help="operations timed inside whole networks, or one by one (default: %(default)s)")  # fmt: skip
+    build.add_argument("--repeats", type=int, default=100, help="timings of each candidate (default: %(default)s)")
+    build.add_argument("--warmup", type=int, default=10, help="untimed runs before (default: %(default)s)")
+    build.add_argument("--output", type=Path, required=True, metavar="table.yaml")
+    build.set_defaults(run=_build)
+
+    check = actions.add_parser("check", help="time random whole networks, and calibrate the table on them",
+                               description="Time random whole networks of the table's space, print how far the table is off, draw it, and "
+                               "store a calibration (a fixed cost and a slope) in the table.")  # fmt: skip
+    check.add_argument("table", type=Path, metavar="table.yaml")
+    _space_arguments(check, needed=False)
+    check.add_argument("--networks", type=int, default=30, help="that judge (default: %(default)s)")
+    check.add_argument("--calibration", type=int, default=30, help="others, to calibrate on (default: %(default)s)")
+    check.add_argument("--repeats", type=int, default=40, help="timings of each network (default: %(default)s)")
+    check.add_argument("--warmup", type=int, default=2, help="untimed runs before (default: %(default)s)")
+    check.add_argument("--seed", type=int, default=1, help="of the networks (default: %(default)s)")
+    check.add_argument("--dry-run", action="store_true", help="leave the table as it is")
+    check.set_defaults(run=_check)
+
+    predict = actions.add_parser("predict", help="fill up a table: rows that it lacks, from a fit on those it has",
+                                 description="Predict the rows that a table lacks for a space, and say how good that is.")  # fmt: skip
+    predict.add_argument("table", type=Path, metavar="table.yaml")
+    _space_arguments(predict, needed=False)
+    predict.add_argument("--output", type=Path, required=True, metavar="new.yaml")
+    predict.set_defaults(run=_predict)
+
+
+def _space_arguments(parser: argparse.ArgumentParser, *, needed: bool) -> None:
+    default = "mobilenetv2" if needed else None
+    parser.add_argument("--space", default=default, metavar="NAME",
+                        help="as in search.yml: a name, or package.module:Class (default: %(default)s)" if needed else
+                        "default: the one in the head of the table")  # fmt: skip
+    parser.add_argument(
+        "arguments", nargs="*", metavar="key=value", help="arguments of the space, such as preset=small"
+    )
+    parser.add_argument("--resolution", default="224" if needed else None, metavar="H[xW]",
+                        help="of the images (default: 224, or what the table says)")  # fmt: skip
+    parser.add_argument("--channels", type=int, default=3, help="of the images (default: %(default)s)")
+
+
+def _build(arguments: argparse.Namespace) -> int:
+    from .latency import DeviceEstimator, build_lookup_table
+    from .measuring import say_drift
+
+    space, shape, description = _space_of(arguments)
+    path: Path = arguments.output
+    if path.exists():
+        raise UserError(f"--output {path}: is there already. Name another file, or delete it to measure anew")
+    try:
+        estimator = DeviceEstimator(device=arguments.device, threads=arguments.threads, batch=arguments.batch,
+                                    precision=arguments.precision, warmup=arguments.warmup, repeats=arguments.repeats)  # fmt: skip
+        partial = path.with_name(f"{path.name}.partial")
+        if partial.exists():
+            _logger.info("latencies: going on with %s, if it is of this build", partial)
+        with _steps("measuring latencies", "step") as progress:
+            table = build_lookup_table(space, shape, estimator, method=arguments.method, description=description,
+                                       partial=partial, progress=progress)  # fmt: skip
+    except ValueError as error:
+        raise UserError(f"latency build: {error}") from error
+    table.write(path)
+    partial.unlink(missing_ok=True)
+    say_drift(table)
+    for key, row in table.rows.items():
+        print(f"{row.median_ms:10.4f} ms  p95 {row.p95_ms:10.4f}  {row.count:6d} x  {key}")
+    print(f"table: {path}  ({len(table.rows)} rows; {table.conditions['device']})")
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from .latency import check_table
+    from .latency.checking import draw, report
+
+    table = _read(arguments.table)
+    space, shape, _ = _space_of(arguments, table)
+    try:
+        estimator = _estimator_of(table, arguments)
+        with _steps("timing networks", "round") as progress:
+            check = check_table(table, space, shape, estimator, n_networks=arguments.networks,
+                                n_calibration=arguments.calibration, seed=arguments.seed, progress=progress)  # fmt: skip
+    except KeyError as error:
+        raise UserError(f"latency check: {error.args[0]}") from error
+    except ValueError as error:
+        raise UserError(f"latency check: {error}") from error
+    print(report(check))
+    picture = arguments.table.with_suffix(".png")
+    draw(check, picture, title=str(table.conditions.get("device", "")))
+    print(f"picture: {picture}")
+    if not arguments.dry_run:
+        table.replace(calibration=check.calibration).write(arguments.table)
+        print(f"stored in {arguments.table}")
+    return 0
+
+
+def _estimator_of(table: LookupTable, arguments: argparse.Namespace) -> DeviceEstimator:
+    """The target of the table, if that is this machine."""
+    from .latency import DeviceEstimator, TableError
+
+    said = table.conditions
+    missing = [name for name in ("torch_device", "threads", "batch", "precision") if name not in said]
+    if missing:
+        raise TableError(f"{table.source}: does not say {', '.join(missing)}: its target cannot be timed here")
+    estimator = DeviceEstimator(device=str(said["torch_device"]), threads=int(str(said["threads"])), batch=int(str(said["batch"])),
+                                precision=str(said["precision"]), warmup=arguments.warmup, repeats=arguments.repeats)  # fmt: skip
+    table.require(estimator.conditions)
+    return estimator
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from .latency import trace_operations
+    from .latency.prediction import predict_missing
+
+    table = _read(arguments.table)
+    space, shape, description = _space_of(arguments, table)
+    if arguments.output.exists():
+        raise UserError(f"--output {arguments.output}: is there already; name another file")
+    try:
+        operations = trace_operations(space, shape)
+        known = {op.key: row for op in operations if (row := table.row(op)) is not None}
+        predicted, error = predict_missing(known, operations)
+    except ValueError as problem:
+        raise UserError(f"latency predict: {problem}") from problem
+    if not predicted:
+        print(f"{arguments.table} has a row for every operation: nothing to predict")
+        return 0
+    for key, row in predicted.items():
+        print(f"{row.median_ms:10.4f} ms  {key}")
+    print(f"{len(predicted)} rows predicted from {len(known)}; {error}")
+    measured = {**table.measured, "predicted_rows": len(predicted), "predicted_error": round(error.mean, 4)}
+    head = {**description, "input_shape": list(shape)}
+    table.replace(rows={**table.rows, **predicted}, measured=measured, space=head).write(arguments.output)
+    print(f"table: {arguments.output}")
+    return 0
+
+
+def _read(path: Path) -> LookupTable:
+    from .latency import LookupTable, TableError
+
+    try:
+        return LookupTable.read(path)
+    except TableError as error:
+        raise UserError(str(error)) from error
+
+
+def _space_of(
+    arguments: argparse.Namespace, table: LookupTable | None = None
+) -> tuple[ModelSpace, Shape, dict[str, Any]]:
+    """The space that is named on the command line or in the head of the table, the shape of its input, its description."""
+    from . import registry
+    from .config import SearchConfig
+    from .config_file import read_config
+
+    head = None if table is None else table.space
+    if head is not None and arguments.space is None and not arguments.arguments and arguments.resolution is None:
+        name, given, shape = head["name"], head["arguments"], tuple(head["input_shape"])
+    else:
+        if arguments.space is None or arguments.resolution is None:
+            raise UserError(f"{arguments.table}: its head names no space; say --space and --resolution")
+        name, given = arguments.space, _key_values(arguments.arguments)
+        shape = (arguments.channels, *_resolution(arguments.resolution))
+        accepted = registry.accepted_arguments(_load(name))
+        given = {n: arguments.channels for n in ("in_channels", "in_chans") if n in accepted} | given
+    overrides = [("command line", "space.name", name)]
+    config = read_config(
+        SearchConfig, None, [*overrides, *(("command line", f"space.{k}", v) for k, v in given.items())]
+    )
+    return _load(name)(**config.space.arguments), shape, {"name": name, "arguments": config.space.arguments}
+
+
+def _load(name: str) -> Any:
+    from . import registry
+
+    try:
+        return registry.load("nni_proxyless.search_spaces", name)
+    except ValueError as error:
+        raise UserError(f"--space: {error}") from error
+
+
+def _key_values(items: Sequence[str]) -> dict[str, Any]:
+    from .config_file import parse_value
+
+    wrong = [item for item in items if "=" not in item]
+    if wrong:
+        raise UserError(f"command line: {' '.join(wrong)}: arguments of the space have the form key=value")
+    return {key: parse_value(value) for key, _, value in (item.partition("=") for item in items)}
+
+
+def _resolution(text: str) -> tuple[int, int]:
+    sides = text.split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise UserError(
+            f"--resolution is {text!r}; allowed: a number of pixels such as 224, or height and width such as 224x160"
+        )
+    return int(sides[0]), int(sides[-1])
+
+
+@contextmanager
+def _steps(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar that learns how long it is."""
+    from .progress import bar
+
+    with bar(0, what, unit) as shown:
+
+        def progress(done: int, total: int) -> None:
+            shown.total = total
+            shown.update(done - shown.n)
+
+        yield progress
