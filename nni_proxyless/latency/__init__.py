@@ -9,8 +9,10 @@ profiler.py       the latency of a network, as an NNI ``ExpressionProfiler``
 penalty.py        the latency term of the loss, as an NNI ``ExpectationProfilerPenalty``
 multiplier.py     its automatic weight
 reward.py         accuracy and latency of one network as one number
+budget.py         the most probable network under a hard budget; program.py, the integer program behind it
 """
 
+from .budget import BudgetError, best_under_budget
 from .device import DeviceEstimator, Measurement
 from .estimator import LatencyEstimator
 from .lookup_table import LookupTable, TableError, build_lookup_table
@@ -21,6 +23,7 @@ from .profiler import LatencyProfiler
 from .reward import LatencyReward
 
 __all__ = [
+    "BudgetError",
     "DeviceEstimator",
     "LatencyEstimator",
     "LatencyPenalty",
@@ -31,6 +34,7 @@ __all__ = [
     "Measurement",
     "Operation",
     "TableError",
+    "best_under_budget",
     "build_lookup_table",
     "count_macs",
     "describe",

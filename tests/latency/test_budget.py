@@ -1,0 +1,409 @@
+"""The most probable network under a budget, against every network there is."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace, Repeat
+from nni_proxyless.search_spaces import MobileNetV2Space
+from torch import Tensor, nn
+
+from nni_proxyless.latency import (
+    BudgetError,
+    LatencyEstimator,
+    LatencyProfiler,
+    LookupTable,
+    MacsEstimator,
+    Measurement,
+    Operation,
+    best_under_budget,
+    trace_operations,
+)
+from nni_proxyless.latency import budget as budget_module
+from nni_proxyless.latency.budget import fastest, log_probability, slowest
+from nni_proxyless.latency.program import Program
+
+PUBLISHED = Path(__file__).parents[2].parent / "shared" / "data" / "proxylessnas_pixel1_lookup_table.yaml"
+
+
+# -- small spaces of every kind ------------------------------------------------------------------------------------------
+
+
+class OfEveryKind(ModelSpace):
+    """Two or three parts: plain, nested, twice nested and shared choices, depths that contain choices; an ``InputChoice``."""
+
+    def __init__(self, seed: int):
+        super().__init__()
+        draw = random.Random(seed)
+        self.widths = itertools.count(1)
+        kinds = [self.plain, self.nested, self.twice_nested, self.shared, self.repeated]
+        parts = draw.sample(kinds, 2) + ([self.plain] if draw.random() < 0.5 else [])
+        self.body = nn.Sequential(self.block(), *(part(f"p{i}", draw) for i, part in enumerate(parts)))
+        self.which = InputChoice(2, 1, label="which")
+
+    def block(self) -> nn.Module:
+        # Of a width of its own, so that every block has a row of its own.
+        width = next(self.widths)
+        return nn.Sequential(nn.Linear(2, width), nn.Linear(width, 2))
+
+    def plain(self, label: str, draw: random.Random) -> nn.Module:
+        n = draw.randint(1, 2)
+        return LayerChoice({**{f"c{i}": self.block() for i in range(n)}, "skip": nn.Identity()}, label=label)
+
+    def nested(self, label: str, draw: random.Random) -> nn.Module:
+        holder = nn.Sequential(self.block(), self.plain(f"{label}.in", draw))
+        return LayerChoice([self.block(), holder, nn.Identity()], label=label)
+
+    def twice_nested(self, label: str, draw: random.Random) -> nn.Module:
+        middle = LayerChoice(
+            [nn.Sequential(self.plain(f"{label}.z", draw), self.block()), self.block()], label=f"{label}.y"
+        )
+        return LayerChoice([middle, self.block()], label=label)
+
+    def shared(self, label: str, draw: random.Random) -> nn.Module:
+        outer = LayerChoice({"c0": nn.Sequential(self.block()), "skip": nn.Identity()}, label=f"{label}.a")
+        inner = LayerChoice({"c0": self.block(), "skip": nn.Identity()}, label=f"{label}.a")
+        holder = LayerChoice([inner, self.block()], label=f"{label}.b")
+        return nn.Sequential(outer, holder)
+
+    def repeated(self, label: str, draw: random.Random) -> nn.Module:
+        return Repeat(lambda i: self.plain(f"{label}.{i % 2}", random.Random(i % 2)), (1, 3), label=f"{label}.depth")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        return self.which([x, x])
+
+
+def profiler_of(space: ModelSpace, shape: tuple[int, ...], cost: Any) -> LatencyProfiler:
+    """With a table whose rows come from ``cost()``."""
+    keys = dict.fromkeys(operation.key for operation in trace_operations(space, shape))
+    rows = {key: Measurement(ms, ms, 1) for key in keys if (ms := cost()) is not None}
+    return LatencyProfiler(space, LookupTable(rows), shape)
+
+
+def random_probs(profiler: LatencyProfiler, draw: random.Random) -> dict[str, dict[Any, Any]]:
+    """Of softmaxes; in steps, so that there are ties; and with zeros."""
+    kind = draw.choice(["softmax", "steps", "zeros"])
+    probs: dict[str, dict[Any, Any]] = {}
+    for label, costs in profiler.candidate_ms.items():
+        if kind == "softmax":
+            weights = torch.softmax(torch.tensor([draw.gauss(0, 2) for _ in costs], dtype=torch.float64), 0).tolist()
+        else:
+            weights = [float(draw.choice([0, 1, 2] if kind == "zeros" else [1, 2])) for _ in costs]
+            weights[draw.randrange(len(weights))] = 1.0
+            weights = [weight / sum(weights) for weight in weights]
+        probs[label] = dict(zip(costs, weights, strict=True))
+    return {**probs, "which": {(0,): 0.25, (1,): 0.75}}
+
+
+def all_networks(profiler: LatencyProfiler) -> Iterator[dict[str, Any]]:
+    labels = list(profiler.candidate_ms)
+    for choices in itertools.product(*profiler.candidate_ms.values()):
+        yield {**dict(zip(labels, choices, strict=True)), "which": [1]}
+
+
+def rank(probs: dict[str, dict[Any, Any]], sample: dict[str, Any]) -> tuple[int, float]:
+    """Few zeros first, then the product of the rest: larger is better."""
+    chosen = [probs[label][choice] for label, choice in sample.items() if label != "which"]
+    return -chosen.count(0.0), math.fsum(math.log(p) for p in chosen if p > 0)
+
+
+def check_against_all(seed: int) -> str:
+    """One random space, three budgets; what happened."""
+    draw = random.Random(seed)
+    cost = draw.choice(
+        [lambda: draw.uniform(0, 3), lambda: draw.choice([0.1, 0.2, 0.3]), lambda: float(draw.randint(0, 4))]
+    )
+    profiler = profiler_of(OfEveryKind(seed), (2,), cost)
+    probs = random_probs(profiler, draw)
+    networks = [(sample, profiler.profile(sample)) for sample in all_networks(profiler)]
+    costs = sorted(ms for _, ms in networks)
+    assert fastest(profiler)[1] == pytest.approx(costs[0], rel=1e-10)
+    assert slowest(profiler)[1] == pytest.approx(costs[-1], rel=1e-10)
+    at_a_network = draw.choice(costs)
+    seen = set()
+    for budget in (at_a_network, math.nextafter(at_a_network, -1), draw.uniform(costs[0], costs[-1])):
+        within = [sample for sample, ms in networks if ms <= budget]
+        if not within:
+            with pytest.raises(BudgetError, match="the fastest network that can be reached has"):
+                best_under_budget(probs, profiler, budget)
+            seen.add("out of reach")
+            continue
+        found = best_under_budget(probs, profiler, budget)
+        assert profiler.profile(found) <= budget
+        assert found["which"] == [1]
+        zeros, log_p = max(rank(probs, sample) for sample in within)
+        assert rank(probs, found)[0] == zeros
+        assert rank(probs, found)[1] == pytest.approx(log_p, abs=1e-9)
+        if seed % 20 == 0:
+            assert best_under_budget(probs, profiler, budget) == found
+        seen.add("zeros" if zeros else "nested" if profiler.nested_ms else "plain")
+    return " ".join(sorted(seen))
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_it_is_the_best_of_all_networks(block):
+    """200 random spaces, 600 budgets, of which one in three is a network's own latency, and one just below it."""
+    seen = {check_against_all(seed) for seed in range(20 * block, 20 * block + 20)}
+    assert any("nested" in what for what in seen)
+    assert any("out of reach" in what for what in seen) or block != 0
+
+
+def test_the_comparison_can_fail(monkeypatch):
+    """With a row that is a little too narrow, a network exactly at the budget is lost; without a check, one above is let in."""
+    narrow = budget_module._widened
+    monkeypatch.setattr(budget_module, "_widened", lambda profiler, ms: narrow(profiler, ms) - 0.6)
+    with pytest.raises((AssertionError, BudgetError)):
+        [check_against_all(seed) for seed in range(20)]
+    monkeypatch.setattr(budget_module, "_widened", lambda profiler, ms: ms + 0.6)
+    monkeypatch.setattr(budget_module, "_exceeded", lambda limits, sample: False)
+    with pytest.raises((AssertionError, BudgetError)):
+        [check_against_all(seed) for seed in range(20)]
+
+
+def test_several_budgets_at_once():
+    """Milliseconds and multiply-adds, for every pair of networks' own figures; and what is said where nothing fits."""
+    space, draw = OfEveryKind(5), random.Random(5)
+    time = profiler_of(space, (2,), lambda: draw.uniform(0.5, 3))
+    macs = LatencyProfiler(space, MacsEstimator(), (2,))
+    probs = random_probs(time, random.Random(1))
+    networks = [(s, time.profile(s), macs.profile(s)) for s in all_networks(time)]
+    refused = 0
+    for (_, ms, _), (_, _, millions) in itertools.product(networks[::11], networks[::13]):
+        within = [sample for sample, a, b in networks if a <= ms and b <= millions]
+        if within:
+            found = best_under_budget(probs, time, ms, also=[(macs, millions)])
+            assert time.profile(found) <= ms
+            assert macs.profile(found) <= millions
+            assert rank(probs, found)[1] == pytest.approx(max(rank(probs, s)[1] for s in within), abs=1e-9)
+        else:
+            least = min((a for _, a, b in networks if b <= millions), default=None)
+            assert least is not None
+            with pytest.raises(BudgetError) as caught:
+                best_under_budget(probs, time, ms, also=[(macs, millions)])
+            assert f"within {millions:.9g} {macs.unit} has {least:.9g} ms" in str(caught.value)
+            refused += 1
+    assert refused
+
+
+# -- what is asked for and cannot be -------------------------------------------------------------------------------------
+
+
+class Small(ModelSpace):
+    """Two blocks of two candidates each; wide 4 ms, narrow 1 ms, 0.5 ms that are always there."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.Sequential(*(
+            LayerChoice({"wide": nn.Linear(2, 2), "narrow": nn.Linear(2, 2, bias=False)}, label=f"block{i}") for i in range(2)
+        ))  # fmt: skip
+        self.last = nn.Linear(2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.blocks(x))
+
+
+class OfNames(LatencyEstimator):
+    conditions = {}  # noqa: RUF012  (a constant)
+
+    def __init__(self, **costs: float):
+        self.costs = {"wide": 4.0, "narrow": 1.0, **costs}
+
+    def estimate(self, operation: Operation) -> float:
+        return self.costs[operation.conditions[-1][1][0]] if operation.conditions else 0.5
+
+
+@pytest.fixture
+def small() -> LatencyProfiler:
+    return LatencyProfiler(Small(), OfNames(), (2,))
+
+
+PROBS = {"block0": {"wide": 0.9, "narrow": 0.1}, "block1": {"wide": 0.8, "narrow": 0.2}}
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [
+        (8.5, ("wide", "wide")), (8.49, ("wide", "narrow")), (5.5, ("wide", "narrow")), (5.49, ("narrow", "narrow")),
+        (math.inf, ("wide", "wide")), (2.5, ("narrow", "narrow")),
+    ],
+)  # fmt: skip
+def test_a_budget_decides_jointly(small, budget, expected):
+    live = {label: {c: torch.tensor(p, requires_grad=True) for c, p in ps.items()} for label, ps in PROBS.items()}
+    assert tuple(best_under_budget(live, small, budget).values()) == expected
+    assert tuple(best_under_budget(PROBS, small, budget).values()) == expected
+
+
+def test_a_budget_out_of_reach_names_the_fastest(small):
+    with pytest.raises(BudgetError, match=r"budget 2\.4 ms: the fastest network that can be reached has 2\.5 ms"):
+        best_under_budget(PROBS, small, 2.4)
+    other = LatencyProfiler(small.model_space, OfNames(wide=1.0, narrow=2.0), (2,))
+    with pytest.raises(BudgetError, match=r"^budget 2 ms: the fastest network that can be reached has 2\.5 ms$"):
+        best_under_budget(PROBS, small, 9, also=[(other, 2.0)])
+    with pytest.raises(BudgetError, match=r"^budgets 4 ms and 3 ms: the fastest .* within 3 ms has 8\.5 ms$"):
+        best_under_budget(PROBS, small, 4, also=[(other, 3.0)])
+    free = LatencyProfiler(small.model_space, OfNames(wide=0.0, narrow=0.0), (2,))
+    assert best_under_budget(PROBS, free, 0.5) == {"block0": "wide", "block1": "wide"}
+    with pytest.raises(BudgetError, match=r"budget 0\.4 ms: the fastest network that can be reached has 0\.5 ms"):
+        best_under_budget(PROBS, free, 0.4)
+
+
+def test_probability_zero_is_a_last_resort(small):
+    """One zero rather than two, whatever the others are worth; and none at all where it can be had."""
+    probs = {"block0": {"wide": 1.0, "narrow": 0.0}, "block1": {"wide": 1 - 1e-300, "narrow": 1e-300}}
+    assert best_under_budget(probs, small, 5.5) == {"block0": "wide", "block1": "narrow"}
+    one_hot = {label: {"wide": 1.0, "narrow": 0.0} for label in probs}
+    assert sorted(best_under_budget(one_hot, small, 5.5).values()) == ["narrow", "wide"]
+    assert log_probability(one_hot, {"block0": "wide", "block1": "narrow"}) == -math.inf
+    assert log_probability(PROBS, {"block0": "wide", "block1": "narrow"}) == pytest.approx(math.log(0.18))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"block1": None, "blok1": {"a": 1.0}}, "no probabilities for label 'block1'. Did you mean 'blok1'?"),
+        ({"block1": {"wide": 0.5, "narow": 0.5}}, "label 'block1': unknown choice 'narow'; allowed: wide, narrow. Did you mean 'narrow'?"),
+        ({"block1": {"wide": 1.0}}, "label 'block1': no probability for choice 'narrow'"),
+        ({"block0": {"wide": float("nan"), "narrow": 1.0}}, "label 'block0': the probability of 'wide' is nan; allowed: 0 to 1"),
+        ({"block0": {"wide": -0.1, "narrow": 1.0}}, "label 'block0': the probability of 'wide' is -0.1; allowed: 0 to 1"),
+        ({"block0": {"wide": 7.0, "narrow": 1.0}}, "label 'block0': the probability of 'wide' is 7.0; allowed: 0 to 1"),
+        ({"block0": {"wide": 0.0, "narrow": 0.0}}, "label 'block0': no choice has a probability above 0"),
+        ({"other": {"a": float("inf")}}, "label 'other': the probability of 'a' is inf; allowed: 0 to 1"),
+    ],
+)  # fmt: skip
+def test_wrong_probabilities_are_refused_by_name(small, changes, message):
+    probs = {label: ps for label, ps in {**PROBS, **changes}.items() if ps is not None}
+    with pytest.raises(ValueError, match="probs: ") as caught:
+        best_under_budget(probs, small, 5.0)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("budget", [float("nan"), -math.inf, "3", None, True])
+def test_a_budget_that_is_no_number_is_refused(small, budget):
+    with pytest.raises(ValueError, match=r"budget_ms is .*; allowed: a number, in ms"):
+        best_under_budget(PROBS, small, budget)
+    with pytest.raises(ValueError, match=r"also\[0\] is .*; allowed: a number, in ms"):
+        best_under_budget(PROBS, small, 3.0, also=[(small, budget)])
+
+
+def test_profilers_of_two_spaces_are_refused(small):
+    small.candidate_ms = {**small.candidate_ms, "block1": {"wide": 1.0, "skip": 0.0}}
+    whole = LatencyProfiler(Small(), OfNames(), (2,))
+    with pytest.raises(
+        ValueError, match=r"also\[0\]: label 'block1' has the choices wide, skip there, wide, narrow in the"
+    ):
+        best_under_budget(PROBS, whole, 3.0, also=[(small, 3.0)])
+    with pytest.raises(TypeError, match="the profiler is a dict; allowed: a LatencyProfiler"):
+        best_under_budget(PROBS, {}, 3.0)
+
+
+def test_a_million_networks_that_cost_the_same_are_told_from_the_budget_at_once(monkeypatch):
+    """21 choices of 0, 1 and 2 ms and a budget one digit below 21: HiGHS cannot see the digit, and is not asked to."""
+    asked = []
+    minimise = Program.minimise
+    monkeypatch.setattr(Program, "minimise", lambda self, *a: asked.append(1) or minimise(self, *a))
+    profiler = LatencyProfiler(Small(), OfNames(), (2,))
+    profiler.candidate_ms = {f"l{i:02}": {0: 0.0, 1: 1.0, 2: 2.0} for i in range(21)}
+    profiler.fixed_ms = 0.0
+    profiler.profile = lambda sample: float(sum(sample.values()))  # type: ignore[method-assign]
+    probs = {label: {0: 0.2, 1: 0.3, 2: 0.5} for label in profiler.candidate_ms}
+    found = best_under_budget(probs, profiler, math.nextafter(21, 0))
+    assert sum(found.values()) == 20
+    assert len(asked) == 1
+    assert sum(best_under_budget(probs, profiler, 21).values()) == 21
+
+
+# -- the paper's space ---------------------------------------------------------------------------------------------------
+
+
+class Random(LatencyEstimator):
+    """Every candidate of every block costs something else."""
+
+    conditions = {}  # noqa: RUF012  (a constant)
+
+    def __init__(self) -> None:
+        self.draw = random.Random(3)
+
+    def estimate(self, operation: Operation) -> float:
+        return self.draw.uniform(0.5, 8)
+
+
+@pytest.fixture(scope="module")
+def of_21_layers() -> LatencyProfiler:
+    return LatencyProfiler(MobileNetV2Space("cifar", aligned_init=False), Random(), (3, 32, 32))
+
+
+def softmax_probs(profiler: LatencyProfiler, draw: random.Random) -> dict[str, dict[Any, float]]:
+    return {
+        label: dict(zip(costs, torch.softmax(torch.tensor([draw.gauss(0, 1) for _ in costs]), 0).tolist(), strict=True))
+        for label, costs in profiler.candidate_ms.items()
+    }
+
+
+def best_by_table(probs: Any, profiler: LatencyProfiler, budget: float, step: float) -> float:
+    """An upper bound of the best log p, by dynamic programming over costs that are rounded down to a grid."""
+    steps = math.floor((budget - profiler.fixed_ms) / step)
+    best = torch.zeros(steps + 1, dtype=torch.float64)
+    for label, costs in profiler.candidate_ms.items():
+        options = []
+        for choice, ms in costs.items():
+            n = math.floor(ms / step)
+            moved = torch.full_like(best, -math.inf)
+            moved[n:] = best[: steps + 1 - n] if n <= steps else moved[n:]
+            options.append(moved + math.log(probs[label][choice]))
+        best = torch.stack(options).amax(0)
+    return float(best[-1])
+
+
+def test_no_network_of_1000_exceeds_its_budget(of_21_layers):
+    """And none can be much better: rounding costs down to 1/4000 of the budget gives a bound from above."""
+    draw = random.Random(11)
+    probs = softmax_probs(of_21_layers, draw)
+    low, high = (
+        fastest(of_21_layers)[1],
+        of_21_layers.profile({label: max(ps, key=ps.get) for label, ps in probs.items()}),
+    )
+    previous: list[tuple[float, float]] = []
+    for i in range(1000):
+        budget = draw.uniform(low, high)
+        found = best_under_budget(probs, of_21_layers, budget)
+        assert of_21_layers.profile(found) <= budget
+        log_p = log_probability(probs, found)
+        previous.append((budget, log_p))
+        if i % 50 == 0:
+            assert log_p <= best_by_table(probs, of_21_layers, budget, budget / 4000) + 1e-9
+            assert log_p >= best_by_table(probs, of_21_layers, budget * (1 - 21 / 4000), budget / 4000) - 0.2
+    ordered = [log_p for _, log_p in sorted(previous)]
+    assert all(a <= b + 1e-9 for a, b in itertools.pairwise(ordered)), "a larger budget is never worse"
+
+
+def test_the_published_table_of_the_papers_phone():
+    """21 choices on the Pixel 1, 80 ms: ProxylessNAS-mobile's budget; blocks of a stage share rows, so many nets tie."""
+    if not PUBLISHED.exists():
+        pytest.skip(f"the published table is not here: {PUBLISHED}")
+    pixel = LatencyProfiler(MobileNetV2Space(aligned_init=False), LookupTable.read(PUBLISHED), (3, 224, 224))
+    sample, ms = fastest(pixel)
+    assert ms == pytest.approx(29.609, abs=6e-4)
+    assert slowest(pixel)[1] == pytest.approx(191.030, abs=6e-4)
+    draw = random.Random(2)
+    probs = softmax_probs(pixel, draw)
+    for budget in (
+        ms,
+        40.0,
+        80.0,
+        120.0,
+        pixel.profile({k: draw.choice(list(c)) for k, c in pixel.candidate_ms.items()}),
+    ):
+        found = best_under_budget(probs, pixel, budget)
+        assert pixel.profile(found) <= budget
+        assert log_probability(probs, found) <= best_by_table(probs, pixel, budget, budget / 4000) + 1e-9
+    assert pixel.profile(best_under_budget(probs, pixel, ms)) == pixel.profile(sample)
+    with pytest.raises(BudgetError, match=r"budget 29 ms: the fastest network that can be reached has 29\.60"):
+        best_under_budget(probs, pixel, 29)
