@@ -26,6 +26,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from . import registry
 from .config import SearchConfig
+from .costs import Cost, join, make_costs
 from .data import ImageData, loader, split
 from .derive import Architecture, build_network, installed_versions
 from .errors import UserError
@@ -116,7 +117,8 @@ def run_search(
         **config.latency.estimator.arguments
     )
     table = base / config.latency.table if config.latency.table else None
-    profiler = make_profiler(space, data.shape, estimator, table, folder / "latencies.yaml")
+    described = {"name": config.space.name, "arguments": space_arguments}
+    profiler = make_profiler(space, data.shape, estimator, table, folder / "latencies.yaml", described)
     lowest, highest = latency_range(profiler)
     _logger.info("space: %d choices, %.3f to %.3f ms", len(space.simplify()), lowest, highest)
     target = target_in_ms(config.latency.target_ms, highest)
@@ -124,7 +126,8 @@ def run_search(
         raise UserError(
             f"latency.target_ms: {target:.3f} ms is out of reach: the networks of this space take {lowest:.3f} to {highest:.3f} ms"
         )
-    strategy = make_strategy(config, make_penalty(config, profiler, target), folder / "checkpoint")
+    costs = make_costs(config.costs, space, data.shape, base, folder)
+    strategy = make_strategy(config, join(make_penalty(config, profiler, target), costs), folder / "checkpoint")
 
     monitor = DerivedNetMonitor(
         profiler=profiler,
@@ -136,6 +139,7 @@ def run_search(
         ),
         validation=loader(parts.validation, config.data.batch_size, workers=config.data.workers),
         report=_recorder(folder / "history.jsonl", report),
+        costs=costs,
     )
     evaluator = make_evaluator(config, folder, parts, monitor)
     space.to(memory_format=torch.channels_last)
@@ -208,8 +212,8 @@ def _begin_or_go_on(folder: Path, resolved: str) -> None:
             f"on with that one: nni-proxyless search --resume {folder}"
         )
     if not unfinished and (different or (folder / "architecture.json").exists()):
-        for name in ("latencies.yaml", "history.jsonl"):
-            (folder / name).unlink(missing_ok=True)
+        for path in (*folder.glob("latencies*.yaml"), folder / "history.jsonl"):
+            path.unlink(missing_ok=True)
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -235,13 +239,16 @@ def strategy_can(name: str, config: SearchConfig, default: bool) -> bool:
     return bool(getattr(registry.load("nni_proxyless.strategies", config.strategy.name), name, default))
 
 
-def make_strategy(config: SearchConfig, penalty: LatencyPenalty | None, checkpoint_dir: Path) -> Any:
+def make_strategy(config: SearchConfig, penalty: Any, checkpoint_dir: Path) -> Any:
     """The strategy by name, with penalty, seed and a folder for checkpoints where it takes them."""
     strategy_class = registry.load("nni_proxyless.strategies", config.strategy.name)
     accepted = registry.accepted_arguments(strategy_class)
     ours = {"penalty": penalty, "seed": config.seed, "checkpoint_dir": str(checkpoint_dir)}
     extra = {name: value for name, value in ours.items() if name in accepted}
-    return strategy_class(**config.strategy.arguments, **extra)
+    try:
+        return strategy_class(**config.strategy.arguments, **extra)
+    except ValueError as error:  # the arguments were checked before; the penalty was not there then
+        raise UserError(f"strategy: {error}") from error
 
 
 def space_arguments_for(space_class: Any, given: Mapping[str, Any], data: ImageData) -> dict[str, Any]:
@@ -303,6 +310,7 @@ def _save(
             "epochs": config.training.epochs,
             "accuracy": metrics["default"],
             **({"test_accuracy": metrics["test_accuracy"]} if trained else {}),
+            **({"costs": _of_costs(monitor.costs, metrics)} if monitor.costs else {}),
         },
         versions=installed_versions(),
     )
@@ -314,6 +322,16 @@ def _save(
         write_text(folder / "final" / "result.json", json.dumps(result, indent=2) + "\n")
     architecture.write(folder / "architecture.json")
     return SearchResult(folder, architecture, metrics)
+
+
+def _of_costs(costs: Mapping[str, Cost], metrics: Mapping[str, float]) -> dict[str, Any]:
+    return {
+        name: {
+            "unit": cost.profiler.unit, "target": cost.target, "expected": metrics[f"expected_{name}"],
+            "derived": metrics[f"derived_{name}"],
+        }
+        for name, cost in costs.items()
+    }  # fmt: skip
 
 
 def _first(dataset: Any, n: int) -> Any:

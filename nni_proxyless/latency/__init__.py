@@ -3,27 +3,46 @@
 operation.py      a module with its input shape, and its key
 estimator.py      the interface: operation -> milliseconds
 device.py         an estimator that times on this machine
-lookup_table.py   an estimator that reads a YAML file; building such a file
+lookup_table.py   an estimator that reads a YAML file
+table_file.py     that file
+building.py       how a table is measured
+networks.py       whole networks of a space, timed with all their operations
+checking.py       a table against whole networks
+calibration.py    what makes whole networks of sums of rows
 macs.py           an estimator that counts multiply-adds, in millions, in place of milliseconds
+costs.py          parameters, and the memory of activations, in place of milliseconds
+layers.py         the layers inside an operation, which features and costs are computed from
+prediction.py     milliseconds of operations that a table lacks
 profiler.py       the latency of a network, as an NNI ``ExpressionProfiler``
 penalty.py        the latency term of the loss, as an NNI ``ExpectationProfilerPenalty``
 multiplier.py     its automatic weight
+penalties.py      several of them at once
 reward.py         accuracy and latency of one network as one number
 budget.py         the most probable network under a hard budget; program.py, the integer program behind it
 """
 
 from .budget import BudgetError, best_under_budget
+from .building import build_lookup_table
+from .calibration import Calibration
+from .checking import Check, check_table
+from .costs import ActivationsEstimator, ParametersEstimator
 from .device import DeviceEstimator, Measurement
 from .estimator import LatencyEstimator
-from .lookup_table import LookupTable, TableError, build_lookup_table
+from .lookup_table import LookupTable, TableError, TableOnly
 from .macs import MacsEstimator, count_macs
 from .operation import Operation, describe, trace_operations
+from .penalties import Penalties
 from .penalty import LatencyPenalty
+from .prediction import CrossValidation, Prediction, predict_missing
 from .profiler import LatencyProfiler
 from .reward import LatencyReward
 
 __all__ = [
+    "ActivationsEstimator",
     "BudgetError",
+    "Calibration",
+    "Check",
+    "CrossValidation",
     "DeviceEstimator",
     "LatencyEstimator",
     "LatencyPenalty",
@@ -33,10 +52,16 @@ __all__ = [
     "MacsEstimator",
     "Measurement",
     "Operation",
+    "ParametersEstimator",
+    "Penalties",
+    "Prediction",
     "TableError",
+    "TableOnly",
     "best_under_budget",
     "build_lookup_table",
+    "check_table",
     "count_macs",
     "describe",
+    "predict_missing",
     "trace_operations",
 ]

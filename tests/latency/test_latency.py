@@ -1,20 +1,14 @@
-"""Latency: what every estimator does, and timing on this machine."""
+"""Latency: timing on this machine."""
 
 from __future__ import annotations
 
-import copy
-import math
-
 import pytest
 import torch
-import yaml
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
 from torch import Tensor, nn
 
 from nni_proxyless.latency import (
     DeviceEstimator,
-    LatencyEstimator,
-    LookupTable,
     Measurement,
     Operation,
 )
@@ -39,67 +33,6 @@ class Small(ModelSpace):
 
 def operation(module: nn.Module, *shape: int) -> Operation:
     return Operation("an operation", module, shape)
-
-
-# -- what every estimator does -----------------------------------------------------------------------------------------
-
-
-class EstimatorContract:
-    """The tests every ``LatencyEstimator`` passes: inherit, and provide ``estimator`` and ``operation`` (one it knows)."""
-
-    def test_it_is_an_estimator(self, estimator):
-        assert isinstance(estimator, LatencyEstimator)
-
-    def test_an_estimate_is_milliseconds(self, estimator, operation):
-        """A finite number of 0 or more, as a plain float: it ends up in files and in expressions of NNI."""
-        ms = estimator.estimate(operation)
-        assert type(ms) is float
-        assert math.isfinite(ms)
-        assert ms >= 0
-
-    def test_conditions_are_plain_and_stay_the_same(self, estimator, operation):
-        """They are written to YAML and compared: names to strings, numbers or None, not changed by estimating."""
-        before = dict(estimator.conditions)
-        estimator.estimate(operation)
-        assert dict(estimator.conditions) == before
-        assert all(type(k) is str and type(v) in (str, int, float, bool, type(None)) for k, v in before.items())
-        assert yaml.safe_load(yaml.safe_dump(before)) == before
-
-    def test_an_operation_is_left_as_it_is(self, estimator, operation):
-        """Mode, weights, buffers and gradients of the module are the search's, not the estimator's."""
-        operation.module.train()
-        before = copy.deepcopy(operation.module.state_dict())
-        estimator.estimate(operation)
-        assert all(m.training for m in operation.module.modules())
-        assert all(torch.equal(value, before[name]) for name, value in operation.module.state_dict().items())
-        assert all(
-            p.grad is None and p.requires_grad and p.dtype == torch.float32 for p in operation.module.parameters()
-        )
-
-    def test_estimating_draws_no_conclusion_from_order(self, estimator, operation):
-        """A second estimate is of the same operation: still valid, and no state has built up that refuses it."""
-        assert estimator.estimate(operation) >= 0
-        assert estimator.estimate(operation) >= 0
-
-
-class TestDeviceEstimatorContract(EstimatorContract):
-    @pytest.fixture
-    def estimator(self):
-        return DeviceEstimator(warmup=1, repeats=3)
-
-    @pytest.fixture
-    def operation(self):
-        return operation(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout()), 3, 8, 8)
-
-
-class TestLookupTableContract(EstimatorContract):
-    @pytest.fixture
-    def estimator(self):
-        return LookupTable({"an operation": Measurement(1.5, 2.0, 10)}, {"device": "a phone", "threads": 1})
-
-    @pytest.fixture
-    def operation(self):
-        return operation(nn.BatchNorm1d(4), 4)
 
 
 # -- timing on this machine --------------------------------------------------------------------------------------------

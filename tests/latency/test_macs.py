@@ -6,7 +6,6 @@ import pytest
 import torch
 from nni.nas.hub.pytorch import ShuffleNetSpace
 from nni.nas.oneshot.pytorch.supermodule._expression_utils import expression_expectation
-from test_latency import EstimatorContract
 from torch import nn
 
 from nni_proxyless import registry
@@ -15,17 +14,6 @@ from nni_proxyless.latency import LatencyProfiler, MacsEstimator, Operation, cou
 
 def millions(module: nn.Module, *shape: int) -> float:
     return MacsEstimator().estimate(Operation("an operation", module, shape))
-
-
-class TestMacsEstimatorContract(EstimatorContract):
-    @pytest.fixture
-    def estimator(self):
-        return MacsEstimator()
-
-    @pytest.fixture
-    def operation(self):
-        module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout())
-        return Operation("an operation", module, (3, 8, 8))
 
 
 # -- hand counts -------------------------------------------------------------------------------------------------------
