@@ -118,8 +118,7 @@ def say_drift(table: LookupTable) -> None:
 
 def latency_range(profiler: LatencyProfiler) -> tuple[float, float]:
     """Milliseconds of the fastest and of the slowest network, nested choices left out."""
-    costs = [list(c.values()) for c in profiler.candidate_ms.values()]
-    return profiler.fixed_ms + sum(map(min, costs)), profiler.fixed_ms + sum(map(max, costs))
+    return profiler.bounds()
 
 
 def target_in_ms(configured: float | str | None, slowest_ms: float) -> float | None:

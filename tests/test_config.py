@@ -60,7 +60,7 @@ def test_all_problems_are_said_at_once(tmp_path):
         """,
     )
     assert (
-        "search.yml: unknown key 'sed'; allowed: seed, output, space, data, strategy, latency, training, trainer. Did you mean 'seed'?"
+        "search.yml: unknown key 'sed'; allowed: seed, output, space, data, strategy, latency, costs, training, trainer. Did you mean 'seed'?"
         in said
     )
     assert (
