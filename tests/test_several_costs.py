@@ -138,3 +138,11 @@ def test_a_search_that_cannot_meet_them_ends_with_code_2(search_file, capsys, ov
     words = [f"output={search_file.parent / 'out'}", override]
     assert main(["search", str(search_file), *words, "costs.1.nonlinear=positive"]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_cost_that_needs_the_sampled_path(search_file):
+    """DSNAS says which path it has sampled, and ``form: threshold`` in one of several costs gets to know it."""
+    out = search_file.parent / "out"
+    strategy = "strategy={name: dsnas, warmup_epochs: 1, search_epochs: 1}"
+    assert main(["search", str(search_file), f"output={out}", strategy, "costs.0.form=threshold"]) == 0
+    assert "weights" in Architecture.read(out / "architecture.json").search["costs"]
