@@ -21,6 +21,7 @@ from typing import Any
 
 from nni_proxyless.errors import did_you_mean
 
+from .operation import Conditions
 from .profiler import LatencyProfiler
 from .program import Expression, Program
 
@@ -147,10 +148,23 @@ def _limit(program: Program, profiler: LatencyProfiler, budget: float, *, clear:
     """Bound a cost by a row that no network within the budget can break; ``clear``: one that only they keep to."""
     if math.isinf(budget):
         return
+    if profiler.combine == "max":  # no sum, no tolerance: whatever costs more by itself is out
+        for conditions, ms in _terms(profiler):
+            if ms > max(budget, 0):
+                program.require(program.product(conditions), -math.inf, 0.0)
+        if profiler.fixed_ms > budget:
+            program.require({}, 1.0, 1.0)
+        return
     scale = COST_SCALE / (_span(profiler) or 1.0)
     expression = {column: ms * scale for column, ms in program.cost(profiler).items()}
     bound, margin = (budget, -MARGIN) if clear else (_widened(profiler, budget), MARGIN)
     program.require(expression, -math.inf, (bound - profiler.fixed_ms) * scale + margin)
+
+
+def _terms(profiler: LatencyProfiler) -> list[tuple[Conditions, float]]:
+    """All that depends on choices: conditions and cost."""
+    alone = [(((lb, (c,)),), ms) for lb, costs in profiler.candidate_ms.items() for c, ms in costs.items() if ms > 0]
+    return alone + list(profiler.nested_ms.items())
 
 
 def _span(profiler: LatencyProfiler) -> float:
@@ -166,7 +180,7 @@ def _widened(profiler: LatencyProfiler, budget: float) -> float:
     points of the grid there is nothing to be confused.
     """
     n_terms = len(profiler.candidate_ms) + len(profiler.nested_ms) + 1
-    rounding = (n_terms + 1) * EPSILON * (profiler.fixed_ms + _span(profiler))
+    rounding = (n_terms + 1) * EPSILON * (abs(profiler.fixed_ms) + _span(profiler))
     for digits in range(10):
         off_grid = (
             abs(profiler.fixed_ms - round(profiler.fixed_ms, digits))
@@ -216,11 +230,40 @@ def _extreme(limits: Sequence[Limit], sign: float) -> dict[str, Any] | None:
     first = {label: values[0] for label, values in choices.items()}
     if not program.choices:
         return None if _exceeded(limits, first) else first
+    if limits[0][0].combine == "max":
+        return _extreme_of_maximum(limits, sign, first, choices)
     for limit in limits:
         _limit(program, *limit)
     scale = sign * COST_SCALE / (_span(limits[0][0]) or 1.0)
     objective = {column: ms * scale for column, ms in program.cost(limits[0][0]).items()}
     return _verified(program, objective, limits, first)
+
+
+def _extreme_of_maximum(
+    limits: Sequence[Limit], sign: float, first: Mapping[str, Any], choices: Mapping[str, Sequence[Any]]
+) -> dict[str, Any] | None:
+    """The same where a network costs what the most expensive of its operations costs."""
+    profiler, others = limits[0][0], limits[1:]
+    terms = _terms(profiler)
+    if sign < 0:
+        dearest = max(terms, key=lambda term: term[1])
+        return {**first, **{label: allowed[0] for label, allowed in dearest[0]}}
+    # The least level that some network keeps to, by bisection.
+    levels = sorted({max(profiler.fixed_ms, ms) for ms in (0.0, *(ms for _, ms in terms))})
+    found = None
+    low, high = 0, len(levels)
+    while low < high:
+        middle = (low + high) // 2
+        within = [(profiler, levels[middle]), *others]
+        program = _program(within, choices)
+        for limit in within:
+            _limit(program, *limit)
+        sample = _verified(program, {}, within, first)
+        if sample is None:
+            low = middle + 1
+        else:
+            found, high = sample, middle
+    return found
 
 
 def _out_of_reach(limits: Sequence[Limit]) -> str:

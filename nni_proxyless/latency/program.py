@@ -100,7 +100,8 @@ class Program:
             Columns of choices that must not be made.
         """
         costs = np.zeros(self.n_columns)
-        costs[list(objective)] = list(objective.values())
+        for column, value in objective.items():
+            costs[column] = value
         upper = np.ones(self.n_columns)
         upper[list(excluded)] = 0.0
         integrality = np.zeros(self.n_columns)
