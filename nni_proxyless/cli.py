@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
+from .derive_command import add_derive_command
 from .errors import UserError
 from .latency_command import add_latency_command
 
@@ -67,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train)
 
     add_latency_command(commands)
+
+    add_derive_command(commands)
 
     report = commands.add_parser("report", help="a table of the networks that searches have found",
                                  description="Print a table. Fails if a trial of the experiment has failed.")  # fmt: skip

@@ -14,7 +14,9 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
+from .config import SearchConfig
 from .costs import Cost
+from .data import Parts, loader
 from .derive import count_macs, count_parameters
 from .errors import UserError
 from .evaluator import as_channels_last, evaluate_accuracy
@@ -22,7 +24,7 @@ from .latency import LatencyProfiler
 from .latency.operation import Shape
 from .progress import n_fixed, n_fixed_text
 
-__all__ = ["DerivedNetMonitor", "mean_entropy"]
+__all__ = ["DerivedNetMonitor", "judge", "judging_loaders", "mean_entropy"]
 
 _logger = logging.getLogger(__name__)
 
@@ -40,7 +42,9 @@ class DerivedNetMonitor(pytorch_lightning.Callback):
         self.costs = dict(costs or {})
         self.last: dict[str, float] | None = None
         self.sample: dict[str, Any] = {}
+        self.probs: dict[str, dict[Any, float]] = {}
         self.network: nn.Module | None = None
+        self.supernet: nn.Module = nn.Module()
         self._began = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
@@ -77,11 +81,14 @@ class DerivedNetMonitor(pytorch_lightning.Callback):
         """Make the network of the moment, and return its figures."""
         self.sample = module.export()
         probs = module.export_probs()
+        # Of a choice that is made for good the distribution that it was made from: there may be other budgets.
+        self.probs = getattr(module, "export_searched_probs", module.export_probs)()
+        self.supernet = module.model
         network = copy.deepcopy(module.model.freeze(self.sample))
-        update_bn((as_channels_last(images) for images, _ in self.calibration), network, device=module.device)
+        accuracy = judge(network, self.calibration, self.validation, module.device)
         self.network = network
         return {
-            "default": evaluate_accuracy(network, self.validation),
+            "default": accuracy,
             "expected_ms": float(self.profiler.expectation(probs)),
             "table_ms": float(self.profiler.profile(self.sample)),
             **{
@@ -93,6 +100,21 @@ class DerivedNetMonitor(pytorch_lightning.Callback):
             "macs": float(count_macs(network, self.input_shape)),
             "n_params": float(count_parameters(network)),
         }
+
+
+def judge(network: nn.Module, calibration: Any, validation: Any, device: torch.device) -> float:
+    """Estimate batch-norm statistics afresh, in place; returns the share of right answers on the validation part."""
+    update_bn((as_channels_last(images) for images, _ in calibration), network, device=device)
+    return evaluate_accuracy(network, validation)
+
+
+def judging_loaders(config: SearchConfig, parts: Parts) -> tuple[Any, Any]:
+    """Images for the statistics of batch norm, spread evenly over those of the weights, and those of the validation part."""
+    plain: Any = parts.weights_plain  # may be sorted by class
+    step = max(1, math.ceil(len(plain) / config.training.calibration_images))
+    some = torch.utils.data.Subset(plain, range(0, len(plain), step))
+    batch_size, workers = config.data.batch_size, config.data.workers
+    return loader(some, batch_size, workers=workers), loader(parts.validation, batch_size, workers=workers)
 
 
 def mean_entropy(probs: Mapping[str, Mapping[Any, float]]) -> float:

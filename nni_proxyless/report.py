@@ -107,6 +107,8 @@ def figures(architecture: Architecture) -> str:
 
 
 def _weights_of(architecture: Architecture) -> str:
+    if architecture.search.get("weights") == "fresh":
+        return "fresh weights: train it from scratch"
     if "test_accuracy" not in architecture.search:
         return "weights of the supernet"
     return f"{architecture.search['test_accuracy']:.4f} on the test images, trained by the search itself"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import math
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -35,8 +34,9 @@ from .files import write_text, write_weights
 from .latency import DeviceEstimator, LatencyEstimator, LatencyPenalty, LatencyProfiler
 from .latency.operation import trace_operations
 from .measuring import latency_range, make_profiler, measure_beside_path, say_if_drifted, target_in_ms
-from .monitor import DerivedNetMonitor
+from .monitor import DerivedNetMonitor, judging_loaders
 from .progress import FitProgress
+from .remains import PROBABILITIES, SUPERNET, shapes_of, write_remains
 from .trial import is_helper, tell_helpers
 
 __all__ = ["SearchResult", "is_finished", "run_search"]
@@ -81,7 +81,8 @@ def run_search(
         Checked already.
     folder
         Gets ``search.yml`` as it was resolved, ``latencies.yaml``, ``history.jsonl``, ``tensorboard/``,
-        ``architecture.json`` and ``weights.safetensors``; while the search lasts also ``checkpoint/``. Where the strategy
+        ``architecture.json`` and ``weights.safetensors``, for :mod:`.deriving` ``probabilities.json`` and, where the strategy
+        keeps all candidates, ``supernet.safetensors``; while the search lasts also ``checkpoint/``. Where the strategy
         leaves a trained network, ``final/`` holds it with its accuracy on the test images, as after ``train``.
     base
         What a relative ``latency.table`` is relative to: the folder of the configuration file.
@@ -129,19 +130,17 @@ def run_search(
     costs = make_costs(config.costs, space, data.shape, base, folder)
     strategy = make_strategy(config, join(make_penalty(config, profiler, target), costs), folder / "checkpoint")
 
+    calibration, validation = judging_loaders(config, parts)
     monitor = DerivedNetMonitor(
         profiler=profiler,
         input_shape=data.shape,
-        calibration=loader(
-            _first(parts.weights_plain, config.training.calibration_images),
-            config.data.batch_size,
-            workers=config.data.workers,
-        ),
-        validation=loader(parts.validation, config.data.batch_size, workers=config.data.workers),
+        calibration=calibration,
+        validation=validation,
         report=_recorder(folder / "history.jsonl", report),
         costs=costs,
     )
     evaluator = make_evaluator(config, folder, parts, monitor)
+    shapes = shapes_of(space)
     space.to(memory_format=torch.channels_last)
     # Measuring and building have drawn random numbers, and not the same ones when latencies were there already.
     pytorch_lightning.seed_everything(config.seed, workers=True, verbose=False)
@@ -154,6 +153,7 @@ def run_search(
 
     if monitor.last is None:  # killed after the last epoch: there was nothing left to train
         monitor.last = {**_last_of_history(folder / "history.jsonl"), **monitor.derive(strategy.oneshot_module)}
+    write_remains(folder, monitor.probs, monitor.supernet, shapes)
     result = _save(config, folder, data, space_arguments, space, monitor, target, profiler, estimator)
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     return result
@@ -212,7 +212,12 @@ def _begin_or_go_on(folder: Path, resolved: str) -> None:
             f"on with that one: nni-proxyless search --resume {folder}"
         )
     if not unfinished and (different or (folder / "architecture.json").exists()):
-        for path in (*folder.glob("latencies*.yaml"), folder / "history.jsonl"):
+        for path in (
+            *folder.glob("latencies*.yaml"),
+            folder / "history.jsonl",
+            folder / PROBABILITIES,
+            folder / SUPERNET,
+        ):
             path.unlink(missing_ok=True)
 
 
@@ -332,12 +337,6 @@ def _of_costs(costs: Mapping[str, Cost], metrics: Mapping[str, float]) -> dict[s
         }
         for name, cost in costs.items()
     }  # fmt: skip
-
-
-def _first(dataset: Any, n: int) -> Any:
-    """At most n items, spread evenly over the data set, which may be sorted by class."""
-    step = max(1, math.ceil(len(dataset) / n))
-    return torch.utils.data.Subset(dataset, range(0, len(dataset), step))
 
 
 def _recorder(path: Path, report: Callable[[dict[str, float]], None]) -> Callable[[int, dict[str, float]], None]:

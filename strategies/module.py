@@ -316,6 +316,13 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         """Label -> choice -> probability, as plain numbers."""
         return {gate.label: dict(zip(gate.choices, gate.probs().tolist(), strict=True)) for gate in self.gates}
 
+    def export_searched_probs(self) -> dict[str, dict[Any, float]]:
+        """As :meth:`export_probs`; of a choice that is made for good the distribution that it was made from."""
+        return {
+            gate.label: dict(zip(gate.choices, torch.softmax(gate.alpha.detach(), dim=0).tolist(), strict=True))
+            for gate in self.gates
+        }
+
     def configure_architecture_optimizers(self) -> torch.optim.Optimizer:
         # beta1 must be 0 and weight decay off: a logit without gradient must not move (FACTS 1.3.6).
         return torch.optim.Adam([gate.alpha for gate in self.gates], lr=self.arc_learning_rate, betas=(0.0, 0.999))

@@ -49,6 +49,8 @@ def test_a_search_leaves_what_the_documentation_says(searched):
         "weights.safetensors",
         "history.jsonl",
         "latencies.yaml",
+        "probabilities.json",
+        "supernet.safetensors",
         "search.yml",
         "tensorboard",
     }

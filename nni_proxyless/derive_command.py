@@ -1,0 +1,42 @@
+"""``nni-proxyless derive``: other networks out of a finished search."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+__all__ = ["add_derive_command"]
+
+
+def add_derive_command(commands: Any) -> None:
+    """Add ``derive`` to the commands of the parser."""
+    derive = commands.add_parser(
+        "derive", help="take another network out of a finished search, without searching again",
+        description="The most probable network of a finished search under a hard budget, or a front of such networks, "
+        "with weights of the supernet.",
+    )  # fmt: skip
+    derive.add_argument("folder", type=Path, metavar="RUN", help="the folder that a search has left")
+    what = derive.add_mutually_exclusive_group(required=True)
+    what.add_argument("--budget-ms", type=float, metavar="MS",
+                      help="what the network may cost at most, in the unit of the search's latencies")  # fmt: skip
+    what.add_argument("--front", type=int, metavar="N",
+                      help="a network for each of N budgets, from the fastest network to the slowest")  # fmt: skip
+    derive.add_argument("--output", type=Path, metavar="DIR",
+                        help="default: RUN/budget-MS, or RUN/front")  # fmt: skip
+    derive.set_defaults(run=_derive)
+
+
+def _derive(arguments: argparse.Namespace) -> int:
+    from .deriving import budget_folder, derive_front, derive_under_budget, front_table
+    from .report import figures
+
+    if arguments.front is not None:
+        folder = arguments.output or arguments.folder / "front"
+        print(front_table(derive_front(arguments.folder, arguments.front, folder)))
+        print(f"front: {folder / 'front.csv'}")
+        return 0
+    folder = arguments.output or arguments.folder / budget_folder(arguments.budget_ms)
+    print(figures(derive_under_budget(arguments.folder, arguments.budget_ms, folder)))
+    print(f"architecture: {folder / 'architecture.json'}")
+    return 0

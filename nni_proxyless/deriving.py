@@ -1,0 +1,311 @@
+"""Further networks out of a finished search: the most probable one under a budget, with the supernet's weights.
+
+search.yml, latencies.yaml, probabilities.json, supernet.safetensors -> choices -> network -> architecture.json, weights
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import functools
+import io
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from nni.nas.nn.pytorch import ModelSpace, ParametrizedModule
+from torch import nn
+
+from . import registry
+from .config import SearchConfig
+from .config_file import read_config
+from .data import split
+from .derive import Architecture, build_network, count_macs, count_parameters, installed_versions, load_weights
+from .errors import UserError
+from .files import write_text, write_weights
+from .latency import BudgetError, DeviceEstimator, LatencyEstimator, LatencyProfiler, best_under_budget
+from .latency.budget import fastest, log_probability, slowest
+from .latency.operation import trace_operations
+from .measuring import make_profiler, measure_beside_path, say_if_drifted
+from .monitor import judge, judging_loaders
+from .progress import bar
+from .remains import SUPERNET, Probabilities, read_probabilities
+
+__all__ = ["Derived", "FinishedSearch", "budget_folder", "derive_front", "derive_under_budget", "front_table"]
+
+_logger = logging.getLogger(__name__)
+
+COLUMNS = ("budget", "table_ms", "log_probability", "macs", "n_params", "accuracy")
+
+
+@dataclass(frozen=True)
+class FinishedSearch:
+    """A search as it lies in its folder.
+
+    Attributes
+    ----------
+    architecture
+        Of the network that the search itself has left.
+    space
+        With the weights of the supernet where there are any, else with fresh ones.
+    inherits
+        Whether there are: a search with DSNAS lets go of all candidates but the chosen ones.
+    calibration, validation
+        Images for the statistics of batch norm, and to judge by.
+    """
+
+    folder: Path
+    config: SearchConfig
+    architecture: Architecture
+    space: ModelSpace
+    inherits: bool
+    probs: Probabilities
+    profiler: LatencyProfiler
+    estimator: LatencyEstimator
+    calibration: Any
+    validation: Any
+
+    @classmethod
+    def read(cls, folder: Path) -> FinishedSearch:
+        """Read the folder of a search.
+
+        Raises
+        ------
+        UserError
+            There is no search, it has not finished, or a file is missing or does not fit.
+        """
+        _require_finished(folder)
+        config = read_config(SearchConfig, folder / "search.yml")
+        architecture = Architecture.read(folder / "architecture.json")
+        probs = read_probabilities(folder)
+        if config.trainer.threads is not None:
+            torch.set_num_threads(config.trainer.threads)
+        torch.manual_seed(config.seed)  # of fresh weights
+        data = registry.load("nni_proxyless.datasets", config.data.name)(**config.data.arguments)
+        parts = split(data, alphas=config.data.alphas, validation=config.data.validation)
+        space_class = registry.load("nni_proxyless.search_spaces", architecture.space["name"])
+        space: ModelSpace = space_class(**architecture.space["arguments"])
+        estimator: LatencyEstimator = registry.load("nni_proxyless.estimators", config.latency.estimator.name)(
+            **config.latency.estimator.arguments
+        )
+        kept = folder / "latencies.yaml"
+        if isinstance(estimator, DeviceEstimator) and not kept.exists():
+            raise UserError(f"{folder}: no latencies.yaml: the milliseconds that the search worked with are gone")
+        profiler = make_profiler(space, data.shape, estimator, None, kept)
+        inherits = (folder / SUPERNET).exists()
+        if inherits:
+            try:
+                space.load_state_dict(load_weights(folder / SUPERNET))
+            except RuntimeError as error:
+                raise UserError(f"{folder / SUPERNET}: does not fit the space of the search: {error}") from error
+        else:
+            _logger.warning(
+                "%s has no %s: its strategy kept the chosen candidates only, so a derived network has fresh weights; train it "
+                "from scratch", folder, SUPERNET,
+            )  # fmt: skip
+        space.to(memory_format=torch.channels_last)
+        for module in space.modules():
+            if isinstance(module, ParametrizedModule) and not module.mutables:
+                module.freeze = functools.partial(_itself, module)  # NNI's makes a new module, whose weights are new
+        return cls(
+            folder, config, architecture, space, inherits, probs, profiler, estimator,
+            *judging_loaders(config, parts),
+        )  # fmt: skip
+
+    def best(self, budget: float) -> dict[str, Any]:
+        """The choices of the most probable network under the budget.
+
+        Raises
+        ------
+        UserError
+            There is none; the message names the fastest that can be reached.
+        """
+        try:
+            sample = best_under_budget(self.probs, self.profiler, budget)
+        except BudgetError as error:
+            raise UserError(str(error)) from error
+        except ValueError as error:
+            raise UserError(f"{self.folder}: {error}") from error
+        return {label: self._choice(label, choice) for label, choice in sample.items()}
+
+    def _choice(self, label: str, choice: Any) -> Any:
+        # NNI's own strategies give a probability per input, not per set of inputs: the search's choice stays.
+        chosen = self.architecture.choices.get(label)
+        return chosen if isinstance(chosen, list) and not isinstance(choice, list) else choice
+
+    def derive(self, sample: dict[str, Any], budget: float, *, measured: bool) -> Derived:
+        """The network of these choices: statistics of batch norm estimated afresh, validated and, if asked for, timed."""
+        network = copy.deepcopy(self.space.freeze(sample))
+        accuracy = judge(network, self.calibration, self.validation, torch.device("cpu"))
+        shape = self.architecture.input_shape
+        definition = getattr(self.space, "timm_definition", None)
+        table_ms = float(self.profiler.profile(sample))
+        measured_ms = again_ms = None
+        if measured and isinstance(self.estimator, DeviceEstimator):
+            path = [op for op in trace_operations(self.space, shape) if op.runs_in(sample)]
+            measured_ms, again_ms = measure_beside_path(self.estimator, network, shape, path)
+            say_if_drifted(self.profiler, self.estimator, table_ms, again_ms, measured_ms)
+        architecture = Architecture(
+            space=self.architecture.space,
+            choices=sample,
+            input_shape=shape,
+            network=definition(sample) if definition is not None else None,
+            data=self.architecture.data,
+            latency={
+                "target_ms": budget, "expected_ms": None, "table_ms": table_ms,
+                "conditions": dict(self.profiler.conditions), "measured_ms": measured_ms, "table_again_ms": again_ms,
+                "measured_conditions": dict(self.estimator.conditions) if measured_ms is not None else None,
+            },
+            macs=count_macs(network, shape),
+            n_params=count_parameters(network),
+            search={
+                "strategy": self.config.strategy.name, "seed": self.config.seed, "epochs": self.config.training.epochs,
+                "accuracy": accuracy, "weights": "supernet" if self.inherits else "fresh",
+                "derived_from": self.folder.name, "log_probability": log_probability(self.probs, sample),
+            },
+            versions=installed_versions(),
+        )  # fmt: skip
+        weights = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
+        build_network(architecture, weights)  # what is written can be read back
+        return Derived(budget, architecture, weights)
+
+
+@dataclass(frozen=True)
+class Derived:
+    """One network under its budget, with its weights under the names of the network that is built from its file."""
+
+    budget: float
+    architecture: Architecture
+    weights: dict[str, torch.Tensor]
+
+    def write(self, folder: Path) -> None:
+        """Write ``architecture.json`` and ``weights.safetensors``."""
+        write_weights(folder / "weights.safetensors", self.weights)
+        self.architecture.write(folder / "architecture.json")
+
+    @property
+    def row(self) -> tuple[float, ...]:
+        """Its figures, in the order of :data:`COLUMNS`."""
+        a = self.architecture
+        return (
+            self.budget, a.latency["table_ms"], a.search["log_probability"], a.macs, a.n_params, a.search["accuracy"],
+        )  # fmt: skip
+
+
+def derive_under_budget(run: Path, budget: float, folder: Path) -> Architecture:
+    """Take the most probable network under a budget out of a finished search and write it to ``folder``.
+
+    Raises
+    ------
+    UserError
+        No such search, no such network, or the folder holds something else.
+    """
+    if math.isnan(budget):
+        raise UserError("--budget-ms: nan; allowed: a number")
+    _require_free(folder)
+    search = FinishedSearch.read(run)
+    derived = search.derive(search.best(budget), budget, measured=True)
+    derived.write(folder)
+    return derived.architecture
+
+
+def derive_front(run: Path, n: int, folder: Path) -> list[Derived]:
+    """A network for each of n budgets, evenly from the fastest to the slowest network; duplicates are one.
+
+    ``folder`` gets ``front.csv``, ``front.png`` and, in a folder per network, its architecture and weights.
+
+    Raises
+    ------
+    UserError
+        As :func:`derive_under_budget`; or n is less than 2.
+    """
+    if n < 2:
+        raise UserError(f"--front: {n} is not allowed here; allowed: 2 or more networks")
+    _require_free(folder)
+    search = FinishedSearch.read(run)
+    low, high = fastest(search.profiler)[1], slowest(search.profiler)[1]
+    budgets = [low + (high - low) * i / (n - 1) for i in range(n - 1)] + [max(low, high)]
+    chosen: list[tuple[float, dict[str, Any]]] = []
+    with bar(2 * n, "front", "step") as steps:
+        for budget in budgets:
+            sample = search.best(budget)
+            # A network that was within the last budget already ties with that one.
+            if not chosen or search.profiler.profile(sample) > chosen[-1][0]:
+                chosen.append((budget, sample))
+            steps.update()
+        found = []
+        for budget, sample in chosen:
+            found.append(search.derive(sample, budget, measured=False))
+            steps.update()
+    names = _distinct([derived.architecture.latency["table_ms"] for derived in found])
+    for name, derived in zip(names, found, strict=True):
+        derived.write(folder / name)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(derived.row for derived in found)
+    write_text(folder / "front.csv", text.getvalue())
+    _plot(found, search.profiler.unit, folder / "front.png")
+    return found
+
+
+def front_table(found: Sequence[Derived]) -> str:
+    """One row per network."""
+    rows = [("budget", "table ms", "log p", "MACs", "params", "accuracy")]
+    for derived in found:
+        budget, ms, log_p, macs, n_params, accuracy = derived.row
+        rows.append((f"{budget:.3f}", f"{ms:.3f}", f"{log_p:.3f}", f"{macs / 1e6:.2f} M", f"{n_params / 1e3:.1f} k",
+                     f"{accuracy:.4f}"))  # fmt: skip
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)
+
+
+def budget_folder(budget: float) -> str:
+    """``budget-3.000``, with all digits that the budget has."""
+    return f"budget-{budget:.3f}" if float(f"{budget:.3f}") == budget else f"budget-{budget!r}"
+
+
+def _require_finished(folder: Path) -> None:
+    if not (folder / "search.yml").exists():
+        raise UserError(f"{folder}: no search.yml there, so no search has been made in this folder")
+    if (folder / "checkpoint").exists() or not (folder / "architecture.json").exists():
+        raise UserError(f"{folder}: the search has not finished; go on with it: nni-proxyless search --resume {folder}")
+
+
+def _require_free(folder: Path) -> None:
+    """Refuse a folder with results that ``derive`` has not written."""
+    for name in ("search.yml", "train.yml", "history.jsonl"):
+        if (folder / name).exists():
+            raise UserError(
+                f"--output {folder}: holds the results of a search or a training ({name}); name another folder"
+            )
+    path = folder / "architecture.json"
+    if path.exists() and "derived_from" not in Architecture.read(path).search:
+        raise UserError(
+            f"--output {folder}: holds an architecture.json that derive has not written; name another folder"
+        )
+
+
+def _distinct(values: Sequence[float]) -> list[str]:
+    """As text with three digits, or as many more as tell them apart."""
+    digits = next((d for d in range(3, 18) if len({f"{v:.{d}f}" for v in values}) == len(values)), 17)
+    return [f"{value:.{digits}f}" for value in values]
+
+
+def _plot(found: Sequence[Derived], unit: str, path: Path) -> None:
+    from matplotlib.figure import Figure  # no window, and no state outside this function
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([derived.row[1] for derived in found], [derived.row[5] for derived in found], marker="o")
+    axes.set_xlabel(f"latency, {unit}")
+    axes.set_ylabel("validation accuracy")
+    figure.savefig(path)
+
+
+def _itself(module: nn.Module, sample: Any) -> nn.Module:
+    return module

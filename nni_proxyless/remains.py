@@ -1,0 +1,75 @@
+"""What a finished search leaves to take further networks from: its probabilities and the weights of all candidates."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .errors import UserError
+from .files import write_text, write_weights
+
+__all__ = ["PROBABILITIES", "SUPERNET", "read_probabilities", "shapes_of", "write_remains"]
+
+PROBABILITIES = "probabilities.json"
+SUPERNET = "supernet.safetensors"
+FORMAT = "nni-proxyless probabilities 1"
+
+Probabilities = dict[str, dict[Any, float]]
+Shapes = dict[str, torch.Size]
+
+
+def shapes_of(space: nn.Module) -> Shapes:
+    """Name -> shape of all weights and statistics of a space; look before a strategy makes a supernet of it."""
+    return {name: tensor.shape for name, tensor in space.state_dict().items()}
+
+
+def write_remains(folder: Path, probs: Mapping[str, Mapping[Any, Any]], supernet: nn.Module, shapes: Shapes) -> None:
+    """Write ``probabilities.json`` and, if the supernet still has all candidates, ``supernet.safetensors``.
+
+    Parameters
+    ----------
+    probs
+        Label -> choice -> probability.
+    supernet
+        What the search has trained; what a strategy has added to the space, such as logits, is left out.
+    shapes
+        Of a fresh space, into which the file is to load.
+    """
+    pairs = {label: [[choice, float(p)] for choice, p in ps.items()] for label, ps in probs.items()}
+    write_text(folder / PROBABILITIES, json.dumps({"format": FORMAT, "probabilities": pairs}, indent=1) + "\n")
+    state = supernet.state_dict()
+    (folder / SUPERNET).unlink(missing_ok=True)
+    if all(name in state and state[name].shape == shape for name, shape in shapes.items()):
+        # Copies: a module that stands at two places has two names, which safetensors refuses to share one tensor.
+        write_weights(folder / SUPERNET, {name: state[name].clone() for name in shapes})
+
+
+def read_probabilities(folder: Path) -> Probabilities:
+    """Read ``probabilities.json``; sets of inputs are tuples.
+
+    Raises
+    ------
+    UserError
+        The file is missing or damaged.
+    """
+    path = folder / PROBABILITIES
+    if not path.exists():
+        raise UserError(
+            f"{folder}: no {PROBABILITIES}: the search was made by a version that did not keep its probabilities, and without "
+            "them no other network can be told to be good; search again"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.get("format") != FORMAT:
+            raise ValueError(f"'format' is not {FORMAT!r}")
+        return {
+            label: {tuple(choice) if isinstance(choice, list) else choice: float(p) for choice, p in pairs}
+            for label, pairs in content["probabilities"].items()
+        }
+    except (ValueError, TypeError, AttributeError, KeyError, OSError) as error:
+        raise UserError(f"{path}: no readable probabilities: {error}") from error
