@@ -11,7 +11,11 @@ as well as maximised. For conditions that form a tree, as those of nested choice
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+import ctypes
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -109,13 +113,14 @@ class Program:
         entries = [(i, column, value) for i, (row, _, _) in enumerate(self._rows) for column, value in row.items()]
         rows, columns, values = (np.array(part) for part in zip(*entries, strict=True))
         matrix = csr_array((values, (rows, columns)), shape=(len(self._rows), self.n_columns))
-        found = milp(
-            costs,
-            integrality=integrality,
-            bounds=Bounds(np.zeros(self.n_columns), upper),
-            constraints=LinearConstraint(matrix, [row[1] for row in self._rows], [row[2] for row in self._rows]),
-            options={"mip_rel_gap": 0.0},
-        )
+        with _no_printing():
+            found = milp(
+                costs,
+                integrality=integrality,
+                bounds=Bounds(np.zeros(self.n_columns), upper),
+                constraints=LinearConstraint(matrix, [row[1] for row in self._rows], [row[2] for row in self._rows]),
+                options={"mip_rel_gap": 0.0},
+            )
         if found.status == INFEASIBLE:
             return None
         if found.status != OPTIMAL:
@@ -124,6 +129,33 @@ class Program:
             label: max(values, key=lambda choice: found.x[self.column[label, choice]])
             for label, values in self.choices.items()
         }
+
+
+@contextlib.contextmanager
+def _no_printing() -> Iterator[None]:
+    """Nothing on the process's standard output, which belongs to results.
+
+    Where HiGHS mends a solution, the one in scipy 1.17 prints the name of its own function, whatever ``disp`` says.
+    """
+    flush: Any = getattr(ctypes.pythonapi, "fflush", None)  # C buffers what goes to a pipe
+    try:
+        sys.stdout.flush()
+        if flush is not None:
+            flush(None)
+        kept = os.dup(1)
+    except (OSError, ValueError, AttributeError):  # there is no standard output
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        if flush is not None:
+            flush(None)
+        os.dup2(kept, 1)
+        os.close(nowhere)
+        os.close(kept)
 
 
 def _add(expression: Expression, other: Expression, factor: float) -> None:
