@@ -1,4 +1,4 @@
-"""``nni-proxyless latency build | check | predict``: a lookup table for a device, and whether its numbers are true."""
+"""``nni-proxyless latency build | export | check | predict``: a lookup table for a device, and whether its numbers are true."""
 
 from __future__ import annotations
 
@@ -43,9 +43,20 @@ def add_latency_command(commands: Any) -> None:
     build.add_argument("--output", type=Path, required=True, metavar="table.yaml")
     build.set_defaults(run=_build)
 
+    export = actions.add_parser("export", help="write all that another target needs to measure a space",
+                                description="Write the operations of a space and some whole networks as TorchScript, and measure.py, "
+                                "which times them on a phone, board or server that has torch only, and writes the table there.")  # fmt: skip
+    _space_arguments(export, needed=True)
+    export.add_argument("--networks", type=int, default=60, help="random ones, to calibrate the table on (default: %(default)s)")
+    export.add_argument("--seed", type=int, default=1, help="of the networks (default: %(default)s)")
+    export.add_argument("--onnx", action="store_true", help="ONNX files as well, for other runtimes")
+    export.add_argument("--output", type=Path, required=True, metavar="DIR")
+    export.set_defaults(run=_export)
+
     check = actions.add_parser("check", help="time random whole networks, and calibrate the table on them",
                                description="Time random whole networks of the table's space, print how far the table is off, draw it, and "
-                               "store a calibration (a fixed cost and a slope) in the table.")  # fmt: skip
+                               "store a calibration (a fixed cost and a slope) in the table. A table of another machine that holds networks "
+                               "timed there is checked by these: half of them judge.")  # fmt: skip
     check.add_argument("table", type=Path, metavar="table.yaml")
     _space_arguments(check, needed=False)
     check.add_argument("--networks", type=int, default=30, help="that judge (default: %(default)s)")
@@ -65,13 +76,9 @@ def add_latency_command(commands: Any) -> None:
 
 
 def _space_arguments(parser: argparse.ArgumentParser, *, needed: bool) -> None:
-    default = "mobilenetv2" if needed else None
-    parser.add_argument("--space", default=default, metavar="NAME",
-                        help="as in search.yml: a name, or package.module:Class (default: %(default)s)" if needed else
-                        "default: the one in the head of the table")  # fmt: skip
-    parser.add_argument(
-        "arguments", nargs="*", metavar="key=value", help="arguments of the space, such as preset=small"
-    )
+    parser.add_argument("--space", nargs="+", default=["mobilenetv2"] if needed else None, metavar=("NAME", "key=value"),
+                        help="as in search.yml, a name or package.module:Class, and its arguments, such as preset=small "
+                        f"(default: {'mobilenetv2' if needed else 'the one in the head of the table'})")  # fmt: skip
     parser.add_argument("--resolution", default="224" if needed else None, metavar="H[xW]",
                         help="of the images (default: 224, or what the table says)")  # fmt: skip
     parser.add_argument("--channels", type=int, default=3, help="of the images (default: %(default)s)")
@@ -105,17 +112,36 @@ def _build(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _export(arguments: argparse.Namespace) -> int:
+    from .latency.exporting import export_space
+
+    space, shape, description = _space_of(arguments)
+    try:
+        with _steps("exporting", "file") as progress:
+            content = export_space(space, shape, arguments.output, description=description, n_networks=arguments.networks,
+                                   seed=arguments.seed, onnx=arguments.onnx, progress=progress)  # fmt: skip
+    except ValueError as error:
+        raise UserError(f"latency export: {error}") from error
+    size = sum(file.stat().st_size for file in arguments.output.rglob("*") if file.is_file())
+    print(f"{arguments.output}: {len(content['operations'])} operations, {len(content['networks'])} networks, {size / 1e6:.1f} MB")
+    print("copy it to the target, and there: python measure.py --output table.yaml")
+    return 0
+
+
 def _check(arguments: argparse.Namespace) -> int:
     from .latency import check_table
-    from .latency.checking import draw, report
+    from .latency.checking import check_recorded, draw, report
 
     table = _read(arguments.table)
     space, shape, _ = _space_of(arguments, table)
     try:
-        estimator = _estimator_of(table, arguments)
-        with _steps("timing networks", "round") as progress:
-            check = check_table(table, space, shape, estimator, n_networks=arguments.networks,
-                                n_calibration=arguments.calibration, seed=arguments.seed, progress=progress)  # fmt: skip
+        if table.networks and not _is_of_here(table, arguments):
+            check = check_recorded(table, space, shape)
+        else:
+            estimator = _estimator_of(table, arguments)
+            with _steps("timing networks", "round") as progress:
+                check = check_table(table, space, shape, estimator, n_networks=arguments.networks,
+                                    n_calibration=arguments.calibration, seed=arguments.seed, progress=progress)  # fmt: skip
     except KeyError as error:
         raise UserError(f"latency check: {error.args[0]}") from error
     except ValueError as error:
@@ -144,6 +170,14 @@ def _estimator_of(table: LookupTable, arguments: argparse.Namespace) -> DeviceEs
     return estimator
 
 
+def _is_of_here(table: LookupTable, arguments: argparse.Namespace) -> bool:
+    try:
+        _estimator_of(table, arguments)
+    except ValueError:
+        return False
+    return True
+
+
 def _predict(arguments: argparse.Namespace) -> int:
     from .latency import trace_operations
     from .latency.prediction import predict_missing
@@ -166,7 +200,8 @@ def _predict(arguments: argparse.Namespace) -> int:
     print(f"{len(predicted)} rows predicted from {len(known)}; {error}")
     measured = {**table.measured, "predicted_rows": len(predicted), "predicted_error": round(error.mean, 4)}
     head = {**description, "input_shape": list(shape)}
-    table.replace(rows={**table.rows, **predicted}, measured=measured, space=head).write(arguments.output)
+    networks = table.networks if head == table.space else []  # else they are another space's
+    table.replace(rows={**table.rows, **predicted}, measured=measured, space=head, networks=networks).write(arguments.output)
     print(f"table: {arguments.output}")
     return 0
 
@@ -189,12 +224,12 @@ def _space_of(
     from .config_file import read_config
 
     head = None if table is None else table.space
-    if head is not None and arguments.space is None and not arguments.arguments and arguments.resolution is None:
+    if head is not None and arguments.space is None and arguments.resolution is None:
         name, given, shape = head["name"], head["arguments"], tuple(head["input_shape"])
     else:
         if arguments.space is None or arguments.resolution is None:
             raise UserError(f"{arguments.table}: its head names no space; say --space and --resolution")
-        name, given = arguments.space, _key_values(arguments.arguments)
+        name, given = arguments.space[0], _key_values(arguments.space[1:])
         shape = (arguments.channels, *_resolution(arguments.resolution))
         accepted = registry.accepted_arguments(_load(name))
         given = {n: arguments.channels for n in ("in_channels", "in_chans") if n in accepted} | given
@@ -219,7 +254,7 @@ def _key_values(items: Sequence[str]) -> dict[str, Any]:
 
     wrong = [item for item in items if "=" not in item]
     if wrong:
-        raise UserError(f"command line: {' '.join(wrong)}: arguments of the space have the form key=value")
+        raise UserError(f"--space: {' '.join(wrong)}: what follows the name has the form key=value")
     return {key: parse_value(value) for key, _, value in (item.partition("=") for item in items)}
 
 

@@ -20,6 +20,7 @@ from .latency import (
     TableOnly,
     build_lookup_table,
 )
+from .latency.budget import fastest, slowest
 from .latency.operation import Operation, Shape, shape_text
 from .progress import bar
 from .trial import is_helper
@@ -117,8 +118,8 @@ def say_drift(table: LookupTable) -> None:
 
 
 def latency_range(profiler: LatencyProfiler) -> tuple[float, float]:
-    """Milliseconds of the fastest and of the slowest network, nested choices left out."""
-    return profiler.bounds()
+    """Milliseconds of the fastest and of the slowest network."""
+    return (fastest(profiler)[1], slowest(profiler)[1]) if profiler.nested_ms else profiler.bounds()
 
 
 def target_in_ms(configured: float | str | None, slowest_ms: float) -> float | None:

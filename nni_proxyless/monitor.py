@@ -70,9 +70,9 @@ class DerivedNetMonitor(pytorch_lightning.Callback):
             "seconds": time.perf_counter() - self._began,
         }
         _logger.info(
-            "epoch %d/%d: validation accuracy %.4f, expected %.3f ms, derived net %.3f ms, entropy %.3f, train loss %.4f, %.1f s%s",
+            "epoch %d/%d: validation accuracy %.4f, expected %.3f, derived net %.3f %s, entropy %.3f, train loss %.4f, %.1f s%s",
             trainer.current_epoch + 1, trainer.max_epochs, self.last["default"], self.last["expected_ms"],
-            self.last["table_ms"], self.last["entropy"], train_loss, self.last["seconds"],
+            self.last["table_ms"], self.profiler.unit, self.last["entropy"], train_loss, self.last["seconds"],
             n_fixed_text(module),
         )  # fmt: skip
         self.report(trainer.current_epoch, self.last)

@@ -121,11 +121,11 @@ def run_search(
     described = {"name": config.space.name, "arguments": space_arguments}
     profiler = make_profiler(space, data.shape, estimator, table, folder / "latencies.yaml", described)
     lowest, highest = latency_range(profiler)
-    _logger.info("space: %d choices, %.3f to %.3f ms", len(space.simplify()), lowest, highest)
+    _logger.info("space: %d choices, %.3f to %.3f %s", len(space.simplify()), lowest, highest, profiler.unit)
     target = target_in_ms(config.latency.target_ms, highest)
     if target is not None and target <= lowest:
         raise UserError(
-            f"latency.target_ms: {target:.3f} ms is out of reach: the networks of this space take {lowest:.3f} to {highest:.3f} ms"
+            f"latency.target_ms: {target:.3f} {profiler.unit} is out of reach: the networks of this space take {lowest:.3f} to {highest:.3f} {profiler.unit}"
         )
     costs = make_costs(config.costs, space, data.shape, base, folder)
     strategy = make_strategy(config, join(make_penalty(config, profiler, target), costs), folder / "checkpoint")
@@ -301,7 +301,10 @@ def _save(
         latency={
             "target_ms": target,
             "expected_ms": metrics["expected_ms"],
+            "predicted_ms": profiler.predicted_ms(monitor.sample),
             "table_ms": metrics["table_ms"],
+            "calibrated": profiler.calibration is not None,
+            "unit": profiler.unit,
             "conditions": profiler.conditions,
             "measured_ms": measured,
             "table_again_ms": table_again,

@@ -19,6 +19,7 @@ from nni_proxyless import data
 from nni_proxyless.cli import main
 from nni_proxyless.derive import Architecture, count_macs, count_parameters, load_weights, to_timm
 from nni_proxyless.evaluator import evaluate_accuracy
+from nni_proxyless.latency import Calibration, LookupTable
 
 TINY = """
 seed: 3
@@ -243,9 +244,9 @@ def test_a_wrong_file_stops_the_search_before_anything_is_touched(command, tmp_p
     ("words", "said"),
     [
         (("latency.target_ms=0.000001",), "latency.target_ms: 0.000 ms is out of reach: the networks of this space take "),
-        (("latency.estimator.threads=2",), "latency.table: {table}: measured under other conditions: threads is 1 in the table, 2 here."),
+        (("latency.estimator.threads=2",), "latency.table: {table}: measured under other conditions: threads is 1 in the table, 2 here"),
         (("space.widths=[8,24]",), "latency.table: {table}: no row 'Conv_1-input:2x2x24-output:2x2x32'; the nearest: Conv_1-input:2x2x16-output:2x2x32"),
-        (("data.image_size=16",), "latency.table: {table}: measured under other conditions: resolution is '8x8' in the table, '16x16' here."),
+        (("data.image_size=16",), "latency.table: {table}: measured under other conditions: resolution is '8x8' in the table, '16x16' here"),
         (("strategy.arc_update_every=1000",), "arc_update_every is 1000, but an epoch has only 13 batches"),
         (("strategy={name: dsnas, search_epochs: 3}",), "search_epochs 3, of 3 epochs; allowed: at least one epoch of search and, after it, one in which the child trains"),
         (("strategy={name: dsnas, reward: lost, fix_gap: 2}",), "strategy.reward: 'lost' is not allowed here"),
@@ -325,14 +326,38 @@ def test_a_peer_of_nni_runs_in_the_same_harness(searched, tmp_path):
     assert Architecture.read(tmp_path / "out" / "architecture.json").search["strategy"] == "nni.nas.strategy:DARTS"
 
 
-def test_a_table_of_another_device_is_not_passed_off_as_this_one(searched, tmp_path):
-    """Expected and table milliseconds carry the table's conditions, the measured ones this machine's."""
+def test_a_table_of_another_device_is_taken_where_it_is_asked_for(searched, tmp_path, capsys):
+    """It is not passed off as this machine's: refused beside estimator 'device', and with 'table' nothing is timed here."""
     rows = yaml.safe_load((searched / "table.yaml").read_text())["rows"]
     foreign = {key: {"count": 10, "mean": row["median"] * 1000, "var": 0.1} for key, row in rows.items()}
     (tmp_path / "foreign.yaml").write_text(yaml.safe_dump(foreign))  # the layout of the published tables: no head
     words = [f"output={tmp_path / 'out'}", "training.epochs=1", f"latency.table={tmp_path / 'foreign.yaml'}"]
+    assert main(["search", str(searched / "search.yml"), *words]) == 2
+    assert "threads is 1 here, the table does not say" in capsys.readouterr().err
+    assert main(["search", str(searched / "search.yml"), *words, "latency.estimator={name: table}"]) == 0
+    latency = Architecture.read(tmp_path / "out" / "architecture.json").latency
+    assert latency["conditions"] == {"source": "foreign.yaml"}
+    assert latency["table_ms"] == latency["predicted_ms"] > 0
+    assert latency["measured_ms"] is None
+    assert latency["measured_conditions"] is None
+    for wrong, said in (
+        ("latency.estimator={name: table, threads: 2}", "foreign.yaml: measured under other conditions: threads is 2 here, the table does not say"),
+        ("latency.estimator={name: table, unit: mJ}", "foreign.yaml: unit is 'ms'; allowed here: 'mJ'"),
+        ("latency.estimator={name: macs}", "foreign.yaml: unit is 'ms'; allowed here: 'million multiply-adds'"),
+    ):  # fmt: skip
+        assert main(["search", str(searched / "search.yml"), *words, wrong]) == 2
+        assert said in capsys.readouterr().err
+    absent = [f"latency.table={tmp_path / 'nowhere.yaml'}", "latency.estimator={name: table}"]
+    assert main(["search", str(searched / "search.yml"), *words[:2], *absent]) == 2
+    assert "nowhere.yaml: not there; latency.estimator.name 'table' measures nothing" in capsys.readouterr().err
+
+
+def test_a_calibrated_table_steers_and_both_figures_are_shown(searched, tmp_path, capsys):
+    table = LookupTable.read(searched / "table.yaml")
+    table.replace(calibration=Calibration(0.5, 2.0, 30, 0.01, 0.02, "2026-11-22")).write(tmp_path / "table.yaml")
+    words = [f"output={tmp_path / 'out'}", "training.epochs=1", f"latency.table={tmp_path / 'table.yaml'}"]
     assert main(["search", str(searched / "search.yml"), *words]) == 0
     latency = Architecture.read(tmp_path / "out" / "architecture.json").latency
-    assert latency["table_ms"] > 2 * latency["measured_ms"]
-    assert latency["conditions"] == {"source": "foreign.yaml"}
-    assert latency["measured_conditions"]["threads"] == 1
+    assert latency["table_ms"] == pytest.approx(0.5 + 2 * latency["predicted_ms"])
+    said = capsys.readouterr().out
+    assert f"predicted {latency['predicted_ms']:.3f} ms, calibrated {latency['table_ms']:.3f} ms, measured" in said

@@ -19,12 +19,14 @@ class MacsEstimator(LatencyEstimator):
     """Counts multiply-adds of convolutions and linear layers, for one sample, in millions.
 
     They hold on every machine and need no measurement. With it, a :class:`~nni_proxyless.latency.LatencyProfiler` gives
-    the MACs of a network; all that is called ``ms`` there is in millions of multiply-adds then.
+    the MACs of a network; all that is called ``ms`` there is in millions of multiply-adds then, as its ``unit`` says.
     """
+
+    unit = "million multiply-adds"
 
     @property
     def conditions(self) -> Mapping[str, object]:
-        return {"unit": "million multiply-adds", "counted": "convolutions and linear layers", "batch": 1}
+        return {"unit": self.unit, "counted": "convolutions and linear layers", "batch": 1}
 
     def estimate(self, operation: Operation) -> float:
         """Millions of multiply-adds of one run of ``operation`` on one sample; 0 for one without such layers."""

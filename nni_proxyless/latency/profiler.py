@@ -17,6 +17,7 @@ from nni.nas.oneshot.pytorch.supermodule._expression_utils import expression_exp
 from nni.nas.profiler import ExpressionProfiler
 from torch import Tensor
 
+from .calibration import Calibration
 from .estimator import LatencyEstimator
 from .operation import Conditions, Operation, Shape, trace_operations
 
@@ -53,6 +54,8 @@ class LatencyProfiler(ExpressionProfiler):
         Latency of the part that all networks share.
     conditions
         What the milliseconds hold for, as the estimator says.
+    calibration
+        Of the table, if the estimator is one that has been calibrated; all milliseconds are with it.
     unit
         Of all that is called ``ms`` here, as the estimator says.
     candidate_ms
@@ -76,6 +79,7 @@ class LatencyProfiler(ExpressionProfiler):
         self.unit = estimator.unit
         self.combine = estimator.combine
         join: Any = operator.add if self.combine == "sum" else max
+        self.calibration: Calibration | None = getattr(estimator, "calibration", None)
         self.fixed_ms = float(estimator.constant_ms)
         mutables = model_space.simplify()
         self.candidate_ms: dict[str, dict[Any, float]] = {
@@ -111,6 +115,15 @@ class LatencyProfiler(ExpressionProfiler):
             self.expression = functools.reduce(operator.add, terms)
         else:
             self.expression = MutableExpression.max(terms) if len(terms) > 1 else self.fixed_ms
+        if self.fixed_ms < 0 and self.bounds()[0] <= 0:
+            raise ValueError(
+                f"the calibration of the table makes {self.bounds()[0]:.3f} {self.unit} of the cheapest network; check the table again"
+            )
+
+    def predicted_ms(self, sample: Mapping[str, Any]) -> float:
+        """Latency of one architecture without the calibration of the table, the bare sum of its rows."""
+        ms = float(self.profile(dict(sample)))
+        return ms if self.calibration is None else self.calibration.undo(ms)
 
     def expectation(self, sample: Mapping[str, Mapping[Any, Any]]) -> Any:
         """Expected cost of a network whose choices are drawn independently.

@@ -1,0 +1,165 @@
+"""``nni-proxyless latency``, as a user types it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nni_proxyless.cli import main
+from nni_proxyless.latency import LookupTable
+
+PUBLISHED = Path(__file__).parents[1].parent / "shared" / "data" / "proxylessnas_pixel1_lookup_table.yaml"
+LAYOUT = (
+    "preset=small",
+    "widths=[8,16]",
+    "depths=[2,2]",
+    "strides=[2,2]",
+    "stem_width=8",
+    "feature_mix=32",
+    "num_classes=10",
+)
+SPACE = ("--space", "mobilenetv2", *LAYOUT, "--resolution", "16x8", "--channels", "1")
+
+
+def build(path: Path, *words: str) -> int:
+    return main(["latency", "build", *SPACE, "--repeats", "4", "--warmup", "1", "--output", str(path), *words])
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("tables") / "table.yaml"
+    assert build(path) == 0
+    return path
+
+
+def test_build_writes_a_table_that_says_what_it_is_of(table):
+    found = LookupTable.read(table)
+    assert len(found.rows) == 4 + 4 * 6  # three parts and the first block; four positions
+    assert found.conditions.items() >= {"threads": 1, "batch": 1, "precision": "float32", "resolution": "16x8"}.items()
+    assert found.measured["method"] == "networks"
+    assert found.space["name"] == "mobilenetv2"
+    assert found.space["arguments"]["widths"] == [8, 16]
+    assert found.space["input_shape"] == [1, 16, 8]
+    assert [p.name for p in table.parent.iterdir()] == ["table.yaml"], "what a killed build would go on with is gone"
+
+
+def test_check_prints_draws_and_stores_a_calibration(table, tmp_path, capsys):
+    shutil.copy(table, tmp_path / "t.yaml")
+    words = ["--networks", "8", "--calibration", "8", "--repeats", "5"]
+    assert main(["latency", "check", str(tmp_path / "t.yaml"), *words, "--dry-run"]) == 0
+    assert (tmp_path / "t.yaml").read_text() == table.read_text()
+    assert main(["latency", "check", str(tmp_path / "t.yaml"), *words]) == 0
+    said = capsys.readouterr().out
+    for word in (
+        "bias",
+        "mean error",
+        "worst error",
+        "Spearman",
+        "Kendall",
+        "8 networks",
+        "fitted on 8 other networks",
+    ):
+        assert word in said
+    assert (tmp_path / "t.png").read_bytes()[:4] == b"\x89PNG"
+    calibration = LookupTable.read(tmp_path / "t.yaml").calibration
+    assert calibration.n_networks == 8
+    assert f"{calibration.slope:.4f} * predicted" in said
+
+
+def test_a_killed_build_goes_on(tmp_path):
+    """The process is killed in the middle; the same command ends it and keeps what was timed."""
+    command = [str(Path(sys.executable).parent / "nni-proxyless"), "latency", "build", *SPACE, "--repeats", "120", "--output",
+               "table.yaml"]  # fmt: skip
+    partial = tmp_path / "table.yaml.partial"
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not (partial.exists() and partial.read_text().count("\n") > 50):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    assert not (tmp_path / "table.yaml").exists()
+    kept = partial.read_text().split("\n")[:-1]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "going on with table.yaml.partial" in done.stderr
+    assert len(kept) > 50
+    assert LookupTable.read(tmp_path / "table.yaml").measured["repeats"] == 120
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["table.yaml"]
+
+
+@pytest.mark.skipif(not PUBLISHED.exists(), reason="the published table is not beside this clone")
+def test_predict_fills_up_the_published_table(tmp_path, capsys):
+    """The published net has 32 channels in its first stage, the table 24 (FACTS 1.9.2)."""
+    words = ["--space", "mobilenetv2", "widths=[32,40,80,96,192,320]", "--resolution", "224"]
+    output = tmp_path / "filled.yaml"
+    assert main(["latency", "predict", str(PUBLISHED), *words, "--output", str(output)]) == 0
+    said = capsys.readouterr().out
+    assert "18 rows predicted from 52" in said
+    assert "relative error" in said
+    found = LookupTable.read(output)
+    assert sum(row.predicted for row in found.rows.values()) == 18
+    assert found.measured["predicted_rows"] == 18
+    assert 0 < found.measured["predicted_error"] < 0.1
+    assert main(["latency", "predict", str(output), "--output", str(tmp_path / "again.yaml")]) == 0
+    assert "nothing to predict" in capsys.readouterr().out
+
+
+def changed(table: Path, path: Path, **conditions: object) -> Path:
+    content = yaml.safe_load(table.read_text())
+    content["conditions"] |= conditions
+    del content["checksum"]
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_what_is_wrong_is_said(table, tmp_path, capsys):
+    other = changed(table, tmp_path / "other.yaml", device="a phone")
+    newer = changed(table, tmp_path / "newer.yaml", runtime="torch 9.9", processes=2)
+    bare = tmp_path / "bare.yaml"
+    bare.write_text("a: {count: 1, mean: 1.0}\n")
+    wrong = [
+        (["build", *SPACE, "--output", str(table)], f"--output {table}: is there already. Name another file"),
+        (["build", "--space", "mobilnetv2", "--output", "x"], "--space: 'mobilnetv2' is unknown; allowed: mobilenetv2, or package.module:Class. Did you mean 'mobilenetv2'?"),
+        (["build", "--space", "mobilenetv2", "preset=smal", "--output", "x"], "space.preset: 'smal' is not allowed here"),
+        (["build", "--space", "mobilenetv2", "small", "--output", "x"], "--space: small: what follows the name has the form key=value"),
+        (["build", "--resolution", "1x2x3", "--output", "x"], "--resolution is '1x2x3'; allowed: a number of pixels such as 224"),
+        (["build", *SPACE, "--threads", "0", "--repeats", "0", "--output", "x"], "threads is 0; allowed: 1 or more; repeats is 0; allowed: 1 or more"),
+        (["check", str(tmp_path / "none.yaml")], "none.yaml: No such file or directory"),
+        (["check", str(bare)], "bare.yaml: its head names no space; say --space and --resolution"),
+        (["check", str(bare), *SPACE], "bare.yaml: does not say torch_device, threads, batch, precision: its target cannot be timed here"),
+        (["check", str(other)], "other.yaml: measured under other conditions: device is 'a phone' in the table"),
+        (["check", str(newer)], "processes is 2 in the table, 1 here"),
+        (["check", str(newer)], "runtime is 'torch 9.9' in the table"),
+        (["check", str(table), "--networks", "2"], "n_networks is 2 and n_calibration 30; allowed: 3 or more of each"),
+        (["check", str(table), "--space", "mobilenetv2", *LAYOUT[:-2], "--resolution", "16x8", "--channels", "1"], "no row 'Conv_1"),
+        (["predict", str(bare), *SPACE, "--output", str(tmp_path / "y")], "latency predict: "),
+    ]  # fmt: skip
+    for words, said in wrong:
+        assert main(["latency", *words]) == 2, words
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+    assert not os.path.exists("x")
+
+
+def test_a_search_stops_where_tables_would_be_mixed(table, tmp_path, capsys):
+    """Torch version, threads and number of processes: of a table that is named, and of one that a search goes on with."""
+    for conditions, said in (
+        ({"runtime": "torch 1.0"}, "runtime is 'torch 1.0' in the table"),
+        ({"threads": 2}, "threads is 2 in the table, 1 here"),
+        ({"processes": 4}, "processes is 4 in the table, 1 here"),
+        ({"precision": "bfloat16"}, "precision is 'bfloat16' in the table, 'float32' here"),
+    ):
+        other = changed(table, tmp_path / "other.yaml", **conditions)
+        assert main(["search", f"output={tmp_path / 'out'}", f"latency.table={other}"]) == 2
+        assert said in capsys.readouterr().err
