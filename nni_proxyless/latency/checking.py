@@ -1,7 +1,8 @@
 """A table against whole networks: how far off is it, does it rank them right, and what calibration mends it.
 
-Random networks are timed as wholes, in turns, so that a drift of the machine hits all alike. On one half the calibration is
-fitted, the other half judges: predicted (the sum of the rows), calibrated and measured stand side by side.
+Random networks are timed as wholes, in turns, so that a drift of the machine hits all alike; here, or on the target, together
+with the rows of the table, where that is another machine. On one half the calibration is fitted, the other half judges:
+predicted (the sum of the rows), calibrated and measured stand side by side.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from .networks import random_samples
 from .operation import Shape
 from .profiler import LatencyProfiler
 
-__all__ = ["Agreement", "Check", "agreement", "check_table"]
+__all__ = ["Agreement", "Check", "agreement", "check_recorded", "check_table"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def agreement(predicted_ms: Sequence[float], measured_ms: Sequence[float]) -> Ag
 
 @dataclass(frozen=True)
 class Check:
-    """What :func:`check_table` has found; all lists are of the networks that judge.
+    """What :func:`check_table` or :func:`check_recorded` has found; all lists are of the networks that judge.
 
     Attributes
     ----------
@@ -86,6 +87,8 @@ class Check:
         Agreement without and with the calibration.
     calibration
         To go into the table.
+    timed
+        Where the networks were timed, and on what.
     """
 
     samples: list[dict[str, Any]]
@@ -95,6 +98,7 @@ class Check:
     before: Agreement
     after: Agreement
     calibration: Calibration
+    timed: str
 
 
 def check_table(
@@ -135,23 +139,81 @@ def check_table(
     """
     if n_networks < 3 or n_calibration < 3:
         raise ValueError(f"n_networks is {n_networks} and n_calibration {n_calibration}; allowed: 3 or more of each")
-    raw = table.replace(calibration=None)
-    profiler = LatencyProfiler(space, raw, input_shape)
     samples = random_samples(space, n_networks + n_calibration, seed)
     if len(samples) < n_networks + n_calibration:
         raise ValueError(
             f"the space has {len(samples)} different networks, fewer than the {n_networks + n_calibration} that are to be timed"
         )
-    predicted = [float(profiler.profile(sample)) for sample in samples]
+    predicted = _predicted(table, space, input_shape, samples)  # first: it says what the table lacks
     measured = time_networks(space, samples, input_shape, estimator, progress)
+    said = estimator.conditions
+    return _judge(samples, predicted, measured, n_networks, f"here: {said['device']}, {said['runtime']}")
+
+
+def check_recorded(table: LookupTable, space: ModelSpace, input_shape: Shape) -> Check:
+    """Hold a table against the whole networks that were timed on its target together with its rows; nothing is timed here.
+
+    The first half of them judges, on the second the calibration is fitted.
+
+    Parameters
+    ----------
+    table
+        With ``networks``. A calibration that it has already is left out of account.
+    space, input_shape
+        Whose operations the table knows.
+
+    Raises
+    ------
+    ValueError
+        The table has too few networks, or one that is not of the space.
+    KeyError
+        The table lacks a row.
+    """
+    if len(table.networks) < 6:
+        raise ValueError(
+            f"{table.source}: holds {len(table.networks)} networks; allowed: 6 or more, 3 to judge and 3 to calibrate on"
+        )
+    samples = [dict(network.architecture) for network in table.networks]
+    for i, sample in enumerate(samples, start=1):
+        _require_of(space, sample, f"{table.source}: network {i}")
+    predicted = _predicted(table, space, input_shape, samples)
+    measured = [network.measurement.median_ms for network in table.networks]
+    said = {"device": "its target", "runtime": "unknown runtime", **table.conditions}
+    timed = f"on the target of the table, not here: {said['device']}, {said['runtime']}, {table.measured.get('date', 'undated')}"
+    return _judge(samples, predicted, measured, len(samples) - len(samples) // 2, timed)
+
+
+def _require_of(space: ModelSpace, sample: Mapping[str, Any], where: str) -> None:
+    """Refuse an architecture that is none of the space's."""
+    mutables = space.simplify()
+    if set(sample) != set(mutables):
+        different = ", ".join(sorted(set(sample) ^ set(mutables)))
+        raise ValueError(f"{where} is of another space: the labels {different} are in one of the two only")
+    for label, mutable in mutables.items():
+        error = mutable.check_contains({label: sample[label]})
+        if error is not None:
+            raise ValueError(f"{where} is of another space: label {label!r}: {error}")
+
+
+def _predicted(
+    table: LookupTable, space: ModelSpace, input_shape: Shape, samples: Sequence[Mapping[str, Any]]
+) -> list[float]:
+    """Sums of rows, without a calibration."""
+    profiler = LatencyProfiler(space, table.replace(calibration=None), input_shape)
+    return [float(profiler.profile(dict(sample))) for sample in samples]
+
+
+def _judge(
+    samples: list[dict[str, Any]], predicted: list[float], measured: list[float], n_networks: int, timed: str
+) -> Check:
+    """The first ``n_networks`` judge, on the others the calibration is fitted."""
     fixed, slope = fit_calibration(predicted[n_networks:], measured[n_networks:])
     p, m = predicted[:n_networks], measured[:n_networks]
     calibrated = [fixed + slope * ms for ms in p]
     after = agreement(calibrated, m)
-    return Check(
-        samples[:n_networks], p, calibrated, m, agreement(p, m), after,
-        Calibration(fixed, slope, n_calibration, after.mean_error, after.worst_error, datetime.date.today().isoformat()),
-    )  # fmt: skip
+    today = datetime.date.today().isoformat()
+    calibration = Calibration(fixed, slope, len(samples) - n_networks, after.mean_error, after.worst_error, today)
+    return Check(samples[:n_networks], p, calibrated, m, agreement(p, m), after, calibration, timed)
 
 
 def time_networks(
@@ -189,6 +251,7 @@ def report(check: Check) -> str:
     lines = [f"{a:<12} {b:>26} {d:>26}" for a, b, d in rows]
     lines += [
         "",
+        f"timed {check.timed}",
         f"{len(check.measured_ms)} networks, {statistics.mean(check.measured_ms):.3f} ms on average; the furthest off:",
     ]
     lines += [f"{'predicted':>12} {'calibrated':>12} {'measured':>12}"]

@@ -13,7 +13,7 @@ from .calibration import Calibration
 from .device import Measurement
 from .estimator import LatencyEstimator
 from .operation import Operation
-from .table_file import TableError, read_table, write_table
+from .table_file import TableError, TimedNetwork, read_table, write_table
 
 __all__ = ["LookupTable", "TableError", "TableOnly"]
 
@@ -39,6 +39,8 @@ class LookupTable(LatencyEstimator):
         What a network takes beside its operations.
     calibration
         What makes whole networks of sums of rows.
+    networks
+        Whole networks that were timed on the target together with the rows; what a calibration can be fitted on elsewhere.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class LookupTable(LatencyEstimator):
         space: Mapping[str, Any] | None = None,
         constant: Measurement | None = None,
         calibration: Calibration | None = None,
+        networks: Sequence[TimedNetwork] = (),
     ):
         self.rows = dict(rows)
         self._conditions = dict(conditions or {})
@@ -61,6 +64,7 @@ class LookupTable(LatencyEstimator):
         self.space = None if space is None else dict(space)
         self.constant = constant
         self.calibration = calibration
+        self.networks = list(networks)
 
     @property
     def conditions(self) -> Mapping[str, object]:
@@ -97,7 +101,7 @@ class LookupTable(LatencyEstimator):
     def replace(self, **changes: Any) -> LookupTable:
         """The same table with some parts changed."""
         parts = {name: getattr(self, name) for name in
-                 ("rows", "conditions", "measured", "source", "unit", "space", "constant", "calibration")}  # fmt: skip
+                 ("rows", "conditions", "measured", "source", "unit", "space", "constant", "calibration", "networks")}  # fmt: skip
         return LookupTable(**{**parts, **changes})
 
     @classmethod

@@ -12,8 +12,11 @@ The head says what was measured where, the rows hold median and spread per key:
     calibration: {fixed_ms: 0.05, slope: 1.01, n_networks: 30, mean_error: 0.01, worst_error: 0.03, date: '2026-11-22'}
     rows:
       expanded_conv-input:16x16x16-output:16x16x16-expand:3-kernel:3-stride:1-idskip:1: {median: 0.2, p95: 0.3, count: 50}
+    networks:
+    - {architecture: {stage1.0: k3e3, stage1.1: skip, …}, median: 1.7, p95: 1.9, count: 50}
 
-``space``, ``constant`` and ``calibration`` may be missing; a row may be marked ``predicted: true``. The checksum is over
+``networks`` are whole networks that were timed on the target together with the rows, where ``latency check`` cannot do it. ``space``,
+``constant``, ``calibration`` and ``networks`` may be missing; a row may be marked ``predicted: true``. The checksum is over
 everything else: a digit that was changed by accident is not taken for a measurement. Whoever writes a table by hand leaves
 it out. Published tables (ProxylessNAS, once-for-all) are ``key: {count, mean, …}`` without a head.
 """
@@ -21,9 +24,8 @@ it out. Published tables (ProxylessNAS, once-for-all) are ``key: {count, mean, �
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +34,34 @@ import yaml
 from ..errors import did_you_mean
 from ..files import write_text
 from .calibration import Calibration
+from .checksum import checksum
 from .device import Measurement
 
-__all__ = ["FORMAT", "TableError", "read_table", "write_table"]
+__all__ = ["FORMAT", "TableError", "TimedNetwork", "read_table", "write_table"]
 
 FORMAT = "nni-proxyless lookup table 2"
 NEEDED = ("format", "unit", "conditions", "measured", "rows")
-OPTIONAL = ("checksum", "space", "constant", "calibration")
+OPTIONAL = ("checksum", "space", "constant", "calibration", "networks")
 
 
 class TableError(ValueError):
     """A table that cannot be used: unreadable, foreign, or measured under other conditions."""
+
+
+@dataclass(frozen=True)
+class TimedNetwork:
+    """A whole network, timed on the target of its table.
+
+    Attributes
+    ----------
+    architecture
+        Label -> choice.
+    measurement
+        In milliseconds.
+    """
+
+    architecture: Mapping[str, Any]
+    measurement: Measurement
 
 
 class _Loader(yaml.SafeLoader):
@@ -63,7 +82,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_table(path: str | Path) -> dict[str, Any]:
-    """The parts of a table, checked: rows, conditions, measured, unit, space, constant, calibration.
+    """The parts of a table, checked: rows, conditions, measured, unit, space, constant, calibration, networks.
 
     Raises
     ------
@@ -112,15 +131,19 @@ def _own_format(path: Path, content: Mapping[Any, Any]) -> dict[str, Any]:
     if "space" in content:
         parts["space"] = _space(path, content["space"])
     if "constant" in content:
-        parts["constant"] = _row(path, "constant", content["constant"], "median", "p95")
+        parts["constant"] = _row(f"{path}: constant", content["constant"], "median", "p95")
     if "calibration" in content:
         given, names = content["calibration"], [field.name for field in dataclasses.fields(Calibration)]
         if set(given) != set(names):
-            raise TableError(f"{path}: calibration has {', '.join(map(str, given)) or 'nothing'}; allowed: {', '.join(names)}")
+            raise TableError(
+                f"{path}: calibration has {', '.join(map(str, given)) or 'nothing'}; allowed: {', '.join(names)}"
+            )
         try:
             parts["calibration"] = Calibration(**given)
         except (TypeError, ValueError) as error:
             raise TableError(f"{path}: calibration: {error}") from error
+    if "networks" in content:
+        parts["networks"] = _networks(path, content["networks"])
     if "checksum" in content and content["checksum"] != (found := checksum(content)):
         raise TableError(
             f"{path}: the content is not what was measured: checksum is {content['checksum']!r}, that of the content {found!r}. "
@@ -140,16 +163,14 @@ def write_table(path: str | Path, content: Mapping[str, Any]) -> None:
     if content.get("calibration") is not None:
         plain["calibration"] = content["calibration"].plain()
     plain["rows"] = {key: _plain(row) for key, row in sorted(content["rows"].items())}
+    if content.get("networks"):
+        plain["networks"] = [
+            {"architecture": dict(n.architecture), **_plain(n.measurement)} for n in content["networks"]
+        ]
     # The checksum is of what a reader gets: YAML has no tuples.
     text = yaml.safe_dump({name: part for name, part in plain.items() if name != "checksum"}, sort_keys=False)
     plain["checksum"] = checksum(yaml.safe_load(text))
     write_text(path, yaml.safe_dump(plain, sort_keys=False, width=200))
-
-
-def checksum(content: Mapping[Any, Any]) -> str:
-    """16 hex digits over everything but the checksum itself, whatever the order and layout of the file."""
-    rest = {str(name): part for name, part in content.items() if name != "checksum"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _plain(row: Measurement) -> dict[str, Any]:
@@ -158,14 +179,13 @@ def _plain(row: Measurement) -> dict[str, Any]:
 
 
 def _rows(path: Path, rows: Mapping[Any, Any], center: str, spread: str | None) -> dict[str, Measurement]:
-    return {key: _row(path, key, row, center, spread) for key, row in rows.items()}
+    for key in rows:
+        if not isinstance(key, str):
+            raise TableError(f"{path}: row '{key}': the key is a {type(key).__name__}; allowed: a text")
+    return {key: _row(f"{path}: row '{key}'", row, center, spread) for key, row in rows.items()}
 
 
-def _row(path: Path, key: Any, row: Any, center: str, spread: str | None) -> Measurement:
-    where = f"{path}: row '{key}'" if key != "constant" else f"{path}: constant"
-    if not isinstance(key, str):
-        raise TableError(f"{where}: the key is a {type(key).__name__}; allowed: a text")
-
+def _row(where: str, row: Any, center: str, spread: str | None) -> Measurement:
     def number(name: str) -> float:
         value = row.get(name) if isinstance(row, dict) else None
         # Beyond a day per operation, it is no measurement; and an integer may be too large for a float.
@@ -195,3 +215,37 @@ def _space(path: Path, space: Mapping[Any, Any]) -> dict[str, Any]:
     ):
         raise TableError(f"{path}: space is {space!r}; allowed: name, arguments (a mapping), input_shape (a list)")
     return dict(space)
+
+
+def _networks(path: Path, networks: Any) -> list[TimedNetwork]:
+    if not isinstance(networks, list) or not networks:
+        raise TableError(f"{path}: networks is {networks!r}; allowed: a list of one network or more")
+    found: dict[str, int] = {}
+    timed = []
+    for i, network in enumerate(networks, start=1):
+        where = f"{path}: network {i}"
+        names = ("architecture", "median", "p95", "count")
+        if not isinstance(network, dict) or set(network) != set(names):
+            raise TableError(f"{where}: {network!r}; allowed: a mapping of {', '.join(names)}")
+        architecture = network["architecture"]
+        if not isinstance(architecture, dict) or not architecture:
+            raise TableError(f"{where}: architecture is {architecture!r}; allowed: a mapping of labels to choices")
+        for label, choice in architecture.items():
+            if not isinstance(label, str) or not _is_choice(choice):
+                raise TableError(
+                    f"{where}: {label!r} has the choice {choice!r}; allowed: a text, a number, or a list of them"
+                )
+        first = found.setdefault(repr(sorted(architecture.items())), i)
+        if first != i:
+            raise TableError(f"{where}: the same architecture as network {first}")
+        times = {name: value for name, value in network.items() if name != "architecture"}
+        measurement = _row(where, times, "median", "p95")
+        if measurement.median_ms == 0:
+            raise TableError(f"{where}: median is {network['median']!r}; allowed: greater than 0")
+        timed.append(TimedNetwork(architecture, measurement))
+    return timed
+
+
+def _is_choice(choice: Any) -> bool:
+    values = choice if isinstance(choice, list) else [choice]
+    return all(isinstance(value, (str, int, float)) and value == value for value in values)

@@ -1,0 +1,129 @@
+"""One run of a module on a device: its input, its surroundings, its clock; and what a table says about all that.
+
+Standard library and torch only: ``nni-proxyless latency export`` copies this file to the target, so that a phone times as
+:class:`~nni_proxyless.latency.DeviceEstimator` does.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+__all__ = ["PRECISIONS", "conditions_of", "device_name", "median_and_p95", "noise", "problems_of", "spread", "surroundings", "synchronize", "time_ms"]  # fmt: skip
+
+PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def problems_of(device: str, threads: int, batch: int, precision: str, warmup: int, repeats: int) -> list[str]:
+    """What is wrong with these settings, each with what is allowed."""
+    problems = [
+        f"{name} is {value}; allowed: 1 or more"
+        for name, value in {"threads": threads, "batch": batch, "repeats": repeats}.items()
+        if value < 1
+    ]
+    if warmup < 0:
+        problems.append(f"warmup is {warmup}; allowed: 0 or more")
+    if precision not in PRECISIONS:
+        problems.append(f"precision is {precision!r}; allowed: {', '.join(PRECISIONS)}")
+    if device.partition(":")[0] not in ("cpu", "cuda", "mps"):
+        problems.append(f"device is {device!r}; allowed: cpu, cuda, cuda:N, mps")
+    elif device.startswith("cuda") and not torch.cuda.is_available():
+        problems.append(f"device is {device!r}, but torch finds no CUDA device here")
+    return problems
+
+
+def conditions_of(device: torch.device, runtime: str, threads: int, batch: int, precision: str) -> dict[str, object]:
+    """What timings hold for, as the head of a table says it."""
+    return {
+        "device": device_name(device),
+        "torch_device": device.type,
+        "runtime": runtime,
+        "threads": threads,
+        "batch": batch,
+        "precision": precision,
+        # Of a job that torchrun or Lightning has started on several; they would measure beside each other.
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+    }
+
+
+@lru_cache(maxsize=8)
+def device_name(device: torch.device) -> str:
+    """What the hardware calls itself, for the head of a table."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as info:
+            for line in info:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+@contextmanager
+def surroundings(device: torch.device, threads: int) -> Iterator[None]:
+    """Torch as it is to be while modules are timed: inference mode, that many threads."""
+    if device.type == "cpu":
+        _keep_freed_memory()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library keep the memory of large tensors for the next ones, as it does in any process that runs for a while.
+
+    glibc gives freed memory back to the system above a threshold, and raises it when a larger block is freed. As long as it is
+    low, every large activation is paid for in page faults: a block with 5 MB of them took 8.2 ms in a young process and 5.0 ms
+    in an older one, which no table can know. One block just below the most that glibc goes along with settles it.
+    """
+    del [torch.empty(31 * 2**20, dtype=torch.uint8)][:]
+
+
+def noise(shape: Sequence[int], batch: int, device: torch.device, precision: str) -> torch.Tensor:
+    """A batch of noise; ``shape`` is that of one sample."""
+    # A generator of its own: whether latencies were measured or read must not change what a search draws.
+    random = torch.Generator().manual_seed(0)
+    return torch.randn(batch, *shape, generator=random).to(device, PRECISIONS[precision])
+
+
+def time_ms(module: Callable[[torch.Tensor], Any], x: torch.Tensor, device: torch.device) -> float:
+    """Milliseconds of one run, the device synchronised before and after."""
+    synchronize(device)
+    start = time.perf_counter()
+    module(x)
+    synchronize(device)
+    return (time.perf_counter() - start) * 1e3
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def median_and_p95(times_ms: Sequence[float]) -> tuple[float, float]:
+    """Of at least one timing."""
+    ordered = sorted(times_ms)
+    return statistics.median(ordered), ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
+
+
+def spread(drifts: Sequence[float]) -> float:
+    """How much faster the machine was in its fast runs than in its slow ones: 95th by 5th percentile."""
+    ordered = sorted(drifts)
+    return ordered[int(0.95 * (len(ordered) - 1))] / ordered[int(0.05 * (len(ordered) - 1))]
