@@ -157,6 +157,7 @@ class FinishedSearch:
             data=self.architecture.data,
             latency={
                 "target_ms": budget, "expected_ms": None, "table_ms": table_ms,
+                "predicted_ms": self.profiler.predicted_ms(sample), "calibrated": self.profiler.calibration is not None,
                 "conditions": dict(self.profiler.conditions), "measured_ms": measured_ms, "table_again_ms": again_ms,
                 "measured_conditions": dict(self.estimator.conditions) if measured_ms is not None else None,
             },
