@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -47,7 +48,9 @@ def add_latency_command(commands: Any) -> None:
                                 description="Write the operations of a space and some whole networks as TorchScript, and measure.py, "
                                 "which times them on a phone, board or server that has torch only, and writes the table there.")  # fmt: skip
     _space_arguments(export, needed=True)
-    export.add_argument("--networks", type=int, default=60, help="random ones, to calibrate the table on (default: %(default)s)")
+    export.add_argument(
+        "--networks", type=int, default=60, help="random ones, to calibrate the table on (default: %(default)s)"
+    )
     export.add_argument("--seed", type=int, default=1, help="of the networks (default: %(default)s)")
     export.add_argument("--onnx", action="store_true", help="ONNX files as well, for other runtimes")
     export.add_argument("--output", type=Path, required=True, metavar="DIR")
@@ -65,6 +68,7 @@ def add_latency_command(commands: Any) -> None:
     check.add_argument("--warmup", type=int, default=2, help="untimed runs before (default: %(default)s)")
     check.add_argument("--seed", type=int, default=1, help="of the networks (default: %(default)s)")
     check.add_argument("--dry-run", action="store_true", help="leave the table as it is")
+    check.add_argument("--json", type=Path, metavar="check.json", help="write all figures, network by network")
     check.set_defaults(run=_check)
 
     predict = actions.add_parser("predict", help="fill up a table: rows that it lacks, from a fit on those it has",
@@ -123,14 +127,17 @@ def _export(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise UserError(f"latency export: {error}") from error
     size = sum(file.stat().st_size for file in arguments.output.rglob("*") if file.is_file())
-    print(f"{arguments.output}: {len(content['operations'])} operations, {len(content['networks'])} networks, {size / 1e6:.1f} MB")
+    print(
+        f"{arguments.output}: {len(content['operations'])} operations, {len(content['networks'])} networks, {size / 1e6:.1f} MB"
+    )
     print("copy it to the target, and there: python measure.py --output table.yaml")
     return 0
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    from .files import write_text
     from .latency import check_table
-    from .latency.checking import check_recorded, draw, report
+    from .latency.checking import as_plain, check_recorded, draw, report
 
     table = _read(arguments.table)
     space, shape, _ = _space_of(arguments, table)
@@ -150,6 +157,9 @@ def _check(arguments: argparse.Namespace) -> int:
     picture = arguments.table.with_suffix(".png")
     draw(check, picture, title=str(table.conditions.get("device", "")))
     print(f"picture: {picture}")
+    if arguments.json:
+        figures = {"conditions": dict(table.conditions), "measured": table.measured, **as_plain(check)}
+        write_text(arguments.json, json.dumps(figures, indent=1) + "\n")
     if not arguments.dry_run:
         table.replace(calibration=check.calibration).write(arguments.table)
         print(f"stored in {arguments.table}")
@@ -201,7 +211,9 @@ def _predict(arguments: argparse.Namespace) -> int:
     measured = {**table.measured, "predicted_rows": len(predicted), "predicted_error": round(error.mean, 4)}
     head = {**description, "input_shape": list(shape)}
     networks = table.networks if head == table.space else []  # else they are another space's
-    table.replace(rows={**table.rows, **predicted}, measured=measured, space=head, networks=networks).write(arguments.output)
+    table.replace(rows={**table.rows, **predicted}, measured=measured, space=head, networks=networks).write(
+        arguments.output
+    )
     print(f"table: {arguments.output}")
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -56,7 +57,7 @@ def test_check_prints_draws_and_stores_a_calibration(table, tmp_path, capsys):
     words = ["--networks", "8", "--calibration", "8", "--repeats", "5"]
     assert main(["latency", "check", str(tmp_path / "t.yaml"), *words, "--dry-run"]) == 0
     assert (tmp_path / "t.yaml").read_text() == table.read_text()
-    assert main(["latency", "check", str(tmp_path / "t.yaml"), *words]) == 0
+    assert main(["latency", "check", str(tmp_path / "t.yaml"), *words, "--json", str(tmp_path / "t.json")]) == 0
     said = capsys.readouterr().out
     for word in (
         "bias",
@@ -71,6 +72,9 @@ def test_check_prints_draws_and_stores_a_calibration(table, tmp_path, capsys):
     assert (tmp_path / "t.png").read_bytes()[:4] == b"\x89PNG"
     calibration = LookupTable.read(tmp_path / "t.yaml").calibration
     assert calibration.n_networks == 8
+    figures = json.loads((tmp_path / "t.json").read_text())
+    assert len(figures["networks"]) == 8
+    assert figures["after"]["mean_error"] == pytest.approx(calibration.mean_error, abs=1e-6)
     assert f"{calibration.slope:.4f} * predicted" in said
 
 

@@ -7,6 +7,7 @@ predicted (the sum of the rows), calibrated and measured stand side by side.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -265,6 +266,21 @@ def report(check: Check) -> str:
         f"calibration: measured = {c.fixed_ms:+.4f} ms + {c.slope:.4f} * predicted, fitted on {c.n_networks} other networks",
     ]
     return "\n".join(lines)
+
+
+def as_plain(check: Check) -> dict[str, Any]:
+    """For a file."""
+    columns = zip(check.samples, check.predicted_ms, check.calibrated_ms, check.measured_ms, strict=True)
+    return {
+        "before": dataclasses.asdict(check.before),
+        "after": dataclasses.asdict(check.after),
+        "calibration": check.calibration.plain(),
+        "mean_ms": statistics.mean(check.measured_ms),
+        "networks": [
+            {"architecture": sample, "predicted_ms": p, "calibrated_ms": c, "measured_ms": m}
+            for sample, p, c, m in columns
+        ],
+    }
 
 
 def draw(check: Check, path: Any, title: str = "") -> None:

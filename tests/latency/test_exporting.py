@@ -1,0 +1,401 @@
+"""Another target: what is exported, measured there by a script that knows torch only, and read back."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from nni.nas.nn.pytorch import LayerChoice, ModelSpace, Repeat
+from torch import Tensor, nn
+
+from nni_proxyless.cli import main
+from nni_proxyless.latency import (
+    DeviceEstimator,
+    LatencyProfiler,
+    LookupTable,
+    Measurement,
+    TableError,
+    trace_operations,
+)
+from nni_proxyless.latency.calibration import fit_calibration
+from nni_proxyless.latency.checking import check_recorded, report
+from nni_proxyless.latency.drift import without_drift
+from nni_proxyless.latency.exporting import COPIED, export_space
+from nni_proxyless.latency.table_file import TimedNetwork
+from nni_proxyless.latency_command import _is_of_here
+
+ABSENT = ("nni", "nni_proxyless", "yaml", "numpy", "tqdm", "pytorch_lightning", "scipy")
+# A target: none of these can be imported, and -I hides this repository.
+TARGET = (
+    sys.executable, "-I", "-c",
+    f"import runpy, sys; sys.modules.update(dict.fromkeys({ABSENT!r})); sys.argv = sys.argv[1:]; "
+    "runpy.run_path(sys.argv[0], run_name='__main__')",
+)  # fmt: skip
+ROUNDS = 1500  # of about a millisecond: long enough to be killed in
+
+
+class Space(ModelSpace):
+    """A fixed layer, a choice with a skip, one with a nested choice, and one to three blocks with a shared label."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(8, 32)
+        self.one = LayerChoice({"wide": self.block(4), "narrow": self.block(1), "skip": nn.Identity()}, label="one")
+        inner = LayerChoice([self.block(2), nn.Tanh()], label="inner")
+        self.two = LayerChoice([nn.Linear(32, 32), nn.Sequential(nn.ReLU(), inner)], label="two")
+        self.body = Repeat(lambda i: LayerChoice([self.block(1), self.block(3)], label="body"), (1, 3), label="depth")
+        self.last = nn.Linear(32, 3)
+
+    @staticmethod
+    def block(factor: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(32, factor * 32), nn.ReLU(), nn.Linear(factor * 32, 32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.body(self.two(self.one(self.first(x)))))
+
+
+def measure(folder: Path, *words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """``python measure.py …`` on the target."""
+    words = (*TARGET, folder / "measure.py", *words)
+    return subprocess.run([*map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "space"
+    export_space(
+        Space(), (8,), folder, description={"name": "tests:Space", "arguments": {"small": 1e-05}}, n_networks=8
+    )
+    return folder
+
+
+# -- exporting -------------------------------------------------------------------------------------------------------------
+
+
+def test_every_operation_is_exported_once_and_computes_the_same(exported):
+    content = json.loads((exported / "operations.json").read_text())
+    operations = {op.key: op for op in trace_operations(Space(), (8,))}
+    assert [entry["key"] for entry in content["operations"]] == list(operations)
+    assert content["space"] == {"name": "tests:Space", "arguments": {"small": 1e-05}, "input_shape": [8]}
+    assert content["resolution"] == "8"
+    samples = [network["architecture"] for network in content["networks"]]
+    assert len({json.dumps(s, sort_keys=True) for s in samples}) == 8
+    assert all(set(sample) == {"one", "inner", "two", "body", "depth"} for sample in samples)
+    files = [entry["file"] for entry in (*content["operations"], *content["networks"])]
+    assert sorted(str(p.relative_to(exported)) for p in exported.rglob("*.pt")) == sorted(files)
+    for name in COPIED:
+        assert (exported / name).read_bytes() == Path(export_space.__code__.co_filename).with_name(name).read_bytes()
+
+
+def test_what_is_in_the_files_is_the_space_itself(tmp_path):
+    """Operation by operation, put together by hand, the exported files compute what the network does."""
+    space = Space().eval()
+    content = export_space(space, (8,), tmp_path / "e", description={"name": "s", "arguments": {}}, n_networks=1)
+    x = torch.randn(5, 8)
+    (network,) = content["networks"]
+    with pytest.warns(FutureWarning, match="deprecated"), torch.no_grad():
+        loaded = torch.jit.load(str(tmp_path / "e" / network["file"]))
+        torch.testing.assert_close(loaded(x), space.freeze(network["architecture"])(x))
+        first = torch.jit.load(str(tmp_path / "e" / content["operations"][0]["file"]))
+        torch.testing.assert_close(first(x), space.first(x))
+    assert not space.training
+
+
+class Noisy(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.rand(())
+
+
+class NoisySpace(ModelSpace):
+    def __init__(self):
+        super().__init__()
+        self.one = LayerChoice([nn.Linear(8, 8), Noisy()], label="one")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.one(x)
+
+
+def test_an_operation_whose_trace_computes_something_else_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="'Noisy-input:8-output:8-.*' has no TorchScript: Tensor-likes are not close"):
+        export_space(NoisySpace(), (8,), tmp_path / "e", description={"name": "s", "arguments": {}})
+    assert list(tmp_path.iterdir()) == [], "there whole, or not at all"
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["--networks", "-1"], "latency export: networks is -1; allowed: 0 or more"),
+        (["--seed", "-1"], "latency export: seed is -1; allowed: 0 to 4294967295"),
+        (["--output", "full"], "latency export: full: is there already; allowed: a new folder, or an empty one"),
+    ],
+)
+def test_wrong_options_of_export_end_with_code_2(tmp_path, monkeypatch, capsys, words, error):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    small = ["--space", "mobilenetv2", "preset=small", "--resolution", "16", "--output", "new"]
+    assert main(["latency", "export", *small, *words]) == 2
+    assert error in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*")] == ["full", "thesis.tex"]
+
+
+def test_onnx_is_written_where_it_is_installed_and_else_refused_before_anything_is_written(tmp_path):
+    def export() -> None:
+        export_space(Space(), (8,), tmp_path / "e", description={"name": "s", "arguments": {}}, n_networks=1, onnx=True)
+
+    if importlib.util.find_spec("onnx") is None:
+        with pytest.raises(ValueError, match="need the package 'onnx', which is not installed: pip install onnx"):
+            export()
+        assert list(tmp_path.iterdir()) == []
+    else:
+        export()
+        scripts = {path.with_suffix(".onnx") for path in tmp_path.rglob("*.pt")}
+        assert len(scripts) > 1
+        assert set(tmp_path.rglob("*.onnx")) == scripts
+
+
+# -- measuring on the target -----------------------------------------------------------------------------------------------
+
+
+def test_the_target_of_these_tests_has_no_yaml(tmp_path):
+    (tmp_path / "measure.py").write_text("import yaml")
+    assert "import of yaml halted" in measure(tmp_path, cwd=tmp_path).stderr
+
+
+def test_a_killed_measurement_goes_on_and_its_table_is_read(exported, tmp_path):
+    """SIGKILL: no round that was written is lost or timed again, half a line is thrown away; every row is the polished median."""
+    table, partial, kept = tmp_path / "t.yaml", tmp_path / "t.yaml.partial", tmp_path / "kept"
+    words = ("--repeats", str(ROUNDS), "--warmup", "3", "--output", "t.yaml")
+    running = subprocess.Popen([*TARGET, str(exported / "measure.py"), *words], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    while not partial.exists() or partial.read_text().count("\n") < 10:
+        assert running.poll() is None, "it ended before it could be killed"
+        time.sleep(0.005)
+    running.kill()
+    running.wait()
+    assert not table.exists()
+    before = partial.read_text()
+    before = before[: before.rindex("\n") + 1]
+    partial.write_text(before + "[0.1, 0.2")
+    other = tmp_path / "other.yaml"
+    other.with_name("other.yaml.partial").write_text(before)
+    os.link(partial, kept)  # the file itself goes when the table is there
+
+    done = measure(exported, *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    n_before = before.count("\n") - 2
+    assert f"going on with t.yaml.partial: {n_before} of {ROUNDS} rounds are there" in done.stderr
+    assert f"round {ROUNDS} of {ROUNDS}" in done.stderr
+    assert not partial.exists()
+    assert kept.read_text().startswith(before)
+    head, first, *rounds = kept.read_text().splitlines()
+    assert len(rounds) == ROUNDS
+    assert len(json.loads(first)) == 10
+
+    content = json.loads((exported / "operations.json").read_text())
+    found = LookupTable.read(table)  # its checksum included
+    assert yaml.safe_load(table.read_text())["checksum"]
+    times, _ = without_drift([list(enumerate(json.loads(line))) for line in rounds])
+    medians = [statistics.median(times[i]) for i in range(len(times))]
+    keys = [entry["key"] for entry in content["operations"]]
+    assert [found.rows[key].median_ms for key in keys] == pytest.approx(medians[: len(keys)], abs=1e-6)
+    assert [network.measurement.median_ms for network in found.networks] == pytest.approx(
+        medians[len(keys) :], abs=1e-6
+    )
+    assert [network.architecture for network in found.networks] == [n["architecture"] for n in content["networks"]]
+    assert all(row.count == ROUNDS and 0 < row.median_ms <= row.p95_ms for row in found.rows.values())
+    assert found.space == content["space"], "1e-05 included, which is a text to YAML unless it is written 1.0e-05"
+    here = DeviceEstimator().conditions
+    assert found.conditions == {**here, "runtime": f"torchscript, {here['runtime']}", "resolution": "8"}
+    assert found.measured.keys() == {"date", "method", "repeats", "warmup", "drift", "unrest"}
+    assert found.measured.items() >= {"method": "isolated", "repeats": ROUNDS, "warmup": 3}.items()
+    profiler = LatencyProfiler(Space(), found, (8,))
+    (sample, *_) = (network.architecture for network in found.networks)
+    by_hand = sum(found.rows[op.key].median_ms for op in trace_operations(Space(), (8,)) if op.runs_in(sample))
+    assert profiler.profile(dict(sample)) == pytest.approx(by_hand)
+
+    # What was timed with other settings is not taken over.
+    options = ("--batch", "3", "--precision", "bfloat16", "--repeats", "2", "--warmup", "0", "--output", "other.yaml")
+    done = measure(exported, *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "going on" not in done.stderr
+    found = LookupTable.read(other)
+    assert found.conditions.items() >= {"batch": 3, "precision": "bfloat16"}.items()
+    assert all(row.count == 2 for row in found.rows.values())
+
+
+def test_wrong_options_of_measure_end_with_code_2(exported, tmp_path):
+    (tmp_path / "table.yaml").touch()
+    done = measure(exported, "--device", "gpu", "--threads", "0", "--precision", "int8", "--warmup", "-1", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        "measure.py: threads is 0; allowed: 1 or more; warmup is -1; allowed: 0 or more; precision is 'int8'; allowed: "
+        "float32, float16, bfloat16; device is 'gpu'; allowed: cpu, cuda, cuda:N, mps; --output table.yaml: is there already. "
+        "Name another file, or delete it to measure anew"
+    )
+    assert (tmp_path / "table.yaml").read_bytes() == b""
+    done = measure(exported, "--repeats", "many", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "argument --repeats: invalid int value: 'many'" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["table.yaml"]
+
+
+def test_a_folder_that_was_not_copied_whole_is_said_to_be(exported, tmp_path):
+    for name in (*COPIED, "operations.json"):
+        (tmp_path / name).write_bytes((exported / name).read_bytes())
+    done = measure(tmp_path, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "17 files are not there, the first is operations/000.pt. Copy the folder once more" in done.stderr
+
+
+# -- checking with what was timed there ------------------------------------------------------------------------------------
+
+
+def test_a_command_exports_a_script_measures_and_a_command_calibrates(tmp_path, monkeypatch, capsys, command):
+    """The walk of docs/other_targets.md, on the project's own space."""
+    monkeypatch.chdir(tmp_path)
+    space = ("--space", "mobilenetv2", "preset=small", "kernels=[3]", "expansions=[6]", "num_classes=10")
+    assert (
+        main(
+            [
+                "latency",
+                "export",
+                *space,
+                "--resolution",
+                "16",
+                "--channels",
+                "1",
+                "--networks",
+                "9",
+                "--output",
+                "there",
+            ]
+        )
+        == 0
+    )
+    assert "there: 15 operations, 9 networks" in capsys.readouterr().out
+    done = measure(tmp_path / "there", "--repeats", "20", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "table: table.yaml  (15 rows, 9 networks; " in done.stdout
+
+    raw = LookupTable.read("table.yaml")
+    done = command("nni-proxyless", "latency", "check", "table.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "timed on the target of the table, not here: " in done.stdout
+    assert ", torchscript, torch " in done.stdout
+    assert "5 networks, " in done.stdout
+    assert "fitted on 4 other networks" in done.stdout
+    table = LookupTable.read("table.yaml")
+    assert table.calibration.n_networks == 4
+    assert table.networks == raw.networks
+    from nni_proxyless.search_spaces import MobileNetV2Space
+
+    profiler = LatencyProfiler(MobileNetV2Space(**table.space["arguments"]), raw, (1, 16, 16))
+    sums = [profiler.profile(dict(network.architecture)) for network in raw.networks]
+    expected = fit_calibration(sums[5:], [network.measurement.median_ms for network in raw.networks[5:]])
+    assert (table.calibration.fixed_ms, table.calibration.slope) == pytest.approx(expected, abs=1e-6)
+
+
+def recorded(n: int = 12, **changes) -> LookupTable:
+    """Rows of a millisecond; networks that took half a millisecond and twice their rows."""
+    rows = {op.key: Measurement(1.0 + i, 2.0 + i, 5) for i, op in enumerate(trace_operations(Space(), (8,)))}
+    table = LookupTable(
+        rows, {"device": "a phone", "runtime": "its own"}, measured={"date": "2026-11-22"}, source="t.yaml"
+    )
+    profiler = LatencyProfiler(Space(), table, (8,))
+    from nni_proxyless.latency.networks import random_samples
+
+    timed = [(sample, 0.5 + 2 * profiler.profile(sample)) for sample in random_samples(Space(), n, seed=0)]
+    return table.replace(networks=[TimedNetwork(sample, Measurement(ms, ms, 5)) for sample, ms in timed], **changes)
+
+
+def test_recorded_networks_judge_and_calibrate():
+    table = recorded(11)
+    check = check_recorded(table, Space(), (8,))
+    assert (check.calibration.fixed_ms, check.calibration.slope) == pytest.approx((0.5, 2.0))
+    assert check.calibration.n_networks == 5
+    assert check.samples == [dict(network.architecture) for network in table.networks[:6]]
+    assert check.measured_ms == [network.measurement.median_ms for network in table.networks[:6]]
+    assert check.calibrated_ms == pytest.approx(check.measured_ms)
+    assert "timed on the target of the table, not here: a phone, its own, 2026-11-22" in report(check)
+
+
+def test_recorded_networks_of_another_space_are_refused():
+    with pytest.raises(ValueError, match=r"t\.yaml: holds 5 networks; allowed: 6 or more"):
+        check_recorded(recorded(5), Space(), (8,))
+    other = recorded()
+    other.networks[2] = TimedNetwork({**other.networks[2].architecture, "one": "wider"}, Measurement(1.0, 1.0, 5))
+    with pytest.raises(ValueError, match=r"t\.yaml: network 3 is of another space: label 'one': wider not found"):
+        check_recorded(other, Space(), (8,))
+    other.networks[2] = TimedNetwork({"one": "wide"}, Measurement(1.0, 1.0, 5))
+    with pytest.raises(
+        ValueError, match=r"network 3 is of another space: the labels body, depth, inner, two are in one"
+    ):
+        check_recorded(other, Space(), (8,))
+
+
+def test_a_machine_knows_its_own_tables():
+    """Those are checked by networks that are timed now, whatever they hold."""
+    options = argparse.Namespace(warmup=1, repeats=1)
+    here = dict(DeviceEstimator().conditions)
+    assert _is_of_here(recorded(conditions=here), options)
+    assert not _is_of_here(recorded(conditions={**here, "device": "a phone"}), options)
+    assert not _is_of_here(recorded(), options)
+
+
+# -- networks in a table ---------------------------------------------------------------------------------------------------
+
+
+def test_networks_survive_the_file(tmp_path):
+    table = recorded()
+    table.write(tmp_path / "t.yaml")
+    assert LookupTable.read(tmp_path / "t.yaml").networks == [
+        TimedNetwork(n.architecture, Measurement(round(n.measurement.median_ms, 6), round(n.measurement.p95_ms, 6), 5))
+        for n in table.networks
+    ]
+    table.replace(networks=[]).write(tmp_path / "none.yaml")
+    assert "networks" not in yaml.safe_load((tmp_path / "none.yaml").read_text())
+    text = (tmp_path / "t.yaml").read_text()
+    (tmp_path / "t.yaml").write_text(text.replace("one: wide", "one: narrow"))
+    with pytest.raises(TableError, match="the content is not what was measured|the same architecture"):
+        LookupTable.read(tmp_path / "t.yaml")
+
+
+NETWORK = {"architecture": {"one": "wide", "depth": 2}, "median": 1.0, "p95": 1.5, "count": 5}
+
+
+@pytest.mark.parametrize(
+    ("networks", "error"),
+    [
+        ([], "networks is []; allowed: a list of one network or more"),
+        ({"a": NETWORK}, "networks is {'a': {"),
+        ([NETWORK, 3], "network 2: 3; allowed: a mapping of architecture, median, p95, count"),
+        ([{**NETWORK, "predicted": True}], "allowed: a mapping of architecture, median, p95, count"),
+        ([{**NETWORK, "architecture": {}}], "network 1: architecture is {}; allowed: a mapping of labels to choices"),
+        ([{**NETWORK, "architecture": {3: "wide"}}], "network 1: 3 has the choice 'wide'; allowed: a text, a number, or a list"),
+        ([{**NETWORK, "architecture": {"one": {}}}], "network 1: 'one' has the choice {}; allowed: a text, a number, or a list"),
+        ([{**NETWORK, "median": -1.0}], "network 1: median is -1.0; allowed: a number of 0 or more"),
+        ([{**NETWORK, "median": 0.0}], "network 1: median is 0.0; allowed: greater than 0"),
+        ([{**NETWORK, "p95": None}], "network 1: p95 is None; allowed: a number of 0 or more"),
+        ([{**NETWORK, "count": 0}], "network 1: count is 0; allowed: a whole number of 1 or more"),
+        ([NETWORK, {**NETWORK, "median": 2.0}], "network 2: the same architecture as network 1"),
+    ],
+)  # fmt: skip
+def test_networks_that_cannot_be_are_refused(tmp_path, networks, error):
+    path = tmp_path / "t.yaml"
+    recorded(0).write(path)
+    content = {name: part for name, part in yaml.safe_load(path.read_text()).items() if name != "checksum"}
+    path.write_text(yaml.safe_dump({**content, "networks": networks}))
+    with pytest.raises(TableError) as caught:
+        LookupTable.read(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert error in str(caught.value)
