@@ -164,10 +164,9 @@ def _write_onnx(module: nn.Module, shape: Shape, path: Path, what: str) -> None:
     from onnx import checker
 
     with warnings.catch_warnings():
-        # The newer exporter, through dynamo, wants onnxscript as well (FACTS 6.10).
-        warnings.filterwarnings(
-            "ignore", message=r"You are using the legacy TorchScript-based ONNX export", category=DeprecationWarning
-        )
+        # Both are about the older exporter; the newer one, through dynamo, wants onnxscript as well (FACTS 6.10).
+        for message in ("You are using the legacy TorchScript-based ONNX export", "The feature will be removed"):
+            warnings.filterwarnings("ignore", message=message, category=DeprecationWarning)
         try:
             torch.onnx.export(
                 module, (torch.zeros(1, *shape),), str(path), dynamo=False, input_names=["input"], output_names=["output"],

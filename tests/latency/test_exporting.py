@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace, Repeat
+from nni_proxyless.search_spaces import MobileNetV2Space
 from torch import Tensor, nn
 
 from nni_proxyless.cli import main
@@ -31,6 +32,7 @@ from nni_proxyless.latency.calibration import fit_calibration
 from nni_proxyless.latency.checking import check_recorded, report
 from nni_proxyless.latency.drift import without_drift
 from nni_proxyless.latency.exporting import COPIED, export_space
+from nni_proxyless.latency.networks import random_samples
 from nni_proxyless.latency.table_file import TimedNetwork
 from nni_proxyless.latency_command import _is_of_here
 
@@ -97,18 +99,21 @@ def test_every_operation_is_exported_once_and_computes_the_same(exported):
         assert (exported / name).read_bytes() == Path(export_space.__code__.co_filename).with_name(name).read_bytes()
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated:FutureWarning")  # as in measure.py
 def test_what_is_in_the_files_is_the_space_itself(tmp_path):
-    """Operation by operation, put together by hand, the exported files compute what the network does."""
-    space = Space().eval()
+    """On five images, where one was traced and two were compared."""
+    space = Space().train()
     content = export_space(space, (8,), tmp_path / "e", description={"name": "s", "arguments": {}}, n_networks=1)
     x = torch.randn(5, 8)
     (network,) = content["networks"]
-    with pytest.warns(FutureWarning, match="deprecated"), torch.no_grad():
-        loaded = torch.jit.load(str(tmp_path / "e" / network["file"]))
-        torch.testing.assert_close(loaded(x), space.freeze(network["architecture"])(x))
-        first = torch.jit.load(str(tmp_path / "e" / content["operations"][0]["file"]))
-        torch.testing.assert_close(first(x), space.first(x))
-    assert not space.training
+    for file, module in {
+        network["file"]: space.freeze(network["architecture"]),
+        content["operations"][0]["file"]: space.first,
+    }.items():
+        loaded = torch.jit.load(str(tmp_path / "e" / file))
+        torch.testing.assert_close(loaded(x), module(x))
+        assert not loaded.training
+    assert space.training, "what is exported is a copy"
 
 
 class Noisy(nn.Module):
@@ -126,7 +131,7 @@ class NoisySpace(ModelSpace):
 
 
 def test_an_operation_whose_trace_computes_something_else_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="'Noisy-input:8-output:8-.*' has no TorchScript: Tensor-likes are not close"):
+    with pytest.raises(ValueError, match=r"'Noisy-input:8-output:8-.*' has no TorchScript: Tensor-likes are not close"):
         export_space(NoisySpace(), (8,), tmp_path / "e", description={"name": "s", "arguments": {}})
     assert list(tmp_path.iterdir()) == [], "there whole, or not at all"
 
@@ -197,7 +202,7 @@ def test_a_killed_measurement_goes_on_and_its_table_is_read(exported, tmp_path):
     assert f"round {ROUNDS} of {ROUNDS}" in done.stderr
     assert not partial.exists()
     assert kept.read_text().startswith(before)
-    head, first, *rounds = kept.read_text().splitlines()
+    _, first, *rounds = kept.read_text().splitlines()
     assert len(rounds) == ROUNDS
     assert len(json.loads(first)) == 10
 
@@ -243,9 +248,6 @@ def test_wrong_options_of_measure_end_with_code_2(exported, tmp_path):
         "Name another file, or delete it to measure anew"
     )
     assert (tmp_path / "table.yaml").read_bytes() == b""
-    done = measure(exported, "--repeats", "many", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "argument --repeats: invalid int value: 'many'" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["table.yaml"]
 
 
@@ -264,44 +266,26 @@ def test_a_command_exports_a_script_measures_and_a_command_calibrates(tmp_path, 
     """The walk of docs/other_targets.md, on the project's own space."""
     monkeypatch.chdir(tmp_path)
     space = ("--space", "mobilenetv2", "preset=small", "kernels=[3]", "expansions=[6]", "num_classes=10")
-    assert (
-        main(
-            [
-                "latency",
-                "export",
-                *space,
-                "--resolution",
-                "16",
-                "--channels",
-                "1",
-                "--networks",
-                "9",
-                "--output",
-                "there",
-            ]
-        )
-        == 0
-    )
-    assert "there: 15 operations, 9 networks" in capsys.readouterr().out
+    options = ("--resolution", "16", "--channels", "1", "--networks", "7", "--output", "there")
+    assert main(["latency", "export", *space, *options]) == 0
+    assert "there: 10 operations, 7 networks" in capsys.readouterr().out
     done = measure(tmp_path / "there", "--repeats", "20", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "table: table.yaml  (15 rows, 9 networks; " in done.stdout
+    assert "table: table.yaml  (10 rows, 7 networks; " in done.stdout
 
     raw = LookupTable.read("table.yaml")
     done = command("nni-proxyless", "latency", "check", "table.yaml")
     assert done.returncode == 0, done.stderr
     assert "timed on the target of the table, not here: " in done.stdout
     assert ", torchscript, torch " in done.stdout
-    assert "5 networks, " in done.stdout
-    assert "fitted on 4 other networks" in done.stdout
+    assert "4 networks, " in done.stdout
+    assert "fitted on 3 other networks" in done.stdout
     table = LookupTable.read("table.yaml")
-    assert table.calibration.n_networks == 4
+    assert table.calibration.n_networks == 3
     assert table.networks == raw.networks
-    from nni_proxyless.search_spaces import MobileNetV2Space
-
     profiler = LatencyProfiler(MobileNetV2Space(**table.space["arguments"]), raw, (1, 16, 16))
     sums = [profiler.profile(dict(network.architecture)) for network in raw.networks]
-    expected = fit_calibration(sums[5:], [network.measurement.median_ms for network in raw.networks[5:]])
+    expected = fit_calibration(sums[4:], [network.measurement.median_ms for network in raw.networks[4:]])
     assert (table.calibration.fixed_ms, table.calibration.slope) == pytest.approx(expected, abs=1e-6)
 
 
@@ -312,8 +296,6 @@ def recorded(n: int = 12, **changes) -> LookupTable:
         rows, {"device": "a phone", "runtime": "its own"}, measured={"date": "2026-11-22"}, source="t.yaml"
     )
     profiler = LatencyProfiler(Space(), table, (8,))
-    from nni_proxyless.latency.networks import random_samples
-
     timed = [(sample, 0.5 + 2 * profiler.profile(sample)) for sample in random_samples(Space(), n, seed=0)]
     return table.replace(networks=[TimedNetwork(sample, Measurement(ms, ms, 5)) for sample, ms in timed], **changes)
 
@@ -366,7 +348,7 @@ def test_networks_survive_the_file(tmp_path):
     assert "networks" not in yaml.safe_load((tmp_path / "none.yaml").read_text())
     text = (tmp_path / "t.yaml").read_text()
     (tmp_path / "t.yaml").write_text(text.replace("one: wide", "one: narrow"))
-    with pytest.raises(TableError, match="the content is not what was measured|the same architecture"):
+    with pytest.raises(TableError, match=r"the content is not what was measured|the same architecture"):
         LookupTable.read(tmp_path / "t.yaml")
 
 
