@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, create_transform
+from timm.data import create_transform
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import datasets
 from torchvision.transforms import v2
 
 from .errors import UserError
 from .latency.operation import Shape
+from .preprocessing import CIFAR, FASHION_MNIST, IMAGENET
 
 __all__ = ["ImageData", "Parts", "cifar10", "cifar100", "digits", "fashion_mnist", "folder", "split", "synthetic"]
 
@@ -231,7 +232,7 @@ def fashion_mnist(
                 with gzip.open(archive) as source, open(Path(unpacked) / archive.stem, "wb") as target:
                     shutil.copyfileobj(source, target)
             shutil.copytree(unpacked, raw)
-    normalize = [v2.Pad(2), v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize((0.2190,), (0.3318,))]
+    normalize = [v2.Pad(2), v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(*FASHION_MNIST)]
     augment = [v2.RandomCrop(28, padding=2), v2.RandomHorizontalFlip(), *normalize]
     data = _torchvision(datasets.FashionMNIST, root, download, augment, normalize, 10, (1, 32, 32))
     return data if n_train is None else _part(data, n_train)
@@ -265,7 +266,8 @@ def folder(*, root: str, image_size: int = 224) -> ImageData:
                 f"data.root: no folder '{path / part}'; expected {path}/train/CLASS/* and {path}/val/CLASS/*"
             )
     size = (3, image_size, image_size)
-    stats: dict[str, Any] = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
+    mean, std = IMAGENET
+    stats: dict[str, Any] = {"mean": mean, "std": std}
     augment = create_transform(size, is_training=True, color_jitter=0.4, auto_augment=None, **stats)
     plain = create_transform(size, is_training=False, crop_pct=224 / 256, **stats)
     train = datasets.ImageFolder(path / "train", transform=augment)
@@ -305,7 +307,7 @@ def _cifar(cls: Any, root: str, download: bool, num_classes: int) -> ImageData:
     normalize = [
         v2.ToImage(),
         v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+        v2.Normalize(*CIFAR),
     ]
     augment = [v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip(), *normalize]
     return _torchvision(cls, root, download, augment, normalize, num_classes, (3, 32, 32))

@@ -1,0 +1,83 @@
+"""``architecture.json``: the derived network as a file.
+
+It holds all that is known of the net: the space, the choice per label, the block definition of the timm model, latencies
+expected, from the table and measured, MACs, parameters, seed and versions. Reading it needs no NNI.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+from .files import write_text
+
+__all__ = ["Architecture"]
+
+FORMAT = "nni-proxyless architecture 1"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a search leaves, in plain types.
+
+    Attributes
+    ----------
+    space
+        ``{'name': …, 'arguments': {…}}``, the model space it was found in.
+    choices
+        Label -> choice.
+    input_shape
+        Of one image, (channels, height, width).
+    network
+        The timm model's block definition; None for a space that has none, whose networks stay NNI modules.
+    data
+        ``{'name': …, 'arguments': {…}}``, the images it was searched on.
+    latency
+        Expected, table and measured milliseconds, and the conditions they hold under.
+    macs, n_params
+        Multiply-adds of convolutions and linear layers for one image; trainable parameters.
+    search
+        Strategy, seed, accuracy of the derived net with inherited weights.
+    versions
+        Package -> version of what ran.
+    """
+
+    space: dict[str, Any]
+    choices: dict[str, Any]
+    input_shape: tuple[int, ...]
+    network: dict[str, Any] | None
+    data: dict[str, Any] = field(default_factory=dict)
+    latency: dict[str, Any] = field(default_factory=dict)
+    macs: int = 0
+    n_params: int = 0
+    search: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def write(self, path: str | Path) -> None:
+        """Write ``architecture.json``, whole or not at all."""
+        write_text(path, json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n")
+
+    @classmethod
+    def read(cls, path: str | Path) -> Architecture:
+        """Read ``architecture.json``.
+
+        Raises
+        ------
+        UserError
+            The file is missing, damaged or something else.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}") from error
+        except ValueError as error:
+            raise UserError(f"{path}: not an architecture: {error}") from error
+        if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+            raise UserError(f"{path}: not an architecture: 'format' is not {FORMAT!r}")
+        try:
+            return cls(**{**content, "input_shape": tuple(content["input_shape"])})
+        except (TypeError, KeyError) as error:
+            raise UserError(f"{path}: not an architecture: {error}") from error

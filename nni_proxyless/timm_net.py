@@ -1,0 +1,126 @@
+"""The derived network as a model of timm: of its block definition, with its weights. Needs no NNI.
+
+A block definition is what ``MobileNetV2Space.timm_definition`` gives: ``blocks`` in timm's notation, ``stem_stride``,
+``bn_eps``, and further arguments of timm's ``EfficientNet``.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors.torch import load_file
+from timm.models._efficientnet_builder import decode_arch_def, resolve_act_layer, resolve_bn_args
+from timm.models.efficientnet import EfficientNet, EfficientNetFeatures
+from torch import nn
+
+from .architecture import Architecture
+from .errors import UserError
+
+__all__ = ["build_efficientnet", "feature_levels", "load_weights", "to_timm", "total_stride"]
+
+REQUIRED = ("blocks", "stem_stride", "bn_eps")  # of a block definition; the rest has defaults of timm's
+NO_LIMIT = 2**16
+
+Network = TypeVar("Network", EfficientNet, EfficientNetFeatures)
+
+
+def to_timm(architecture: Architecture, weights: dict[str, torch.Tensor] | None = None) -> EfficientNet:
+    """The derived network as a plain timm ``EfficientNet``.
+
+    Parameters
+    ----------
+    architecture
+        One with a block definition.
+    weights
+        A ``state_dict`` under timm's names, such as that of the frozen space; None for fresh weights.
+
+    Raises
+    ------
+    ValueError
+        The architecture's space gives no timm block definition.
+    """
+    if architecture.network is None:
+        raise ValueError(
+            f"space {architecture.space.get('name')!r} gives no timm block definition (a method timm_definition)"
+        )
+    model = build_efficientnet(EfficientNet, architecture.network)
+    if weights is not None:
+        model.load_state_dict(weights)
+    return model
+
+
+def build_efficientnet(cls: type[Network], definition: Mapping[str, Any], **overrides: Any) -> Network:
+    """A timm model of a block definition, with fresh weights.
+
+    Parameters
+    ----------
+    cls
+        ``EfficientNet``, or ``EfficientNetFeatures`` for the maps without the head.
+    definition
+        Not changed.
+    overrides
+        Arguments of ``cls`` that take the place of the definition's; also ``bn_eps``, ``bn_momentum``. ``output_stride``
+        is that of the net; without it every block has the stride that its definition says.
+    """
+    options = {**definition, **overrides}
+    stem_stride = options.pop("stem_stride")
+    if cls is EfficientNetFeatures:
+        options = {k: v for k, v in options.items() if k not in ("num_classes", "num_features")}
+    # timm's builder takes the stem's stride to be 2, and makes dilations of strides beyond its limit, which is 32 by
+    # default: a stem with stride 1 and five blocks with stride 2 would lose the last one.
+    limit = options.pop("output_stride", None)
+    bn = resolve_bn_args(options)
+    model = cls(
+        block_args=decode_arch_def(options.pop("blocks")),
+        norm_layer=options.pop("norm_layer", None) or functools.partial(nn.BatchNorm2d, **bn),
+        act_layer=resolve_act_layer(options),
+        round_chs_fn=_as_given,
+        output_stride=NO_LIMIT if limit is None else limit * 2 // stem_stride,
+        **options,
+    )
+    # timm's stem always has stride 2. With a 3x3 kernel the padding is 1 for either stride, so only the stride changes.
+    model.conv_stem.stride = (stem_stride, stem_stride)
+    for level in range(len(model.feature_info)):
+        info = model.feature_info[level]
+        info["reduction"] = info["reduction"] * stem_stride // 2
+    return model
+
+
+def feature_levels(definition: Mapping[str, Any]) -> int:
+    """How many maps timm takes out of the net: the one before each reduction, and the last."""
+    return 1 + sum(stride > 1 for stride in _stage_strides(definition))
+
+
+def total_stride(definition: Mapping[str, Any]) -> int:
+    """By how much the last map is smaller than the image."""
+    product = definition["stem_stride"]
+    for stride in _stage_strides(definition):
+        product *= stride
+    return product
+
+
+def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """Read a safetensors file.
+
+    Raises
+    ------
+    UserError
+        The file is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except Exception as error:
+        raise UserError(f"{path}: no readable weights: {error}") from error
+
+
+def _stage_strides(definition: Mapping[str, Any]) -> list[int]:
+    """Of the first block of each stage: only that one has a stride."""
+    return [stage[0]["stride"] for stage in decode_arch_def(definition["blocks"])]
+
+
+def _as_given(channels: int) -> int:
+    return channels
