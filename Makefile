@@ -17,7 +17,7 @@ search: $(INSTALLED)
 	$(ENV) nni-proxyless report --train-best experiments/train.yml
 
 test: lint
-	$(ENV) python -m pytest
+	$(ENV) python -m pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	$(ENV) ruff check .

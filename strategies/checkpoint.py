@@ -2,7 +2,7 @@
 
 Layout of the file::
 
-    nni-proxyless checkpoint 1      magic, format version
+    nni-proxyless checkpoint 2      magic, format version
     4f53cda1...                     SHA-256 of the payload, hexadecimal
     (payload)                       torch.save of a dict; read with weights_only, so no code of the file ever runs
 
@@ -34,7 +34,7 @@ __all__ = ["CheckpointError", "CheckpointFolder", "differences"]
 _logger = logging.getLogger(__name__)
 
 _MAGIC = b"nni-proxyless checkpoint "
-_VERSION = 1
+_VERSION = 2  # 1 had no state of the method, and kept paths of one process only
 _FIRST_LINE = _MAGIC + b"%d\n" % _VERSION
 _TEMPORARY = re.compile(r"\.search\.ckpt\.\d+\.tmp")
 _ALLOWED = "dict, list, tuple, str, int, float, bool, None, torch.Tensor"
@@ -280,10 +280,11 @@ def _check_first_line(path: Path, file: io.BufferedReader) -> None:
     if _FIRST_LINE.startswith(line):
         raise _DamagedError("truncated within the first line" if line else "the file is empty")
     version = re.fullmatch(re.escape(_MAGIC) + rb"(\d+)\n", line)
-    if version and int(version[1]) > _VERSION:
+    if version:
+        writer = "a newer" if int(version[1]) > _VERSION else "an older"
         raise CheckpointError(
-            f"{path}: a checkpoint of format {int(version[1])}, written by a newer version of this program; this one reads "
-            f"format {_VERSION}"
+            f"{path}: a checkpoint of format {int(version[1])}, written by {writer} version of this program; this one reads "
+            f"format {_VERSION}. Go on with that version, or choose another folder"
         )
     raise CheckpointError(f"{path}: not a checkpoint of this program; move it away, or choose another folder")
 

@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)
-def _two_threads() -> None:
-    """The same arithmetic, and the same load, on every machine."""
-    torch.set_num_threads(2)
+def _one_thread() -> None:
+    """The same arithmetic, and the same load, on every machine; two files run at a time."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -22,12 +22,7 @@ from nni_proxyless.strategies.checkpoint import CheckpointError, CheckpointFolde
 from torch import nn
 from torch.optim import lr_scheduler
 
-HEADER = b"nni-proxyless checkpoint 1\n"
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+HEADER = b"nni-proxyless checkpoint 2\n"
 
 
 def state(n: int) -> dict[str, Any]:
@@ -317,7 +312,7 @@ def test_code_in_a_file_does_not_run(two, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["current", "previous"])
-@pytest.mark.parametrize("kind", ["torch", "text", "future", "no line"])
+@pytest.mark.parametrize("kind", ["torch", "text", "future", "past", "no line"])
 def test_a_foreign_file_is_left_alone(tmp_path, kind, place):
     """Neither read nor overwritten nor removed, whichever of the two places it is in."""
     folder = CheckpointFolder(tmp_path / "folder")
@@ -327,15 +322,19 @@ def test_a_foreign_file_is_left_alone(tmp_path, kind, place):
         torch.save(state(5), path)
     else:
         path.write_bytes(
-            {"text": b"my notes\n", "future": HEADER.replace(b"1", b"12") + b"?", "no line": b"n" * 300}[kind]
+            {
+                "text": b"my notes\n",
+                "future": HEADER.replace(b"2", b"12") + b"?",
+                "past": HEADER.replace(b"2", b"1") + b"?",
+                "no line": b"n" * 300,
+            }[kind]
         )
     content = path.read_bytes()
     files = sorted(os.listdir(folder.folder))
-    what = (
-        "a checkpoint of format 12, written by a newer version of this program; this one reads format 1"
-        if kind == "future"
-        else "not a checkpoint of this program; move it away, or choose another folder"
-    )
+    what = {
+        "future": "a checkpoint of format 12, written by a newer version of this program; this one reads format 2. Go on with that version, or choose another folder",
+        "past": "a checkpoint of format 1, written by an older version of this program; this one reads format 2. Go on with that version, or choose another folder",
+    }.get(kind, "not a checkpoint of this program; move it away, or choose another folder")
     fresh = CheckpointFolder(folder.folder)
     actions = [lambda: fresh.write(state(2))]
     if place == "current":

@@ -38,12 +38,6 @@ STILL = 1e-12  # a learning rate that leaves everything where it is, but for rou
 REWARDS = ("loss", "gradient")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(_two_threads):
-    """Networks this small are slower on two."""
-    torch.set_num_threads(1)
-
-
 # -- spaces ------------------------------------------------------------------------------------------------------------
 
 

@@ -48,12 +48,6 @@ def bent() -> nn.Module:
     return nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH), nn.Tanh())
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(_two_threads):
-    """Networks this small are slower on two."""
-    torch.set_num_threads(1)
-
-
 # -- spaces, from features to logits -----------------------------------------------------------------------------------
 
 

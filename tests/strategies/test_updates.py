@@ -43,12 +43,6 @@ QUIET = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(_two_threads):
-    """Networks this small are slower on two."""
-    torch.set_num_threads(1)
-
-
 # -- spaces ------------------------------------------------------------------------------------------------------------
 
 
