@@ -164,8 +164,9 @@ def write_table(path: str | Path, content: Mapping[str, Any]) -> None:
         plain["calibration"] = content["calibration"].plain()
     plain["rows"] = {key: _plain(row) for key, row in sorted(content["rows"].items())}
     if content.get("networks"):
-        plain["networks"] = [
-            {"architecture": dict(n.architecture), **_plain(n.measurement)} for n in content["networks"]
+        plain["networks"] = [  # NNI's labels are texts of a kind of their own, which YAML does not know
+            {"architecture": {str(label): choice for label, choice in n.architecture.items()}, **_plain(n.measurement)}
+            for n in content["networks"]
         ]
     # The checksum is of what a reader gets: YAML has no tuples.
     text = yaml.safe_dump({name: part for name, part in plain.items() if name != "checksum"}, sort_keys=False)

@@ -43,7 +43,7 @@ TARGET = (
     f"import runpy, sys; sys.modules.update(dict.fromkeys({ABSENT!r})); sys.argv = sys.argv[1:]; "
     "runpy.run_path(sys.argv[0], run_name='__main__')",
 )  # fmt: skip
-ROUNDS = 1500  # of about a millisecond: long enough to be killed in
+ROUNDS = 600  # of about a millisecond: long enough to be killed in
 
 
 class Space(ModelSpace):
@@ -266,26 +266,27 @@ def test_a_command_exports_a_script_measures_and_a_command_calibrates(tmp_path, 
     """The walk of docs/other_targets.md, on the project's own space."""
     monkeypatch.chdir(tmp_path)
     space = ("--space", "mobilenetv2", "preset=small", "kernels=[3]", "expansions=[6]", "num_classes=10")
-    options = ("--resolution", "16", "--channels", "1", "--networks", "7", "--output", "there")
+    # Of seed 22, those to calibrate on have 5, 0 and 2 blocks left out: no noise turns their order around.
+    options = ("--resolution", "16", "--channels", "1", "--networks", "6", "--seed", "22", "--output", "there")
     assert main(["latency", "export", *space, *options]) == 0
-    assert "there: 10 operations, 7 networks" in capsys.readouterr().out
+    assert "there: 10 operations, 6 networks" in capsys.readouterr().out
     done = measure(tmp_path / "there", "--repeats", "20", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "table: table.yaml  (10 rows, 7 networks; " in done.stdout
+    assert "table: table.yaml  (10 rows, 6 networks; " in done.stdout
 
     raw = LookupTable.read("table.yaml")
     done = command("nni-proxyless", "latency", "check", "table.yaml")
     assert done.returncode == 0, done.stderr
     assert "timed on the target of the table, not here: " in done.stdout
     assert ", torchscript, torch " in done.stdout
-    assert "4 networks, " in done.stdout
+    assert "3 networks, " in done.stdout
     assert "fitted on 3 other networks" in done.stdout
     table = LookupTable.read("table.yaml")
     assert table.calibration.n_networks == 3
     assert table.networks == raw.networks
     profiler = LatencyProfiler(MobileNetV2Space(**table.space["arguments"]), raw, (1, 16, 16))
     sums = [profiler.profile(dict(network.architecture)) for network in raw.networks]
-    expected = fit_calibration(sums[4:], [network.measurement.median_ms for network in raw.networks[4:]])
+    expected = fit_calibration(sums[3:], [network.measurement.median_ms for network in raw.networks[3:]])
     assert (table.calibration.fixed_ms, table.calibration.slope) == pytest.approx(expected, abs=1e-6)
 
 
