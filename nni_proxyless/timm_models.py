@@ -121,6 +121,11 @@ def _create(variant: str, definition: Mapping[str, Any], pretrained: bool, **kwa
     maps = kwargs.pop("features_only", False)
     wrapped = maps and ("feature_cfg" in kwargs or "feature_cls" in kwargs)
     bare = maps and not wrapped
+    if wrapped:
+        kwargs["feature_cfg"] = {
+            "flatten_sequential": True,
+            **kwargs.get("feature_cfg", {}),
+        }  # stages are one level down
     if maps and "out_indices" not in kwargs.get("feature_cfg", {}):
         kwargs.setdefault("out_indices", tuple(range(feature_levels(definition))))  # timm's default wants five
     cls: Any = EfficientNetFeatures if bare else EfficientNet
@@ -147,11 +152,11 @@ def _checked(weights: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
     wanted = model.state_dict()
     adaptable = (f"{LAYERS['first_conv']}.", f"{LAYERS['classifier']}.")
     wrong = [f"'{name}' is missing" for name in wanted if name not in weights and not name.startswith(adaptable[1])]
-    wrong += [f"'{name}' is too many" for name in weights if name not in wanted and not name.startswith(HEAD)]
+    wrong += [f"'{name}' is too many" for name in sorted(weights) if name not in wanted and not name.startswith(HEAD)]
     wrong += [
-        f"'{name}' is {_size(tensor)}, the net has {_size(wanted[name])}"
-        for name, tensor in weights.items()
-        if name in wanted and tensor.shape != wanted[name].shape and not name.startswith(adaptable)
+        f"'{name}' is {_size(weights[name])}, the net has {_size(tensor)}"
+        for name, tensor in wanted.items()
+        if name in weights and tensor.shape != weights[name].shape and not name.startswith(adaptable)
     ]
     if wrong:
         file = model.pretrained_cfg.get("file")

@@ -43,3 +43,25 @@ def test_the_check_above_can_fail():
     assert "nni_proxyless.strategies.proxyless" in found
     assert "nni_proxyless.strategies.dsnas" in found
     assert "nni_proxyless.search_spaces.mobilenetv2" in found
+
+
+def import_without(imported: str, *blocked: str) -> subprocess.CompletedProcess[str]:
+    """Import in a fresh process, in which the packages ``blocked`` are not to be had."""
+    code = f"import sys; sys.modules.update(dict.fromkeys({blocked!r})); import {imported}; print('DONE')"
+    return subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=300)
+
+
+NOT_FOR_DEPLOYMENT = ("nni", "pytorch_lightning", "sklearn", "scipy", "pydantic", "matplotlib")
+
+
+def test_timm_s_models_come_without_nni():
+    """Who only deploys a net, or trains it with timm's train.py, needs torch, timm and safetensors."""
+    done = import_without("nni_proxyless.timm_models", *NOT_FOR_DEPLOYMENT)
+    assert (done.returncode, done.stdout) == (0, "DONE\n"), done.stderr
+
+
+def test_that_check_can_fail():
+    """The same look at a module that does need NNI."""
+    done = import_without("nni_proxyless.derive", *NOT_FOR_DEPLOYMENT)
+    assert done.returncode == 1
+    assert "No module named 'nni.nas'" in done.stderr
