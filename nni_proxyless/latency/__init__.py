@@ -9,6 +9,9 @@ building.py       how a table is measured
 networks.py       whole networks of a space, timed with all their operations
 checking.py       a table against whole networks
 calibration.py    what makes whole networks of sums of rows
+drift.py          a machine's changes of speed, divided out of timings
+exporting.py      a space as files for a target that has torch only; measure.py runs there, with timing.py, drift.py, checksum.py
+nn_meter.py       nn-Meter's predictors as an estimator
 macs.py           an estimator that counts multiply-adds, in millions, in place of milliseconds
 costs.py          parameters, and the memory of activations, in place of milliseconds
 layers.py         the layers inside an operation, which features and costs are computed from

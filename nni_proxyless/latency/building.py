@@ -27,6 +27,7 @@ from .drift import without_drift
 from .lookup_table import LookupTable
 from .networks import Networks, balanced_samples
 from .operation import Shape, shape_text, trace_operations
+from .timing import spread
 
 __all__ = ["METHODS", "build_lookup_table"]
 
@@ -102,7 +103,7 @@ def build_lookup_table(
             "date": datetime.date.today().isoformat(),
             **settings,
             "drift": round(drift, 3),
-            "unrest": round(_spread(drifts), 3),
+            "unrest": round(spread(drifts), 3),
         },
         space=None if description is None else {**description, "input_shape": list(input_shape)},
         # Noise of the clock may make it negative; then it is nothing.
@@ -113,12 +114,6 @@ def build_lookup_table(
 def _first_entry(steps: Sequence[Callable[[], Run]]) -> Run:
     """What the first step times, several times over: its operation, or its whole network."""
     return [("first", sum(ms for _, ms in steps[0]())) for _ in range(DRIFT_CHECKS)]
-
-
-def _spread(drifts: Sequence[float]) -> float:
-    """How much faster the machine was in its fast runs than in its slow ones: 95th by 5th percentile."""
-    ordered = sorted(drifts)
-    return ordered[int(0.95 * (len(ordered) - 1))] / ordered[int(0.05 * (len(ordered) - 1))]
 
 
 @contextmanager

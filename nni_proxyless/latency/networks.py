@@ -158,4 +158,4 @@ def _random(space: ModelSpace, draw: np.random.RandomState) -> Sample:
     sample: Sample = {}
     for mutable in space.simplify().values():
         mutable.random(sample, draw)
-    return sample
+    return {str(label): choice for label, choice in sample.items()}  # NNI's labels are no plain texts

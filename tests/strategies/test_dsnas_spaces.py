@@ -18,7 +18,6 @@ from .test_spaces import (
     Measured,
     Simple,
     Task,
-    _one_thread,  # noqa: F401  (a fixture for every test)
     check,
     data,
     images,
