@@ -121,11 +121,8 @@ def _create(variant: str, definition: Mapping[str, Any], pretrained: bool, **kwa
     maps = kwargs.pop("features_only", False)
     wrapped = maps and ("feature_cfg" in kwargs or "feature_cls" in kwargs)
     bare = maps and not wrapped
-    if wrapped:
-        kwargs["feature_cfg"] = {
-            "flatten_sequential": True,
-            **kwargs.get("feature_cfg", {}),
-        }  # stages are one level down
+    if wrapped:  # stages are one level below ``blocks``
+        kwargs["feature_cfg"] = {"flatten_sequential": True, **kwargs.get("feature_cfg", {})}
     if maps and "out_indices" not in kwargs.get("feature_cfg", {}):
         kwargs.setdefault("out_indices", tuple(range(feature_levels(definition))))  # timm's default wants five
     cls: Any = EfficientNetFeatures if bare else EfficientNet

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import logging
 import re
@@ -16,7 +17,7 @@ from nni_proxyless.search_spaces import MobileNetV2Space
 from PIL import Image
 from sklearn.datasets import load_digits
 from timm.data import create_transform, resolve_model_data_config
-from timm.models import EfficientNet, resolve_pretrained_cfg
+from timm.models import EfficientNet, adapt_input_conv, resolve_pretrained_cfg
 from torch import nn
 
 import nni_proxyless.timm_models  # noqa: F401  (registers the models)
@@ -144,17 +145,25 @@ def test_of_an_unknown_data_set_the_log_says_so(caplog):
 
 
 @torch.no_grad()
-def test_other_channels_and_classes_adapt_the_weights(path):
-    """As timm does: a grey image in three channels gives the same logits; another number of classes only a fresh head."""
-    grey = derived(path, pretrained=True)
-    colour = derived(path, pretrained=True, in_chans=3)
-    assert colour.conv_stem.weight.shape[1] == 3
-    torch.testing.assert_close(colour(images().repeat(1, 3, 1, 1)), grey(images()), rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize(("have", "want"), [(3, 1), (1, 3)])
+def test_other_channels_adapt_the_weights(have, want, tmp_path):
+    """As timm does: a grey image gives the same logits, in one channel as in three."""
+    if have == 1 and "base_chans" not in inspect.signature(adapt_input_conv).parameters:
+        pytest.skip(f"timm {timm.__version__} adapts weights of three channels only")
+    path = leave(tmp_path, in_channels=have)
+    theirs, ours = derived(path, pretrained=True), derived(path, pretrained=True, in_chans=want)
+    assert (theirs.conv_stem.weight.shape[1], ours.conv_stem.weight.shape[1]) == (have, want)
+    grey = images()
+    expected = theirs(grey.expand(-1, have, -1, -1))
+    torch.testing.assert_close(ours(grey.expand(-1, want, -1, -1)), expected, rtol=1e-4, atol=1e-5)
 
-    few = derived(path, pretrained=True, num_classes=3)
+
+@torch.no_grad()
+def test_another_number_of_classes_gets_a_fresh_head_only(path):
+    whole, few = derived(path, pretrained=True), derived(path, pretrained=True, num_classes=3)
     assert few(images()).shape == (2, 3)
     assert few.pretrained_cfg["num_classes"] == 10
-    assert torch.equal(few.forward_features(images()), grey.forward_features(images()))
+    assert torch.equal(few.forward_features(images()), whole.forward_features(images()))
     assert derived(path, pretrained=True, num_classes=0)(images()).shape == (2, 32)
 
 
@@ -348,3 +357,18 @@ def test_a_script_that_is_not_there_is_refused(command):
     assert (done.returncode, done.stderr) == (
         2, "timm_script: validat.py: no such file; allowed: a script of timm's, with its arguments\n",
     )  # fmt: skip
+
+
+@torch.no_grad()
+def test_the_page_s_examples_run(path, pytestconfig, monkeypatch):
+    """docs/timm.md: through this package, and with torch, timm and safetensors only, the same net."""
+    page = (pytestconfig.rootpath / "docs" / "timm.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(path.parent)
+    models = []
+    for example in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        names: dict = {}
+        exec(example, names)
+        models.append(names["model"].eval())
+    with_package, without = models
+    assert torch.equal(with_package(images()), without(images()))
+    assert "nni_proxyless" not in page[page.index("## Without this package") :]

@@ -16,6 +16,7 @@ from nni_proxyless.strategies import ProxylessNAS
 from torch import Tensor, nn
 
 from nni_proxyless.derive import Architecture, count_macs, count_parameters, to_timm
+from nni_proxyless.published import NETWORKS
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "published_architectures.json"
 SIZES = {"imagenet": 224, "cifar": 32, "small": 16}
@@ -139,10 +140,12 @@ def test_a_wrong_argument_is_named_with_what_is_allowed(arguments, message):
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_networks_have_the_published_counts(name):
-    """Property 21: parameters and MACs to the digits given, of the frozen space and of the timm model alike."""
+    """Property 21: parameters and MACs to the digits given, of the frozen space and of the timm model alike; the package
+    holds the same structure for timm's registry."""
     known = PUBLISHED[name]
     space = MobileNetV2Space(**known["layout"], aligned_init=False)
     choices = choices_of(space, known["blocks"])
+    assert NETWORKS[name] == space.timm_definition(choices)
     for network in (space.freeze(choices), to_timm(architecture(space, choices, 224))):
         assert round(count_parameters(network) / 1e6, 3) == known["params_million"]
         assert round(count_macs(network, (3, 224, 224)) / 1e6, 1) == known["macs_million"]
