@@ -97,7 +97,9 @@ def figures(architecture: Architecture) -> str:
     def ms(name: str) -> str:
         return "-" if latency.get(name) is None else f"{latency[name]:.3f} {unit}"
 
-    predicted, calibrated = (text if text == "-" else f"{text} {unit}" for text in _predicted_and_calibrated(architecture))
+    predicted, calibrated = (
+        text if text == "-" else f"{text} {unit}" for text in _predicted_and_calibrated(architecture)
+    )
 
     return "\n".join(
         [

@@ -685,7 +685,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     gc.unfreeze()
     entries = [entry(step) for step in steps]
     settings = {name: value for name, value in vars(options).items() if name not in ("output", "report")}
-    words = [f"--{k} {shlex.join(map(str, v)) if isinstance(v, list) else v}" for k, v in settings.items() if v is not None]
+    words = [
+        f"--{k} {shlex.join(map(str, v)) if isinstance(v, list) else v}" for k, v in settings.items() if v is not None
+    ]
     result = {
         "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.system()},
         "date": datetime.now(timezone.utc).date().isoformat(),
