@@ -60,7 +60,7 @@ def make_profiler(
         if not is_helper():  # those have another number of processes, and read what the first has measured
             _require(table, estimator, input_shape)
         return LatencyProfiler(space, table, input_shape)
-    except TableError as error:
+    except ValueError as error:  # a TableError, or a table that makes no sense for this space
         raise UserError(f"latency.table: {error}") from error
     except KeyError as error:
         raise UserError(f"latency.table: {error.args[0]}") from error

@@ -1,7 +1,8 @@
 """Building a lookup table: every operation of a space is timed on the target, however often it occurs once a round.
 
 Two methods. ``networks``: whole networks run, so drawn that all candidates have their turn in every round, and their
-operations are timed where they stand; what a network takes beside them is the table's ``constant``. ``isolated``: operations
+operations are timed where they stand. What a network takes when nobody looks, less the sum of its operations, is the table's
+``constant``; looking costs some microseconds per operation, so that of a small network it may be negative. ``isolated``: operations
 are timed one by one, in turns; it needs no space that runs as a whole, and its sums read low (FACTS 7).
 
 What was timed is kept in a file while it lasts: a build that was killed goes on where it was.
@@ -106,8 +107,7 @@ def build_lookup_table(
             "unrest": round(spread(drifts), 3),
         },
         space=None if description is None else {**description, "input_shape": list(input_shape)},
-        # Noise of the clock may make it negative; then it is nothing.
-        constant=Measurement.of([max(0.0, ms) for ms in beside]) if beside else None,
+        constant=Measurement.of(beside) if beside else None,
     )
 
 
@@ -125,8 +125,8 @@ def _whole_networks(
         samples = balanced_samples(space, networks.operations, estimator.repeats)
 
         def step(sample: Mapping[str, Any]) -> Run:
-            total, operations = networks.run(sample)
-            return [*operations, ("", total - sum(ms for _, ms in operations))]
+            _, operations = networks.run(sample)
+            return [*operations, ("", networks.run_whole(sample) - sum(ms for _, ms in operations))]
 
         for sample in balanced_samples(space, networks.operations, min(estimator.warmup, 2)):
             step(sample)

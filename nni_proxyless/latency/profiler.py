@@ -117,7 +117,7 @@ class LatencyProfiler(ExpressionProfiler):
             self.expression = MutableExpression.max(terms) if len(terms) > 1 else self.fixed_ms
         if self.fixed_ms < 0 and self.bounds()[0] <= 0:
             raise ValueError(
-                f"the calibration of the table makes {self.bounds()[0]:.3f} {self.unit} of the cheapest network; check the table again"
+                f"constant and calibration of the table make {self.bounds()[0]:.3f} {self.unit} of the cheapest network; check the table again"
             )
 
     def predicted_ms(self, sample: Mapping[str, Any]) -> float:

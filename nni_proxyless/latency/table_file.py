@@ -40,6 +40,7 @@ from .device import Measurement
 __all__ = ["FORMAT", "TableError", "TimedNetwork", "read_table", "write_table"]
 
 FORMAT = "nni-proxyless lookup table 2"
+TOO_LONG = 1e8  # milliseconds, more than a day per operation: no measurement
 NEEDED = ("format", "unit", "conditions", "measured", "rows")
 OPTIONAL = ("checksum", "space", "constant", "calibration", "networks")
 
@@ -131,7 +132,7 @@ def _own_format(path: Path, content: Mapping[Any, Any]) -> dict[str, Any]:
     if "space" in content:
         parts["space"] = _space(path, content["space"])
     if "constant" in content:
-        parts["constant"] = _row(f"{path}: constant", content["constant"], "median", "p95")
+        parts["constant"] = _row(f"{path}: constant", content["constant"], "median", "p95", least=-TOO_LONG)
     if "calibration" in content:
         given, names = content["calibration"], [field.name for field in dataclasses.fields(Calibration)]
         if set(given) != set(names):
@@ -186,12 +187,15 @@ def _rows(path: Path, rows: Mapping[Any, Any], center: str, spread: str | None) 
     return {key: _row(f"{path}: row '{key}'", row, center, spread) for key, row in rows.items()}
 
 
-def _row(where: str, row: Any, center: str, spread: str | None) -> Measurement:
+def _row(where: str, row: Any, center: str, spread: str | None, least: float = 0) -> Measurement:
     def number(name: str) -> float:
         value = row.get(name) if isinstance(row, dict) else None
-        # Beyond a day per operation, it is no measurement; and an integer may be too large for a float.
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e8:
-            raise TableError(f"{where}: {name} is {value!r}; allowed: a number of 0 or more")
+        lowest = 0 if name == "count" else least
+        # An integer may be too large for a float, so it is compared before it is made one.
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not lowest <= value < TOO_LONG:
+            raise TableError(
+                f"{where}: {name} is {value!r}; allowed: a {'finite number' if lowest else 'number of 0 or more'}"
+            )
         return float(value)
 
     count = number("count")

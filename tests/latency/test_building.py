@@ -71,6 +71,7 @@ def test_a_network_runs_its_own_operations_and_says_how_long_each_took():
             )
             assert all(ms > 0 for _, ms in operations)
             assert sum(ms for _, ms in operations) < total
+            assert networks.run_whole(sample) > 0
 
 
 def test_the_space_is_left_as_it_is():

@@ -193,7 +193,11 @@ def test_a_bad_row_is_refused_with_its_key(tmp_path, row, message):
             "the content is not what was measured: checksum is '0000000000000000', that of the content "
             "'e46d66bf370a9a9a'. If you have changed it on purpose, delete the line 'checksum'",
         ),
-        ({"constant": {"median": -1, "p95": 1, "count": 1}}, "constant: median is -1; allowed: a number of 0 or more"),
+        (
+            {"constant": {"median": float("nan"), "p95": 1, "count": 1}},
+            "constant: median is nan; allowed: a finite number",
+        ),
+        ({"constant": {"median": 1, "p95": 1, "count": -1}}, "constant: count is -1; allowed: a number of 0 or more"),
         (
             {"calibration": {"slope": 1}},
             "calibration has slope; allowed: fixed_ms, slope, n_networks, mean_error, worst_error, date",
@@ -305,6 +309,19 @@ def test_a_calibration_is_applied_to_whole_networks():
     raw = table.replace(calibration=None)
     assert (raw.estimate(operation("operation-1")), raw.constant_ms) == (0.375, 0.5)
     assert table.calibration.undo(table.calibration.apply(7.0)) == pytest.approx(7.0)
+
+
+def test_a_constant_may_be_negative_and_a_network_may_not(tmp_path):
+    """Looking at operations takes some time, which the constant takes back; a cheapest network of nothing is refused."""
+    rows = {key: Measurement(ms, ms, 1) for key, ms in (("a", 1.0),)}
+    LookupTable(rows, constant=Measurement(-0.25, 0.5, 40)).write(tmp_path / "t.yml")
+    assert LookupTable.read(tmp_path / "t.yml").constant_ms == -0.25
+    space = MobileNetV2Space("small", num_classes=10)
+    cheap = {op.key: Measurement(0.001, 0.001, 1) for op in trace_operations(space, (3, 32, 32))}
+    with pytest.raises(
+        ValueError, match=r"constant and calibration of the table make -4\.9\d+ ms of the cheapest network"
+    ):
+        LatencyProfiler(space, LookupTable(cheap, constant=Measurement(-5.0, 0.5, 40)), (3, 32, 32))
 
 
 def test_a_table_of_another_unit_is_taken_only_where_it_is_asked_for(tmp_path):
