@@ -1,8 +1,8 @@
 """Whole networks of a space on one device: their operations timed while they run, and random ones to time.
 
 Operations timed one by one read low when they are summed (FACTS 7): input and weights lie in other caches than they do in
-a network. So the operations are timed where they stand. The space itself runs, one path at a time; nothing is copied or
-taken apart, and any space of ``LayerChoice``, ``Repeat`` and ``InputChoice`` will do.
+a network. So the operations are timed where they stand. A copy of the space runs, one path at a time, and a second copy that
+nobody looks into; any space of ``LayerChoice``, ``Repeat`` and ``InputChoice`` will do.
 """
 
 from __future__ import annotations
