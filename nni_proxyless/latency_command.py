@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +90,7 @@ def _space_arguments(parser: argparse.ArgumentParser, *, needed: bool) -> None:
 def _build(arguments: argparse.Namespace) -> int:
     from .latency import DeviceEstimator, build_lookup_table
     from .measuring import say_drift
+    from .progress import steps
 
     space, shape, description = _space_of(arguments)
     path: Path = arguments.output
@@ -102,7 +102,7 @@ def _build(arguments: argparse.Namespace) -> int:
         partial = path.with_name(f"{path.name}.partial")
         if partial.exists():
             _logger.info("latencies: going on with %s, if it is of this build", partial)
-        with _steps("measuring latencies", "step") as progress:
+        with steps("measuring latencies", "step") as progress:
             table = build_lookup_table(space, shape, estimator, method=arguments.method, description=description,
                                        partial=partial, progress=progress)  # fmt: skip
     except ValueError as error:
@@ -118,10 +118,11 @@ def _build(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     from .latency.exporting import export_space
+    from .progress import steps
 
     space, shape, description = _space_of(arguments)
     try:
-        with _steps("exporting", "file") as progress:
+        with steps("exporting", "file") as progress:
             content = export_space(space, shape, arguments.output, description=description, n_networks=arguments.networks,
                                    seed=arguments.seed, onnx=arguments.onnx, progress=progress)  # fmt: skip
     except ValueError as error:
@@ -138,6 +139,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from .files import write_text
     from .latency import check_table
     from .latency.checking import as_plain, check_recorded, draw, report
+    from .progress import steps
 
     table = _read(arguments.table)
     space, shape, _ = _space_of(arguments, table)
@@ -146,7 +148,7 @@ def _check(arguments: argparse.Namespace) -> int:
             check = check_recorded(table, space, shape)
         else:
             estimator = _estimator_of(table, arguments)
-            with _steps("timing networks", "round") as progress:
+            with steps("timing networks", "round") as progress:
                 check = check_table(table, space, shape, estimator, n_networks=arguments.networks,
                                     n_calibration=arguments.calibration, seed=arguments.seed, progress=progress)  # fmt: skip
     except KeyError as error:
@@ -277,17 +279,3 @@ def _resolution(text: str) -> tuple[int, int]:
             f"--resolution is {text!r}; allowed: a number of pixels such as 224, or height and width such as 224x160"
         )
     return int(sides[0]), int(sides[-1])
-
-
-@contextmanager
-def _steps(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar that learns how long it is."""
-    from .progress import bar
-
-    with bar(0, what, unit) as shown:
-
-        def progress(done: int, total: int) -> None:
-            shown.total = total
-            shown.update(done - shown.n)
-
-        yield progress

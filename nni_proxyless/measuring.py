@@ -22,7 +22,7 @@ from .latency import (
 )
 from .latency.budget import fastest, slowest
 from .latency.operation import Operation, Shape, shape_text
-from .progress import bar
+from .progress import steps
 from .trial import is_helper
 
 __all__ = ["latency_range", "make_profiler", "measure_beside_path", "say_drift", "say_if_drifted", "target_in_ms"]
@@ -80,12 +80,7 @@ def _find_table(
     if not isinstance(estimator, DeviceEstimator):
         return None
     partial = kept.with_name(f"{kept.name}.partial")
-    with bar(0, "measuring latencies", "step") as steps:
-
-        def progress(done: int, total: int) -> None:
-            steps.total = total
-            steps.update(done - steps.n)
-
+    with steps("measuring latencies", "step") as progress:
         table = build_lookup_table(
             space, input_shape, estimator, description=description, partial=partial, progress=progress
         )

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pytorch_lightning import Callback
 from tqdm import tqdm
 
-__all__ = ["FitProgress", "LogAboveBars", "bar", "n_fixed", "n_fixed_text"]
+__all__ = ["FitProgress", "LogAboveBars", "bar", "n_fixed", "n_fixed_text", "steps"]
 
 
 def bar(total: int, what: str, unit: str) -> tqdm:
     """A progress bar on stderr; none where stderr is no terminal."""
     return tqdm(total=total, desc=what, unit=unit, disable=None, dynamic_ncols=True, leave=False)
+
+
+@contextmanager
+def steps(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar that learns how long it is; gives a function to tell it how much is done, and of how much."""
+    with bar(0, what, unit) as shown:
+
+        def progress(done: int, total: int) -> None:
+            shown.total = total
+            shown.update(done - shown.n)
+
+        yield progress
 
 
 def n_fixed(module: Any) -> tuple[int, int]:

@@ -34,6 +34,7 @@ from nni_proxyless.search_spaces import MobileNetV2Space
 
 from nni_proxyless.latency import LatencyEstimator, LatencyProfiler, Operation, best_under_budget
 from nni_proxyless.latency.budget import fastest, log_probability
+from nni_proxyless.latency.timing import device_name
 
 Probs = dict[str, dict[Any, float]]
 
@@ -92,16 +93,6 @@ def by_exhaustion(profiler: LatencyProfiler, probs: Probs, budget: float) -> dic
     return max(within, key=lambda sample: log_probability(probs, sample))
 
 
-def cpu_name() -> str:
-    """The processor's model name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--budgets", type=int, default=100, help="per space (default: %(default)s)")
@@ -146,7 +137,7 @@ def main() -> None:
         result = {
             "settings": {"budgets": options.budgets, "rounds": options.rounds, "seed": options.seed},
             "date": datetime.now(timezone.utc).date().isoformat(),
-            "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.system()},
+            "machine": {"cpu": device_name(torch.device("cpu")), "cores": os.cpu_count(), "system": platform.system()},
             "versions": {"Python": platform.python_version(), **{name: version(name) for name in ("scipy", "numpy", "nni", "torch")}},
             "entries": entries,
         }  # fmt: skip

@@ -51,6 +51,7 @@ from torch.utils.data import Subset, TensorDataset
 
 from nni_proxyless.data import digits, loader, split
 from nni_proxyless.evaluator import ImageClassification, as_channels_last
+from nni_proxyless.latency.timing import device_name
 from nni_proxyless.progress import bar
 
 EPS = (1e-5, 1e-3, 1e-2)  # torch's default, the search space's, DSNAS's own code's in its search
@@ -487,16 +488,6 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def cpu_name() -> str:
-    """The processor's model name, without anything that names this machine."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
 def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, default=20, help="of the planted candidates (default: %(default)s)")
@@ -519,7 +510,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     sizes = QUICK if options.quick else Sizes()
     result = {
-        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.system()},
+        "machine": {"cpu": device_name(torch.device("cpu")), "cores": os.cpu_count(), "system": platform.system()},
         "date": datetime.now(timezone.utc).date().isoformat(),
         "versions": {"Python": platform.python_version()}
         | {name: version(name) for name in ("torch", "nni", "pytorch-lightning", "timm", "nni-proxyless")},

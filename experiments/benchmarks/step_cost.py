@@ -57,6 +57,7 @@ from timm.layers import BatchNormAct2d
 from timm.models._efficientnet_blocks import InvertedResidual
 from torch import Tensor, nn
 
+from nni_proxyless.latency.timing import device_name
 from nni_proxyless.progress import bar
 
 UPDATE_EVERY = 5
@@ -594,16 +595,6 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def cpu_name() -> str:
-    """The processor's model name, without anything that names this machine."""
-    try:
-        lines = File("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
 def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
@@ -689,7 +680,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"--{k} {shlex.join(map(str, v)) if isinstance(v, list) else v}" for k, v in settings.items() if v is not None
     ]
     result = {
-        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.system()},
+        "machine": {"cpu": device_name(torch.device("cpu")), "cores": os.cpu_count(), "system": platform.system()},
         "date": datetime.now(timezone.utc).date().isoformat(),
         "versions": {"Python": platform.python_version()}
         | {name: version(name) for name in ("torch", "nni", "pytorch-lightning", "timm", "nni-proxyless")},
