@@ -16,6 +16,7 @@ from typing import Any
 
 from . import __version__
 from .derive_command import add_derive_command
+from .draw_command import add_draw_command
 from .errors import UserError
 from .latency_command import add_latency_command
 
@@ -70,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     add_latency_command(commands)
 
     add_derive_command(commands)
+
+    add_draw_command(commands)
 
     report = commands.add_parser("report", help="a table of the networks that searches have found",
                                  description="Print a table. Fails if a trial of the experiment has failed.")  # fmt: skip

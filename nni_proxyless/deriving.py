@@ -32,6 +32,7 @@ from .latency.budget import fastest, log_probability, slowest
 from .latency.operation import trace_operations
 from .measuring import make_profiler, measure_beside_path, say_if_drifted
 from .monitor import judge, judging_loaders
+from .pictures import draw_beside
 from .progress import bar
 from .remains import SUPERNET, Probabilities, read_probabilities
 
@@ -184,9 +185,10 @@ class Derived:
     weights: dict[str, torch.Tensor]
 
     def write(self, folder: Path) -> None:
-        """Write ``architecture.json`` and ``weights.safetensors``."""
+        """Write ``architecture.json``, ``weights.safetensors`` and the picture ``network.svg``."""
         write_weights(folder / "weights.safetensors", self.weights)
         self.architecture.write(folder / "architecture.json")
+        draw_beside(folder / "architecture.json")
 
     @property
     def row(self) -> tuple[float, ...]:

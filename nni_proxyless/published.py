@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["NETWORKS"]
+__all__ = ["NETWORKS", "PLACES"]
 
 
 def _network(stem_size: int, blocks: list[list[str]], num_features: int) -> dict[str, Any]:
@@ -51,4 +51,10 @@ NETWORKS: dict[str, dict[str, Any]] = {
         ],
         num_features=1280,
     ),
+}
+
+# Where the search has left blocks out, which a block definition does not say: per stage '#' for a block, '-' for none.
+PLACES: dict[str, tuple[str, ...]] = {
+    "proxyless_gpu": ("#", "#---", "#--#", "#--#", "#-##", "####", "#"),
+    "proxyless_mobile": ("#", "##--", "####", "####", "####", "####", "#"),
 }

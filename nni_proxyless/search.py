@@ -35,6 +35,7 @@ from .latency import DeviceEstimator, LatencyEstimator, LatencyPenalty, LatencyP
 from .latency.operation import trace_operations
 from .measuring import latency_range, make_profiler, measure_beside_path, say_if_drifted, target_in_ms
 from .monitor import DerivedNetMonitor, judging_loaders
+from .pictures import draw_beside
 from .progress import FitProgress
 from .remains import PROBABILITIES, SUPERNET, shapes_of, write_remains
 from .trial import is_helper, tell_helpers
@@ -329,6 +330,7 @@ def _save(
         write_weights(folder / "final" / "weights.safetensors", weights)
         write_text(folder / "final" / "result.json", json.dumps(result, indent=2) + "\n")
     architecture.write(folder / "architecture.json")
+    draw_beside(folder / "architecture.json")
     return SearchResult(folder, architecture, metrics)
 
 

@@ -1,0 +1,249 @@
+"""A net as a row of blocks, which is how the papers draw theirs: of a block definition of timm. Needs no NNI.
+
+architecture.json, or the name of a published net -> Net -> :mod:`.pictures`
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .architecture import Architecture
+from .errors import UserError, did_you_mean
+from .published import NETWORKS, PLACES
+
+__all__ = ["Block", "Net", "Stage", "find_nets", "net_of_architecture", "net_of_definition", "published_net"]
+
+NAMES = {
+    "ir": "MB",
+    "ds": "MB",
+    "dsa": "MB",
+    "er": "Fused",
+    "cn": "Conv",
+}  # timm's block types, as the papers call them
+TIMM_DEFAULTS = {"stem_size": 32, "num_features": 1280, "num_classes": 1000, "in_chans": 3}
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block.
+
+    Attributes
+    ----------
+    label
+        Such as ``'MB6 5x5'``.
+    channels
+        Of its output; 0 for one that is left out.
+    kernel, expansion
+        None for what has none: stem, feature mix, classifier, and a block that is left out.
+    """
+
+    label: str
+    channels: int
+    kernel: int | None = None
+    expansion: float | None = None
+
+    @property
+    def skipped(self) -> bool:
+        return self.channels == 0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Blocks between two boundaries, and what stands under them: size and channels of the maps that they give."""
+
+    blocks: tuple[Block, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Net:
+    """Name, figures in words, the images that go in, and stages from stem to classifier."""
+
+    name: str
+    figures: str
+    source: str
+    stages: tuple[Stage, ...]
+
+    @property
+    def blocks(self) -> list[Block]:
+        return [block for stage in self.stages for block in stage.blocks]
+
+
+def net_of_definition(
+    name: str, definition: Mapping[str, Any], input_shape: Sequence[int], *, figures: str = "",
+    places: Sequence[str] = (),
+) -> Net:  # fmt: skip
+    """The blocks of a timm block definition.
+
+    Parameters
+    ----------
+    definition
+        As ``MobileNetV2Space.timm_definition`` gives it.
+    input_shape
+        Of one image, (channels, height, width).
+    places
+        Per stage, that of the first block included, ``'#'`` for a block and ``'-'`` for one that was left out, of which the
+        definition knows nothing. Where they do not fit the definition, no skips are shown.
+
+    Raises
+    ------
+    UserError
+        A type of block that this picture does not know.
+    """
+    from timm.models._efficientnet_builder import decode_arch_def
+
+    net = {**TIMM_DEFAULTS, **definition}
+    height, width = (math.ceil(side / net["stem_stride"]) for side in input_shape[1:])
+    stages = [Stage((Block("Conv 3x3", net["stem_size"]),), (_size(height, width), f"{net['stem_size']} ch"))]
+    decoded = decode_arch_def(net["blocks"])
+    kept = [stage.count("#") for stage in places if "#" in stage]
+    if kept != [len(stage) for stage in decoded]:  # nothing is known of what was left out
+        places = ["#" * len(stage) for stage in decoded]
+    rest = (_block(name, arguments) for stage in decoded for arguments in stage)
+    for stage in places:
+        blocks, channels = [], 0
+        for place in stage:
+            if place == "-":
+                blocks.append(Block("skip", 0))
+                continue
+            block, stride = next(rest)
+            height, width, channels = math.ceil(height / stride), math.ceil(width / stride), block.channels
+            blocks.append(block)
+        stages.append(Stage(tuple(blocks), (_size(height, width), f"{channels} ch") if channels else ()))
+    if net["num_features"]:
+        stages.append(
+            Stage((Block("Conv 1x1", net["num_features"]),), (_size(height, width), f"{net['num_features']} ch"))
+        )
+    stages.append(Stage((Block("Pool, linear", net["num_classes"]),), (f"{net['num_classes']}", "classes")))
+    source = "×".join(str(n) for n in input_shape)
+    return Net(name, figures, source, tuple(stages))
+
+
+def net_of_architecture(path: Path) -> Net:
+    """The blocks and figures of an ``architecture.json``; the accuracy is that of the final training, where there is one.
+
+    Raises
+    ------
+    UserError
+        The file is missing or damaged, or its net has no block definition.
+    """
+    architecture = Architecture.read(path)
+    if architecture.network is None:
+        raise UserError(
+            f"{path}: the space {architecture.space.get('name')!r} gives no timm block definition, so there are no blocks to "
+            "draw; allowed: nets of spaces with a method timm_definition, such as mobilenetv2, and the published nets "
+            f"{', '.join(NETWORKS)}"
+        )
+    name = path.resolve().parent.name
+    result = path.parent / "final" / "result.json"
+    final = json.loads(result.read_text(encoding="utf-8"))["accuracy"] if result.exists() else None
+    return net_of_definition(
+        name, architecture.network, architecture.input_shape, figures=_figures(architecture, final),
+        places=_places(architecture.choices),
+    )  # fmt: skip
+
+
+def published_net(name: str) -> Net:
+    """A published net, its multiply-adds and parameters counted."""
+    import torch
+    from timm.models.efficientnet import EfficientNet
+
+    from .latency.macs import count_macs
+    from .timm_net import build_efficientnet
+
+    with torch.device("meta"):  # counted without memory or arithmetic
+        model = build_efficientnet(EfficientNet, NETWORKS[name])
+    figures = _counts(count_macs(model, (3, 224, 224)), sum(p.numel() for p in model.parameters()))
+    return net_of_definition(name, NETWORKS[name], (3, 224, 224), figures=figures, places=PLACES[name])
+
+
+def find_nets(names: Sequence[str]) -> list[Net]:
+    """Nets by path of a file, by folder, and by the name of a published one.
+
+    Raises
+    ------
+    UserError
+        One of them is none of these, or cannot be drawn.
+    """
+    nets = []
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            paths = [path / "architecture.json"]
+            if not paths[0].exists():
+                paths = sorted(path.rglob("architecture.json"))
+            if not paths:
+                raise UserError(f"draw: no architecture.json in or below '{path}'")
+            nets += [net_of_architecture(p) for p in paths]
+        elif path.exists():
+            nets.append(net_of_architecture(path))
+        elif name in NETWORKS:
+            nets.append(published_net(name))
+        else:
+            raise UserError(
+                f"draw: '{name}' is no file, no folder and no published net; allowed: the path of an architecture.json, a "
+                f"folder with such files, {', '.join(NETWORKS)}.{did_you_mean(name, NETWORKS)}"
+            )
+    return nets
+
+
+def _block(name: str, arguments: Mapping[str, Any]) -> tuple[Block, int]:
+    """A block of timm's builder, and its stride."""
+    kind = arguments["block_type"]
+    kernel = arguments.get({"er": "exp_kernel_size", "cn": "kernel_size"}.get(kind, "dw_kernel_size"))
+    if kind not in NAMES or not isinstance(kernel, int):
+        what = f"block type {kind!r}" if kind not in NAMES else f"kernel {kernel!r}"
+        raise UserError(
+            f"{name}: {what} has no picture here; allowed: {', '.join(NAMES)}, each with one kernel, in timm's notation"
+        )
+    expansion = arguments.get("exp_ratio", 1.0)
+    text = "" if kind == "cn" else f"{expansion:g}"
+    return Block(f"{NAMES[kind]}{text} {kernel}x{kernel}", arguments["out_chs"], kernel, expansion), arguments["stride"]
+
+
+def _places(choices: Mapping[str, Any]) -> list[str]:
+    """What was left out, by labels such as ``stage2.1``; nothing for a space with other labels."""
+    stages: dict[int, dict[int, str]] = {}
+    for label, choice in choices.items():
+        match = re.fullmatch(r"stage(\d+)\.(\d+)", label)
+        if match is None:
+            return []
+        stages.setdefault(int(match[1]), {})[int(match[2])] = "-" if choice == "skip" else "#"
+    return ["#", *("".join(stages[s][i] for i in sorted(stages[s])) for s in sorted(stages))]
+
+
+def _figures(architecture: Architecture, final: float | None) -> str:
+    latency, search = architecture.latency, architecture.search
+    unit = latency.get("unit", "ms")
+    words = []
+    if unit != "million multiply-adds":  # those are counted anyway
+        words += [
+            f"{word} {latency[key]:.2f} {unit}"
+            for word, key in (("target", "target_ms"), ("measured", "measured_ms"))
+            if latency.get(key) is not None
+        ]
+        if latency.get("measured_ms") is None and latency.get("table_ms") is not None:
+            words.append(f"{latency['table_ms']:.2f} {unit} by its table")
+    words.append(_counts(architecture.macs, architecture.n_params))
+    if final is not None:
+        words.append(f"accuracy {100 * final:.1f} %")
+    elif search.get("weights") != "fresh" and search.get("accuracy") is not None:
+        words.append(f"accuracy {100 * search['accuracy']:.1f} % in the search")
+    return ", ".join(words)
+
+
+def _counts(macs: int, n_params: int) -> str:
+    def short(n: int) -> str:
+        return f"{n / 1e6:.1f} M" if n >= 99.5e6 else f"{n / 1e6:.2f} M" if n >= 1e6 else f"{n / 1e3:.1f} k"
+
+    return f"{short(macs)} multiply-adds, {short(n_params)} parameters"
+
+
+def _size(height: int, width: int) -> str:
+    return f"{height}×{width}"

@@ -1,0 +1,51 @@
+"""``nni-proxyless draw``: nets as pictures."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["add_draw_command"]
+
+
+def add_draw_command(commands: Any) -> None:
+    """Add ``draw`` to the commands of the parser."""
+    draw = commands.add_parser(
+        "draw", help="draw derived and published nets, block by block",
+        description="Draw nets as the papers do: blocks from input to classifier, width by channels, height by expansion, "
+        "colour by kernel. Several nets stand one below the other, on the same scales.",
+    )  # fmt: skip
+    draw.add_argument("nets", nargs="+", metavar="architecture.json | DIR | NAME",
+                      help="of a folder without an architecture.json all below it; NAME: a published net, proxyless_gpu or "
+                      "proxyless_mobile")  # fmt: skip
+    draw.add_argument("--output", type=Path, metavar="PICTURE",
+                      help="its ending, .svg or .png, says what it is; default: network.svg and network.png, networks.… of "
+                      "several, beside the first net, or here for a published one")  # fmt: skip
+    draw.add_argument("--title", default="", help="over the picture")
+    draw.set_defaults(run=_draw)
+
+
+def _draw(arguments: argparse.Namespace) -> int:
+    from .blocks import find_nets
+    from .pictures import draw_nets, require_picture, save_picture
+
+    if arguments.output is not None:
+        require_picture(arguments.output, "--output")
+    nets = find_nets(arguments.nets)
+    figure = draw_nets(nets, arguments.title)
+    for path in [arguments.output] if arguments.output is not None else _beside(arguments.nets, len(nets)):
+        save_picture(figure, path)
+        print(f"picture: {path}")
+    return 0
+
+
+def _beside(names: Sequence[str], n: int) -> list[Path]:
+    """One net's picture is called as the search calls its own; that of several does not take its place."""
+    first = Path(names[0])
+    if first.exists():
+        stem = (first if first.is_dir() else first.parent) / ("network" if n == 1 else "networks")
+    else:
+        stem = Path(names[0] if n == 1 else "networks")
+    return [stem.with_name(f"{stem.name}{ending}") for ending in (".svg", ".png")]

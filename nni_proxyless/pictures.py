@@ -1,0 +1,216 @@
+"""Nets drawn as the papers draw theirs: one row each, from the images to the classifier.
+
+    width of a block    channels of its output, the same scale in all rows
+    height              expansion
+    colour              kernel
+    a dotted line       a block that the search left out
+
+An inch of the picture is a unit of its axes, so sizes are what the numbers say. Labels stay text in an SVG, and the same net
+gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .architecture import Architecture
+from .blocks import Block, Net, Stage, net_of_architecture
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["COLOURS", "draw_beside", "draw_nets", "require_picture", "save_picture"]
+
+_logger = logging.getLogger(__name__)
+
+# Told apart by people who see no red, no green or no blue, and lighter to darker, so also without any colour.
+COLOURS = {1: "#ffffff", 3: "#f9dc7c", 5: "#56a9d9", 7: "#a8480f", 9: "#3d1452"}
+OTHER_KERNEL, NO_KERNEL = "#8f8f8f", "#e4e4e4"
+ENDINGS = (".svg", ".png")
+
+# Inches.
+MARGIN, GAP, STAGE_GAP, PITCH, STAGE_MIN = 0.25, 0.05, 0.22, 0.17, 0.5
+WIDEST, ALL_WIDTHS = 0.9, 6.5  # of one block, and of all blocks of a net together
+TALLEST, LABEL, NOTES, TITLE, LEGEND, INPUT = 0.84, 0.66, 0.52, 0.34, 0.4, 0.78
+PLAIN_WIDTH = 0.3  # feature mix and classifier: as wide as they are, they would be half of the picture
+
+
+def draw_nets(nets: Sequence[Net], title: str = "") -> Figure:
+    """A picture of one net, or of several on the same scales, a row each, with a legend.
+
+    Parameters
+    ----------
+    nets
+        One or more.
+    title
+        Over all of them.
+    """
+    from matplotlib.figure import Figure  # no window, and no state outside this function
+
+    searched = [block for net in nets for block in net.blocks if _to_scale(block)]
+    inch_per_channel = min(
+        WIDEST / max(block.channels for block in searched),
+        *(ALL_WIDTHS / sum(block.channels for block in net.blocks if _to_scale(block)) for net in nets),
+    )
+    inch_per_expansion = TALLEST / max(6.0, *(block.expansion or 1 for block in searched))
+    row = TITLE + LABEL + TALLEST + NOTES
+    above = MARGIN + (0.3 if title else 0)
+    height = above + row * len(nets) + LEGEND
+    width = max(_row_width(net, inch_per_channel) for net in nets)
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
+    axes.axis("off")
+    if title:
+        axes.text(MARGIN, height - MARGIN, title, fontsize=12, fontweight="bold", va="center")
+    for r, net in enumerate(nets):
+        _draw_row(axes, net, r, height - above - r * row, inch_per_channel, inch_per_expansion)
+    _draw_legend(axes, nets, inch_per_channel)
+    return figure
+
+
+def save_picture(figure: Figure, path: Path) -> None:
+    """Write an SVG with text as text, or a PNG, by the ending; without date, so that equal pictures are equal files."""
+    from matplotlib import rc_context
+
+    require_picture(path, "picture")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # "none": text is no outline of letters. The salt goes into names inside the file, by chance otherwise.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "nni-proxyless"}):
+        figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def require_picture(path: Path, option: str) -> None:
+    """Refuse an ending that is none of a picture."""
+    if path.suffix not in ENDINGS:
+        raise UserError(f"{option} {path}: '{path.suffix}' is not allowed here; allowed: {', '.join(ENDINGS)}")
+
+
+def draw_beside(architecture_path: Path) -> None:
+    """``network.svg`` beside an ``architecture.json``, where its net has blocks to draw.
+
+    Whatever goes wrong is said in the log: a search that has left its net has not failed because of a picture.
+    """
+    try:
+        path = architecture_path.with_name("network.svg")
+        path.unlink(missing_ok=True)  # of another net
+        if Architecture.read(architecture_path).network is not None:
+            save_picture(draw_nets([net_of_architecture(architecture_path)]), path)
+    except Exception as error:
+        _logger.warning("%s: no picture of the net: %s", architecture_path, error)
+
+
+def _to_scale(block: Block) -> bool:
+    return block.kernel is not None
+
+
+def _width(block: Block, inch_per_channel: float) -> float:
+    return block.channels * inch_per_channel if _to_scale(block) else 0.0 if block.skipped else PLAIN_WIDTH
+
+
+def _stage_width(stage: Stage, inch_per_channel: float) -> float:
+    slots = [max(_width(block, inch_per_channel), PITCH) for block in stage.blocks]
+    return max(sum(slots) + GAP * (len(slots) - 1), STAGE_MIN if stage.notes else PITCH)
+
+
+def _row_width(net: Net, inch_per_channel: float) -> float:
+    stages = sum(_stage_width(stage, inch_per_channel) for stage in net.stages)
+    # Name and figures, in letters of that many inches, and the legend must also find room.
+    words = 0.09 * len(net.name) + 0.07 * len(net.figures) + 0.2
+    return 2 * MARGIN + max(INPUT + stages + STAGE_GAP * (len(net.stages) - 1), words, 8.0)
+
+
+def _draw_row(axes: Axes, net: Net, r: int, top: float, inch_per_channel: float, inch_per_expansion: float) -> None:
+    """A net from left to right, below ``top``."""
+    from matplotlib.patches import Rectangle
+
+    middle = top - TITLE - LABEL - TALLEST / 2
+    under = middle - TALLEST / 2 - 0.07
+    name = axes.text(MARGIN, top - 0.1, net.name, fontsize=10, fontweight="bold", va="center")
+    axes.annotate(
+        net.figures, (1, 0), xycoords=name, xytext=(8, 0), textcoords="offset points", fontsize=9, va="bottom"
+    )
+    axes.text(MARGIN, middle, net.source, fontsize=8, va="center")
+    x = begin = MARGIN + INPUT
+    n = 0
+    for s, stage in enumerate(net.stages):
+        room = _stage_width(stage, inch_per_channel)
+        slots = [max(_width(block, inch_per_channel), PITCH) for block in stage.blocks]
+        at = x + (room - sum(slots) - GAP * (len(slots) - 1)) / 2
+        for block, slot in zip(stage.blocks, slots, strict=True):
+            centre = at + slot / 2
+            wide, tall = _width(block, inch_per_channel), inch_per_expansion * (block.expansion or 1)
+            if block.skipped:
+                axes.plot([at, at + slot], [middle, middle], color="white", linewidth=3, zorder=1)
+                line = axes.plot(
+                    [at, at + slot], [middle, middle], color="black", linewidth=1, linestyle=":", zorder=2
+                )[0]
+                line.set_gid(f"net{r}-block{n}-skip")
+                tall = 0.0
+            else:
+                axes.add_patch(Rectangle(
+                    (centre - wide / 2, middle - tall / 2), wide, tall, facecolor=_colour(block.kernel), edgecolor="black",
+                    linewidth=0.6, zorder=3, gid=f"net{r}-block{n}",
+                ))  # fmt: skip
+            axes.text(centre, middle + tall / 2 + 0.05, block.label, fontsize=8, rotation=90, ha="center", va="bottom",
+                      color="dimgray" if block.skipped else "black")  # fmt: skip
+            at += slot + GAP
+            n += 1
+        axes.text(x + room / 2, under, "\n".join(stage.notes), fontsize=7.5, ha="center", va="top", linespacing=1.15)
+        x += room + STAGE_GAP
+        if s < len(net.stages) - 1:
+            boundary = x - STAGE_GAP / 2
+            axes.plot(
+                [boundary] * 2,
+                [under - 0.28, middle + TALLEST / 2],
+                color="gray",
+                linewidth=0.6,
+                dashes=(3, 3),
+                zorder=0,
+            )
+    axes.plot([begin - 0.06, x - STAGE_GAP], [middle, middle], color="black", linewidth=1, zorder=0)
+
+
+def _colour(kernel: int | None) -> str:
+    return NO_KERNEL if kernel is None else COLOURS.get(kernel, OTHER_KERNEL)
+
+
+def _draw_legend(axes: Axes, nets: Sequence[Net], inch_per_channel: float) -> None:
+    """What colour, height and width say."""
+    from matplotlib.patches import Rectangle
+
+    middle, x = LEGEND / 2, MARGIN
+
+    def words(text: str, after: float = 0.3) -> None:
+        nonlocal x
+        axes.text(x, middle, text, fontsize=8, va="center")
+        x += 0.062 * len(text) + after
+
+    def sample(width: float, colour: str) -> None:
+        nonlocal x
+        axes.add_patch(Rectangle((x, middle - 0.08), width, 0.16, facecolor=colour, edgecolor="black", linewidth=0.6))
+        x += width + 0.05
+
+    blocks = [block for net in nets for block in net.blocks]
+    words("kernel", 0.08)
+    for kernel in sorted({block.kernel for block in blocks if block.kernel is not None}):
+        sample(0.18, _colour(kernel))
+        words(f"{kernel}x{kernel}", 0.1)
+    if any(block.kernel is None and not block.skipped for block in blocks):
+        sample(0.18, NO_KERNEL)
+        words("not to scale", 0.1)
+    x += 0.2
+    words("height: expansion, the number after MB")
+    words("width: channels", 0.08)
+    channels = 2 ** math.floor(math.log2(0.6 / inch_per_channel))
+    sample(channels * inch_per_channel, "white")
+    words(f"{channels}")
+    if any(block.skipped for block in blocks):
+        axes.plot([x, x + 0.2], [middle] * 2, color="black", linewidth=1, linestyle=":")
+        x += 0.26
+        words("left out")

@@ -1,0 +1,321 @@
+"""Pictures of nets: what is drawn against what the definition says, read off the figure's own artists."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb
+from nni_proxyless.search_spaces import MobileNetV2Space
+from PIL import Image
+from timm.models._efficientnet_builder import decode_arch_def
+
+from nni_proxyless.architecture import Architecture
+from nni_proxyless.blocks import find_nets, net_of_architecture, net_of_definition, published_net
+from nni_proxyless.cli import main
+from nni_proxyless.errors import UserError
+from nni_proxyless.pictures import COLOURS, draw_beside, draw_nets, save_picture
+from nni_proxyless.published import NETWORKS, PLACES
+
+SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "published_architectures.json"
+
+SMALL = {
+    "stage1.0": "k5e3", "stage1.1": "skip", "stage1.2": "k3e6", "stage2.0": "k7e6", "stage2.1": "skip", "stage2.2": "skip",
+    "stage3.0": "k3e3", "stage3.1": "k7e3", "stage3.2": "skip",
+}  # fmt: skip
+
+
+def leave(folder: Path, choices: dict[str, str] = SMALL, shape: tuple[int, ...] = (1, 16, 16), **known) -> Path:
+    """The ``architecture.json`` of a net of the small space, or of another whose arguments are ``space``."""
+    arguments = known.pop("space", {"preset": "small", "num_classes": 10, "in_channels": 1})
+    network = MobileNetV2Space(**arguments).timm_definition(choices)
+    path = folder / "architecture.json"
+    Architecture(**{  # type: ignore[arg-type]
+        "space": {"name": "mobilenetv2", "arguments": arguments}, "choices": choices, "input_shape": shape,
+        "network": network, "macs": 2_345_678, "n_params": 45_678, **known,
+    }).write(path)  # fmt: skip
+    return path
+
+
+def drawn(figure, row: int = 0) -> list:
+    """Rectangles of a row's blocks, from left to right as they are numbered; None for one that was left out."""
+    (axes,) = figure.axes
+    artists = {a.get_gid(): a for a in [*axes.patches, *axes.lines] if a.get_gid()}
+    numbered = {name: re.fullmatch(rf"net{row}-block(\d+)(-skip)?", name) for name in artists}
+    found = {int(m[1]): None if m[2] else artists[name] for name, m in numbered.items() if m is not None}
+    return [found[n] for n in range(len(found))]
+
+
+def test_blocks_are_drawn_as_the_definition_says(tmp_path):
+    path = leave(tmp_path)
+    rectangles = drawn(draw_nets([net_of_architecture(path)]))
+    assert [r is None for r in rectangles[2:11]] == [choice == "skip" for choice in SMALL.values()]
+    definition = Architecture.read(path).network
+    assert definition is not None
+    blocks = [block for stage in decode_arch_def(definition["blocks"]) for block in stage]
+    inner = [r for r in rectangles[1:-2] if r is not None]
+    assert len(inner) == len(blocks) == 6
+    per_channel = {round(r.get_width() / b["out_chs"], 9) for r, b in zip(inner, blocks, strict=True)}
+    per_expansion = {round(r.get_height() / b.get("exp_ratio", 1), 9) for r, b in zip(inner, blocks, strict=True)}
+    assert (len(per_channel), len(per_expansion)) == (1, 1)
+    for r, b in zip(inner, blocks, strict=True):
+        assert to_hex(r.get_facecolor()) == COLOURS[b["dw_kernel_size"]]
+    places = [r.get_x() for r in inner]
+    assert places == sorted(places)
+    assert all(a.get_x() + a.get_width() < b.get_x() for a, b in itertools.pairwise(inner))
+    # Stem, feature mix and classifier are there too, in no kernel's colour.
+    assert {to_hex(rectangles[i].get_facecolor()) for i in (0, -2, -1)}.isdisjoint(COLOURS.values())
+
+
+def test_a_definition_whose_choices_say_nothing_has_no_skips(tmp_path):
+    """Labels of another space, or a number of blocks that does not fit: nothing is invented."""
+    path = leave(tmp_path)
+    known = json.loads(path.read_text())
+    for choices in ({"layer3": "skip"}, {**SMALL, "stage1.1": "k3e3"}, {}):
+        path.write_text(json.dumps({**known, "choices": choices}))
+        net = net_of_architecture(path)
+        assert not any(block.skipped for block in net.blocks)
+        assert [b.label for b in net.blocks[1:7]] == ["MB1 3x3", "MB3 5x5", "MB6 3x3", "MB6 7x7", "MB3 3x3", "MB3 7x7"]
+
+
+def test_a_stage_may_be_left_out_as_a_whole(tmp_path):
+    space = {
+        "preset": "small",
+        "widths": [8, 8],
+        "depths": [1, 1],
+        "strides": [1, 2],
+        "num_classes": 10,
+        "in_channels": 1,
+    }
+    path = leave(tmp_path, {"stage1.0": "skip", "stage2.0": "k3e3"}, space=space)
+    net = net_of_architecture(path)
+    assert [s.notes for s in net.stages] == [
+        ("16×16", "16 ch"), ("16×16", "8 ch"), (), ("8×8", "8 ch"), ("8×8", "128 ch"), ("10", "classes"),
+    ]  # fmt: skip
+    assert [r is None for r in drawn(draw_nets([net]))] == [False, False, True, False, False, False]
+
+
+def test_stages_say_the_size_and_channels_of_their_maps():
+    net = published_net("proxyless_mobile")
+    assert [stage.notes for stage in net.stages] == [
+        ("112×112", "32 ch"), ("112×112", "16 ch"), ("56×56", "32 ch"), ("28×28", "40 ch"), ("14×14", "80 ch"),
+        ("14×14", "96 ch"), ("7×7", "192 ch"), ("7×7", "320 ch"), ("7×7", "1280 ch"), ("1000", "classes"),
+    ]  # fmt: skip
+    odd = net_of_definition("odd", {"blocks": [["ds_r1_k3_s2_c8"]], "stem_stride": 2, "bn_eps": 1e-3}, (3, 225, 31))
+    assert [stage.notes[0] for stage in odd.stages[:2]] == ["113×16", "57×8"]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_published_nets_are_drawn_with_what_was_left_out(name):
+    net = published_net(name)
+    counts = {"proxyless_gpu": "465.3 M multiply-adds, 7.12 M parameters",
+              "proxyless_mobile": "320.4 M multiply-adds, 4.08 M parameters"}  # fmt: skip
+    assert net.figures == counts[name]
+    assert len(drawn(draw_nets([net]))) == 1 + 22 + 2
+    if not SHARED.exists():
+        pytest.skip(f"the published architectures are not here: {SHARED}")
+    theirs = json.loads(SHARED.read_text())[name]["blocks"]
+    expected = ["skip" if b == "skip" else (b["kernel"], b["expand"], b["out_channels"]) for b in theirs]
+    ours = ["skip" if b.skipped else (b.kernel, b.expansion, b.channels) for b in net.blocks[1:-2]]
+    assert ours == expected
+
+
+def test_places_fit_the_published_definitions():
+    """Else the skips would quietly not be drawn."""
+    for name, places in PLACES.items():
+        assert [stage.count("#") for stage in places] == [len(stage) for stage in NETWORKS[name]["blocks"]]
+    assert set(PLACES) == set(NETWORKS)
+
+
+def test_nets_side_by_side_have_the_same_scales():
+    figure = draw_nets(find_nets(["proxyless_mobile", "proxyless_gpu"]), title="two nets")
+    mobile, gpu = drawn(figure, 0), drawn(figure, 1)
+    assert gpu[22].get_width() / mobile[22].get_width() == pytest.approx(432 / 320)
+    assert gpu[22].get_height() == pytest.approx(mobile[22].get_height())
+    assert mobile[1].get_height() == pytest.approx(mobile[22].get_height() / 6)
+    assert gpu[22].get_y() < mobile[22].get_y()
+    assert len(drawn(figure, 2)) == 0
+
+
+def full(n: int, choice: str) -> dict[str, str]:
+    depths = [4, 4, 4, 4, 4, 1][:n]
+    return {f"stage{s}.{i}": choice for s, depth in enumerate(depths, 1) for i in range(depth)}
+
+
+@pytest.mark.parametrize("case", ["published", "21 blocks", "3 blocks", "small, a title of its own"])
+def test_no_text_is_cut_off_or_over_another(case, tmp_path):
+    latency = {"target_ms": 78.0, "measured_ms": 84.25, "unit": "ms"}
+    title = ""
+    if case == "published":
+        nets = find_nets(["proxyless_mobile", "proxyless_gpu"])
+    elif case == "21 blocks":
+        path = leave(tmp_path / "a run with a name", full(6, "k7e6"), (3, 224, 224), space={}, latency=latency,
+                     search={"accuracy": 0.5})  # fmt: skip
+        nets = [net_of_architecture(path)]
+    elif case == "3 blocks":
+        space = {"preset": "small", "widths": [8, 8], "depths": [1, 1], "strides": [2, 1], "stem_width": 8}
+        nets = [net_of_architecture(leave(tmp_path, {"stage1.0": "k3e3", "stage2.0": "k5e6"}, space=space))]
+    else:
+        nets = [net_of_architecture(leave(tmp_path, latency=latency, search={"accuracy": 0.9812}))]
+        title = "The digits within four milliseconds"
+    figure = draw_nets(nets, title)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    boxes = [(t.get_text(), t.get_window_extent(renderer)) for t in figure.axes[0].texts if t.get_text()]
+    width, height = figure.bbox.width, figure.bbox.height
+    for text, box in boxes:
+        assert box.x0 >= 0, text
+        assert box.y0 >= 0, text
+        assert box.x1 <= width, text
+        assert box.y1 <= height, text
+    for (one, a), (other, b) in itertools.combinations(boxes, 2):
+        assert not a.overlaps(b), (one, other)
+    # Nor is a label over a block.
+    for r in [r for row in range(len(nets)) for r in drawn(figure, row) if r is not None]:
+        for text, box in boxes:
+            assert not r.get_window_extent(renderer).overlaps(box), text
+
+
+def luminance(colour: str) -> float:
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_kernels_can_be_told_apart_without_colours():
+    """Lighter to darker: contrasts between neighbours of 1.5 and more, as WCAG computes them."""
+    values = [luminance(COLOURS[kernel]) + 0.05 for kernel in sorted(COLOURS)]
+    # White and sand are next to each other in lightness only for a 1x1 kernel, which no space of ours has.
+    assert all(a / b > 1.5 for a, b in itertools.pairwise(values[1:])), values
+    assert values == sorted(values, reverse=True)
+
+
+def texts_of(path: Path) -> list[str]:
+    """All text of an SVG, in its order; reading it shows that it is well-formed."""
+    tree = ElementTree.parse(path)
+    return ["".join(e.itertext()).strip() for e in tree.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_the_svg_holds_its_labels_as_text(tmp_path):
+    path = leave(tmp_path, latency={"target_ms": 3.0, "measured_ms": 3.141, "unit": "ms"}, search={"accuracy": 0.8768})
+    save_picture(draw_nets([net_of_architecture(path)], title="A title & more <"), tmp_path / "a.svg")
+    texts = texts_of(tmp_path / "a.svg")
+    labels = [text for text in texts if re.fullmatch(r"MB\d \dx\d|skip|Conv \dx\d|Pool, linear", text)]
+    assert labels == [
+        "Conv 3x3", "MB1 3x3", "MB3 5x5", "skip", "MB6 3x3", "MB6 7x7", "skip", "skip", "MB3 3x3", "MB3 7x7", "skip",
+        "Conv 1x1", "Pool, linear",
+    ]  # fmt: skip
+    for expected in (
+        "A title & more <", tmp_path.name,
+        "target 3.00 ms, measured 3.14 ms, 2.35 M multiply-adds, 45.7 k parameters, accuracy 87.7 % in the search",
+        "1×16×16", "8×8", "16 ch", "classes",
+    ):  # fmt: skip
+        assert expected in texts, texts
+
+
+def figures(folder: Path, **known) -> str:
+    return net_of_architecture(leave(folder, **known)).figures
+
+
+def test_figures_are_those_that_are_known(tmp_path):
+    counts = "2.35 M multiply-adds, 45.7 k parameters"
+    assert figures(tmp_path) == counts
+    table = {"target_ms": None, "measured_ms": None, "table_ms": 2.5, "unit": "mJ"}
+    assert figures(tmp_path, latency=table) == f"2.50 mJ by its table, {counts}"
+    macs = {"target_ms": 2.0, "table_ms": 2.345678, "unit": "million multiply-adds"}
+    assert figures(tmp_path, latency=macs, search={"accuracy": 0.5, "weights": "fresh"}) == counts
+    (tmp_path / "final").mkdir()
+    (tmp_path / "final" / "result.json").write_text('{"accuracy": 0.9722}')
+    assert figures(tmp_path, search={"accuracy": 0.5}) == f"{counts}, accuracy 97.2 %"
+
+
+def test_the_command_as_typed_writes_the_same_bytes_again(tmp_path, command):
+    """SVG and PNG, of a fresh process, beside the net."""
+    path = leave(tmp_path / "run")
+    done = command("nni-proxyless", "draw", "run/architecture.json")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "picture: run/network.svg\npicture: run/network.png\n"
+    figure = draw_nets([net_of_architecture(path)])
+    for ending in ("svg", "png"):
+        save_picture(figure, tmp_path / f"here.{ending}")
+        assert (tmp_path / f"here.{ending}").read_bytes() == (path.parent / f"network.{ending}").read_bytes()
+    inches = figure.get_size_inches()
+    with Image.open(path.with_name("network.png")) as image:
+        image.load()
+        assert image.size == pytest.approx(tuple(150 * inches), abs=1)
+        assert len(image.convert("RGB").getcolors(2**24)) > 10
+
+
+def test_where_pictures_go(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("front/2.100", "front/3.200"):
+        leave(tmp_path / name)
+    assert main(["draw", "front", "--title", "Two"]) == 0
+    assert capsys.readouterr().out == "picture: front/networks.svg\npicture: front/networks.png\n"
+    assert {"2.100", "3.200", "Two"} < set(texts_of(tmp_path / "front" / "networks.svg"))
+    assert main(["draw", "proxyless_mobile"]) == 0
+    assert capsys.readouterr().out == "picture: proxyless_mobile.svg\npicture: proxyless_mobile.png\n"
+    assert main(["draw", "front/2.100", "proxyless_gpu", "--output", "new/both.svg"]) == 0
+    assert capsys.readouterr().out == "picture: new/both.svg\n"
+    assert {"2.100", "proxyless_gpu"} < set(texts_of(tmp_path / "new" / "both.svg"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["proxyles_gpu"], "draw: 'proxyles_gpu' is no file, no folder and no published net; allowed: the path of an architecture.json, a folder with such files, proxyless_gpu, proxyless_mobile. Did you mean 'proxyless_gpu'?"),
+        (["proxyless_gpu", "--output", "net.jpg"], "--output net.jpg: '.jpg' is not allowed here; allowed: .svg, .png"),
+        (["empty"], "draw: no architecture.json in or below 'empty'"),
+        (["nni/architecture.json"], "nni/architecture.json: the space 'nni.nas.hub.pytorch:NasBench201' gives no timm block definition, so there are no blocks to draw; allowed: nets of spaces with a method timm_definition, such as mobilenetv2, and the published nets proxyless_gpu, proxyless_mobile"),
+        (["uir/architecture.json"], "uir: block type 'uir' has no picture here; allowed: ir, ds, dsa, er, cn, each with one kernel, in timm's notation"),
+        (["mixed/architecture.json"], "mixed: kernel [3, 5] has no picture here; allowed: ir, ds, dsa, er, cn, each with one kernel, in timm's notation"),
+    ],
+)  # fmt: skip
+def test_wrong_words_are_refused(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    plain = {
+        "space": {"name": "nni.nas.hub.pytorch:NasBench201", "arguments": {}},
+        "choices": {},
+        "input_shape": (3, 32, 32),
+    }
+    Architecture(**plain, network=None).write(tmp_path / "nni" / "architecture.json")
+    for name, block in {"uir": "uir_r1_a0_k3_s1_e4_c8", "mixed": "ir_r1_k3.5_s1_e4_c8"}.items():
+        network = {"blocks": [[block]], "stem_stride": 2, "bn_eps": 1e-3}
+        Architecture(**plain, network=network).write(tmp_path / name / "architecture.json")
+    assert main(["draw", *words]) == 2
+    assert capsys.readouterr().err == f"nni-proxyless: {message}\n"
+
+
+def test_other_blocks_of_timm(tmp_path):
+    definition = {
+        "blocks": [["cn_r1_k3_s1_c8"], ["er_r2_k3_s2_e4_c16"], ["ir_r1_k11_s1_e2.5_c24_se0.25"]],
+        "stem_stride": 2,
+    }
+    net = net_of_definition("mine", definition, (3, 64, 64))
+    assert [b.label for b in net.blocks] == [
+        "Conv 3x3", "Conv 3x3", "Fused4 3x3", "Fused4 3x3", "MB2.5 11x11", "Conv 1x1", "Pool, linear",
+    ]  # fmt: skip
+    save_picture(draw_nets([net]), tmp_path / "a.svg")
+    with pytest.raises(UserError, match=r"^picture .*a\.pdf: '\.pdf' is not allowed here; allowed: \.svg, \.png$"):
+        save_picture(draw_nets([net]), tmp_path / "a.pdf")
+
+
+def test_a_search_does_not_fail_because_of_a_picture(tmp_path, caplog):
+    path = leave(tmp_path)
+    draw_beside(path)
+    assert "MB6 7x7" in texts_of(tmp_path / "network.svg")
+    known = json.loads(path.read_text())
+    path.write_text(json.dumps({**known, "network": {**known["network"], "blocks": [["ir_q7"]]}}))
+    with caplog.at_level(logging.WARNING, logger="nni_proxyless.pictures"):
+        draw_beside(path)
+    assert f"{path}: no picture of the net: " in caplog.text
+    assert not (tmp_path / "network.svg").exists(), "that of another net would stay"
+    caplog.clear()
+    path.write_text(json.dumps({**known, "network": None}))
+    draw_beside(path)
+    assert caplog.text == ""
