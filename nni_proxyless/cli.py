@@ -19,6 +19,7 @@ from .derive_command import add_derive_command
 from .draw_command import add_draw_command
 from .errors import UserError
 from .latency_command import add_latency_command
+from .reference_command import add_reference_command
 
 __all__ = ["main"]
 
@@ -74,11 +75,17 @@ def _parser() -> argparse.ArgumentParser:
 
     add_draw_command(commands)
 
+    add_reference_command(commands)
+
     report = commands.add_parser("report", help="a table of the networks that searches have found",
                                  description="Print a table. Fails if a trial of the experiment has failed.")  # fmt: skip
     report.add_argument("source", nargs="?", metavar="EXPERIMENT_ID | DIR", help="default: the experiment started last")
     report.add_argument("--train-best", nargs="?", const=None, default=False, type=Path, metavar="train.yml",
                         help="first train the network of the best search accuracy")  # fmt: skip
+    report.add_argument("--front", type=Path, metavar="PICTURE",
+                        help="draw accuracy against latency, as .svg or .png, with a .csv beside it")  # fmt: skip
+    report.add_argument("--reference", type=Path, metavar="DIR",
+                        help="further nets for table and picture, such as nni-proxyless reference leaves")  # fmt: skip
     report.set_defaults(run=_report)
     return parser
 
@@ -137,7 +144,10 @@ def _report(arguments: argparse.Namespace) -> int:
     from .report import report
 
     wanted = arguments.train_best is not False
-    text, ok = report(arguments.source, train_best=wanted, train_config=arguments.train_best or None)
+    text, ok = report(
+        arguments.source, train_best=wanted, train_config=arguments.train_best or None, front=arguments.front,
+        reference=arguments.reference,
+    )  # fmt: skip
     print(text)
     return 0 if ok else 1
 

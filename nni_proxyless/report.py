@@ -13,7 +13,9 @@ from .config import TrainConfig
 from .config_file import read_config
 from .derive import Architecture, build_network
 from .errors import UserError, did_you_mean
+from .front import write_front
 from .latency import DeviceEstimator
+from .pictures import require_picture
 from .training import train
 
 __all__ = ["Found", "figures", "find_experiment", "find_folders", "report"]
@@ -58,7 +60,10 @@ class Found:
         return lines[-1] if lines else "it left no message"
 
 
-def report(source: str | None, *, train_best: bool = False, train_config: Path | None = None) -> tuple[str, bool]:
+def report(
+    source: str | None, *, train_best: bool = False, train_config: Path | None = None, front: Path | None = None,
+    reference: Path | None = None,
+) -> tuple[str, bool]:  # fmt: skip
     """The table, and whether all trials have succeeded.
 
     Parameters
@@ -69,23 +74,36 @@ def report(source: str | None, *, train_best: bool = False, train_config: Path |
         Whether to train the network of the best search accuracy first.
     train_config
         How, a ``train.yml``.
+    front
+        Where to draw accuracy against latency.
+    reference
+        A folder with further nets for table and picture, such as ``reference`` writes.
 
     Raises
     ------
     UserError
         There is no such experiment or folder, or nothing in it.
     """
+    if front is not None:
+        require_picture(front, "--front")
     found = find_folders(Path(source)) if source and Path(source).is_dir() else find_experiment(source)
+    if reference is not None:
+        there = {f.folder.resolve() for f in found}
+        found += [f for f in find_folders(reference) if f.folder.resolve() not in there]
     failed = [
         f"trial {f.name}: {f.state}: {f.reason}; its files: {f.folder}" for f in found if f.state in FAILED_STATES
     ]
     if train_best and not failed:
-        done = [(f.architecture.search["accuracy"], f) for f in found if f.architecture is not None]
+        done = [(f.architecture.search["accuracy"], f) for f in found
+                if f.architecture is not None and "accuracy" in f.architecture.search]  # fmt: skip
         if not done:
             raise UserError("report: no search has finished yet: nothing to train")
         best = max(done, key=lambda item: item[0])[1]
         train(read_config(TrainConfig, train_config), best.folder / "architecture.json", best.folder / "final")
-    return "\n".join([table(found), *failed]), not failed
+    measured = measure_side_by_side([f.architecture for f in found])
+    if front is not None:
+        write_front(found, measured, front)
+    return "\n".join([table(found, measured), *failed]), not failed
 
 
 def figures(architecture: Architecture) -> str:
@@ -128,9 +146,8 @@ def _weights_of(architecture: Architecture) -> str:
     return f"{architecture.search['test_accuracy']:.4f} on the test images, trained by the search itself"
 
 
-def table(found: Sequence[Found]) -> str:
-    """One row per search; the networks are timed again, side by side, where this is the machine of their table."""
-    measured = measure_side_by_side([f.architecture for f in found])
+def table(found: Sequence[Found], measured: Sequence[float | None]) -> str:
+    """One row per search, with the milliseconds of :func:`measure_side_by_side`."""
     header = (
         "search",
         "state",

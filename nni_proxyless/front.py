@@ -1,0 +1,176 @@
+"""Accuracy against latency of several nets: who is on the front, and how far the reference nets are behind it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import UserError
+from .files import write_text
+from .pictures import save_picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from .report import Found
+
+__all__ = ["Point", "draw_front", "on_front", "points_of", "write_front"]
+
+_logger = logging.getLogger(__name__)
+
+SEARCHED, REFERENCE = "#a8480f", "#3b6ea5"
+COLUMNS = ("name", "kind", "ms", "accuracy", "accuracy_is", "on_front", "macs", "n_params")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One net in the picture.
+
+    Attributes
+    ----------
+    ms
+        Measured milliseconds.
+    accuracy
+        Share of right answers: of the trained net on the test images where ``final`` is set, else of the net with inherited
+        weights on the validation part.
+    width, structure
+        Multiplier of a reference net, and what it is one of; None and empty for a searched one.
+    """
+
+    name: str
+    ms: float
+    accuracy: float
+    final: bool
+    width: float | None = None
+    structure: str = ""
+    macs: int = 0
+    n_params: int = 0
+
+
+def on_front(points: Sequence[Point]) -> list[bool]:
+    """Which nets no other one beats: none is as fast and as accurate, and better in one of the two.
+
+    Of equally fast ones the most accurate is on the front, of equally accurate ones the fastest; equals in both are on it
+    together. Accuracies of final trainings and of searches are different things and make a front each.
+    """
+    return [
+        not any(
+            q.final == p.final
+            and q.ms <= p.ms
+            and q.accuracy >= p.accuracy
+            and (q.ms, q.accuracy) != (p.ms, p.accuracy)
+            for q in points
+        )
+        for p in points
+    ]
+
+
+def points_of(found: Sequence[Found], measured_ms: Sequence[float | None]) -> list[Point]:
+    """The nets that have both a measured latency and an accuracy; the log names the others."""
+    points = []
+    for f, ms in zip(found, measured_ms, strict=True):
+        a = f.architecture
+        if a is None:
+            continue
+        final = f.final_accuracy
+        # The accuracy of weights that nobody has trained says nothing of a net.
+        inherited = None if a.search.get("weights") == "fresh" else a.search.get("accuracy")
+        accuracy = inherited if final is None else final
+        if ms is None or accuracy is None:
+            lacks = "no measured latency" if ms is None else "no accuracy: train it"
+            _logger.warning("%s: not in the picture of the front: %s", f.folder, lacks)
+            continue
+        points.append(
+            Point(
+                f.name, ms, accuracy, final is not None, a.search.get("width"), a.search.get("structure", ""), a.macs,
+                a.n_params,
+            )
+        )  # fmt: skip
+    return points
+
+
+def write_front(found: Sequence[Found], measured_ms: Sequence[float | None], path: Path) -> None:
+    """Draw the front, and write what is drawn as a table beside it, ``.csv``.
+
+    Raises
+    ------
+    UserError
+        No net can be drawn.
+    """
+    points = points_of(found, measured_ms)
+    if not points:
+        raise UserError(
+            "--front: none of the nets has both a measured latency and an accuracy; allowed: searches whose estimator is the "
+            "device, and reference nets after nni-proxyless train"
+        )
+    save_picture(draw_front(points), path)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    searched = [p for p in points if p.width is None]
+    best = {id(p) for p, wins in zip(searched, on_front(searched), strict=True) if wins}
+    for p in points:
+        kind = "searched" if p.width is None else f"reference, width {p.width}"
+        writer.writerow((p.name, kind, p.ms, p.accuracy, _is(p.final), int(id(p) in best), p.macs, p.n_params))
+    write_text(path.with_suffix(".csv"), text.getvalue())
+
+
+def draw_front(points: Sequence[Point]) -> Figure:
+    """Searched nets with their front, and reference nets as a line with their widths.
+
+    Filled markers: accuracy after the final training; hollow ones: of the search. Where only one of them is there, the axis
+    says which.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
+    axes = figure.add_subplot()
+    kinds = sorted({p.final for p in points}, reverse=True)
+    for final in kinds:
+        said = f", {_is(final)}" if len(kinds) > 1 else ""
+        searched = [p for p in points if p.final == final and p.width is None]
+        best = sorted({(p.ms, p.accuracy) for p, wins in zip(searched, on_front(searched), strict=True) if wins})
+        others = [p for p in searched if (p.ms, p.accuracy) not in best]
+        if others:
+            axes.plot([p.ms for p in others], [p.accuracy for p in others], "o", color=SEARCHED, alpha=0.45, markersize=5,
+                      label=f"searched{said}", markerfacecolor=SEARCHED if final else "white")  # fmt: skip
+        if best:
+            axes.plot([x for x, _ in best], [y for _, y in best], "o-", color=SEARCHED, markersize=8, linewidth=2,
+                      label=f"front of the searched nets{said}",
+                      markerfacecolor=SEARCHED if final else "white")  # fmt: skip
+        for structure in sorted({p.structure for p in points if p.width is not None}):
+            line = sorted(
+                (p for p in points if p.final == final and p.structure == structure and p.width), key=_by_width
+            )
+            if line:
+                axes.plot([p.ms for p in line], [p.accuracy for p in line], "s--", color=REFERENCE, markersize=6,
+                          linewidth=1.5, label=f"{structure}, by width{said}",
+                          markerfacecolor=REFERENCE if final else "white")  # fmt: skip
+            for p in line:
+                axes.annotate(f"{p.width}", (p.ms, p.accuracy), xytext=(0, -7), textcoords="offset points", ha="center",
+                              va="top", fontsize=8, color=REFERENCE)  # fmt: skip
+    axes.set_xlabel("measured latency, ms")
+    axes.set_ylabel("accuracy" + (f" {_is(kinds[0])}" if len(kinds) == 1 else ""))
+    axes.yaxis.set_major_formatter(_percent)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.margins(0.08, 0.12)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def _is(final: bool) -> str:
+    return "on the test images, after final training" if final else "on the validation part, weights of the search"
+
+
+def _percent(value: float, position: float | None = None) -> str:
+    return f"{100 * value:.4g} %"
+
+
+def _by_width(point: Point) -> float:
+    return point.width or 0.0

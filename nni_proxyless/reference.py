@@ -1,0 +1,144 @@
+"""Reference nets: what a search has to beat, picked by hand, at several widths, for the same images and classes.
+
+    images halved five times (ImageNet)    MobileNetV2 itself (Sandler et al. 2018, table 2)
+    any other space                        its own stem, stages, strides and depths with a 3x3 kernel and expansion 6 in every
+                                           block: MobileNetV2's block in the space's skeleton, which is no published net
+
+The width multiplier is MobileNetV2's: channels times it, rounded to multiples of 8, at least nine tenths of what they were to
+be; the last layer gets wider but not narrower. A reference net is one of a space with a single network in it, so it is an
+``architecture.json`` like any other; it has fresh weights.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nni.nas.nn.pytorch import ModelSpace
+from timm.layers import make_divisible
+
+from . import registry
+from .architecture import Architecture
+from .derive import build_network, count_macs, count_parameters, installed_versions
+from .errors import UserError
+from .report import measure_side_by_side
+
+__all__ = ["MOBILENETV2", "reference_layout", "reference_nets", "scaled", "write_reference_nets"]
+
+_logger = logging.getLogger(__name__)
+
+# Table 2, with t = 6 everywhere but in the first block.
+MOBILENETV2: dict[str, Any] = {
+    "stem_width": 32, "stem_stride": 2, "first_width": 16, "widths": (24, 32, 64, 96, 160, 320),
+    "depths": (2, 3, 4, 3, 3, 1), "strides": (2, 2, 2, 1, 2, 1), "feature_mix": 1280,
+}  # fmt: skip
+IMAGENET_STRIDE = 32  # of MobileNetV2, from image to last map
+CHOICE = "k3e6"  # its block
+
+
+def scaled(layout: Mapping[str, Any], width: float) -> dict[str, Any]:
+    """A layout with its channels times ``width``."""
+
+    def channels(n: int) -> int:
+        return make_divisible(n * width)
+
+    return {
+        **layout,
+        "stem_width": channels(layout["stem_width"]),
+        "first_width": channels(layout["first_width"]),
+        "widths": tuple(channels(n) for n in layout["widths"]),
+        "feature_mix": max(layout["feature_mix"], channels(layout["feature_mix"])),
+    }
+
+
+def reference_layout(layout: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Whose channels are scaled, for a space with this layout, and its name in words."""
+    stride = layout["stem_stride"]
+    for stage_stride in layout["strides"]:
+        stride *= stage_stride
+    if stride == IMAGENET_STRIDE:
+        return dict(MOBILENETV2), "MobileNetV2"
+    return dict(layout), "MobileNetV2's block in the skeleton of the space"
+
+
+def reference_nets(searched: Architecture, widths: Sequence[float]) -> tuple[list[Architecture], float | None]:
+    """A reference net per width, and what the searched net takes beside them.
+
+    Where this is the machine and the runtime on which the searched net was timed, all are timed in turns in one run; else
+    milliseconds stay unknown.
+
+    Raises
+    ------
+    UserError
+        The net is of a space without stages to scale.
+    """
+    space_class = registry.load("nni_proxyless.search_spaces", searched.space["name"])
+    given = dict(searched.space["arguments"])
+    layout = getattr(space_class(**given), "layout", None)
+    if searched.network is None or not isinstance(layout, Mapping):
+        raise UserError(
+            f"reference: the space {searched.space['name']!r} has no layout of stages whose widths could be scaled; allowed: "
+            "mobilenetv2, and spaces made of it"
+        )
+    base, structure = reference_layout(layout)
+    nets = [_reference_net(searched, space_class, given, scaled(base, width), width, structure) for width in widths]
+    beside, *measured = measure_side_by_side([searched, *nets])
+    for net, ms in zip(nets, measured, strict=True):
+        if ms is None:
+            net.latency["measured_conditions"] = None
+        else:
+            net.latency.update(measured_ms=ms, searched_net_ms=beside)
+    return nets, beside if nets and nets[0].latency["measured_ms"] is not None else None
+
+
+def _reference_net(
+    searched: Architecture, space_class: Any, given: Mapping[str, Any], layout: Mapping[str, Any], width: float,
+    structure: str,
+) -> Architecture:  # fmt: skip
+    arguments = {
+        **given, **{name: list(value) if isinstance(value, tuple) else value for name, value in layout.items()},
+        "kernels": [3], "expansions": [6], "skip": False,
+    }  # fmt: skip
+    space: ModelSpace = space_class(**arguments)
+    choices = dict.fromkeys(space.simplify(), CHOICE)
+    unmeasured = Architecture(
+        space={"name": searched.space["name"], "arguments": arguments},
+        choices=choices,
+        input_shape=searched.input_shape,
+        network=space.timm_definition(choices),
+        data=searched.data,
+        latency={
+            "target_ms": None, "expected_ms": None, "table_ms": None, "unit": "ms", "measured_ms": None,
+            "measured_conditions": searched.latency.get("measured_conditions"),
+        },
+    )  # fmt: skip
+    network = build_network(unmeasured)
+    return Architecture(
+        **{
+            **vars(unmeasured), "macs": count_macs(network, searched.input_shape), "n_params": count_parameters(network),
+            "search": {"strategy": "reference", "weights": "fresh", "width": width, "structure": structure},
+            "versions": installed_versions(),
+        }
+    )  # fmt: skip
+
+
+def write_reference_nets(nets: Sequence[Architecture], folder: Path) -> list[Path]:
+    """Write ``width-…/architecture.json`` of each; returns the paths.
+
+    Raises
+    ------
+    UserError
+        One of the folders holds another net, whose training would then pass for that of this one.
+    """
+    paths = [folder / f"width-{net.search['width']}" / "architecture.json" for net in nets]
+    for path, net in zip(paths, nets, strict=True):
+        if path.exists() and Architecture.read(path).network != net.network:
+            raise UserError(f"--output {folder}: {path} is there and holds another net; name another folder")
+    seen: dict[str, Path] = {}
+    for path, net in zip(paths, nets, strict=True):
+        if (twin := seen.setdefault(str(net.network), path)) != path:
+            _logger.warning("%s: the same net as %s: widths are multiples of 8", path, twin)
+        net.write(path)
+    return paths
