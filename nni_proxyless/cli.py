@@ -12,7 +12,6 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from . import __version__
 from .derive_command import add_derive_command
@@ -20,6 +19,7 @@ from .draw_command import add_draw_command
 from .errors import UserError
 from .latency_command import add_latency_command
 from .reference_command import add_reference_command
+from .train_command import add_train_command
 
 __all__ = ["main"]
 
@@ -63,11 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     search.set_defaults(run=_search)
 
-    train = commands.add_parser("train", help="train a derived network to the end",
-                                description="Train the network of an architecture.json on all training images.")  # fmt: skip
-    train.add_argument("architecture", type=Path, metavar="architecture.json")
-    train.add_argument("items", nargs="*", metavar="train.yml | key=value", help="configuration file; overrides")
-    train.set_defaults(run=_train)
+    add_train_command(commands)
 
     add_latency_command(commands)
 
@@ -76,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     add_draw_command(commands)
 
     add_reference_command(commands)
+
 
     report = commands.add_parser("report", help="a table of the networks that searches have found",
                                  description="Print a table. Fails if a trial of the experiment has failed.")  # fmt: skip
@@ -93,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
 def _search(arguments: argparse.Namespace) -> int:
     from . import trial
     from .config import SearchConfig
-    from .config_file import read_config
+    from .config_file import file_and_overrides, read_config
     from .derive import Architecture
     from .report import figures
     from .search import is_finished, run_search
@@ -114,7 +111,8 @@ def _search(arguments: argparse.Namespace) -> int:
             return 0
         config = read_config(SearchConfig, path)
     else:
-        path, overrides = _file_and_overrides(arguments.items)
+        file, overrides = file_and_overrides(arguments.items)
+        path = Path(file) if file else None
         config = read_config(SearchConfig, path or DEFAULT_SEARCH, [*overrides, *trial.parameters()])
         folder = trial.output_folder(config.output, "search")
     result = run_search(config, folder, base=path.parent if path else Path(), report=trial.intermediate)
@@ -123,20 +121,6 @@ def _search(arguments: argparse.Namespace) -> int:
     trial.final(result.metrics)
     print(figures(result.architecture))
     print(f"architecture: {folder / 'architecture.json'}")
-    return 0
-
-
-def _train(arguments: argparse.Namespace) -> int:
-    from .config import TrainConfig
-    from .config_file import read_config
-    from .training import train
-
-    path, overrides = _file_and_overrides(arguments.items)
-    config = read_config(TrainConfig, path, overrides)
-    folder = Path(config.output) if config.output else arguments.architecture.parent / "final"
-    result = train(config, arguments.architecture, folder)
-    print(f"test accuracy: {result.accuracy:.4f}")
-    print(f"weights: {folder / 'weights.safetensors'}")
     return 0
 
 
@@ -150,22 +134,6 @@ def _report(arguments: argparse.Namespace) -> int:
     )  # fmt: skip
     print(text)
     return 0 if ok else 1
-
-
-def _file_and_overrides(items: Sequence[str]) -> tuple[Path | None, list[tuple[str, str, Any]]]:
-    from .config_file import parse_value
-
-    files = [item for item in items if "=" not in item]
-    if len(files) > 1:
-        raise UserError(
-            f"command line: more than one configuration file: {', '.join(files)}; overrides have the form key=value"
-        )
-    overrides = []
-    for item in items:
-        if "=" in item:
-            key, _, value = item.partition("=")
-            overrides.append(("command line", key, parse_value(value)))
-    return (Path(files[0]) if files else None), overrides
 
 
 def _log_to_stderr() -> None:

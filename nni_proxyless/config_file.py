@@ -17,10 +17,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from . import registry
-from .config import SearchConfig
+from .config import SearchConfig, TrainConfig
 from .errors import UserError, did_you_mean
 
-__all__ = ["parse_value", "read_config"]
+__all__ = ["file_and_overrides", "parse_value", "read_config"]
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -105,6 +105,13 @@ def read_config(cls: type[Config], path: str | Path | None, overrides: Sequence[
             _check_named(cls, named, content, complain)
     if config is not None and isinstance(config, SearchConfig):
         _check_costs(config, complain)
+    if (
+        config is not None
+        and isinstance(config, TrainConfig)
+        and (config.mixup or config.cutmix)
+        and config.batch_size % 2
+    ):
+        complain(("batch_size",), f"{config.batch_size} is odd; allowed with mixup and cutmix: an even number")
     if config is not None and isinstance(config, SearchConfig) and config.data.alphas + config.data.validation >= 1:
         complain(
             ("data",),
@@ -200,6 +207,8 @@ def _check_costs(config: SearchConfig, complain: Any) -> None:
 def _model_at(cls: Any, location: Sequence[Any]) -> Any:
     for key in location:
         cls = get_args(cls)[0] if isinstance(key, int) else cls.model_fields[key].annotation  # int: of a list
+        if type(None) in get_args(cls):  # a section that may be left out
+            cls = get_args(cls)[0]
     return cls
 
 
@@ -258,6 +267,17 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)(?:[eE][-+]?[0-9]+)$"),
     list("-+.0123456789"),
 )
+
+
+def file_and_overrides(items: Sequence[str]) -> tuple[str | None, list[tuple[str, str, Any]]]:
+    """What follows a command: at most one configuration file, and overrides ``key=value`` for :func:`read_config`."""
+    files = [item for item in items if "=" not in item]
+    if len(files) > 1:
+        raise UserError(
+            f"command line: more than one configuration file: {', '.join(files)}; overrides have the form key=value"
+        )
+    pairs = [item.partition("=") for item in items if "=" in item]
+    return (files[0] if files else None), [("command line", key, parse_value(value)) for key, _, value in pairs]
 
 
 def parse_value(text: str) -> Any:

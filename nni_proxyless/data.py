@@ -25,7 +25,7 @@ from torchvision.transforms import v2
 
 from .errors import UserError
 from .latency.operation import Shape
-from .preprocessing import CIFAR, FASHION_MNIST, IMAGENET
+from .preprocessing import CIFAR, FASHION_MNIST, IMAGENET, Statistics
 
 __all__ = ["ImageData", "Parts", "cifar10", "cifar100", "digits", "fashion_mnist", "folder", "split", "synthetic"]
 
@@ -51,6 +51,12 @@ class ImageData:
         How many classes there are.
     shape
         Of one image, (channels, height, width).
+    through
+        The same task through other transforms, from a PIL picture to a normalised tensor: ``through(augment, plain)`` for
+        training and for evaluation. None where the images are no pictures.
+    statistics
+        Mean and standard deviation per channel, of pixels from 0 to 1; None: those that
+        :func:`.preprocessing.preprocessing` knows of.
     """
 
     train: Dataset
@@ -59,6 +65,8 @@ class ImageData:
     targets: Sequence[int]
     num_classes: int
     shape: Shape
+    through: Callable[[Callable, Callable], ImageData] | None = None
+    statistics: Statistics | None = None
 
 
 @dataclass(frozen=True)
@@ -232,9 +240,10 @@ def fashion_mnist(
                 with gzip.open(archive) as source, open(Path(unpacked) / archive.stem, "wb") as target:
                     shutil.copyfileobj(source, target)
             shutil.copytree(unpacked, raw)
-    normalize = [v2.Pad(2), v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(*FASHION_MNIST)]
-    augment = [v2.RandomCrop(28, padding=2), v2.RandomHorizontalFlip(), *normalize]
-    data = _torchvision(datasets.FashionMNIST, root, download, augment, normalize, 10, (1, 32, 32))
+    normalize = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(*FASHION_MNIST)]
+    augment = [v2.RandomCrop(28, padding=2), v2.RandomHorizontalFlip(), v2.Pad(2), *normalize]
+    pad = [v2.Pad(2)]
+    data = _torchvision(datasets.FashionMNIST, root, download, augment, [*pad, *normalize], 10, (1, 32, 32), pad)
     return data if n_train is None else _part(data, n_train)
 
 
@@ -270,15 +279,20 @@ def folder(*, root: str, image_size: int = 224) -> ImageData:
     stats: dict[str, Any] = {"mean": mean, "std": std}
     augment = create_transform(size, is_training=True, color_jitter=0.4, auto_augment=None, **stats)
     plain = create_transform(size, is_training=False, crop_pct=224 / 256, **stats)
-    train = datasets.ImageFolder(path / "train", transform=augment)
-    test = datasets.ImageFolder(path / "val", transform=plain)
-    if train.classes != test.classes:
-        raise UserError(
-            f"data.root: {path}/train and {path}/val hold different classes: {sorted(set(train.classes) ^ set(test.classes))}"
-        )
-    return ImageData(
-        train, datasets.ImageFolder(path / "train", transform=plain), test, train.targets, len(train.classes), size
-    )
+
+    def through(augment: Callable, plain: Callable) -> ImageData:
+        train = datasets.ImageFolder(path / "train", transform=augment)
+        test = datasets.ImageFolder(path / "val", transform=plain)
+        if train.classes != test.classes:
+            raise UserError(
+                f"data.root: {path}/train and {path}/val hold different classes: {sorted(set(train.classes) ^ set(test.classes))}"
+            )
+        return ImageData(
+            train, datasets.ImageFolder(path / "train", transform=plain), test, train.targets, len(train.classes), size,
+            through,
+        )  # fmt: skip
+
+    return through(augment, plain)
 
 
 def synthetic(
@@ -323,22 +337,33 @@ def _part(data: ImageData, n_train: int) -> ImageData:
             f"n_train is {n_train}; allowed: a multiple of {data.num_classes}, up to {most * data.num_classes}"
         )
     chosen = np.sort(np.concatenate([np.flatnonzero(targets == label)[:each] for label in range(data.num_classes)]))
+    through = data.through
     return dataclasses.replace(
         data,
         train=Subset(data.train, chosen.tolist()),
         train_plain=Subset(data.train_plain, chosen.tolist()),
         targets=targets[chosen].tolist(),
+        through=through and (lambda augment, plain: _part(through(augment, plain), n_train)),
     )
 
 
 def _torchvision(
-    cls: Any, root: str, download: bool, augment: list, plain: list, num_classes: int, shape: Shape
-) -> ImageData:
+    cls: Any, root: str, download: bool, augment: list, plain: list, num_classes: int, shape: Shape,
+    always: Sequence[Callable] = (),
+) -> ImageData:  # fmt: skip
+    """A data set of torchvision; ``always`` is what pictures go through before any transform but our own."""
     path = Path(root).expanduser()
-    try:
-        train = cls(path, train=True, transform=v2.Compose(augment), download=download)
-        train_plain = cls(path, train=True, transform=v2.Compose(plain))
-        test = cls(path, train=False, transform=v2.Compose(plain))
-    except (RuntimeError, OSError) as error:
-        raise UserError(f"data: {cls.__name__} is not in '{path}': {error}") from error
-    return ImageData(train, train_plain, test, [int(t) for t in train.targets], num_classes, shape)
+
+    def build(augment: Callable, plain: Callable) -> ImageData:
+        try:
+            train = cls(path, train=True, transform=augment, download=download)
+            train_plain = cls(path, train=True, transform=plain)
+            test = cls(path, train=False, transform=plain)
+        except (RuntimeError, OSError) as error:
+            raise UserError(f"data: {cls.__name__} is not in '{path}': {error}") from error
+        return ImageData(train, train_plain, test, [int(t) for t in train.targets], num_classes, shape, through)
+
+    def through(augment: Callable, plain: Callable) -> ImageData:
+        return build(v2.Compose([*always, augment]), v2.Compose([*always, plain]))
+
+    return build(v2.Compose(augment), v2.Compose(plain))

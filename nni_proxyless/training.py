@@ -1,7 +1,12 @@
-"""Final training of a derived network, with timm's optimizer, scheduler, loss and EMA."""
+"""Final training of a derived network: it can be killed at any moment and goes on to the same weights.
+
+All randomness is a function of where the training is: of (seed, epoch) the order of the images, of (seed, epoch, index) what
+happens to an image, of (seed, process, batch) what the network does at random. A checkpoint holds no generator.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -13,134 +18,310 @@ from typing import Any
 
 import torch
 import yaml
-from timm.loss import LabelSmoothingCrossEntropy
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
-from timm.utils import ModelEmaV3
-from torch import nn
+from timm.utils import distribute_bn
+from torch import Tensor, nn
 
 from . import registry
+from .augmentation import augmented
 from .config import TrainConfig
-from .data import ImageData, loader
-from .derive import Architecture, build_network, load_weights
+from .data import ImageData
+from .derive import Architecture, installed_versions
 from .errors import UserError
-from .evaluator import as_channels_last, evaluate_accuracy
+from .evaluator import as_channels_last
 from .files import write_text, write_weights
+from .objective import Objective
+from .optimization import Optimization
 from .progress import bar
+from .train_images import Division, EpochBatches, Judge, divide, seed_everything, training_loader
+from .train_networks import student, teacher
+from .train_processes import Processes, joined
+from .training_state import TrainingCheckpoint, settings
 
 __all__ = ["TrainResult", "train"]
 
 _logger = logging.getLogger(__name__)
 
+_STEP = 3  # so that a step's seed is never that of an order or an image
+
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Accuracy on the test images, after the last epoch, of the averaged weights that are saved."""
+    """What a training came to.
+
+    Attributes
+    ----------
+    folder
+        Where its files are.
+    accuracy
+        On the test images, of the weights after the last epoch: ``weights.safetensors``.
+    best
+        ``epoch``, from 1 on, and ``test_accuracy`` of ``best.safetensors``; empty if nothing was trained.
+    judged_on
+        The images that have chosen the best epoch, ``test`` or ``validation``.
+    metrics
+        Figures for NNI.
+    """
 
     folder: Path
     accuracy: float
+    best: dict[str, Any]
+    judged_on: str
+    metrics: dict[str, float]
 
 
-def train(config: TrainConfig, architecture_path: Path, folder: Path) -> TrainResult:
-    """Train a derived network on all training images and test it on images that no search has seen.
+def train(
+    config: TrainConfig,
+    architecture_path: Path,
+    folder: Path,
+    *,
+    report: Callable[[dict[str, float]], None] = lambda metrics: None,
+) -> TrainResult:
+    """Train a derived network, or go on with the training that is in ``folder``, if it is the same.
 
     Parameters
     ----------
     config
-        Checked already.
+        Checked already. With 0 epochs the weights are only evaluated, and nothing is written.
     architecture_path
-        ``architecture.json``; inherited weights are read from ``weights.safetensors`` beside it.
+        ``architecture.json``; weights are read from its folder.
     folder
-        Gets ``train.yml`` as it was resolved, ``history.jsonl``, and at the end ``weights.safetensors`` and
-        ``result.json``.
+        Gets ``weights.safetensors``, ``best.safetensors``, ``result.json``, ``history.jsonl`` and ``train.yml`` as it was
+        resolved, all at the end: until then what an earlier training has left stays. Meanwhile there is ``checkpoint/``.
+    report
+        Called once per epoch with one flat dict of numbers.
 
     Raises
     ------
     UserError
-        Files are missing or damaged, or the training diverged; results of an earlier training then stay as they are.
+        Files are missing or damaged, settings do not fit each other, this machine or the unfinished training that is there,
+        or the training diverged; results of an earlier training then stay as they are.
     """
-    torch.manual_seed(config.seed)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    architecture = Architecture.read(architecture_path)
-    inherited = (
-        load_weights(architecture_path.with_name("weights.safetensors")) if config.weights == "inherited" else None
-    )
-    data: ImageData = registry.load("nni_proxyless.datasets", architecture.data["name"])(
-        **architecture.data["arguments"]
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "train.yml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    with joined(config.device) as processes:
+        architecture = Architecture.read(architecture_path)
+        network: Any = student(config, architecture_path, architecture)
+        network = network.to(processes.device).to(memory_format=torch.channels_last)
+        with processes.first_alone():
+            data = _images(architecture)
+        if config.augmentation is not None:
+            data = augmented(data, config.augmentation, architecture)
+        division = divide(data, config.validation)
+        if config.epochs == 0:
+            accuracy = Judge(division.test, config.batch_size, config.workers, processes)(network)
+            return TrainResult(
+                folder, accuracy, {}, division.judged_on, {"default": accuracy, "test_accuracy": accuracy}
+            )
+        taught_by = None
+        if config.distillation is not None:
+            taught_by = teacher(config.distillation, architecture_path.parent, network, architecture).to(
+                processes.device
+            )
+        training = _Training(
+            config, architecture_path, folder, processes, network, taught_by, division, data.num_classes, report
+        )
+        return training.run()
 
-    network: Any = build_network(architecture, inherited).to(config.device).to(memory_format=torch.channels_last)
-    if hasattr(network, "drop_rate"):
-        network.drop_rate = config.dropout
-    train_batches = loader(data.train, config.batch_size, seed=config.seed, workers=config.workers)
-    test_batches = loader(data.test, config.batch_size, workers=config.workers)
 
-    optimizer = create_optimizer_v2(
-        network, config.optimizer, lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
-    )
-    scheduler, _ = create_scheduler_v2(
-        optimizer, "cosine", num_epochs=config.epochs, warmup_epochs=min(config.warmup_epochs, config.epochs - 1),
-        warmup_lr=config.learning_rate / 10, warmup_prefix=True, step_on_epochs=False, updates_per_epoch=len(train_batches),
-    )  # fmt: skip
-    loss_function = LabelSmoothingCrossEntropy(config.label_smoothing)
-    average = ModelEmaV3(network, decay=config.ema_decay, use_warmup=True)
+def _images(architecture: Architecture) -> ImageData:
+    try:
+        return registry.load("nni_proxyless.datasets", architecture.data["name"])(**architecture.data["arguments"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"the images of architecture.json: data: {error}") from error
 
-    (folder / "history.jsonl").unlink(missing_ok=True)
-    with bar(config.epochs * len(train_batches), "training", "batch") as progress:
-        step = 0
-        for epoch in range(config.epochs):
-            began = time.perf_counter()
 
-            def after_step() -> None:
-                nonlocal step
-                step += 1
-                scheduler.step_update(step)
-                average.update(network, step=step)
+class _Training:
+    """One training: where it is (epoch, batch), what it has seen, and what is to be done about it."""
+
+    def __init__(
+        self, config: TrainConfig, architecture_path: Path, folder: Path, processes: Processes, network: nn.Module,
+        taught_by: nn.Module | None, division: Division, num_classes: int, report: Callable[[dict[str, float]], None],
+    ):  # fmt: skip
+        self.config, self.architecture_path, self.folder = config, architecture_path, folder
+        self.processes, self.division, self.report = processes, division, report
+        mixing = bool(config.mixup or config.cutmix)
+        self.batches = EpochBatches(len(division.train), config.batch_size, config.seed, processes, even=mixing)  # type: ignore[arg-type]
+        self.loader = training_loader(division.train, self.batches, config.workers)
+        self.test = Judge(division.test, config.batch_size, config.workers, processes)
+        self.judge = self.test
+        if division.judging is not None:
+            self.judge = Judge(division.judging, config.batch_size, config.workers, processes)
+        # The moving average copies the network, so it comes before any wrapping.
+        steps = math.ceil(self.batches.per_epoch / config.accumulate_grad_batches)
+        self.optimization = Optimization(network, config, steps, processes.device)
+        self.objective = Objective(network, config, num_classes, processes, taught_by)
+        self.checkpoint = TrainingCheckpoint(folder)
+        self.settings = settings(config.model_dump(mode="json"), architecture_path.read_bytes(), processes.count)
+
+        self.epoch = self.batch = 0
+        self.loss_sum = torch.zeros((), device=processes.device)
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, Any] = {}
+        self.seconds = 0.0
+        self._since = time.perf_counter()
+
+    def run(self) -> TrainResult:
+        """Train to the end and write the results."""
+        state = self.checkpoint.read_for(self.settings)
+        self.processes.wait()  # nobody writes while another one reads
+        if state is not None:
+            self._go_on(state)
+        per_epoch = self.batches.per_epoch
+        total = self.config.epochs * per_epoch
+        with bar(total, "training", "batch") if self.processes.is_first else contextlib.nullcontext() as progress:
+            if progress is not None:
+                progress.n = progress.initial = self.epoch * per_epoch + self.batch
+            while self.epoch < self.config.epochs:
+                self._one_epoch(progress)
+        return self._finish()
+
+    def _one_epoch(self, progress: Any) -> None:
+        config = self.config
+        began, first = time.perf_counter(), self.batch
+        self.objective.begin(self.epoch)
+        self.batches.begin(self.epoch, first)
+        since_saved = 0
+        for images, targets in self.loader:
+            moved = self._one_batch(images, targets)
+            since_saved += 1
+            if progress is not None:
                 progress.update()
+            if moved and since_saved >= config.checkpoint_every and self.batch < self.batches.per_epoch:
+                self._save()
+                since_saved = 0
+        loss = self._mean_loss()
+        seconds = time.perf_counter() - began
+        n_images = (self.batch - first) * self.batches.batch_size * self.processes.count
+        if self.processes.count > 1:
+            distribute_bn(self.optimization.network, self.processes.count, reduce=True)
+            if self.optimization.average is not None:
+                distribute_bn(self.optimization.average.module, self.processes.count, reduce=True)
+        accuracy = self.judge(self.optimization.judged)
+        record = {
+            "epoch": self.epoch + 1, "train_loss": loss, "accuracy": accuracy,
+            "learning_rate": self.optimization.last_learning_rate, "images_per_second": n_images / seconds,
+        }  # fmt: skip
+        self.history.append(record)
+        if not self.best or accuracy > self.best["accuracy"]:
+            self.best = {"epoch": self.epoch + 1, "accuracy": accuracy, "weights": _copy(self.optimization.judged)}
+        self.epoch, self.batch = self.epoch + 1, 0
+        self.loss_sum.zero_()
+        self._save()
+        if not self.processes.is_first:
+            return
+        _logger.info(
+            "epoch %d/%d: train loss %.4f, %s accuracy %.4f, learning rate %.3g, %.0f images/s, %.1f s",
+            self.epoch, config.epochs, loss, self.division.judged_on, accuracy, record["learning_rate"],
+            record["images_per_second"], time.perf_counter() - began,
+        )  # fmt: skip
+        self.report({"default": accuracy, "train_loss": loss, "learning_rate": record["learning_rate"]})
 
-            loss = _train_epoch(network, train_batches, loss_function, optimizer, after_step)
-            if not math.isfinite(loss):
-                raise UserError(
-                    f"training: the loss is {loss} after epoch {epoch + 1}: the training diverged. Use a smaller learning_rate."
-                )
-            record = {"epoch": epoch + 1, "train_loss": loss, "test_accuracy": evaluate_accuracy(average.module, test_batches),
-                      "seconds": time.perf_counter() - began}  # fmt: skip
-            with (folder / "history.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-            _logger.info("epoch %d/%d: train loss %.4f, test accuracy %.4f, %.1f s", epoch + 1, config.epochs, loss,
-                         record["test_accuracy"], record["seconds"])  # fmt: skip
+    def _one_batch(self, images: Tensor, targets: Tensor) -> bool:
+        """Forward and backward; the weights move after the last batch of a group. Returns whether they did."""
+        group, per_epoch = self.config.accumulate_grad_batches, self.batches.per_epoch
+        in_group = min(group, per_epoch - self.batch // group * group)
+        last = self.batch % group == in_group - 1
+        seed_everything(self.config.seed, _STEP, self.processes.rank, self.epoch * per_epoch + self.batch)
+        images = as_channels_last(images.to(self.processes.device, non_blocking=True))
+        targets = targets.to(self.processes.device, non_blocking=True)
+        with contextlib.nullcontext() if last else self.objective.without_averaging():
+            with self.optimization.autocast():
+                loss = self.objective(images, targets)
+            self.optimization.backward(loss / in_group)
+        if last:
+            self.optimization.step()
+        self.loss_sum += loss.detach()
+        self.batch += 1
+        return last
 
-    accuracy = record["test_accuracy"]
-    write_weights(folder / "weights.safetensors", average.module.state_dict())
-    result = {
-        "accuracy": accuracy,
-        "epochs": config.epochs,
-        "weights": config.weights,
-        "architecture": str(architecture_path.name),
-    }
-    write_text(folder / "result.json", json.dumps(result, indent=2) + "\n")
-    return TrainResult(folder, accuracy)
+    def _mean_loss(self) -> float:
+        """Of the epoch so far, over all processes; the same error in each where it is no number."""
+        loss = float(self.processes.total(self.loss_sum)) / (max(1, self.batch) * self.processes.count)
+        if not math.isfinite(loss) or not self.optimization.is_finite():
+            what = "the weights are no numbers" if math.isfinite(loss) else f"the loss is {loss}"
+            again = f" and delete {self.checkpoint.place} to start over" if self.checkpoint.exists else ""
+            raise UserError(
+                f"training: {what} in epoch {self.epoch + 1}: the training diverged. Use a smaller learning_rate{again}."
+            )
+        return loss
+
+    def _save(self) -> None:
+        """Write a checkpoint; one from which a training that has diverged would go on is not written."""
+        self._mean_loss()
+        own = torch.cat([tensor.reshape(-1) for tensor in (*self.optimization.statistics(), self.loss_sum)])
+        of_each = self.processes.gather(own)
+        if not self.processes.is_first:
+            return
+        self.checkpoint.write(
+            {
+                "settings": self.settings,
+                "config": self.config.model_dump(mode="json"),
+                "architecture": str(self.architecture_path.resolve()),
+                "epoch": self.epoch,
+                "batch": self.batch,
+                "of_each_process": of_each,
+                "history": self.history,
+                "best": self.best,
+                "seconds": self._seconds(),
+                **self.optimization.state_dict(),
+            }
+        )
+        write_text(self.checkpoint.place / "history.jsonl", self._history_text())
+
+    def _go_on(self, state: dict[str, Any]) -> None:
+        self.optimization.load_state_dict(state)
+        self.epoch, self.batch = state["epoch"], state["batch"]
+        own = [*self.optimization.statistics(), self.loss_sum]
+        parts = state["of_each_process"][self.processes.rank].split([tensor.numel() for tensor in own])
+        for tensor, part in zip(own, parts, strict=True):
+            tensor.copy_(part.view(tensor.shape))
+        self.history, self.best, self.seconds = state["history"], state["best"], state["seconds"]
+        if self.processes.is_first:
+            where = f"batch {self.batch} of epoch {self.epoch + 1}" if self.batch else f"epoch {self.epoch}"
+            _logger.info("going on after %s of %d", where, self.config.epochs)
+
+    def _finish(self) -> TrainResult:
+        last, weights = self.history[-1], _copy(self.optimization.judged)
+        on_test = {"last": last["accuracy"], "best": self.best["accuracy"]}
+        if self.division.judging is not None:  # the one look at the test images
+            on_test["last"] = self.test(self.optimization.judged)
+            self.optimization.network.load_state_dict(self.best["weights"])
+            on_test["best"] = self.test(self.optimization.network)
+        figures: dict[str, dict[str, Any]] = {
+            name: {"epoch": int(epoch["epoch"]), "test_accuracy": on_test[name]}
+            for name, epoch in (("last", last), ("best", self.best))
+        }
+        if self.division.judging is not None:
+            figures["last"]["validation_accuracy"] = last["accuracy"]
+            figures["best"]["validation_accuracy"] = self.best["accuracy"]
+        judged_on = self.division.judged_on
+        if self.processes.is_first:
+            result = {
+                "accuracy": on_test["last"], "last": figures["last"], "best": {**figures["best"], "chosen_on": judged_on},
+                "epochs": self.config.epochs, "weights": self.config.weights, "architecture": self.architecture_path.name,
+                "processes": self.processes.count, "device": str(self.processes.device), "seconds": self._seconds(),
+                "versions": installed_versions(),
+            }  # fmt: skip
+            resolved = self.config.model_dump(mode="json")
+            write_weights(self.folder / "best.safetensors", self.best["weights"])
+            write_weights(self.folder / "weights.safetensors", weights)
+            write_text(self.folder / "history.jsonl", self._history_text())
+            write_text(self.folder / "train.yml", yaml.safe_dump(resolved, sort_keys=False))
+            write_text(self.folder / "result.json", json.dumps(result, indent=2) + "\n")
+            self.checkpoint.remove()
+        self.processes.wait()
+        metrics = {
+            "default": last["accuracy"], "train_loss": last["train_loss"], "test_accuracy": on_test["last"],
+            "best": self.best["accuracy"], "best_test_accuracy": on_test["best"],
+        }  # fmt: skip
+        return TrainResult(self.folder, on_test["last"], figures["best"], judged_on, metrics)
+
+    def _history_text(self) -> str:
+        return "".join(json.dumps(record) + "\n" for record in self.history)
+
+    def _seconds(self) -> float:
+        return self.seconds + time.perf_counter() - self._since
 
 
-def _train_epoch(
-    network: nn.Module,
-    batches: object,
-    loss_function: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    after_step: Callable[[], None],
-) -> float:
-    """One epoch; returns the mean loss."""
-    network.train()
-    device = next(network.parameters()).device
-    losses = []
-    for images, targets in batches:  # type: ignore[attr-defined]
-        loss = loss_function(network(as_channels_last(images.to(device))), targets.to(device))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.detach())
-        after_step()
-    return float(torch.stack(losses).mean())
+def _copy(network: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}

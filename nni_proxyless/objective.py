@@ -1,0 +1,87 @@
+"""What a batch costs in the final training: cross entropy, on mixed images, beside a teacher."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from timm.data import Mixup
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from torch import Tensor, nn
+
+from .config import TrainConfig
+from .errors import UserError
+from .train_processes import Processes
+
+__all__ = ["Objective"]
+
+
+class Objective:
+    """Images and their classes -> a loss.
+
+    Parameters
+    ----------
+    network
+        What is trained.
+    teacher
+        A network whose answers are learnt too, with timm's ``pretrained_cfg``; as the student has. None: only classes.
+    num_classes
+        How many classes there are.
+    """
+
+    def __init__(
+        self, network: nn.Module, config: TrainConfig, num_classes: int, processes: Processes, teacher: nn.Module | None
+    ):
+        self.config, self.processes, self.teacher = config, processes, teacher
+        self.mixing = config.mixup > 0 or config.cutmix > 0
+        self.mixup = Mixup(
+            mixup_alpha=config.mixup, cutmix_alpha=config.cutmix, label_smoothing=config.label_smoothing,
+            num_classes=num_classes,
+        )  # fmt: skip
+        self.criterion: nn.Module = (
+            SoftTargetCrossEntropy() if self.mixing else LabelSmoothingCrossEntropy(config.label_smoothing)
+        )
+        self.task: Any = None
+        if teacher is None:
+            self.trained = processes.wrapped(network)
+        else:
+            self.task = _distillation(network, teacher, self.criterion, config, processes)
+            self.trained = self.task.trainable_module
+
+    def begin(self, epoch: int) -> None:
+        """Epoch ``epoch``, from 0 on, begins."""
+        off = self.config.mixup_off_epoch
+        self.mixup.mixup_enabled = off is None or epoch < off
+        self.trained.train()
+        if self.teacher is not None:
+            self.teacher.eval()
+
+    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
+        if self.mixing:
+            images, targets = self.mixup(images, targets)
+        if self.task is not None:
+            return self.task(images, targets)["loss"]
+        return self.criterion(self.trained(images), targets)
+
+    def without_averaging(self) -> Any:
+        """A context in which gradients are added up here and not averaged over the processes."""
+        return self.trained.no_sync() if self.processes.count > 1 else contextlib.nullcontext()  # type: ignore[operator]
+
+
+def _distillation(
+    student: Any, teacher: nn.Module, criterion: nn.Module, config: TrainConfig, processes: Processes
+) -> Any:
+    import timm
+
+    try:
+        from timm.task import LogitDistillationTask
+    except ImportError as error:
+        raise UserError(
+            f"distillation: timm {timm.__version__} has no timm.task; allowed: timm 1.0.23 or newer"
+        ) from error
+    assert config.distillation is not None
+    task = LogitDistillationTask(
+        student, teacher, criterion, temperature=config.distillation.temperature,
+        task_loss_weight=1 - config.distillation.weight, device=processes.device, verbose=False,
+    )  # fmt: skip
+    return task.prepare_distributed(**processes.of_wrapper) if processes.count > 1 else task

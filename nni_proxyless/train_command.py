@@ -1,0 +1,112 @@
+"""``nni-proxyless train``: the final training of a derived network; alone, under torchrun, or as an NNI trial."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+
+__all__ = ["add_train_command"]
+
+_PATIENCE = 30.0  # seconds; torchrun ends the other processes a moment after the first one
+
+
+def add_train_command(commands: Any) -> None:
+    """Add ``train`` to the commands of the parser."""
+    train = commands.add_parser(
+        "train", help="train a derived network to the end; alone, by torchrun, or as an NNI trial",
+        description="Train the network of an architecture.json. docs/training.md explains the keys and the recipes.",
+    )  # fmt: skip
+    train.add_argument("architecture", nargs="?", type=Path, metavar="architecture.json")
+    train.add_argument("items", nargs="*", metavar="RECIPE | train.yml | key=value",
+                       help="a recipe by name, or a configuration file; overrides by dotted path")  # fmt: skip
+    train.add_argument("--epochs", type=int, metavar="N", help="the same as epochs=N; 0: only evaluate the weights")
+    train.add_argument("--resume", type=Path, metavar="DIR",
+                       help="go on with the training in this folder, which was stopped or killed")  # fmt: skip
+    train.set_defaults(run=_train)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from .train_processes import rank
+
+    if rank() == 0:
+        return _run(arguments, talks=True)
+    logging.getLogger("nni_proxyless").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+    try:
+        return _run(arguments, talks=False)
+    except UserError:
+        # The first process makes the same mistake and says so, upon which torchrun ends this one.
+        time.sleep(_PATIENCE)
+        raise
+
+
+def _run(arguments: argparse.Namespace, *, talks: bool) -> int:
+    from . import trial
+    from .config import TrainConfig
+    from .config_file import file_and_overrides, read_config
+    from .recipes import find_recipe
+    from .training import train
+
+    if arguments.resume is not None:
+        if not _unfinished(arguments):
+            if talks:
+                print(f"finished already: {arguments.resume / 'weights.safetensors'}")
+            return 0
+        config, path, folder = _as_it_began(arguments)
+    else:
+        if arguments.architecture is None:
+            raise UserError("train: which network? Give the path of an architecture.json")
+        path = arguments.architecture
+        name, overrides = file_and_overrides(arguments.items)
+        if arguments.epochs is not None:
+            overrides.append(("command line", "epochs", arguments.epochs))
+        file = None if name is None else find_recipe(name)
+        config = read_config(TrainConfig, file, [*overrides, *trial.parameters()])
+        folder = trial.output_folder(config.output or str(path.parent / "final"), "train")
+    result = train(config, path, folder, report=trial.intermediate)
+    if not talks:
+        return 0
+    trial.final(result.metrics)
+    print(f"test accuracy: {result.accuracy:.4f}")
+    if config.epochs > 0:
+        by = "the held-out images" if result.judged_on == "validation" else "the test images themselves"
+        print(f"best epoch: {result.best['epoch']} of {config.epochs}, chosen by {by}; its test accuracy: "
+              f"{result.best['test_accuracy']:.4f}")  # fmt: skip
+        print(f"weights: {folder / 'weights.safetensors'}")
+    return 0
+
+
+def _unfinished(arguments: argparse.Namespace) -> bool:
+    """Whether there is something to go on with; an error where nothing has ever begun."""
+    from .training_state import TrainingCheckpoint
+
+    words = [*arguments.items, *(["--epochs"] if arguments.epochs is not None else [])]
+    if words:
+        raise UserError(f"--resume goes on with the training as it was; not allowed beside it: {' '.join(words)}")
+    if TrainingCheckpoint(arguments.resume).exists:
+        return True
+    if not (arguments.resume / "result.json").exists():
+        raise UserError(f"--resume {arguments.resume}: no checkpoint/training.ckpt there, so no training to go on with")
+    return False
+
+
+def _as_it_began(arguments: argparse.Namespace) -> tuple[Any, Path, Path]:
+    """Configuration, architecture and folder of an unfinished training."""
+    from pydantic import ValidationError
+
+    from .config import TrainConfig
+    from .training_state import TrainingCheckpoint
+
+    checkpoint = TrainingCheckpoint(arguments.resume)
+    state = checkpoint.read()
+    try:
+        config = TrainConfig.model_validate(state["config"])
+    except ValidationError as error:
+        raise UserError(f"{checkpoint.path}: written by another version of this program: {error}") from error
+    return config, arguments.architecture or Path(state["architecture"]), arguments.resume

@@ -1,0 +1,169 @@
+"""Images of the final training: which train, which judge, in which order, and with which randomness.
+
+Nothing here has a state: the order of an epoch is a function of (seed, epoch), what happens to an image of (seed, epoch,
+index). So neither the number of loader processes nor a stop in the middle of an epoch changes anything.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+
+from .data import SPLIT_SEED, ImageData, loader
+from .errors import UserError
+from .evaluator import evaluate_accuracy
+from .train_processes import Processes
+
+__all__ = ["Division", "EpochBatches", "Judge", "divide", "seed_everything", "training_loader"]
+
+_ORDER, _IMAGE = 1, 2  # so that an image's seed is never that of an order
+
+
+def seed_everything(*numbers: int, device_too: bool = True) -> None:
+    """Let all global generators of this process start afresh, as a function of these numbers alone."""
+    words = np.random.SeedSequence(numbers).generate_state(4)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))
+    seed = int(words[2]) << 31 ^ int(words[3])
+    if device_too:
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
+
+
+@dataclass(frozen=True)
+class Division:
+    """Which images train, and which judge every epoch.
+
+    Attributes
+    ----------
+    train
+        Augmented.
+    judging
+        Part of the training images that was held out; None: the test images judge.
+    test
+        Images that no search has seen.
+    """
+
+    train: Dataset
+    judging: Dataset | None
+    test: Dataset
+
+    @property
+    def judged_on(self) -> str:
+        return "test" if self.judging is None else "validation"
+
+
+def divide(data: ImageData, validation: float) -> Division:
+    """Hold a share of the training images out, of every class the same; the division depends on the data alone.
+
+    Raises
+    ------
+    UserError
+        A class has too few images.
+    """
+    if not validation:
+        return Division(data.train, None, data.test)
+    targets = np.asarray(data.targets)
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(targets))
+    held_out, rest = [], []
+    for label in range(data.num_classes):
+        members = order[targets[order] == label]
+        n = round(validation * len(members))
+        if not 0 < n < len(members):
+            raise UserError(
+                f"validation: class {label} has {len(members)} images: too few for two parts, one of {validation}"
+            )
+        held_out += members[:n].tolist()
+        rest += members[n:].tolist()
+    return Division(Subset(data.train, sorted(rest)), Subset(data.train_plain, sorted(held_out)), data.test)
+
+
+class _Seeded(Dataset):
+    """Images by (epoch, index); all randomness on their way is seeded by that."""
+
+    def __init__(self, images: Any, seed: int):
+        self.images, self.seed = images, seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        epoch, index = key
+        # Images are made on the CPU; to seed a CUDA device from a loader process would start one there.
+        seed_everything(self.seed, _IMAGE, epoch, index, device_too=False)
+        return self.images[index]
+
+
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """The batches of one process in one epoch, from any batch on.
+
+    A batch of all processes together is a run of the epoch's order, dealt out by turns. Its last images, which fill no
+    batch, are left out.
+
+    Parameters
+    ----------
+    n_images
+        How many there are in all.
+    batch_size
+        Of one process; with fewer images, what they suffice for.
+    even
+        Whether a batch must have an even number of images.
+    """
+
+    def __init__(self, n_images: int, batch_size: int, seed: int, processes: Processes, *, even: bool = False):
+        each = n_images // processes.count
+        self.batch_size = min(batch_size, each - each % 2 if even else each)
+        if self.batch_size < 1:
+            raise UserError(f"{n_images} training images are too few for {processes.count} processes")
+        self.n_images, self.seed, self.processes = n_images, seed, processes
+        self.epoch = self.first = 0
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches in a whole epoch."""
+        return self.n_images // (self.batch_size * self.processes.count)
+
+    def begin(self, epoch: int, first: int = 0) -> None:
+        """What is iterated over next: this epoch, from this batch on."""
+        self.epoch, self.first = epoch, first
+
+    def __len__(self) -> int:
+        return self.per_epoch - self.first
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = np.random.default_rng((self.seed, _ORDER, self.epoch)).permutation(self.n_images)
+        together = self.batch_size * self.processes.count
+        for batch in range(self.first, self.per_epoch):
+            mine = order[batch * together : (batch + 1) * together][self.processes.rank :: self.processes.count]
+            yield [(self.epoch, int(index)) for index in mine]
+
+
+def training_loader(images: Any, batches: EpochBatches, workers: int) -> DataLoader:
+    """Gives (images, classes), batch by batch, as ``batches`` says."""
+    return DataLoader(
+        _Seeded(images, batches.seed), batch_sampler=batches, num_workers=workers, persistent_workers=workers > 0,
+        pin_memory=batches.processes.device.type == "cuda",
+        generator=torch.Generator(),  # seeds loader processes, which seed themselves; without it a global one is moved
+    )  # fmt: skip
+
+
+class Judge:
+    """Share of right answers on some images; every process sees its part of them, each image once."""
+
+    def __init__(self, images: Any, batch_size: int, workers: int, processes: Processes):
+        self.n_images, self.processes = len(images), processes
+        part = Subset(images, range(processes.rank, len(images), processes.count))
+        self.n_here = len(part)
+        self.batches = loader(part, batch_size, workers=workers)
+
+    def __call__(self, network: nn.Module) -> float:
+        right = round(evaluate_accuracy(network, self.batches) * self.n_here) if self.n_here else 0
+        return int(self.processes.total(torch.tensor(right))) / self.n_images

@@ -1,0 +1,131 @@
+"""The networks of a final training: the one that is trained, and its teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from . import timm_models  # noqa: F401  (registers the models)
+from .config import DistillationSection, TrainConfig
+from .derive import Architecture, build_network, load_weights
+from .errors import UserError, did_you_mean
+
+__all__ = ["student", "teacher"]
+
+
+def student(config: TrainConfig, path: Path, architecture: Architecture) -> nn.Module:
+    """The network that is trained, with the weights that it begins with; a model of timm where its space says which.
+
+    Parameters
+    ----------
+    path
+        ``architecture.json``; weights are relative to its folder.
+    architecture
+        What it holds.
+
+    Raises
+    ------
+    UserError
+        No such weights, or those of another network; or a setting that such a network does not know.
+    """
+    torch.manual_seed(config.seed)
+    network: Any
+    if architecture.network is not None:
+        network = _created(
+            "proxyless_derived", architecture=str(path), drop_rate=config.dropout, drop_path_rate=config.drop_path
+        )
+    else:
+        network = build_network(architecture)
+        if config.dropout and not hasattr(network, "drop_rate"):
+            raise UserError(_no_timm("dropout", architecture))
+        if config.drop_path:
+            raise UserError(_no_timm("drop_path", architecture))
+        if hasattr(network, "drop_rate"):
+            network.drop_rate = config.dropout
+    if config.weights != "scratch":
+        name = "weights.safetensors" if config.weights == "inherited" else config.weights
+        _load(network, path.parent / name, "weights")
+    return network
+
+
+def teacher(section: DistillationSection, folder: Path, network: Any, architecture: Architecture) -> nn.Module:
+    """A trained network that knows the same classes, for evaluation only.
+
+    Parameters
+    ----------
+    folder
+        What paths are relative to.
+    network
+        Its student.
+
+    Raises
+    ------
+    UserError
+        There is no such network, it has no weights here, or it tells other classes apart.
+    """
+    if architecture.network is None:
+        raise UserError(_no_timm("distillation", architecture))
+    shape = {"num_classes": network.num_classes, "in_chans": network.in_chans}
+    if section.teacher.endswith(".json"):
+        path = folder / section.teacher
+        found = _created("proxyless_derived", architecture=str(path))
+        if (found.num_classes, found.in_chans) != tuple(shape.values()):
+            raise UserError(
+                f"distillation.teacher: {path}: {found.num_classes} classes and {found.in_chans} channels; its student has "
+                f"{network.num_classes} and {network.in_chans}"
+            )
+        _load(found, folder / section.weights if section.weights else path.parent / "weights.safetensors",
+              "distillation.weights")  # fmt: skip
+    elif section.weights is not None:
+        found = _created(_known(section.teacher), **shape)
+        _load(found, folder / section.weights, "distillation.weights")
+    else:
+        cfg = timm.get_pretrained_cfg(_known(section.teacher))
+        if cfg is None or not cfg.has_weights or cfg.num_classes != network.num_classes:
+            what = (
+                f"tell {cfg.num_classes} classes apart, its student {network.num_classes}"
+                if cfg and cfg.has_weights
+                else "are none"
+            )
+            raise UserError(
+                f"distillation.teacher: the weights that timm has for '{section.teacher}' {what}; give those of a teacher of "
+                "these classes as distillation.weights"
+            )
+        found = _created(section.teacher, pretrained=True, **shape)
+    if len(found.pretrained_cfg["mean"]) != network.in_chans:
+        # timm's statistics are of three channels; a teacher of another number was trained on these images.
+        found.pretrained_cfg.update({key: network.pretrained_cfg[key] for key in ("mean", "std")})
+    found.requires_grad_(False)
+    return found.eval()
+
+
+def _created(name: str, **options: Any) -> Any:
+    try:
+        return timm.create_model(name, **options)
+    except Exception as error:  # OSError: no connection to the weights; RuntimeError, TypeError, … of the model itself
+        raise UserError(f"{name}: {error}") from error
+
+
+def _known(name: str) -> str:
+    if not timm.is_model(name):
+        raise UserError(
+            f"distillation.teacher: '{name}' is unknown; allowed: a model of timm, or the path of an architecture.json."
+            f"{did_you_mean(name, timm.list_models())}"
+        )
+    return name
+
+
+def _load(network: nn.Module, path: Path, key: str) -> None:
+    try:
+        network.load_state_dict(load_weights(path))
+    except RuntimeError as error:
+        first = str(error).splitlines()[1:2] or [str(error)]
+        raise UserError(f"{key}: {path}: the weights of another network: {first[0].strip()}") from error
+
+
+def _no_timm(key: str, architecture: Architecture) -> str:
+    return f"{key}: the network of space '{architecture.space.get('name')}' is no model of timm and knows nothing of it"

@@ -1,0 +1,125 @@
+"""The processes of one training: those that torchrun has started, or this one alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from .errors import UserError
+
+__all__ = ["Processes", "joined", "rank"]
+
+
+def rank() -> int:
+    """Which process this is, from 0 on; only 0 talks and writes."""
+    return int(os.environ.get("RANK", "0")) if _count() > 1 else 0
+
+
+def _count() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@dataclass(frozen=True)
+class Processes:
+    """What one process knows of the others.
+
+    Attributes
+    ----------
+    rank, count
+        Which one this is, from 0 on, and how many there are.
+    device
+        Where this one computes.
+    """
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes; every one gets it."""
+        if self.count == 1:
+            return tensor
+        tensor = tensor.to(self.device, copy=True)
+        torch.distributed.all_reduce(tensor)
+        return tensor
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """This tensor of every process, by rank, on the CPU; of one shape everywhere."""
+        if self.count == 1:
+            return [tensor.cpu()]
+        found = [torch.empty_like(tensor) for _ in range(self.count)]
+        torch.distributed.all_gather(found, tensor)
+        return [t.cpu() for t in found]
+
+    def wait(self) -> None:
+        """Until all are here."""
+        self.total(torch.zeros(1, device=self.device))
+
+    @contextmanager
+    def first_alone(self) -> Iterator[None]:
+        """The first process does it, then the others do: what is fetched or unpacked is fetched once."""
+        if not self.is_first:
+            self.wait()
+        yield
+        if self.is_first:
+            self.wait()
+
+    def wrapped(self, network: nn.Module) -> nn.Module:
+        """The network whose backward pass averages gradients over the processes.
+
+        The statistics of batch norm stay each process's own until the end of an epoch.
+        """
+        if self.count == 1:
+            return network
+        return DistributedDataParallel(network, **self.of_wrapper)
+
+    @property
+    def of_wrapper(self) -> dict[str, Any]:
+        """Arguments of ``DistributedDataParallel``."""
+        return {"device_ids": [self.device] if self.device.type == "cuda" else None, "broadcast_buffers": False}
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Processes]:
+    """Join the processes that torchrun has started, and leave them at the end.
+
+    Parameters
+    ----------
+    device
+        As in the configuration; ``auto``: CUDA if it is there.
+
+    Raises
+    ------
+    UserError
+        There is no such device.
+    """
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    chosen = torch.device(name)
+    if chosen.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError(f"device: {device}: torch finds no CUDA device here; allowed: auto, cpu")
+        if _count() > 1 and chosen.index is None:
+            chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        if (chosen.index or 0) >= torch.cuda.device_count():
+            raise UserError(f"device: {chosen}: there are only {torch.cuda.device_count()} CUDA devices here")
+    if _count() == 1:
+        yield Processes(0, 1, chosen)
+        return
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    torch.distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield Processes(torch.distributed.get_rank(), torch.distributed.get_world_size(), chosen)
+    finally:
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,129 @@
+"""What a training that was stopped or killed goes on from: ``FOLDER/checkpoint/training.ckpt``.
+
+Layout of the file::
+
+    nni-proxyless training 1        magic, format version
+    4f53cda1...                     SHA-256 of the payload, hexadecimal
+    (payload)                       torch.save of a dict; read with weights_only, so no code of the file ever runs
+
+It is written beside its place, brought to the disk and moved there in one step: a kill leaves the one before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .errors import UserError
+
+__all__ = ["TrainingCheckpoint", "settings"]
+
+_FIRST_LINE = b"nni-proxyless training 1\n"
+# Where the results lie, and what does not change them.
+_FREE = ("output", "workers", "checkpoint_every")
+
+
+def settings(config: Mapping[str, Any], architecture: bytes, processes: int) -> dict[str, Any]:
+    """What two runs must have in common so that one can go on where the other has stopped."""
+    return {
+        **{key: value for key, value in config.items() if key not in _FREE},
+        "processes": processes,
+        "architecture.json": hashlib.sha256(architecture).hexdigest()[:12],
+    }
+
+
+class TrainingCheckpoint:
+    """The checkpoint of the training whose results go to ``folder``."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.place = folder / "checkpoint"
+        self.path = self.place / "training.ckpt"
+
+    @property
+    def exists(self) -> bool:
+        return self.path.exists()
+
+    def read(self) -> dict[str, Any]:
+        """What :meth:`write` has written, tensors on the CPU.
+
+        Raises
+        ------
+        UserError
+            No such file, or it is not whole.
+        """
+        try:
+            with open(self.path, "rb") as file:
+                first, digest, payload = file.readline(100), file.readline(65), file.read()
+            if first != _FIRST_LINE:
+                raise ValueError("written by another version of this program, or no checkpoint of a training")
+            if digest != hashlib.sha256(payload).hexdigest().encode() + b"\n":
+                raise ValueError("truncated or changed")
+            return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        except Exception as error:  # torch promises no particular one
+            raise UserError(
+                f"{self.path}: no readable checkpoint: {error}. Delete {self.place} to start over"
+            ) from error
+
+    def read_for(self, here: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The state to go on from; None where there is none.
+
+        Raises
+        ------
+        UserError
+            It is that of a training with other settings, or damaged.
+        """
+        if not self.exists:
+            return None
+        state = self.read()
+        ours, theirs = _flat(here), _flat(state["settings"])
+        different = [
+            f"{key} is {theirs.get(key)} there, {ours.get(key)} here"
+            for key in sorted(ours.keys() | theirs.keys())
+            if ours.get(key) != theirs.get(key)
+        ]
+        if different:
+            raise UserError(
+                f"{self.folder} holds an unfinished training with other settings: {'; '.join(different)}. Go on with that "
+                f"one: nni-proxyless train --resume {self.folder}; or choose another output; or delete {self.place} to "
+                "start over"
+            )
+        return state
+
+    def write(self, state: Mapping[str, Any]) -> None:
+        """Write the state: nested dicts, lists, tuples, numbers, texts, None and tensors."""
+        self.place.mkdir(parents=True, exist_ok=True)
+        for left in self.place.glob(".training.ckpt.*"):
+            left.unlink(missing_ok=True)
+        # To memory first: torch.save to a full disk dies in the middle of a file with an error that names no disk.
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        temporary = self.place / f".training.ckpt.{os.getpid()}"
+        try:
+            with open(temporary, "wb") as file:
+                file.write(_FIRST_LINE + hashlib.sha256(buffer.getbuffer()).hexdigest().encode() + b"\n")
+                file.write(buffer.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Once the results are written; the checkpoint itself first, so that a kill in between leaves none."""
+        self.path.unlink(missing_ok=True)
+        shutil.rmtree(self.place, ignore_errors=True)
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat

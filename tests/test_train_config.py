@@ -1,0 +1,91 @@
+"""``train.yml``, overrides and recipes: what is allowed, and what is said of the rest."""
+
+from __future__ import annotations
+
+import pytest
+
+from nni_proxyless.cli import main
+from nni_proxyless.config import TrainConfig
+from nni_proxyless.config_file import read_config
+from nni_proxyless.errors import UserError
+from nni_proxyless.recipes import find_recipe, recipes
+
+
+def said_of(**given) -> str:
+    with pytest.raises(UserError) as error:
+        read_config(TrainConfig, None, [("train.yml", name.replace("__", "."), value) for name, value in given.items()])
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"epoch": 3}, "train.yml: unknown key 'epoch'; allowed: seed, output, weights, epochs,"),
+        ({"epochs": -1}, "train.yml: epochs: -1 is not allowed here; allowed: at least 0"),
+        ({"weights": "inherit"}, "train.yml: weights: 'inherit' is not allowed here; allowed: inherited, scratch, or the path of a .safetensors file. Did you mean 'inherited'?"),
+        ({"optimizer": "adam_w"}, "optimizer: 'adam_w' is not allowed here; allowed: an optimizer of timm, such as sgd, adamw, lamb. Did you mean 'adamw'?"),
+        ({"scheduler": "cosin"}, "scheduler: 'cosin' is not allowed here; allowed: a scheduler of timm: cosine, tanh,"),
+        ({"scheduler": "plateau"}, "scheduler: 'plateau' is not allowed here"),
+        ({"precision": "bf16-mix"}, "precision: 'bf16-mix' is not allowed here; allowed: '32-true', 'bf16-mixed' or '16-mixed'. Did you mean 'bf16-mixed'?"),
+        ({"device": "gpu"}, "device: 'gpu' is not allowed here; allowed: auto, cpu, cuda, or another device of torch"),
+        ({"augmentation__scal": [0.5, 1]}, "train.yml: augmentation: unknown key 'scal'; allowed: scale, ratio,"),
+        ({"augmentation__scale": 0.5}, "augmentation.scale: 0.5 is not allowed here; allowed: two numbers greater than 0, the smaller one first"),
+        ({"augmentation__color_jitter": [0.1]}, "augmentation.color_jitter: [0.1] is not allowed here; allowed: a number of 0 or more, or a list"),
+        ({"augmentation__auto_augment": "rund"}, "augmentation.auto_augment: 'rund' is not allowed here; allowed: a policy of timm, such as rand-m9-mstd0.5"),
+        ({"distillation__temperature": 2.0}, "distillation.teacher: is missing"),
+        ({"distillation": "resnet50"}, "train.yml: distillation: 'resnet50' is not allowed here; allowed: a section with keys"),
+        ({"mixup": 0.2, "batch_size": 33}, "train.yml: batch_size: 33 is odd; allowed with mixup and cutmix: an even number"),
+        ({"seed.x": 1}, "seed: {'x': 1} is not allowed here; allowed: a whole number"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said(given, said):
+    assert said in said_of(**given)
+
+
+def test_all_of_it_at_once():
+    assert len(said_of(epoch=3, mixup=-1, augmentation__hflip=2).splitlines()) == 3
+
+
+def test_recipes_are_valid_and_give_their_source():
+    assert recipes() == ["cifar", "imagenet-cpu", "imagenet-gpu", "imagenet-mobile", "imagenet-mobile14", "small"]
+    for name in recipes():
+        assert read_config(TrainConfig, find_recipe(name)).epochs >= 60
+        assert "\n# Source: " in find_recipe(name).read_text()
+
+
+def test_the_authors_dropout():
+    """The README of their code gives one for each net; the rest is the same for all."""
+    found = {}
+    for net in ("mobile", "gpu", "cpu", "mobile14"):
+        config = read_config(TrainConfig, find_recipe(f"imagenet-{net}"))
+        found[net] = config.dropout
+        assert (config.epochs, config.batch_size, config.learning_rate, config.weight_decay) == (300, 256, 0.05, 4e-5)
+    assert found == {"mobile": 0.1, "gpu": 0.3, "cpu": 0.2, "mobile14": 0.3}
+
+
+def test_a_recipe_is_found_by_its_name_and_a_wrong_one_is_not(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "architecture.json", "imagenet-mobil"]) == 2
+    said = capsys.readouterr().err
+    assert "'imagenet-mobil' is neither a file nor a recipe; the recipes: cifar, imagenet-cpu," in said
+    assert "Did you mean 'imagenet-mobile'?" in said
+    assert main(["train", "architecture.json", "none.yml"]) == 2
+    assert "none.yml: No such file or directory" in capsys.readouterr().err
+    (tmp_path / "small").write_text("epochs: -1")
+    assert main(["train", "architecture.json", "small"]) == 2, "a file of that name comes first"
+    assert "small: epochs: -1 is not allowed here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train"], "train: which network? Give the path of an architecture.json"),
+        (["train", "--resume", "nowhere"], "--resume nowhere: no checkpoint/training.ckpt there, so no training to go on with"),
+        (["train", "a.json", "seed=1", "--resume", "x"], "--resume goes on with the training as it was; not allowed beside it: seed=1"),
+        (["train", "a.json", "a.yml", "b.yml"], "command line: more than one configuration file: a.yml, b.yml"),
+        (["train", "a.json", "--epochs", "-1"], "command line: epochs: -1 is not allowed here; allowed: at least 0"),
+    ],
+)  # fmt: skip
+def test_wrong_words(words, said, capsys):
+    assert main(words) == 2
+    assert said in capsys.readouterr().err
