@@ -32,12 +32,14 @@ _logger = logging.getLogger(__name__)
 # Told apart by people who see no red, no green or no blue, and lighter to darker, so also without any colour.
 COLOURS = {1: "#ffffff", 3: "#f9dc7c", 5: "#56a9d9", 7: "#a8480f", 9: "#3d1452"}
 OTHER_KERNEL, NO_KERNEL = "#8f8f8f", "#e4e4e4"
+LEFT_OUT = "a dotted line"
 ENDINGS = (".svg", ".png")
 
 # Inches.
 MARGIN, GAP, STAGE_GAP, PITCH, STAGE_MIN = 0.25, 0.05, 0.22, 0.17, 0.5
 WIDEST, ALL_WIDTHS = 0.9, 6.5  # of one block, and of all blocks of a net together
 TALLEST, LABEL, NOTES, TITLE, LEGEND, INPUT = 0.84, 0.66, 0.52, 0.34, 0.4, 0.78
+SAMPLE_GAP = 0.05
 PLAIN_WIDTH = 0.3  # feature mix and classifier: as wide as they are, they would be half of the picture
 
 
@@ -62,7 +64,10 @@ def draw_nets(nets: Sequence[Net], title: str = "") -> Figure:
     row = TITLE + LABEL + TALLEST + NOTES
     above = MARGIN + (0.3 if title else 0)
     height = above + row * len(nets) + LEGEND
-    width = max(_row_width(net, inch_per_channel) for net in nets)
+    legend = _legend(nets, inch_per_channel)
+    width = max(
+        2 * MARGIN + sum(w + SAMPLE_GAP for w, _, _ in legend), *(_row_width(net, inch_per_channel) for net in nets)
+    )
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
     axes.axis("off")
@@ -70,7 +75,7 @@ def draw_nets(nets: Sequence[Net], title: str = "") -> Figure:
         axes.text(MARGIN, height - MARGIN, title, fontsize=12, fontweight="bold", va="center")
     for r, net in enumerate(nets):
         _draw_row(axes, net, r, height - above - r * row, inch_per_channel, inch_per_expansion)
-    _draw_legend(axes, nets, inch_per_channel)
+    _draw_legend(axes, legend)
     return figure
 
 
@@ -120,9 +125,9 @@ def _stage_width(stage: Stage, inch_per_channel: float) -> float:
 
 def _row_width(net: Net, inch_per_channel: float) -> float:
     stages = sum(_stage_width(stage, inch_per_channel) for stage in net.stages)
-    # Name and figures, in letters of that many inches, and the legend must also find room.
+    # Name and figures, in letters of that many inches, must also find room.
     words = 0.09 * len(net.name) + 0.07 * len(net.figures) + 0.2
-    return 2 * MARGIN + max(INPUT + stages + STAGE_GAP * (len(net.stages) - 1), words, 8.0)
+    return 2 * MARGIN + max(INPUT + stages + STAGE_GAP * (len(net.stages) - 1), words)
 
 
 def _draw_row(axes: Axes, net: Net, r: int, top: float, inch_per_channel: float, inch_per_expansion: float) -> None:
@@ -180,37 +185,37 @@ def _colour(kernel: int | None) -> str:
     return NO_KERNEL if kernel is None else COLOURS.get(kernel, OTHER_KERNEL)
 
 
-def _draw_legend(axes: Axes, nets: Sequence[Net], inch_per_channel: float) -> None:
-    """What colour, height and width say."""
+def _legend(nets: Sequence[Net], inch_per_channel: float) -> list[tuple[float, str, str]]:
+    """What colour, height and width say: samples and words, each as inches, colour and text; one of the last two is empty."""
+    blocks = [block for net in nets for block in net.blocks]
+
+    def words(text: str, after: float = 0.1) -> tuple[float, str, str]:
+        return 0.06 * len(text) + after, "", text
+
+    items = [words("kernel")]
+    for kernel in sorted({block.kernel for block in blocks if block.kernel is not None}):
+        items += [(0.18, _colour(kernel), ""), words(f"{kernel}x{kernel}")]
+    if any(block.kernel is None and not block.skipped for block in blocks):
+        items += [(0.18, NO_KERNEL, ""), words("not to scale")]
+    items += [words("", 0.1), words("height: expansion, the number after MB", 0.25), words("width: channels")]
+    channels = 2 ** math.floor(math.log2(0.6 / inch_per_channel))
+    items += [(channels * inch_per_channel, "white", ""), words(f"{channels}", 0.25)]
+    if any(block.skipped for block in blocks):
+        items += [(0.2, LEFT_OUT, ""), words("left out")]
+    return items
+
+
+def _draw_legend(axes: Axes, items: Sequence[tuple[float, str, str]]) -> None:
     from matplotlib.patches import Rectangle
 
     middle, x = LEGEND / 2, MARGIN
-
-    def words(text: str, after: float = 0.3) -> None:
-        nonlocal x
-        axes.text(x, middle, text, fontsize=8, va="center")
-        x += 0.062 * len(text) + after
-
-    def sample(width: float, colour: str) -> None:
-        nonlocal x
-        axes.add_patch(Rectangle((x, middle - 0.08), width, 0.16, facecolor=colour, edgecolor="black", linewidth=0.6))
-        x += width + 0.05
-
-    blocks = [block for net in nets for block in net.blocks]
-    words("kernel", 0.08)
-    for kernel in sorted({block.kernel for block in blocks if block.kernel is not None}):
-        sample(0.18, _colour(kernel))
-        words(f"{kernel}x{kernel}", 0.1)
-    if any(block.kernel is None and not block.skipped for block in blocks):
-        sample(0.18, NO_KERNEL)
-        words("not to scale", 0.1)
-    x += 0.2
-    words("height: expansion, the number after MB")
-    words("width: channels", 0.08)
-    channels = 2 ** math.floor(math.log2(0.6 / inch_per_channel))
-    sample(channels * inch_per_channel, "white")
-    words(f"{channels}")
-    if any(block.skipped for block in blocks):
-        axes.plot([x, x + 0.2], [middle] * 2, color="black", linewidth=1, linestyle=":")
-        x += 0.26
-        words("left out")
+    for width, colour, text in items:
+        if text:
+            axes.text(x, middle, text, fontsize=8, va="center")
+        elif colour == LEFT_OUT:
+            axes.plot([x, x + width], [middle] * 2, color="black", linewidth=1, linestyle=":")
+        elif colour:
+            axes.add_patch(
+                Rectangle((x, middle - 0.08), width, 0.16, facecolor=colour, edgecolor="black", linewidth=0.6)
+            )
+        x += width + (0 if text else SAMPLE_GAP)
