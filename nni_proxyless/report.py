@@ -26,7 +26,7 @@ FAILED_STATES = ("FAILED", "SYS_CANCELED", "USER_CANCELED", "UNKNOWN")
 
 @dataclass(frozen=True)
 class Found:
-    """One search: a trial of an experiment, or a folder.
+    """One search, or one final training: a trial of an experiment, or a folder.
 
     Attributes
     ----------
@@ -49,8 +49,10 @@ class Found:
 
     @property
     def final_accuracy(self) -> float | None:
-        path = self.folder / "final" / "result.json"
-        return float(json.loads(path.read_text(encoding="utf-8"))["accuracy"]) if path.exists() else None
+        for path in (self.folder / "final" / "result.json", self.folder / "result.json"):  # of a search, of a training
+            if path.exists():
+                return float(json.loads(path.read_text(encoding="utf-8"))["accuracy"])
+        return None
 
     @property
     def reason(self) -> str:

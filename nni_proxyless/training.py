@@ -87,6 +87,7 @@ def train(
     folder
         Gets ``weights.safetensors``, ``best.safetensors``, ``result.json``, ``history.jsonl`` and ``train.yml`` as it was
         resolved, all at the end: until then what an earlier training has left stays. Meanwhile there is ``checkpoint/``.
+        One that does not stand beside ``architecture.json`` also gets a copy of that.
     report
         Called once per epoch with one flat dict of numbers.
 
@@ -303,6 +304,8 @@ class _Training:
                 "versions": installed_versions(),
             }  # fmt: skip
             resolved = self.config.model_dump(mode="json")
+            if self.folder.resolve().parent != self.architecture_path.resolve().parent:
+                write_text(self.folder / "architecture.json", self.architecture_path.read_text(encoding="utf-8"))
             write_weights(self.folder / "best.safetensors", self.best["weights"])
             write_weights(self.folder / "weights.safetensors", weights)
             write_text(self.folder / "history.jsonl", self._history_text())

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import time
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from .test_search import TINY
 
@@ -36,13 +39,10 @@ def ask(port: int, path: str) -> Any:
         return answer.read().decode()
 
 
-def test_an_experiment_from_nnictl_to_the_report(command, tmp_path):
-    """One trial succeeds, with a dict per epoch; one has a wrong parameter and fails, which the report tells."""
-    (tmp_path / "search.yml").write_text(TINY)
-    (tmp_path / "experiment.yml").write_text(EXPERIMENT)
+def run_to_the_end(command: Any, folder: Path, file: str, home: dict[str, str]) -> tuple[str, list[Any], list[Any]]:
+    """Create an experiment, wait for its end, stop it; its id, trials and metrics."""
     port = free_port()
-    home = {"HOME": str(tmp_path)}
-    created = command("nnictl", "create", "--config", "experiment.yml", "--port", str(port), **home)
+    created = command("nnictl", "create", "--config", file, "--port", str(port), cwd=folder, **home)
     assert created.returncode == 0, created.stdout + created.stderr
     try:
         deadline = time.monotonic() + 300
@@ -55,9 +55,18 @@ def test_an_experiment_from_nnictl_to_the_report(command, tmp_path):
         metrics = json.loads(ask(port, "/api/v1/nni/metric-data"))
         assert "<title>" in ask(port, "/")  # the web UI is there
     finally:
-        experiments = json.loads((tmp_path / "nni-experiments" / ".experiment").read_text())
+        experiments = json.loads((Path(home["HOME"]) / "nni-experiments" / ".experiment").read_text())
         for identity in experiments:
             command("nnictl", "stop", identity, **home)
+    return experiment, trials, metrics
+
+
+def test_an_experiment_from_nnictl_to_the_report(command, tmp_path):
+    """One trial succeeds, with a dict per epoch; one has a wrong parameter and fails, which the report tells."""
+    (tmp_path / "search.yml").write_text(TINY)
+    (tmp_path / "experiment.yml").write_text(EXPERIMENT)
+    home = {"HOME": str(tmp_path)}
+    experiment, trials, metrics = run_to_the_end(command, tmp_path, "experiment.yml", home)
 
     by_target = {json.loads(t["hyperParameters"][0])["parameters"]["latency.target_ms"]: t for t in trials}
     good, bad = by_target["90%"], by_target[-1]
@@ -96,9 +105,39 @@ def test_an_experiment_from_nnictl_to_the_report(command, tmp_path):
     assert command("nni-proxyless", "report", **home).stdout.count("SUCCEEDED") == 1  # the experiment started last
 
 
-@pytest.mark.parametrize("path", ["experiments/proxyless.yml", "experiments/dsnas.yml"])
+def test_the_final_training_as_an_experiment(command, tmp_path, pytestconfig):
+    """experiments/retrain.yml, shortened: a dict per epoch and a final one for the web UI, and a report of what came out."""
+    for name in ("retrain.yml", "retrain_train.yml", "digits_architecture.json"):
+        shutil.copy(pytestconfig.rootpath / "experiments" / name, tmp_path)
+    content = yaml.safe_load((tmp_path / "retrain.yml").read_text())
+    content["maxTrialNumber"] = 1
+    content["trialCommand"] += " epochs=2 warmup_epochs=0"
+    (tmp_path / "retrain.yml").write_text(yaml.safe_dump(content))
+    home = {"HOME": str(tmp_path)}
+    experiment, trials, metrics = run_to_the_end(command, tmp_path, "retrain.yml", home)
+    assert [trial["status"] for trial in trials] == ["SUCCEEDED"]
+    for trial in trials:
+        own = [m for m in metrics if m["trialJobId"] == trial["trialJobId"]]
+        epochs = [json.loads(json.loads(m["data"])) for m in own if m["type"] == "PERIODICAL"]
+        assert len(epochs) == 2
+        assert set(epochs[0]) == {"default", "train_loss", "learning_rate"}
+        final = json.loads(json.loads(trial["finalMetricData"][0]["data"]))
+        assert final["default"] == epochs[-1]["default"]
+        asked = json.loads(trial["hyperParameters"][0])["parameters"]
+        (folder,) = tmp_path.glob(f"nni-experiments/{experiment}/environments/*/trials/{trial['trialJobId']}")
+        used = yaml.safe_load((folder / "train.yml").read_text())
+        assert {name: used[name] for name in asked} == asked
+    done = command("nni-proxyless", "report", experiment, **home)
+    assert done.returncode == 0, done.stderr
+    for trial in trials:
+        (row,) = [line for line in done.stdout.splitlines() if line.startswith(f"{trial['trialJobId']}  ")]
+        final = json.loads(json.loads(trial["finalMetricData"][0]["data"]))
+        assert row.split()[-1] == f"{final['test_accuracy']:.4f}"
+
+
+@pytest.mark.parametrize("path", ["proxyless.yml", "dsnas.yml", "retrain.yml"])
 def test_shipped_experiments_are_valid_for_nni(pytestconfig, path):
     from nni.experiment.config import ExperimentConfig
 
-    config = ExperimentConfig.load(pytestconfig.rootpath / path)
-    assert config.trial_command.startswith("nni-proxyless search ")
+    config = ExperimentConfig.load(pytestconfig.rootpath / "experiments" / path)
+    assert config.trial_command.startswith("nni-proxyless ")
