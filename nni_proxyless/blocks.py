@@ -221,11 +221,12 @@ def _places(choices: Mapping[str, Any]) -> list[str]:
 def _figures(architecture: Architecture, final: float | None) -> str:
     latency, search = architecture.latency, architecture.search
     unit = latency.get("unit", "ms")
+    limit = "budget" if "derived_from" in search else "target"
     words = []
     if unit != "million multiply-adds":  # those are counted anyway
         words += [
             f"{word} {latency[key]:.2f} {unit}"
-            for word, key in (("target", "target_ms"), ("measured", "measured_ms"))
+            for word, key in ((limit, "target_ms"), ("measured", "measured_ms"))
             if latency.get(key) is not None
         ]
         if latency.get("measured_ms") is None and latency.get("table_ms") is not None:

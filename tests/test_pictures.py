@@ -230,6 +230,8 @@ def test_figures_are_those_that_are_known(tmp_path):
     assert figures(tmp_path, latency=table) == f"2.50 mJ by its table, {counts}"
     macs = {"target_ms": 2.0, "table_ms": 2.345678, "unit": "million multiply-adds"}
     assert figures(tmp_path, latency=macs, search={"accuracy": 0.5, "weights": "fresh"}) == counts
+    derived = {"latency": {"target_ms": 3.0, "measured_ms": 2.5}, "search": {"derived_from": "run"}}
+    assert figures(tmp_path, **derived) == f"budget 3.00 ms, measured 2.50 ms, {counts}"
     (tmp_path / "final").mkdir()
     (tmp_path / "final" / "result.json").write_text('{"accuracy": 0.9722}')
     assert figures(tmp_path, search={"accuracy": 0.5}) == f"{counts}, accuracy 97.2 %"
