@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,7 +88,12 @@ class Processes:
     @property
     def of_wrapper(self) -> dict[str, Any]:
         """Arguments of ``DistributedDataParallel``."""
-        return {"device_ids": [self.device] if self.device.type == "cuda" else None, "broadcast_buffers": False}
+        # torch 2.15 has renamed it, and warns of the old name.
+        new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+        return {
+            "device_ids": [self.device] if self.device.type == "cuda" else None,
+            "forward_sync_buffers" if new else "broadcast_buffers": False,
+        }
 
 
 @contextmanager

@@ -1,0 +1,58 @@
+"""Several processes of one training, as torchrun starts them, on the CPU."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nni_proxyless.cli import main
+
+from .conftest import ROOT
+from .test_training import plain, small
+
+TWO = ("torchrun", "--standalone", "--nproc-per-node", "2", "-m", "nni_proxyless", "train")
+
+
+def test_two_processes_leave_one_log_and_one_set_of_files(command, tmp_path):
+    small(tmp_path)
+    done = command(*TWO, "architecture.json", "epochs=2", "batch_size=32", "threads=1", "device=cpu", timeout=150)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 3
+    assert len([line for line in done.stderr.splitlines() if "epoch 1/2: train loss " in line]) == 1
+    assert "Warning" not in done.stderr
+    final = tmp_path / "final"
+    assert {path.name for path in final.iterdir()} == {
+        "weights.safetensors", "best.safetensors", "result.json", "history.jsonl", "train.yml",
+    }  # fmt: skip
+    result = json.loads((final / "result.json").read_text())
+    assert result["processes"] == 2
+    history = [json.loads(line) for line in (final / "history.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in history] == [1, 2]
+    # Each of the 359 test images is counted once: the same figure as one process finds.
+    assert (result["accuracy"] * 359) == pytest.approx(round(result["accuracy"] * 359))
+    done = command("nni-proxyless", "train", "architecture.json", "weights=final/weights.safetensors", "--epochs", "0")
+    assert f"test accuracy: {result['accuracy']:.4f}" in done.stdout, done.stderr
+
+
+def test_two_processes_take_the_steps_of_one_with_twice_the_batch(command, tmp_path, monkeypatch):
+    """Without batch norm, whose statistics are each process's own, the gradients are the same sums."""
+    words = ["epochs=2", "learning_rate=0.05", "ema_decay=0.9", "threads=1", "device=cpu"]
+    path = plain(tmp_path)
+    assert main(["train", str(path), *words, "batch_size=16", f"output={tmp_path / 'one'}"]) == 0
+    done = command(*TWO, path, *words, "batch_size=8", f"output={tmp_path / 'two'}", PYTHONPATH=str(ROOT), timeout=150)
+    assert done.returncode == 0, done.stderr
+    one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
+    assert all(torch.allclose(two[name], tensor, atol=1e-6) for name, tensor in one.items())
+    assert not all(
+        torch.equal(tensor, load_file(tmp_path / "weights.safetensors")[name]) for name, tensor in one.items()
+    )
+
+
+def test_a_users_mistake_is_said_once(command, tmp_path):
+    small(tmp_path)
+    done = command(*TWO, "architecture.json", "epoch=2", timeout=150)
+    assert done.returncode != 0
+    assert done.stderr.count("nni-proxyless: command line: unknown key 'epoch'") == 1

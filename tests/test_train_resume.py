@@ -1,0 +1,119 @@
+"""A training that was killed goes on to the same weights; one that cannot go on says why."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nni_proxyless.cli import main
+
+from .test_training import small
+
+# Everything that draws at random or has a memory.
+SETTINGS = ["epochs=2", "batch_size=32", "threads=1", "dropout=0.2", "drop_path=0.1", "mixup=0.2", "cutmix=0.5",
+            "momentum=0.9", "gradient_clip_val=1.0", "accumulate_grad_batches=2", "validation=0.2", "device=cpu"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A training that nobody has disturbed, without loader processes."""
+    folder = tmp_path_factory.mktemp("trained")
+    path = small(folder)
+    torch.set_num_threads(1)
+    assert main(["train", str(path), *SETTINGS]) == 0
+    return folder
+
+
+def same(found: Path, expected: Path) -> bool:
+    """Whether two trainings have left the same weights, to the last bit, and the same figures but for the time."""
+    for name in ("weights.safetensors", "best.safetensors"):
+        ours, theirs = load_file(found / name), load_file(expected / name)
+        assert ours.keys() == theirs.keys()
+        if not all(torch.equal(tensor, theirs[key]) for key, tensor in ours.items()):
+            return False
+    histories = [
+        [json.loads(line) for line in (f / "history.jsonl").read_text().splitlines()] for f in (found, expected)
+    ]
+    for record in (*histories[0], *histories[1]):
+        record.pop("images_per_second")
+    return histories[0] == histories[1]
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(trained, tmp_path, capsys):
+    """SIGKILL in the middle of an epoch; the killed one has a loader process, the others have none."""
+    shutil.copy(trained / "architecture.json", tmp_path)
+    shutil.copy(trained / "weights.safetensors", tmp_path)
+    words = ["train", str(tmp_path / "architecture.json"), *SETTINGS, "workers=1", "checkpoint_every=4"]
+    final = tmp_path / "final"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    killed = subprocess.Popen(
+        ["nni-proxyless", *words], env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    while not (final / "checkpoint" / "history.jsonl").exists():  # written with the first checkpoint
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.kill()
+    killed.wait()
+    assert not (final / "weights.safetensors").exists()
+
+    assert main([*words, "learning_rate=0.1"]) == 2
+    said = capsys.readouterr().err
+    assert "holds an unfinished training with other settings: learning_rate is 0.05 there, 0.1 here" in said
+    assert f"delete {final / 'checkpoint'} to start over" in said
+
+    assert main(["train", "--resume", str(final)]) == 0
+    captured = capsys.readouterr()
+    assert "going on after batch " in captured.err
+    assert " of epoch 1 of 2" in captured.err
+    assert "test accuracy: " in captured.out
+    assert same(final, trained / "final")
+    assert not (final / "checkpoint").exists()
+
+    assert main(["train", "--resume", str(final)]) == 0
+    assert f"finished already: {final / 'weights.safetensors'}" in capsys.readouterr().out
+
+
+def test_loader_processes_change_nothing_and_the_seed_does(trained, tmp_path):
+    for name, more in (("workers", "workers=1"), ("seed", "seed=1")):
+        assert main(["train", str(trained / "architecture.json"), *SETTINGS, more, f"output={tmp_path / name}"]) == 0
+    assert same(tmp_path / "workers", trained / "final")
+    assert not same(tmp_path / "seed", trained / "final")
+
+
+def test_a_diverging_training_spoils_nothing(trained, tmp_path, capsys):
+    """Neither the results that are there, nor a checkpoint."""
+    out = tmp_path / "out"
+    shutil.copytree(trained / "final", out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    words = ["train", str(trained / "architecture.json"), f"output={out}", "epochs=1", "warmup_epochs=0", "threads=1",
+             "learning_rate=1e30", "ema_decay=0", "device=cpu"]  # fmt: skip
+    assert main([*words, "checkpoint_every=1"]) == 2
+    said = capsys.readouterr().err
+    assert "in epoch 1: the training diverged. Use a smaller learning_rate" in said
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+    first = (out / "checkpoint" / "training.ckpt").read_bytes() if (out / "checkpoint").exists() else None
+    if first is not None:
+        assert f"and delete {out / 'checkpoint'} to start over" in said
+        assert main([*words, "checkpoint_every=1"]) == 2
+        assert (out / "checkpoint" / "training.ckpt").read_bytes() == first
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(trained, tmp_path, capsys):
+    place = tmp_path / "out" / "checkpoint"
+    place.mkdir(parents=True)
+    (place / "training.ckpt").write_bytes(b"nni-proxyless training 1\n" + b"0" * 64 + b"\nhalf a fi")
+    assert main(["train", str(trained / "architecture.json"), *SETTINGS, f"output={tmp_path / 'out'}"]) == 2
+    said = capsys.readouterr().err
+    assert (
+        f"{place / 'training.ckpt'}: no readable checkpoint: truncated or changed. Delete {place} to start over" in said
+    )
