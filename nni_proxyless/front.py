@@ -128,11 +128,11 @@ def draw_front(points: Sequence[Point]) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
-    axes = figure.add_subplot()
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axes, below = figure.subplots(2, 1, height_ratios=(20, 1))
     kinds = sorted({p.final for p in points}, reverse=True)
     for final in kinds:
-        said = f", {_is(final)}" if len(kinds) > 1 else ""
+        said = f", {_when(final)}" if len(kinds) > 1 else ""
         searched = [p for p in points if p.final == final and p.width is None]
         best = sorted({(p.ms, p.accuracy) for p, wins in zip(searched, on_front(searched), strict=True) if wins})
         others = [p for p in searched if (p.ms, p.accuracy) not in best]
@@ -152,20 +152,31 @@ def draw_front(points: Sequence[Point]) -> Figure:
                           linewidth=1.5, label=f"{structure}, by width{said}",
                           markerfacecolor=REFERENCE if final else "white")  # fmt: skip
             for p in line:
-                axes.annotate(f"{p.width}", (p.ms, p.accuracy), xytext=(0, -7), textcoords="offset points", ha="center",
+                axes.annotate(f"{p.width}", (p.ms, p.accuracy), xytext=(5, -4), textcoords="offset points", ha="left",
                               va="top", fontsize=8, color=REFERENCE)  # fmt: skip
     axes.set_xlabel("measured latency, ms")
-    axes.set_ylabel("accuracy" + (f" {_is(kinds[0])}" if len(kinds) == 1 else ""))
+    axes.set_ylabel(f"accuracy {_is(kinds[0])}" if len(kinds) == 1 else "accuracy, see the markers")
     axes.yaxis.set_major_formatter(_percent)
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.margins(0.08, 0.12)
-    axes.legend(fontsize=8)
+    axes.set_ylim(top=min(axes.get_ylim()[1], 1.005))
+    # Room of its own for the legend: its lines are long, and inside they would hide nets.
+    below.axis("off")
+    handles, labels = axes.get_legend_handles_labels()
+    inches = 0.18 * len(labels)
+    figure.set_size_inches(6.4, 4.2 + inches)
+    axes.get_subplotspec().get_gridspec().set_height_ratios((4.2, inches))
+    below.legend(handles, labels, fontsize=8, loc="upper left", borderaxespad=0, borderpad=0, frameon=False)
     return figure
 
 
 def _is(final: bool) -> str:
     return "on the test images, after final training" if final else "on the validation part, weights of the search"
+
+
+def _when(final: bool) -> str:
+    return "after final training (test images)" if final else "in the search (validation part)"
 
 
 def _percent(value: float, position: float | None = None) -> str:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from nni_proxyless.architecture import Architecture
@@ -42,7 +43,7 @@ POINTS = [
 
 
 def lines(figure) -> dict[str, list[tuple[float, float]]]:
-    (axes,) = figure.axes
+    axes = figure.axes[0]
     return {line.get_label(): list(zip(*line.get_data(), strict=True)) for line in axes.lines}
 
 
@@ -53,25 +54,44 @@ def test_the_picture_shows_front_and_reference_line():
         "front of the searched nets": [(1.0, 0.8), (2.0, 0.95)],
         "MobileNetV2, by width": [(1.7, 0.75), (1.5, 0.7)],
     }
-    (axes,) = figure.axes
+    axes = figure.axes[0]
     assert [t.get_text() for t in axes.texts] == ["0.35", "0.5"]
     assert axes.get_ylabel() == "accuracy on the test images, after final training"
     assert axes.get_xlabel() == "measured latency, ms"
 
 
+def test_nothing_of_it_is_cut_off():
+    """Legend and labels, also where there is most to be said."""
+    structure = "MobileNetV2's block in the skeleton of the space"
+    points = [Point("w", 1.0, 0.5, final, 0.35, structure) for final in (True, False)]
+    figure = draw_front([*POINTS, *points, Point("d", 3.0, 0.9, False), Point("e", 2.0, 0.9, False)])
+    figure.set_dpi(150)
+    FigureCanvasAgg(figure).draw()
+    box = figure.get_tightbbox().padded(-0.01)
+    width, height = figure.get_size_inches()
+    assert box.x0 >= 0
+    assert box.y0 >= 0
+    assert box.x1 <= width
+    assert box.y1 <= height
+    axes = figure.axes[0]
+    legend = figure.axes[1].get_legend().get_window_extent()
+    assert not legend.overlaps(axes.get_window_extent())
+    assert not legend.overlaps(axes.xaxis.get_label().get_window_extent())
+
+
 def test_accuracies_of_two_kinds_are_told_apart():
     searched = Point("d", 2.0, 0.99, False)
     figure = draw_front([*POINTS, searched])
-    (axes,) = figure.axes
-    assert axes.get_ylabel() == "accuracy"
-    assert lines(figure)["front of the searched nets, on the validation part, weights of the search"] == [(2.0, 0.99)]
-    assert (2.0, 0.95) in lines(figure)["front of the searched nets, on the test images, after final training"]
+    axes = figure.axes[0]
+    assert axes.get_ylabel() == "accuracy, see the markers"
+    assert lines(figure)["front of the searched nets, in the search (validation part)"] == [(2.0, 0.99)]
+    assert (2.0, 0.95) in lines(figure)["front of the searched nets, after final training (test images)"]
     faces = {line.get_label().rpartition(", ")[2]: line.get_markerfacecolor() for line in axes.lines}
-    assert faces["weights of the search"] == "white"
-    assert faces["after final training"] != "white"
+    assert faces["in the search (validation part)"] == "white"
+    assert faces["after final training (test images)"] != "white"
     only = draw_front([searched])
     assert only.axes[0].get_ylabel() == "accuracy on the validation part, weights of the search"
-    assert [t.get_text() for t in draw_front([searched]).axes[0].get_legend().get_texts()] == [
+    assert [t.get_text() for t in draw_front([searched]).axes[1].get_legend().get_texts()] == [
         "front of the searched nets"
     ]
 
@@ -122,7 +142,7 @@ def test_a_report_draws_its_nets(tmp_path, capsys):
     # Reference nets below the source are found there, and a PNG is one.
     assert main(["report", str(tmp_path), "--front", str(tmp_path / "front.png")]) == 0
     with Image.open(tmp_path / "front.png") as image:
-        assert image.size == (960, 690)
+        assert image.size == (960, round(150 * (4.2 + 3 * 0.18)))
     with (tmp_path / "front.csv").open() as file:
         assert [r["name"] for r in csv.DictReader(file)] == ["reference/width-0.5", "runs/a", "runs/b", "runs/c"]
 
