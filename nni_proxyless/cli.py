@@ -17,6 +17,7 @@ from . import __version__
 from .derive_command import add_derive_command
 from .draw_command import add_draw_command
 from .errors import UserError
+from .export_command import add_export_command
 from .latency_command import add_latency_command
 from .reference_command import add_reference_command
 from .train_command import add_train_command
@@ -73,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_reference_command(commands)
 
+    add_export_command(commands)
 
     report = commands.add_parser("report", help="a table of the networks that searches have found",
                                  description="Print a table. Fails if a trial of the experiment has failed.")  # fmt: skip

@@ -35,6 +35,7 @@ from .latency import DeviceEstimator, LatencyEstimator, LatencyPenalty, LatencyP
 from .latency.operation import trace_operations
 from .measuring import latency_range, make_profiler, measure_beside_path, say_if_drifted, target_in_ms
 from .monitor import DerivedNetMonitor, judging_loaders
+from .onnx_file import leave_onnx
 from .pictures import draw_beside
 from .progress import FitProgress
 from .remains import PROBABILITIES, SUPERNET, shapes_of, write_remains
@@ -331,6 +332,7 @@ def _save(
         write_text(folder / "final" / "result.json", json.dumps(result, indent=2) + "\n")
     architecture.write(folder / "architecture.json")
     draw_beside(folder / "architecture.json")
+    leave_onnx(network, data.shape, folder / "model.onnx")
     return SearchResult(folder, architecture, metrics)
 
 

@@ -1,0 +1,81 @@
+"""A network and the files that were made of it, side by side: logits, answers, milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from .latency import DeviceEstimator, Measurement
+from .latency.timing import time_ms
+
+__all__ = ["Run", "answers", "largest_difference", "logits_of", "time_side_by_side"]
+
+Run = Callable[[Tensor], Tensor]
+"""Images -> logits: a network, or a file in its runtime."""
+
+
+@torch.no_grad()
+def logits_of(run: Run, images: Tensor, batch: int) -> Tensor:
+    """Logits of all images, in batches of exactly that many: the last one is filled up with zeros."""
+    found = []
+    for part in images.split(batch):
+        missing = part.new_zeros(batch - len(part), *part.shape[1:])
+        found.append(run(torch.cat([part, missing]))[: len(part)])
+    return torch.cat(found)
+
+
+def largest_difference(run: Run, images: Tensor, expected: Mapping[int, Tensor]) -> float:
+    """The largest absolute difference of a logit; NaN where one of them is.
+
+    Parameters
+    ----------
+    expected
+        Batch size -> the logits of all images, by the network itself in batches of that many.
+    """
+    differences = [(logits_of(run, images, batch) - logits).abs().max() for batch, logits in expected.items()]
+    return float(torch.stack(differences).max())  # in torch a NaN is the largest of all
+
+
+def answers(runs: Mapping[str, Run], batches: Iterable[tuple[Tensor, Tensor]], batch: int) -> dict[str, float]:
+    """Share of right answers of each; for all but the first ``NAME agreement``, the share of answers that are the first's.
+
+    ``images`` is how many there were.
+    """
+    right = dict.fromkeys(runs, 0)
+    same = dict.fromkeys(runs, 0)
+    total = 0
+    for images, targets in batches:
+        given = {name: logits_of(run, images, batch).argmax(dim=1) for name, run in runs.items()}
+        first = next(iter(given.values()))
+        for name, classes in given.items():
+            right[name] += int((classes == targets).sum())
+            same[name] += int((classes == first).sum())
+        total += len(targets)
+    _, *others = runs
+    return {
+        "images": total,
+        **{name: n / total for name, n in right.items()},
+        **{f"{name} agreement": same[name] / total for name in others},
+    }
+
+
+def time_side_by_side(
+    network: nn.Module, runs: Mapping[str, Run], shape: tuple[int, ...], estimator: DeviceEstimator
+) -> dict[str, Measurement]:
+    """Time the network (as ``torch``) and others in turn, round after round, so that a drift of the machine hits all alike.
+
+    On the same batch of noise and with the same clock, by which tables are measured. The others bring their number of
+    threads with them.
+    """
+    rounds = []
+    x = estimator.input_of(shape)
+    with estimator.prepared([network]) as (copy,):
+        timed: dict[str, Run] = {"torch": copy, **runs}
+        for run in timed.values():
+            for _ in range(estimator.warmup):
+                run(x)
+        for _ in range(estimator.repeats):
+            rounds.append([time_ms(run, x, estimator.device) for run in timed.values()])
+    return {name: Measurement.of(times) for name, times in zip(timed, zip(*rounds, strict=True), strict=True)}

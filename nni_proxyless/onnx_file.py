@@ -1,0 +1,161 @@
+"""A network as an ONNX file, and such a file as something that runs.
+
+The packages that it needs are the extra ``export``; they are imported when they are used. No NNI.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import UserError
+
+__all__ = ["DEFAULT_OPSET", "OPSETS", "OnnxNetwork", "leave_onnx", "require_packages", "write_onnx"]
+
+_logger = logging.getLogger(__name__)
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+INSTALL = "pip install 'nni-proxyless[export]'"
+OPSETS = range(13, 24)  # 13: the first with a scale per channel, for 8 bits. 23: what torch 2.15 knows
+DEFAULT_OPSET = 18
+FIRST_OF_NEWER = 18  # what torch's newer exporter is written for; it converts upwards from there, and not downwards
+QUICK_OPSET = 17
+
+
+def require_packages() -> None:
+    """Refuse, with what to install, where a package is missing.
+
+    Raises
+    ------
+    UserError
+        One is; the message names it.
+    """
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"ONNX files need {', '.join(PACKAGES)}; not installed: {', '.join(missing)}. {INSTALL}")
+
+
+def write_onnx(
+    network: nn.Module, shape: Sequence[int], path: Path, *, opset: int = DEFAULT_OPSET, batch: int | None = 1
+) -> None:
+    """Write the network, in evaluation mode, as one ONNX file with an input ``input`` and an output ``logits``.
+
+    From opset 18 on by torch's exporter through ``torch.export``. Lower ones, for older runtimes, only the deprecated one through
+    TorchScript can write, in a fraction of the time.
+
+    Parameters
+    ----------
+    network
+        Not changed.
+    shape
+        Of one image, (channels, height, width).
+    opset
+        One of :data:`OPSETS`.
+    batch
+        Images per run; None: free, a dimension called ``batch``.
+
+    Raises
+    ------
+    RuntimeError
+        The file is not what was asked for.
+    """
+    import onnx
+
+    network = copy.deepcopy(network).cpu().eval()
+    # Not 1, which torch.export takes for a constant.
+    images = torch.zeros(batch or 2, *shape)
+    names: Any = {"input_names": ["input"], "output_names": ["logits"], "opset_version": opset}
+    with quiet():
+        if opset >= FIRST_OF_NEWER:
+            torch.onnx.export(
+                network, (images,), str(path), dynamo=True, dynamic_shapes=None if batch else ({0: "batch"},),
+                external_data=False, verbose=False, **names,
+            )  # fmt: skip
+        else:
+            free = {name: {0: "batch"} for name in ("input", "logits")}
+            torch.onnx.export(
+                network, (images,), str(path), dynamo=False, dynamic_axes=None if batch else free, **names
+            )
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    found = next(entry.version for entry in model.opset_import if entry.domain == "")
+    if found != opset:
+        raise RuntimeError(f"{path.name}: the exporter wrote opset {found} where {opset} was asked for")
+
+
+class OnnxNetwork:
+    """An ONNX file in onnxruntime, on the CPU: images -> logits.
+
+    Parameters
+    ----------
+    path
+        The file.
+    threads
+        CPU threads of a run.
+    """
+
+    def __init__(self, path: Path, threads: int = 1):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 3  # its warnings are about devices that are not asked for
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        (self.input,) = (given.name for given in self.session.get_inputs())
+
+    def __call__(self, images: Tensor) -> Tensor:
+        (logits,) = self.session.run(None, {self.input: images.numpy()})
+        return torch.from_numpy(logits)
+
+
+def leave_onnx(network: nn.Module, shape: Sequence[int], path: Path) -> None:
+    """Write ``model.onnx`` for whoever wants to look at the net; if that cannot be done, say so in one line of the log.
+
+    Its batch is free. What lay there before, of another net, goes in any case.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    path.unlink(missing_ok=True)
+    try:
+        require_packages()
+        write_onnx(network, shape, temporary, opset=QUICK_OPSET, batch=None)
+        os.replace(temporary, path)
+    except UserError:
+        _logger.info("no %s, which NNI's Netron button shows: %s", path.name, INSTALL)
+    except Exception as error:  # somebody's module that cannot be exported; the search has done its work
+        _logger.warning("no %s: %s", path.name, first_line(error))
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what torch, onnxscript and onnxruntime say of each other's and their own deprecations while they work.
+
+    What they do is checked on the file.
+    """
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def first_line(error: Any) -> str:
+    """What an error says, as far as it fits into a line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,500 @@
+"""``nni-proxyless export``, as a user types it; what the files compute is found out with onnxruntime and torch alone."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import re
+import shutil
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from nni_proxyless.search_spaces import MobileNetV2Space
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from nni_proxyless import data
+from nni_proxyless.cli import main
+from nni_proxyless.derive import Architecture, build_network, load_weights, to_timm
+from nni_proxyless.files import write_weights
+from nni_proxyless.latency.timing import device_name
+from nni_proxyless.onnx_file import leave_onnx
+
+TINY = {"widths": (8, 16), "depths": (2, 2), "strides": (2, 2), "stem_width": 8, "feature_mix": 32}
+QUICK = ("--repeats", "3", "--test-images", "20")
+DIGITS = {"name": "digits", "arguments": {"image_size": 16}}
+
+
+def leave(folder: Path, choose: Callable[[list[str]], str], *, seed: int = 0, epochs: int = 0, **layout) -> Path:
+    """What a search on the digits leaves: a net with statistics of batch norm from the digits, perhaps trained a little."""
+    torch.manual_seed(seed)
+    space = MobileNetV2Space("small", num_classes=10, in_channels=1, **layout)
+    choices = {label: choose(choice.values) for label, choice in space.simplify().items()}
+    network = space.freeze(choices)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.3)
+    batches = data.loader(data.digits().train_plain, 64, seed=seed)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.02)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, max(1, epochs * len(batches)))
+    for images, targets in [batch for _ in range(epochs) for batch in batches] or batches:
+        loss = nn.functional.cross_entropy(network(images), targets)
+        if epochs:
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    Architecture(
+        space={"name": "mobilenetv2", "arguments": {"preset": "small", "num_classes": 10, "in_channels": 1, **layout}},
+        choices=choices, input_shape=(1, 16, 16), network=space.timm_definition(choices), data=DIGITS,
+    ).write(folder / "architecture.json")  # fmt: skip
+    write_weights(folder / "weights.safetensors", network.state_dict())
+    return folder / "architecture.json"
+
+
+def skips(values: list[str]) -> str:
+    return "skip" if "skip" in values else "k5e3"
+
+
+NETS: dict[str, Callable[[list[str]], str]] = {
+    "skips": skips,
+    "largest": lambda values: "k7e6",
+    "mixed": random.Random(1).choice,
+}
+
+
+@pytest.fixture(scope="module")
+def nets(tmp_path_factory) -> dict[str, Path]:
+    """Three derived nets of the small space."""
+    return {name: leave(tmp_path_factory.mktemp(name), choose, seed=i) for i, (name, choose) in enumerate(NETS.items())}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A small net that knows the digits."""
+    return leave(tmp_path_factory.mktemp("trained"), lambda values: "k3e3", epochs=4, **TINY)
+
+
+@pytest.fixture
+def tiny(trained, tmp_path) -> Path:
+    """The same in a folder of its own."""
+    shutil.copytree(trained.parent, tmp_path / "run")
+    return tmp_path / "run" / "architecture.json"
+
+
+def digits(n: int, side: tuple[int, int] = (16, 16)) -> Tensor:
+    """The first n test images."""
+    test = data.digits().test
+    images = torch.stack([test[i][0] for i in range(n)])
+    return nn.functional.interpolate(images, size=side) if side != (16, 16) else images
+
+
+@torch.no_grad()
+def logits(path: Path, images: Tensor, weights: str = "weights.safetensors") -> Tensor:
+    return to_timm(Architecture.read(path), load_weights(path.parent / weights)).eval()(images)
+
+
+def onnx_logits(path: Path, images: Tensor, batch: int = 1) -> Tensor:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return torch.cat([torch.from_numpy(session.run(None, {"input": part.numpy()})[0]) for part in images.split(batch)])
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    assert a.shape == b.shape
+    return float((a - b).abs().max())
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+# -- logits ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["largest", "mixed"])
+def test_onnxruntime_computes_what_torch_does_on_a_hundred_images(name, nets, tmp_path):
+    """The third net: :func:`test_the_command_as_typed`."""
+    assert main(["export", str(nets[name]), "--formats", "onnx", "--output", str(tmp_path), *QUICK]) == 0
+    assert difference(onnx_logits(tmp_path / "model.onnx", digits(100)), logits(nets[name], digits(100))) <= 1e-4
+
+
+def test_the_nets_of_these_tests_are_three_and_tell_images_apart(nets):
+    """Else their equal logits would say nothing."""
+    found = [logits(path, digits(100)) for path in nets.values()]
+    assert all(float(some.std(dim=0).max()) > 0.05 for some in found)
+    assert min(difference(found[i], found[j]) for i, j in ((0, 1), (0, 2), (1, 2))) > 0.1
+    choices = {name: list(Architecture.read(path).choices.values()) for name, path in nets.items()}
+    assert [choices[name].count("skip") for name in ("skips", "largest")] == [6, 0]
+    assert 0 < choices["mixed"].count("skip") < 6
+    assert set(choices["largest"]) == {"k7e6"}
+
+
+def test_opset_size_and_free_batch_are_as_asked_for(tiny, tmp_path):
+    """Read back with onnx; all formats run at any batch and compute the same on images of that size."""
+    words = ["--opset", "23", "--input-size", "24", "20", "--dynamic-batch", "--output", str(tmp_path / "out"), *QUICK]
+    assert main(["export", str(tiny), *words]) == 0
+    model = onnx.load(tmp_path / "out" / "model.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert [entry.version for entry in model.opset_import if not entry.domain] == [23]
+    (given,) = model.graph.input
+    sides = given.type.tensor_type.shape.dim
+    assert (given.name, sides[0].dim_param, [side.dim_value for side in sides[1:]]) == ("input", "batch", [1, 24, 20])
+    assert [entry.name for entry in model.graph.output] == ["logits"]
+
+    images = digits(13, (24, 20))
+    expected = logits(tiny, images)
+    program = torch.export.load(tmp_path / "out" / "model.pt2").module()
+    script = read_script(tmp_path / "out" / "model.torchscript.pt")
+    for n in (1, 2, 13):
+        assert difference(onnx_logits(tmp_path / "out" / "model.onnx", images[:n], n), expected[:n]) <= 1e-4
+        assert onnx_logits(tmp_path / "out" / "model.int8.onnx", images[:n], n).shape == (n, 10)
+        with torch.no_grad():
+            assert difference(program(images[:n]), expected[:n]) <= 1e-4
+            assert difference(script(images[:n]), expected[:n]) <= 1e-4
+
+
+def read_script(path: Path) -> Callable[[Tensor], Tensor]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`torch.jit.load` is deprecated", category=FutureWarning)
+        return torch.jit.load(str(path))
+
+
+def test_a_fixed_batch_is_fixed_and_lower_opsets_go_another_way(tiny):
+    """Those that torch's newer exporter cannot write."""
+    assert main(["export", str(tiny), "--batch", "7", "--opset", "13", "--formats", "onnx", "torchscript", *QUICK]) == 0
+    model = onnx.load(tiny.parent / "model.onnx")
+    assert [entry.version for entry in model.opset_import if not entry.domain] == [13]
+    assert [side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim] == [7, 1, 16, 16]
+    images = digits(7)
+    assert difference(onnx_logits(tiny.parent / "model.onnx", images, 7), logits(tiny, images)) <= 1e-4
+    with pytest.raises(Exception, match="Got: 1 Expected: 7"):
+        onnx_logits(tiny.parent / "model.onnx", images)
+
+
+def test_trained_weights_come_first_and_others_can_be_named(tiny, capsys):
+    (tiny.parent / "final").mkdir()
+    other = {
+        name: t + 0.1 if "classifier" in name else t
+        for name, t in load_weights(tiny.with_name("weights.safetensors")).items()
+    }
+    write_weights(tiny.parent / "final" / "weights.safetensors", other)
+    images = digits(5)
+    for words, file, said in (
+        ([], "final/weights.safetensors", "trained"),
+        (["--weights", str(tiny.with_name("weights.safetensors"))], "weights.safetensors", "named"),
+    ):
+        assert main(["export", str(tiny), "--formats", "onnx", "--opset", "17", *words, *QUICK]) == 0
+        assert f"weights: {tiny.parent / file}, {said}\n" in capsys.readouterr().err
+        assert difference(onnx_logits(tiny.parent / "model.onnx", images), logits(tiny, images, file)) <= 1e-4
+        content = json.loads((tiny.parent / "export.json").read_text())
+        assert (content["weights"], content["weights_are"]) == (file, said)
+    assert difference(logits(tiny, images), logits(tiny, images, "final/weights.safetensors")) > 0.05
+
+
+# -- int8 ------------------------------------------------------------------------------------------------------------------
+
+
+def test_int8_answers_like_float_and_has_a_scale_per_filter(trained, tmp_path):
+    """Bar: nine of ten answers of a net that is right on nine of ten; a net of 8-bit noise would have one of ten."""
+    assert (
+        main(
+            ["export", str(trained), "--formats", "int8", "--opset", "17", "--output", str(tmp_path), "--repeats", "3"]
+        )
+        == 0
+    )
+    assert names(tmp_path) == {"model.int8.onnx", "export.json"}
+    test = data.digits().test
+    images, targets = digits(len(test)), torch.tensor([test[i][1] for i in range(len(test))])
+    ours = logits(trained, images).argmax(dim=1)
+    eight = onnx_logits(tmp_path / "model.int8.onnx", images).argmax(dim=1)
+    assert float((ours == targets).float().mean()) > 0.9
+    assert float((ours == eight).float().mean()) > 0.9
+    accuracy = json.loads((tmp_path / "export.json").read_text())["accuracy"]
+    assert accuracy["images"] == len(test) == 359
+    assert accuracy["torch"] == pytest.approx(float((ours == targets).float().mean()), abs=1e-6)
+    assert accuracy["int8"] == pytest.approx(float((eight == targets).float().mean()), abs=1e-6)
+    assert accuracy["int8 agreement"] == pytest.approx(float((eight == ours).float().mean()), abs=1e-6)
+
+    graph = onnx.load(tmp_path / "model.int8.onnx").graph
+    stored = {entry.name: onnx.numpy_helper.to_array(entry) for entry in graph.initializer}
+    produced = {node.output[0]: node for node in graph.node}
+    groups = []
+    for node in graph.node:
+        if node.op_type == "Conv":
+            weight, scale, *_ = produced[node.input[1]].input
+            assert stored[weight].dtype == np.int8
+            assert stored[scale].shape == stored[weight].shape[:1], "a scale per filter"
+            groups.append(next(a.i for a in node.attribute if a.name == "group"))
+    assert max(groups) > 1, "there are depthwise convolutions among them"
+
+
+# -- the command -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_as_typed(nets, command, tmp_path):
+    path = tmp_path / "run" / "architecture.json"
+    shutil.copytree(nets["skips"].parent, path.parent)
+    done = command("nni-proxyless", "export", "run/architecture.json", "--repeats", "5", "--test-images", "50")
+    assert done.returncode == 0, done.stderr
+    assert names(path.parent) == {
+        "architecture.json", "weights.safetensors", "model.onnx", "model.torchscript.pt", "model.pt2", "model.int8.onnx",
+        "export.json",
+    }  # fmt: skip
+    assert difference(onnx_logits(path.parent / "model.onnx", digits(100)), logits(path, digits(100))) <= 1e-4
+    content = json.loads((path.parent / "export.json").read_text())
+    head = f"latency:  median of 5 rounds in turn, {device_name(torch.device('cpu'))}, threads 1, batch 1"
+    assert head in done.stdout.splitlines()
+    for name, file in (("torch", "torch"), *((name, entry["file"]) for name, entry in content["files"].items())):
+        printed = re.search(rf"^{re.escape(file)} +(\d+\.\d+) ", done.stdout, re.MULTILINE)
+        assert printed, file
+        assert float(printed[1]) == pytest.approx(content["latency"][name]["median_ms"], abs=5.1e-4)
+        assert content["latency"][name]["median_ms"] > 0
+        assert content["latency"][name]["count"] == 5
+    assert "compared: 100 test images of 'digits', in batches of 1" in done.stdout
+    assert re.search(
+        r"accuracy: 0\.\d{4} on 50 test images of 'digits'; int8 0\.\d{4}, the same answer on \d+\.\d %", done.stdout
+    )
+    assert done.stdout.splitlines()[-1] == "export: run/export.json"
+    assert done.stdout.splitlines()[0] == "weights:  weights.safetensors, as the search left them"
+    assert {"onnx", "onnxruntime", "onnxscript", "torch"} <= content["versions"].keys()
+    assert {name: entry["largest_difference"] <= 1e-4 for name, entry in content["files"].items() if name != "int8"} == {
+        "onnx": True, "torchscript": True, "torch-export": True,
+    }  # fmt: skip
+    lines = [line for line in done.stderr.splitlines() if not re.match(r"\d\d:\d\d:\d\d ", line)]
+    assert lines == [], "nothing but our log on stderr"
+
+
+def test_a_file_that_computes_something_else_is_never_left(tiny, tmp_path, capsys):
+    assert main(["export", str(tiny), "--formats", "onnx", "--opset", "17", *QUICK]) == 0
+    before = {path: path.read_bytes() for path in tiny.parent.iterdir()}
+    capsys.readouterr()
+    assert main(["export", str(tiny), "--opset", "16", "--tolerance", "1e-30"]) == 2
+    said = capsys.readouterr().err
+    assert re.search(
+        r"model\.\S+: its logits differ from torch's by \d\S+ on 100 test images of 'digits'; allowed: 1e-30 \(--tolerance\)\. "
+        r"Nothing has been written", said,
+    ), said  # fmt: skip
+    assert {path: path.read_bytes() for path in tiny.parent.iterdir()} == before
+
+
+# -- nets and images of others ---------------------------------------------------------------------------------------------
+
+OTHER = """
+from nni.nas.nn.pytorch import LayerChoice, ModelSpace
+from torch import nn
+
+class Other(ModelSpace):
+    def __init__(self, width: int = 4):
+        super().__init__()
+        self.body = LayerChoice({"plain": nn.Conv2d(1, width, 3), "wide": nn.Conv2d(1, width, 5)}, label="kernel")
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, x):
+        return self.head(self.body(x).relu().mean(dim=(2, 3)))
+"""
+
+
+@pytest.fixture
+def other(tmp_path, monkeypatch) -> Path:
+    """A net of a space that is no timm model, searched on images that are not here."""
+    (tmp_path / "other_space.py").write_text(OTHER)
+    monkeypatch.syspath_prepend(tmp_path)
+    architecture = Architecture(
+        space={"name": "other_space:Other", "arguments": {"width": 6}}, choices={"kernel": "wide"}, input_shape=(1, 12, 12),
+        network=None, data={"name": "other_data:none", "arguments": {}},
+    )  # fmt: skip
+    (tmp_path / "run").mkdir()
+    architecture.write(tmp_path / "run" / "architecture.json")
+    torch.manual_seed(0)
+    write_weights(tmp_path / "run" / "weights.safetensors", build_network(architecture).state_dict())
+    yield tmp_path / "run" / "architecture.json"
+    sys.modules.pop("other_space", None)
+
+
+def test_a_net_that_is_no_timm_model_is_exported_too_and_checked_on_noise(other, capsys):
+    words = ["--formats", "onnx", "torchscript", "torch-export", "--opset", "17", "--input-size", "9", "11", *QUICK]
+    assert main(["export", str(other), *words]) == 0
+    printed = capsys.readouterr()
+    assert "compared: 100 noise, in batches of 1" in printed.out
+    assert "accuracy: not known, without the data set" in printed.out
+    assert (
+        "the data set 'other_data:none' cannot be had here ('other_data:none' does not import: No module named"
+        in printed.err
+    )
+    network = build_network(Architecture.read(other), load_weights(other.with_name("weights.safetensors"))).eval()
+    images = torch.randn(4, 1, 9, 11)
+    with torch.no_grad():
+        assert difference(onnx_logits(other.parent / "model.onnx", images), network(images)) <= 1e-4
+
+    assert main(["export", str(other), *QUICK]) == 2
+    said = capsys.readouterr().err
+    assert (
+        "--formats int8: it is calibrated with training images, which cannot be had here: 'other_data:none' does"
+        in said
+    )
+    assert "without it: --formats onnx torchscript torch-export" in said
+    assert main(["export", str(other), "--formats", "onnx", "--input-size", "4", "4"]) == 2
+    assert "--input-size is 4x4; the net does not run on it: " in capsys.readouterr().err
+
+
+# -- mistakes --------------------------------------------------------------------------------------------------------------
+
+
+def test_mistakes_are_refused_before_anything_is_written(tiny, nets, tmp_path, capsys):
+    before = names(tiny.parent)
+
+    def says(*words: object) -> str:
+        try:
+            code = main(["export", *map(str, words)])
+        except SystemExit as error:  # argparse's own
+            code = error.code
+        assert code == 2
+        return capsys.readouterr().err
+
+    assert f"{tmp_path / 'nowhere.json'}: No such file or directory" in says(tmp_path / "nowhere.json")
+    assert "--weights w.safetensors: no such file" in says(tiny, "--weights", "w.safetensors")
+    (tmp_path / "bare").mkdir()
+    shutil.copy(tiny, tmp_path / "bare")
+    assert (
+        f"{tmp_path / 'bare' / 'weights.safetensors'}: no such file, nor final/weights.safetensors beside it; name one: --weights FILE"
+        in says(tmp_path / "bare" / "architecture.json")
+    )
+    weights = nets["largest"].with_name("weights.safetensors")
+    assert re.search(
+        rf"{re.escape(str(weights))}: the weights of another net than {re.escape(str(tiny))}: '\S+' is .*, and \d+ more",
+        says(tiny, "--weights", weights),
+    )
+    (tmp_path / "damaged").write_text("no tensors")
+    assert f"{tmp_path / 'damaged'}: no readable weights" in says(tiny, "--weights", tmp_path / "damaged")
+    assert "--opset is 12; allowed: 13 to 23" in says(tiny, "--opset", "12")
+    assert "--input-size is 16x3; the net makes maps 4 times smaller; allowed: 4 or more, each" in says(
+        tiny, "--input-size", 16, 3
+    )
+    assert "not allowed with argument" in says(tiny, "--batch", 4, "--dynamic-batch")
+    assert "invalid choice: 'onx'" in says(tiny, "--formats", "onx")
+    assert f"--output {tiny}: File exists" in says(tiny, "--output", tiny)
+    both = says(tiny, "--batch", 0, "--images", 0, "--threads", 0, "--tolerance", 0)
+    for text in (
+        "--batch is 0; allowed: 1 or more", "--images is 0; allowed: 1 or more", "--threads is 0; allowed: 1 or more",
+        "--tolerance is 0.0; allowed: more than 0",
+    ):  # fmt: skip
+        assert text in both
+    assert "--calibration-images is 8; allowed: 16 or more, a whole --batch" in says(
+        tiny, "--batch", 16, "--calibration-images", 8
+    )
+    assert names(tiny.parent) == before
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_missing_package_is_named_with_what_to_install(package, tiny, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, package, None)
+    assert main(["export", str(tiny), "--formats", "onnx"]) == 2
+    said = (
+        f"ONNX files need onnx, onnxscript, onnxruntime; not installed: {package}. pip install 'nni-proxyless[export]'"
+    )
+    assert said in capsys.readouterr().err
+    assert main(["export", str(tiny), "--formats", "torchscript", *QUICK]) == 0, "that one needs none of them"
+    assert "model.torchscript.pt" in names(tiny.parent)
+
+
+# -- what a search leaves --------------------------------------------------------------------------------------------------
+
+
+def test_a_search_leaves_model_onnx(tmp_path):
+    (tmp_path / "search.yml").write_text(
+        "space: {preset: small, widths: [8], depths: [2], strides: [2], stem_width: 8, feature_mix: 16}\n"
+        "data: {name: digits, image_size: 8, batch_size: 64}\nstrategy: {warmup_epochs: 0, arc_update_every: 2}\n"
+        "latency: {estimator: {name: macs}}\ntraining: {epochs: 1}\ntrainer: {accelerator: cpu, threads: 1}\n"
+    )
+    assert main(["search", str(tmp_path / "search.yml"), f"output={tmp_path / 'run'}"]) == 0
+    images = data.digits(image_size=8).test[0][0].expand(3, -1, -1, -1).contiguous()
+    expected = logits(tmp_path / "run" / "architecture.json", images)
+    assert difference(onnx_logits(tmp_path / "run" / "model.onnx", images, 3), expected) <= 1e-4
+
+
+def test_a_search_goes_on_where_there_is_no_model_onnx_to_be_had(tiny, monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("nni_proxyless"), "propagate", True)
+    network = to_timm(Architecture.read(tiny))
+    for missing in (True, False):
+        (tiny.parent / "model.onnx").write_text("that of an earlier search")
+        caplog.clear()
+        with monkeypatch.context() as patch, caplog.at_level(logging.INFO, logger="nni_proxyless"):
+            if missing:
+                patch.setitem(sys.modules, "onnxscript", None)
+            leave_onnx(network, (1, 16, 16) if missing else (3, 16, 16), tiny.parent / "model.onnx")
+        (line,) = {record.getMessage() for record in caplog.records}
+        assert line.startswith("no model.onnx")
+        assert ("pip install 'nni-proxyless[export]'" in line) == missing
+        assert names(tiny.parent) == {"architecture.json", "weights.safetensors"}
+
+
+# -- without this package --------------------------------------------------------------------------------------------------
+
+BLOCKER = """
+import sys
+
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] in {blocked!r} else self.finder.find_spec(name, path, target)
+
+sys.meta_path[:] = map(Without, sys.meta_path)
+"""
+ABSENT = ("nni", "nni_proxyless", "pytorch_lightning", "lightning", "torchmetrics", "sklearn", "scipy", "pydantic", "matplotlib",
+          "tensorboard", "onnx", "onnxscript", "onnxruntime")  # fmt: skip
+EACH = """
+import os, sys, torch
+from safetensors.torch import load_file, save_file
+for folder in sys.argv[1:]:
+    os.chdir(folder)
+    names = {{}}
+    exec({block!r}, names)
+    with torch.no_grad():
+        save_file({{"logits": names["model"].eval()(load_file("images.safetensors")["images"])}}, "logits.safetensors")
+"""
+
+
+def ten_lines(pytestconfig) -> str:
+    readme = (pytestconfig.rootpath / "README.md").read_text(encoding="utf-8")
+    (block,) = [text for text in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "decode_arch_def" in text]
+    return block
+
+
+def test_ten_lines_of_the_readme_load_a_net_with_torch_timm_and_safetensors(nets, pytestconfig, command, tmp_path):
+    block = ten_lines(pytestconfig)
+    assert len([line for line in block.splitlines() if line.strip()]) == 10
+    images = digits(100)
+    folders = [tmp_path / name for name in NETS]
+    for folder, path in zip(folders, nets.values(), strict=True):
+        shutil.copytree(path.parent, folder)
+        write_weights(folder / "images.safetensors", {"images": images})
+    code = BLOCKER.format(blocked=ABSENT) + EACH.format(block=block)
+    done = command(sys.executable, "-c", code, *folders)
+    assert done.returncode == 0, done.stderr
+    for folder, path in zip(folders, nets.values(), strict=True):
+        assert torch.equal(load_file(folder / "logits.safetensors")["logits"], logits(path, images))
+
+
+def test_the_page_shows_the_same_ten_lines(pytestconfig):
+    for page in ("timm.md", "export.md"):
+        assert ten_lines(pytestconfig) in (pytestconfig.rootpath / "docs" / page).read_text(encoding="utf-8")
+
+
+def test_that_check_can_fail(command):
+    done = command(sys.executable, "-c", BLOCKER.format(blocked=ABSENT) + "import nni_proxyless.timm_models")
+    assert done.returncode == 1
+    assert "No module named 'nni_proxyless'" in done.stderr
