@@ -151,9 +151,9 @@ def draw_front(points: Sequence[Point]) -> Figure:
                 axes.plot([p.ms for p in line], [p.accuracy for p in line], "s--", color=REFERENCE, markersize=6,
                           linewidth=1.5, label=f"{structure}, by width{said}",
                           markerfacecolor=REFERENCE if final else "white")  # fmt: skip
-            for p in line:
-                axes.annotate(f"{p.width}", (p.ms, p.accuracy), xytext=(5, -4), textcoords="offset points", ha="left",
-                              va="top", fontsize=8, color=REFERENCE)  # fmt: skip
+            for i, p in enumerate(line):  # above and below by turns: neighbours may be close
+                axes.annotate(f"{p.width}", (p.ms, p.accuracy), xytext=(5, 4 - 8 * (i % 2)), textcoords="offset points",
+                              ha="left", va="top" if i % 2 else "bottom", fontsize=8, color=REFERENCE)  # fmt: skip
     axes.set_xlabel("measured latency, ms")
     axes.set_ylabel(f"accuracy {_is(kinds[0])}" if len(kinds) == 1 else "accuracy, see the markers")
     axes.yaxis.set_major_formatter(_percent)

@@ -63,7 +63,9 @@ def test_the_picture_shows_front_and_reference_line():
 def test_nothing_of_it_is_cut_off():
     """Legend and labels, also where there is most to be said."""
     structure = "MobileNetV2's block in the skeleton of the space"
-    points = [Point("w", 1.0, 0.5, final, 0.35, structure) for final in (True, False)]
+    points = [
+        Point("w", 1.0 + width / 20, 0.5, final, width, structure) for final in (True, False) for width in (0.5, 1.0)
+    ]
     figure = draw_front([*POINTS, *points, Point("d", 3.0, 0.9, False), Point("e", 2.0, 0.9, False)])
     figure.set_dpi(150)
     FigureCanvasAgg(figure).draw()
@@ -76,6 +78,8 @@ def test_nothing_of_it_is_cut_off():
     axes = figure.axes[0]
     legend = figure.axes[1].get_legend().get_window_extent()
     assert not legend.overlaps(axes.get_window_extent())
+    one, other = (t.get_window_extent() for t in axes.texts[2:4])
+    assert not one.overlaps(other), "labels of neighbours"
     assert not legend.overlaps(axes.xaxis.get_label().get_window_extent())
 
 

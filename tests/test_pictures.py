@@ -254,6 +254,21 @@ def test_the_command_as_typed_writes_the_same_bytes_again(tmp_path, command):
         assert len(image.convert("RGB").getcolors(2**24)) > 10
 
 
+def test_the_page_s_example_and_pictures(tmp_path, monkeypatch, pytestconfig):
+    """docs/pictures.md: its Python runs, and the published nets on it are those of today, drawn by its command."""
+    docs = pytestconfig.rootpath / "docs"
+    page = (docs / "pictures.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(example, {})
+    on_page = texts_of(docs / "published.svg")
+    assert [text for text in on_page if text != "The published nets of ProxylessNAS"] == texts_of(
+        tmp_path / "published.svg"
+    )
+    for picture in re.findall(r"\]\((\w+\.svg)\)", page):
+        assert len(texts_of(docs / picture)) > 10
+
+
 def test_where_pictures_go(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name in ("front/2.100", "front/3.200"):
