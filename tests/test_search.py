@@ -50,6 +50,7 @@ def test_a_search_leaves_what_the_documentation_says(searched):
         "weights.safetensors",
         "history.jsonl",
         "latencies.yaml",
+        "model.onnx",
         "network.svg",
         "probabilities.json",
         "supernet.safetensors",
