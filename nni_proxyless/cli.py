@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import importlib.resources
 import logging
+import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -40,9 +42,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"nni-proxyless: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as error:
+        # Lightning makes an exit with code 1 of an interrupt.
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
+            raise
         print("nni-proxyless: interrupted", file=sys.stderr)
-        return 130
+        return _end_by_interrupt()
+
+
+def _end_by_interrupt() -> int:
+    """End by the signal itself, so that whoever started this knows: NNI takes any exit code for a failed trial, and a trial
+    that has ended by a signal for one that its assessor or its user has stopped."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)
+    return 130  # where signals are no more than exit codes
 
 
 def _parser() -> argparse.ArgumentParser:
