@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import random
 import re
 import shutil
 import sys
@@ -17,9 +16,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from nni_proxyless.search_spaces import MobileNetV2Space
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from nni_proxyless import data
 from nni_proxyless.cli import main
@@ -28,54 +25,15 @@ from nni_proxyless.files import write_weights
 from nni_proxyless.latency.timing import device_name
 from nni_proxyless.onnx_file import leave_onnx
 
-TINY = {"widths": (8, 16), "depths": (2, 2), "strides": (2, 2), "stem_width": 8, "feature_mix": 32}
+from .derived_nets import TINY, difference, digits, leave, logits, three_nets
+
 QUICK = ("--repeats", "3", "--test-images", "20")
-DIGITS = {"name": "digits", "arguments": {"image_size": 16}}
-
-
-def leave(folder: Path, choose: Callable[[list[str]], str], *, seed: int = 0, epochs: int = 0, **layout) -> Path:
-    """What a search on the digits leaves: a net with statistics of batch norm from the digits, perhaps trained a little."""
-    torch.manual_seed(seed)
-    space = MobileNetV2Space("small", num_classes=10, in_channels=1, **layout)
-    choices = {label: choose(choice.values) for label, choice in space.simplify().items()}
-    network = space.freeze(choices)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0, 0.3)
-    batches = data.loader(data.digits().train_plain, 64, seed=seed)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=0.02)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0, max(1, epochs * len(batches)))
-    for images, targets in [batch for _ in range(epochs) for batch in batches] or batches:
-        loss = nn.functional.cross_entropy(network(images), targets)
-        if epochs:
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    Architecture(
-        space={"name": "mobilenetv2", "arguments": {"preset": "small", "num_classes": 10, "in_channels": 1, **layout}},
-        choices=choices, input_shape=(1, 16, 16), network=space.timm_definition(choices), data=DIGITS,
-    ).write(folder / "architecture.json")  # fmt: skip
-    write_weights(folder / "weights.safetensors", network.state_dict())
-    return folder / "architecture.json"
-
-
-def skips(values: list[str]) -> str:
-    return "skip" if "skip" in values else "k5e3"
-
-
-NETS: dict[str, Callable[[list[str]], str]] = {
-    "skips": skips,
-    "largest": lambda values: "k7e6",
-    "mixed": random.Random(1).choice,
-}
 
 
 @pytest.fixture(scope="module")
 def nets(tmp_path_factory) -> dict[str, Path]:
     """Three derived nets of the small space."""
-    return {name: leave(tmp_path_factory.mktemp(name), choose, seed=i) for i, (name, choose) in enumerate(NETS.items())}
+    return three_nets(tmp_path_factory.mktemp("nets"))
 
 
 @pytest.fixture(scope="module")
@@ -91,26 +49,9 @@ def tiny(trained, tmp_path) -> Path:
     return tmp_path / "run" / "architecture.json"
 
 
-def digits(n: int, side: tuple[int, int] = (16, 16)) -> Tensor:
-    """The first n test images."""
-    test = data.digits().test
-    images = torch.stack([test[i][0] for i in range(n)])
-    return nn.functional.interpolate(images, size=side) if side != (16, 16) else images
-
-
-@torch.no_grad()
-def logits(path: Path, images: Tensor, weights: str = "weights.safetensors") -> Tensor:
-    return to_timm(Architecture.read(path), load_weights(path.parent / weights)).eval()(images)
-
-
 def onnx_logits(path: Path, images: Tensor, batch: int = 1) -> Tensor:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return torch.cat([torch.from_numpy(session.run(None, {"input": part.numpy()})[0]) for part in images.split(batch)])
-
-
-def difference(a: Tensor, b: Tensor) -> float:
-    assert a.shape == b.shape
-    return float((a - b).abs().max())
 
 
 def names(folder: Path) -> set[str]:
@@ -435,66 +376,3 @@ def test_a_search_goes_on_where_there_is_no_model_onnx_to_be_had(tiny, monkeypat
         assert line.startswith("no model.onnx")
         assert ("pip install 'nni-proxyless[export]'" in line) == missing
         assert names(tiny.parent) == {"architecture.json", "weights.safetensors"}
-
-
-# -- without this package --------------------------------------------------------------------------------------------------
-
-BLOCKER = """
-import sys
-
-class Without:
-    def __init__(self, finder):
-        self.finder = finder
-
-    def __getattr__(self, name):
-        return getattr(self.finder, name)
-
-    def find_spec(self, name, path=None, target=None):
-        return None if name.partition(".")[0] in {blocked!r} else self.finder.find_spec(name, path, target)
-
-sys.meta_path[:] = map(Without, sys.meta_path)
-"""
-ABSENT = ("nni", "nni_proxyless", "pytorch_lightning", "lightning", "torchmetrics", "sklearn", "scipy", "pydantic", "matplotlib",
-          "tensorboard", "onnx", "onnxscript", "onnxruntime")  # fmt: skip
-EACH = """
-import os, sys, torch
-from safetensors.torch import load_file, save_file
-for folder in sys.argv[1:]:
-    os.chdir(folder)
-    names = {{}}
-    exec({block!r}, names)
-    with torch.no_grad():
-        save_file({{"logits": names["model"].eval()(load_file("images.safetensors")["images"])}}, "logits.safetensors")
-"""
-
-
-def ten_lines(pytestconfig) -> str:
-    readme = (pytestconfig.rootpath / "README.md").read_text(encoding="utf-8")
-    (block,) = [text for text in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "decode_arch_def" in text]
-    return block
-
-
-def test_ten_lines_of_the_readme_load_a_net_with_torch_timm_and_safetensors(nets, pytestconfig, command, tmp_path):
-    block = ten_lines(pytestconfig)
-    assert len([line for line in block.splitlines() if line.strip()]) == 10
-    images = digits(100)
-    folders = [tmp_path / name for name in NETS]
-    for folder, path in zip(folders, nets.values(), strict=True):
-        shutil.copytree(path.parent, folder)
-        write_weights(folder / "images.safetensors", {"images": images})
-    code = BLOCKER.format(blocked=ABSENT) + EACH.format(block=block)
-    done = command(sys.executable, "-c", code, *folders)
-    assert done.returncode == 0, done.stderr
-    for folder, path in zip(folders, nets.values(), strict=True):
-        assert torch.equal(load_file(folder / "logits.safetensors")["logits"], logits(path, images))
-
-
-def test_the_page_shows_the_same_ten_lines(pytestconfig):
-    for page in ("timm.md", "export.md"):
-        assert ten_lines(pytestconfig) in (pytestconfig.rootpath / "docs" / page).read_text(encoding="utf-8")
-
-
-def test_that_check_can_fail(command):
-    done = command(sys.executable, "-c", BLOCKER.format(blocked=ABSENT) + "import nni_proxyless.timm_models")
-    assert done.returncode == 1
-    assert "No module named 'nni_proxyless'" in done.stderr

@@ -8,7 +8,7 @@ import sys
 
 def test_the_python_example_runs(pytestconfig, command, tmp_path):
     readme = (pytestconfig.rootpath / "README.md").read_text(encoding="utf-8")
-    search, load, _ = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)  # the third: test_export.py
+    search, load, _ = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)  # the third: test_without_package.py
     done = command(sys.executable, "-W", "ignore", "-c", search)
     assert done.returncode == 0, done.stderr
     assert "'stage1.0': 'k" in done.stdout
