@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__
-from .derive_command import add_derive_command
-from .draw_command import add_draw_command
+from .commands.derive import add_derive_command
+from .commands.draw import add_draw_command
+from .commands.export import add_export_command
+from .commands.latency import add_latency_command
+from .commands.reference import add_reference_command
+from .commands.train import add_train_command
 from .errors import UserError
-from .export_command import add_export_command
-from .latency_command import add_latency_command
-from .reference_command import add_reference_command
-from .train_command import add_train_command
 
 __all__ = ["main"]
 

@@ -32,7 +32,7 @@ from .latency.budget import fastest, log_probability, slowest
 from .latency.operation import trace_operations
 from .measuring import make_profiler, measure_beside_path, say_if_drifted
 from .monitor import judge, judging_loaders
-from .pictures import draw_beside
+from .pictures.nets import draw_beside
 from .progress import bar
 from .remains import SUPERNET, Probabilities, read_probabilities
 

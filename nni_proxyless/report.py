@@ -13,10 +13,10 @@ from .config import TrainConfig
 from .config_file import read_config
 from .derive import Architecture, build_network
 from .errors import UserError, did_you_mean
-from .front import write_front
 from .latency import DeviceEstimator
-from .pictures import require_picture
-from .training import train
+from .pictures.front import write_front
+from .pictures.nets import require_picture
+from .training.loop import train
 
 __all__ = ["Found", "figures", "find_experiment", "find_folders", "report"]
 

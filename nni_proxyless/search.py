@@ -27,6 +27,7 @@ from . import registry
 from .config import SearchConfig
 from .costs import Cost, join, make_costs
 from .data import ImageData, loader, split
+from .deployment.onnx_file import leave_onnx
 from .derive import Architecture, build_network, installed_versions
 from .errors import UserError
 from .evaluator import ImageClassification, evaluate_accuracy
@@ -35,8 +36,7 @@ from .latency import DeviceEstimator, LatencyEstimator, LatencyPenalty, LatencyP
 from .latency.operation import trace_operations
 from .measuring import latency_range, make_profiler, measure_beside_path, say_if_drifted, target_in_ms
 from .monitor import DerivedNetMonitor, judging_loaders
-from .onnx_file import leave_onnx
-from .pictures import draw_beside
+from .pictures.nets import draw_beside
 from .progress import FitProgress
 from .remains import PROBABILITIES, SUPERNET, shapes_of, write_remains
 from .trial import is_helper, tell_helpers

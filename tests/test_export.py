@@ -20,10 +20,11 @@ from torch import Tensor
 
 from nni_proxyless import data
 from nni_proxyless.cli import main
+from nni_proxyless.deployment.images import CheckImages
+from nni_proxyless.deployment.onnx_file import leave_onnx
 from nni_proxyless.derive import Architecture, build_network, load_weights, to_timm
 from nni_proxyless.files import write_weights
 from nni_proxyless.latency.timing import device_name
-from nni_proxyless.onnx_file import leave_onnx
 
 from .derived_nets import TINY, difference, digits, leave, logits, three_nets
 
@@ -176,6 +177,23 @@ def test_int8_answers_like_float_and_has_a_scale_per_filter(trained, tmp_path):
             assert stored[scale].shape == stored[weight].shape[:1], "a scale per filter"
             groups.append(next(a.i for a in node.attribute if a.name == "group"))
     assert max(groups) > 1, "there are depthwise convolutions among them"
+
+
+def test_int8_is_calibrated_with_training_images_of_every_class(trained):
+    """Not with those that its accuracy is then told of; and not with the first ones, which may be of one class."""
+    images = CheckImages.of(Architecture.read(trained), (1, 16, 16))
+    sets = data.digits()
+    train, test = ({part[i][0].numpy().tobytes() for i in range(len(part))} for part in (sets.train_plain, sets.test))
+    assert {image.numpy().tobytes() for image in images.calibration(50)} <= train - test
+    assert {image.numpy().tobytes() for image in images.some(50)} <= test
+    assert len(images.calibration(50)) == 50
+    chosen = {image.numpy().tobytes() for image in images.calibration(50)}
+    classes = {
+        label
+        for image, label in (sets.train_plain[i] for i in range(len(sets.targets)))
+        if image.numpy().tobytes() in chosen
+    }
+    assert classes == set(range(10))
 
 
 # -- the command -----------------------------------------------------------------------------------------------------------

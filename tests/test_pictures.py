@@ -17,10 +17,10 @@ from PIL import Image
 from timm.models._efficientnet_builder import decode_arch_def
 
 from nni_proxyless.architecture import Architecture
-from nni_proxyless.blocks import find_nets, net_of_architecture, net_of_definition, published_net
 from nni_proxyless.cli import main
 from nni_proxyless.errors import UserError
-from nni_proxyless.pictures import COLOURS, draw_beside, draw_nets, save_picture
+from nni_proxyless.pictures.blocks import find_nets, net_of_architecture, net_of_definition, published_net
+from nni_proxyless.pictures.nets import COLOURS, draw_beside, draw_nets, save_picture
 from nni_proxyless.published import NETWORKS, PLACES
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "published_architectures.json"
@@ -330,7 +330,7 @@ def test_a_search_does_not_fail_because_of_a_picture(tmp_path, caplog):
     assert "MB6 7x7" in texts_of(tmp_path / "network.svg")
     known = json.loads(path.read_text())
     path.write_text(json.dumps({**known, "network": {**known["network"], "blocks": [["ir_q7"]]}}))
-    with caplog.at_level(logging.WARNING, logger="nni_proxyless.pictures"):
+    with caplog.at_level(logging.WARNING, logger="nni_proxyless.pictures.nets"):
         draw_beside(path)
     assert f"{path}: no picture of the net: " in caplog.text
     assert not (tmp_path / "network.svg").exists(), "that of another net would stay"

@@ -21,15 +21,15 @@ from torch.nn import functional
 
 import nni_proxyless.timm_models  # noqa: F401  (registers the models)
 from nni_proxyless import data
-from nni_proxyless.augmentation import augmented
 from nni_proxyless.cli import main
 from nni_proxyless.config import AugmentationSection, DistillationSection, TrainConfig
 from nni_proxyless.derive import Architecture
 from nni_proxyless.files import write_weights
-from nni_proxyless.objective import Objective
-from nni_proxyless.optimization import Optimization
-from nni_proxyless.train_images import EpochBatches, divide, training_loader
-from nni_proxyless.train_processes import Processes
+from nni_proxyless.training.augmentation import augmented
+from nni_proxyless.training.images import EpochBatches, divide, training_loader
+from nni_proxyless.training.objective import Objective
+from nni_proxyless.training.optimization import Optimization
+from nni_proxyless.training.processes import Processes
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 QUICK = ["epochs=1", "batch_size=64", "threads=1", "device=cpu"]

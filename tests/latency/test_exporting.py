@@ -20,6 +20,7 @@ from nni_proxyless.search_spaces import MobileNetV2Space
 from torch import Tensor, nn
 
 from nni_proxyless.cli import main
+from nni_proxyless.commands.latency import _is_of_here
 from nni_proxyless.latency import (
     DeviceEstimator,
     LatencyProfiler,
@@ -34,7 +35,6 @@ from nni_proxyless.latency.drift import without_drift
 from nni_proxyless.latency.exporting import COPIED, export_space
 from nni_proxyless.latency.networks import random_samples
 from nni_proxyless.latency.table_file import TimedNetwork
-from nni_proxyless.latency_command import _is_of_here
 
 ABSENT = ("nni", "nni_proxyless", "yaml", "numpy", "tqdm", "pytorch_lightning", "scipy")
 # A target: none of these can be imported, and -I hides this repository.

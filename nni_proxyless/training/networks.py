@@ -9,10 +9,10 @@ import timm
 import torch
 from torch import nn
 
-from . import timm_models  # noqa: F401  (registers the models)
-from .config import DistillationSection, TrainConfig
-from .derive import Architecture, build_network, load_weights
-from .errors import UserError, did_you_mean
+from .. import timm_models  # noqa: F401  (registers the models)
+from ..config import DistillationSection, TrainConfig
+from ..derive import Architecture, build_network, load_weights
+from ..errors import UserError, did_you_mean
 
 __all__ = ["student", "teacher"]
 

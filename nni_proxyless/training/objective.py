@@ -9,9 +9,9 @@ from timm.data import Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
-from .config import TrainConfig
-from .errors import UserError
-from .train_processes import Processes
+from ..config import TrainConfig
+from ..errors import UserError
+from .processes import Processes
 
 __all__ = ["Objective"]
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .derive import Architecture, build_network, load_weights
-from .errors import UserError
-from .latency.operation import Shape
+from ..derive import Architecture, build_network, load_weights
+from ..errors import UserError
+from ..latency.operation import Shape
+from ..timm_net import total_stride
 from .onnx_file import first_line
-from .timm_net import total_stride
 
 __all__ = ["check_size", "find_weights", "load_network"]
 

@@ -21,21 +21,21 @@ import yaml
 from timm.utils import distribute_bn
 from torch import Tensor, nn
 
-from . import registry
+from .. import registry
+from ..config import TrainConfig
+from ..data import ImageData
+from ..derive import Architecture, installed_versions
+from ..errors import UserError
+from ..evaluator import as_channels_last
+from ..files import write_text, write_weights
+from ..progress import bar
 from .augmentation import augmented
-from .config import TrainConfig
-from .data import ImageData
-from .derive import Architecture, installed_versions
-from .errors import UserError
-from .evaluator import as_channels_last
-from .files import write_text, write_weights
+from .images import Division, EpochBatches, Judge, divide, seed_everything, training_loader
+from .networks import student, teacher
 from .objective import Objective
 from .optimization import Optimization
-from .progress import bar
-from .train_images import Division, EpochBatches, Judge, divide, seed_everything, training_loader
-from .train_networks import student, teacher
-from .train_processes import Processes, joined
-from .training_state import TrainingCheckpoint, settings
+from .processes import Processes, joined
+from .state import TrainingCheckpoint, settings
 
 __all__ = ["TrainResult", "train"]
 

@@ -1,6 +1,6 @@
 """A net as a row of blocks, which is how the papers draw theirs: of a block definition of timm. Needs no NNI.
 
-architecture.json, or the name of a published net -> Net -> :mod:`.pictures`
+architecture.json, or the name of a published net -> Net -> :mod:`.nets`
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .architecture import Architecture
-from .errors import UserError, did_you_mean
-from .published import NETWORKS, PLACES
+from ..architecture import Architecture
+from ..errors import UserError, did_you_mean
+from ..published import NETWORKS, PLACES
 
 __all__ = ["Block", "Net", "Stage", "find_nets", "net_of_architecture", "net_of_definition", "published_net"]
 
@@ -154,8 +154,8 @@ def published_net(name: str) -> Net:
     import torch
     from timm.models.efficientnet import EfficientNet
 
-    from .latency.macs import count_macs
-    from .timm_net import build_efficientnet
+    from ..latency.macs import count_macs
+    from ..timm_net import build_efficientnet
 
     with torch.device("meta"):  # counted without memory or arithmetic
         model = build_efficientnet(EfficientNet, NETWORKS[name])

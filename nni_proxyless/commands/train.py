@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
+from ..errors import UserError
 
 __all__ = ["add_train_command"]
 
@@ -32,7 +32,7 @@ def add_train_command(commands: Any) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from .train_processes import rank
+    from ..training.processes import rank
 
     if rank() == 0:
         return _run(arguments, talks=True)
@@ -47,11 +47,11 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace, *, talks: bool) -> int:
-    from . import trial
-    from .config import TrainConfig
-    from .config_file import file_and_overrides, read_config
-    from .recipes import find_recipe
-    from .training import train
+    from .. import trial
+    from ..config import TrainConfig
+    from ..config_file import file_and_overrides, read_config
+    from ..training.loop import train
+    from ..training.recipes import find_recipe
 
     if arguments.resume is not None:
         if not _unfinished(arguments):
@@ -84,7 +84,7 @@ def _run(arguments: argparse.Namespace, *, talks: bool) -> int:
 
 def _unfinished(arguments: argparse.Namespace) -> bool:
     """Whether there is something to go on with; an error where nothing has ever begun."""
-    from .training_state import TrainingCheckpoint
+    from ..training.state import TrainingCheckpoint
 
     words = [*arguments.items, *(["--epochs"] if arguments.epochs is not None else [])]
     if words:
@@ -100,8 +100,8 @@ def _as_it_began(arguments: argparse.Namespace) -> tuple[Any, Path, Path]:
     """Configuration, architecture and folder of an unfinished training."""
     from pydantic import ValidationError
 
-    from .config import TrainConfig
-    from .training_state import TrainingCheckpoint
+    from ..config import TrainConfig
+    from ..training.state import TrainingCheckpoint
 
     checkpoint = TrainingCheckpoint(arguments.resume)
     state = checkpoint.read()

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import UserError
+from ..errors import UserError
 
 if TYPE_CHECKING:  # the parser is there at once, torch and NNI take seconds
     from nni.nas.nn.pytorch import ModelSpace
 
-    from .latency import DeviceEstimator, LookupTable
-    from .latency.operation import Shape
+    from ..latency import DeviceEstimator, LookupTable
+    from ..latency.operation import Shape
 
 __all__ = ["add_latency_command"]
 
@@ -88,9 +88,9 @@ def _space_arguments(parser: argparse.ArgumentParser, *, needed: bool) -> None:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    from .latency import DeviceEstimator, build_lookup_table
-    from .measuring import say_drift
-    from .progress import steps
+    from ..latency import DeviceEstimator, build_lookup_table
+    from ..measuring import say_drift
+    from ..progress import steps
 
     space, shape, description = _space_of(arguments)
     path: Path = arguments.output
@@ -117,8 +117,8 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from .latency.exporting import export_space
-    from .progress import steps
+    from ..latency.exporting import export_space
+    from ..progress import steps
 
     space, shape, description = _space_of(arguments)
     try:
@@ -136,10 +136,10 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from .files import write_text
-    from .latency import check_table
-    from .latency.checking import as_plain, check_recorded, draw, report
-    from .progress import steps
+    from ..files import write_text
+    from ..latency import check_table
+    from ..latency.checking import as_plain, check_recorded, draw, report
+    from ..progress import steps
 
     table = _read(arguments.table)
     space, shape, _ = _space_of(arguments, table)
@@ -170,7 +170,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _estimator_of(table: LookupTable, arguments: argparse.Namespace) -> DeviceEstimator:
     """The target of the table, if that is this machine."""
-    from .latency import DeviceEstimator, TableError
+    from ..latency import DeviceEstimator, TableError
 
     said = table.conditions
     missing = [name for name in ("torch_device", "threads", "batch", "precision") if name not in said]
@@ -191,8 +191,8 @@ def _is_of_here(table: LookupTable, arguments: argparse.Namespace) -> bool:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from .latency import trace_operations
-    from .latency.prediction import predict_missing
+    from ..latency import trace_operations
+    from ..latency.prediction import predict_missing
 
     table = _read(arguments.table)
     space, shape, description = _space_of(arguments, table)
@@ -221,7 +221,7 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _read(path: Path) -> LookupTable:
-    from .latency import LookupTable, TableError
+    from ..latency import LookupTable, TableError
 
     try:
         return LookupTable.read(path)
@@ -233,9 +233,9 @@ def _space_of(
     arguments: argparse.Namespace, table: LookupTable | None = None
 ) -> tuple[ModelSpace, Shape, dict[str, Any]]:
     """The space that is named on the command line or in the head of the table, the shape of its input, its description."""
-    from . import registry
-    from .config import SearchConfig
-    from .config_file import read_config
+    from .. import registry
+    from ..config import SearchConfig
+    from ..config_file import read_config
 
     head = None if table is None else table.space
     if head is not None and arguments.space is None and arguments.resolution is None:
@@ -255,7 +255,7 @@ def _space_of(
 
 
 def _load(name: str) -> Any:
-    from . import registry
+    from .. import registry
 
     try:
         return registry.load("nni_proxyless.search_spaces", name)
@@ -264,7 +264,7 @@ def _load(name: str) -> Any:
 
 
 def _key_values(items: Sequence[str]) -> dict[str, Any]:
-    from .config_file import parse_value
+    from ..config_file import parse_value
 
     wrong = [item for item in items if "=" not in item]
     if wrong:

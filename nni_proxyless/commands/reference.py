@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
+from ..errors import UserError
 
 __all__ = ["add_reference_command"]
 
@@ -29,8 +29,8 @@ def add_reference_command(commands: Any) -> None:
 
 
 def _reference(arguments: argparse.Namespace) -> int:
-    from .architecture import Architecture
-    from .reference import reference_nets, write_reference_nets
+    from ..architecture import Architecture
+    from ..reference import reference_nets, write_reference_nets
 
     for width in arguments.widths:
         if not 0 < width <= 10:

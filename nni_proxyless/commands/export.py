@@ -42,7 +42,7 @@ def add_export_command(commands: Any) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from .deploying import ExportOptions, export
+    from ..deployment.deploying import ExportOptions, export
 
     names = ("formats", "weights", "output", "opset", "input_size", "batch", "images", "tolerance", "test_images",
              "calibration_images", "threads", "repeats")  # fmt: skip

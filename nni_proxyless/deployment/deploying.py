@@ -19,17 +19,17 @@ from typing import Any
 
 from torch import nn
 
+from ..derive import Architecture, installed_versions
+from ..errors import UserError
+from ..files import write_text
+from ..latency import DeviceEstimator
+from ..latency.operation import Shape
+from ..latency.timing import problems_of
+from ..progress import bar
 from .comparing import Run, answers, largest_difference, logits_of, time_side_by_side
-from .derive import Architecture, installed_versions
 from .derived_net import check_size, find_weights, load_network
-from .errors import UserError
-from .export_images import CheckImages
-from .files import write_text
-from .latency import DeviceEstimator
-from .latency.operation import Shape
-from .latency.timing import problems_of
+from .images import CheckImages
 from .onnx_file import DEFAULT_OPSET, OPSETS, PACKAGES, OnnxNetwork, first_line, require_packages, write_onnx
-from .progress import bar
 from .quantising import quantise
 from .torch_files import read_program, read_torchscript, write_program, write_torchscript
 

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import UserError
-from .files import write_text
-from .pictures import save_picture
+from ..errors import UserError
+from ..files import write_text
+from .nets import save_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from .report import Found
+    from ..report import Found
 
 __all__ = ["Point", "draw_front", "on_front", "points_of", "write_front"]
 

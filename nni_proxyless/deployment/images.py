@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import Subset
 
-from . import registry
-from .architecture import Architecture
-from .data import ImageData, loader
-from .latency.timing import noise
+from .. import registry
+from ..architecture import Architecture
+from ..data import ImageData, loader
+from ..latency.timing import noise
 from .onnx_file import first_line
 
 __all__ = ["CheckImages"]

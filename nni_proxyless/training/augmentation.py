@@ -6,11 +6,11 @@ from typing import Any
 
 from timm.data import create_transform
 
-from .architecture import Architecture
-from .config import AugmentationSection
-from .data import ImageData
-from .errors import UserError
-from .preprocessing import preprocessing
+from ..architecture import Architecture
+from ..config import AugmentationSection
+from ..data import ImageData
+from ..errors import UserError
+from ..preprocessing import preprocessing
 
 __all__ = ["augmented"]
 

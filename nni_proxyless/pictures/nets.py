@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .architecture import Architecture
+from ..architecture import Architecture
+from ..errors import UserError
 from .blocks import Block, Net, Stage, net_of_architecture
-from .errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,0 +1,1 @@
+"""Pictures: nets drawn block by block, and accuracy against latency."""
