@@ -1,6 +1,6 @@
 """The networks that the authors of ProxylessNAS published, block by block (han-cai/files), as timm block definitions.
 
-``proxyless_cpu`` and ``proxyless_mobile_14`` are not here: their structure is not among our sources.
+From their files proxyless_*.config; counts of parameters and multiply-adds are those of their logs.
 """
 
 from __future__ import annotations
@@ -25,6 +25,19 @@ def _network(stem_size: int, blocks: list[list[str]], num_features: int) -> dict
 
 
 NETWORKS: dict[str, dict[str, Any]] = {
+    "proxyless_cpu": _network(
+        stem_size=40,
+        blocks=[
+            ["ds_r1_k3_s1_c24"],
+            ["ir_r1_k3_s2_e6_c32", "ir_r1_k3_s1_e3_c32", "ir_r1_k3_s1_e3_c32", "ir_r1_k3_s1_e3_c32"],
+            ["ir_r1_k3_s2_e6_c48", "ir_r1_k3_s1_e3_c48", "ir_r1_k3_s1_e3_c48", "ir_r1_k5_s1_e3_c48"],
+            ["ir_r1_k3_s2_e6_c88", "ir_r1_k3_s1_e3_c88"],
+            ["ir_r1_k5_s1_e6_c104", "ir_r1_k3_s1_e3_c104", "ir_r1_k3_s1_e3_c104", "ir_r1_k3_s1_e3_c104"],
+            ["ir_r1_k5_s2_e6_c216", "ir_r1_k5_s1_e3_c216", "ir_r1_k5_s1_e3_c216", "ir_r1_k3_s1_e3_c216"],
+            ["ir_r1_k5_s1_e6_c360"],
+        ],
+        num_features=1432,
+    ),
     "proxyless_gpu": _network(
         stem_size=40,
         blocks=[
@@ -51,10 +64,25 @@ NETWORKS: dict[str, dict[str, Any]] = {
         ],
         num_features=1280,
     ),
+    "proxyless_mobile_14": _network(
+        stem_size=48,
+        blocks=[
+            ["ds_r1_k3_s1_c24"],
+            ["ir_r1_k5_s2_e3_c40", "ir_r1_k3_s1_e3_c40"],
+            ["ir_r1_k7_s2_e3_c56", "ir_r1_k3_s1_e3_c56", "ir_r1_k5_s1_e3_c56", "ir_r1_k5_s1_e3_c56"],
+            ["ir_r1_k7_s2_e6_c112", "ir_r1_k5_s1_e3_c112", "ir_r1_k5_s1_e3_c112", "ir_r1_k5_s1_e3_c112"],
+            ["ir_r1_k5_s1_e6_c136", "ir_r1_k5_s1_e3_c136", "ir_r1_k5_s1_e3_c136", "ir_r1_k5_s1_e3_c136"],
+            ["ir_r1_k7_s2_e6_c256", "ir_r1_k7_s1_e6_c256", "ir_r1_k7_s1_e3_c256", "ir_r1_k7_s1_e3_c256"],
+            ["ir_r1_k7_s1_e6_c448"],
+        ],
+        num_features=1792,
+    ),
 }
 
 # Where the search has left blocks out, which a block definition does not say: per stage '#' for a block, '-' for none.
 PLACES: dict[str, tuple[str, ...]] = {
+    "proxyless_cpu": ("#", "####", "####", "#--#", "####", "####", "#"),
     "proxyless_gpu": ("#", "#---", "#--#", "#--#", "#-##", "####", "#"),
     "proxyless_mobile": ("#", "##--", "####", "####", "####", "####", "#"),
+    "proxyless_mobile_14": ("#", "##--", "####", "####", "####", "####", "#"),
 }

@@ -1,8 +1,10 @@
 """Models for timm's registry: importing this module makes ``timm.create_model`` know them. Needs no NNI.
 
     proxyless_derived      what a search left: architecture='path/to/architecture.json'
-    proxyless_gpu          the authors' published nets, by structure, without weights
+    proxyless_cpu          the authors' published nets, by structure, without weights
+    proxyless_gpu
     proxyless_mobile
+    proxyless_mobile_14
 
 timm's ``train.py`` imports it by ``--device-modules nni_proxyless.timm_models``; for scripts without that option there is
 :mod:`.timm_script`. All arguments of timm's EfficientNets work: num_classes, in_chans, drop_rate, drop_path_rate,
@@ -30,7 +32,7 @@ from .preprocessing import IMAGENET, preprocessing
 from .published import NETWORKS
 from .timm_net import REQUIRED, build_efficientnet, feature_levels, total_stride
 
-__all__ = ["proxyless_derived", "proxyless_gpu", "proxyless_mobile"]
+__all__ = ["proxyless_cpu", "proxyless_derived", "proxyless_gpu", "proxyless_mobile", "proxyless_mobile_14"]
 
 LAYERS: dict[str, Any] = {"first_conv": "conv_stem", "classifier": "classifier"}
 HEAD = ("conv_head.", "bn2.", "classifier.")  # what a net of feature maps lacks
@@ -105,6 +107,12 @@ def proxyless_derived(
 
 
 @register_model
+def proxyless_cpu(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ProxylessNAS-CPU, 4.36 M parameters, 439 M multiply-adds; fresh weights only."""
+    return _create("proxyless_cpu", NETWORKS["proxyless_cpu"], pretrained, **kwargs)
+
+
+@register_model
 def proxyless_gpu(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ProxylessNAS-GPU, 7.12 M parameters, 465 M multiply-adds; fresh weights only."""
     return _create("proxyless_gpu", NETWORKS["proxyless_gpu"], pretrained, **kwargs)
@@ -114,6 +122,12 @@ def proxyless_gpu(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 def proxyless_mobile(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ProxylessNAS-Mobile, 4.08 M parameters, 320 M multiply-adds; fresh weights only."""
     return _create("proxyless_mobile", NETWORKS["proxyless_mobile"], pretrained, **kwargs)
+
+
+@register_model
+def proxyless_mobile_14(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ProxylessNAS-Mobile of 1.4 times the width, 6.86 M parameters, 581 M multiply-adds; fresh weights only."""
+    return _create("proxyless_mobile_14", NETWORKS["proxyless_mobile_14"], pretrained, **kwargs)
 
 
 def _create(variant: str, definition: Mapping[str, Any], pretrained: bool, **kwargs: Any) -> nn.Module:

@@ -18,7 +18,7 @@ def add_draw_command(commands: Any) -> None:
         "colour by kernel. Several nets stand one below the other, on the same scales.",
     )  # fmt: skip
     draw.add_argument("nets", nargs="+", metavar="architecture.json | DIR | NAME",
-                      help="of a folder without an architecture.json all below it; NAME: a published net, proxyless_gpu or "
+                      help="of a folder without an architecture.json all below it; NAME: a published net, such as "
                       "proxyless_mobile")  # fmt: skip
     draw.add_argument("--output", type=Path, metavar="PICTURE",
                       help="its ending, .svg or .png, says what it is; default: network.svg and network.png, networks.… of "
