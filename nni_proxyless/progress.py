@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pytorch_lightning import Callback
 from tqdm import tqdm
 
-__all__ = ["FitProgress", "LogAboveBars", "bar", "n_fixed", "n_fixed_text", "steps"]
+__all__ = ["LogAboveBars", "bar", "n_fixed", "n_fixed_text", "steps"]
 
 
 def bar(total: int, what: str, unit: str) -> tqdm:
@@ -47,23 +46,3 @@ class LogAboveBars(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record), file=sys.stderr)
-
-
-class FitProgress(Callback):
-    """One bar over all batches of a Lightning fit."""
-
-    def on_train_start(self, trainer: Any, module: Any) -> None:
-        self._bar = bar(trainer.max_epochs * trainer.num_training_batches, "search", "batch")
-
-    def on_train_batch_end(self, trainer: Any, module: Any, *args: Any) -> None:
-        self._bar.update()
-
-    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
-        self._bar.set_postfix_str(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}{n_fixed_text(module)}")
-
-    def on_train_end(self, trainer: Any, module: Any) -> None:
-        self._bar.close()
-
-    def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
-        if hasattr(self, "_bar"):
-            self._bar.close()

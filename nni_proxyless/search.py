@@ -32,12 +32,12 @@ from .derive import Architecture, build_network, installed_versions
 from .errors import UserError
 from .evaluator import ImageClassification, evaluate_accuracy
 from .files import write_text, write_weights
+from .fit_progress import FitProgress
 from .latency import DeviceEstimator, LatencyEstimator, LatencyPenalty, LatencyProfiler
 from .latency.operation import trace_operations
 from .measuring import latency_range, make_profiler, measure_beside_path, say_if_drifted, target_in_ms
 from .monitor import DerivedNetMonitor, judging_loaders
 from .pictures.nets import draw_beside
-from .progress import FitProgress
 from .remains import PROBABILITIES, SUPERNET, shapes_of, write_remains
 from .trial import is_helper, tell_helpers
 

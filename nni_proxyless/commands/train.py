@@ -50,7 +50,6 @@ def _run(arguments: argparse.Namespace, *, talks: bool) -> int:
     from .. import trial
     from ..config import TrainConfig
     from ..config_file import file_and_overrides, read_config
-    from ..training.loop import train
     from ..training.recipes import find_recipe
 
     if arguments.resume is not None:
@@ -69,6 +68,8 @@ def _run(arguments: argparse.Namespace, *, talks: bool) -> int:
         file = None if name is None else find_recipe(name)
         config = read_config(TrainConfig, file, [*overrides, *trial.parameters()])
         folder = trial.output_folder(config.output or str(path.parent / "final"), "train")
+    from ..training.loop import train  # takes seconds, and a mistake is to be said at once
+
     result = train(config, path, folder, report=trial.intermediate)
     if not talks:
         return 0
