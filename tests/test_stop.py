@@ -22,8 +22,9 @@ def test_an_interrupted_command_ends_by_the_signal(tmp_path, pytestconfig, what)
     said = []
     started = [sys.executable, "-m", "nni_proxyless", *words]
     with subprocess.Popen(
-        started, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as command:
+        started, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs of a shell inherit that it is ignored
+    ) as command:  # fmt: skip
         for line in command.stderr:
             said.append(line)
             if "epoch 1/500" in line:
