@@ -45,9 +45,9 @@ def count_parameters(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
-def installed_versions() -> dict[str, str]:
-    """Versions of what runs a search, for the record."""
-    packages = ("nni-proxyless", "nni", "torch", "torchvision", "pytorch-lightning", "timm", "numpy")
+def installed_versions(*more: str) -> dict[str, str]:
+    """Versions of what runs a search, and of ``more`` packages, for the record."""
+    packages = ("nni-proxyless", "nni", "torch", "torchvision", "pytorch-lightning", "timm", "numpy", *more)
     versions = {"python": platform.python_version()}
     for package in packages:
         try:

@@ -7,7 +7,6 @@ timed beside it -> moved to where they belong, with export.json
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 import logging
 import os
@@ -169,7 +168,7 @@ def export(path: Path, options: ExportOptions) -> dict[str, Any]:
         "accuracy": accuracy,
         "latency": {name: dataclasses.asdict(measured) for name, measured in latency.items()},
         "latency_conditions": dict(estimator.conditions),
-        "versions": {**installed_versions(), **_versions_of(PACKAGES)},
+        "versions": installed_versions(*PACKAGES),
     }
     write_text(folder / "export.json", json.dumps(content, indent=2) + "\n")
     return content
@@ -226,13 +225,3 @@ def _write_checked(
     for name in set(runs) - set(options.formats):
         del files[name], runs[name]
     return files, runs
-
-
-def _versions_of(packages: tuple[str, ...]) -> dict[str, str]:
-    found = {}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
