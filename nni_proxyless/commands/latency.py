@@ -38,7 +38,7 @@ def add_latency_command(commands: Any) -> None:
     build.add_argument("--precision", default="float32", help="float32, float16, bfloat16 (default: %(default)s)")
     build.add_argument("--method", choices=("networks", "isolated"), default="networks",
                        help="operations timed inside whole networks, or one by one (default: %(default)s)")  # fmt: skip
-    build.add_argument("--repeats", type=int, default=100, help="timings of each candidate (default: %(default)s)")
+    build.add_argument("--repeats", type=int, default=150, help="timings of each candidate (default: %(default)s)")
     build.add_argument("--warmup", type=int, default=10, help="untimed runs before (default: %(default)s)")
     build.add_argument("--output", type=Path, required=True, metavar="table.yaml")
     build.set_defaults(run=_build)
@@ -63,7 +63,7 @@ def add_latency_command(commands: Any) -> None:
     _space_arguments(check, needed=False)
     check.add_argument("--networks", type=int, default=30, help="that judge (default: %(default)s)")
     check.add_argument("--calibration", type=int, default=30, help="others, to calibrate on (default: %(default)s)")
-    check.add_argument("--repeats", type=int, default=40, help="timings of each network (default: %(default)s)")
+    check.add_argument("--repeats", type=int, default=100, help="timings of each network (default: %(default)s)")
     check.add_argument("--warmup", type=int, default=2, help="untimed runs before (default: %(default)s)")
     check.add_argument("--seed", type=int, default=1, help="of the networks (default: %(default)s)")
     check.add_argument("--dry-run", action="store_true", help="leave the table as it is")
