@@ -21,6 +21,7 @@ from .commands.draw import add_draw_command
 from .commands.export import add_export_command
 from .commands.latency import add_latency_command
 from .commands.reference import add_reference_command
+from .commands.report import add_report_command
 from .commands.train import add_train_command
 from .errors import UserError
 
@@ -91,16 +92,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_export_command(commands)
 
-    report = commands.add_parser("report", help="a table of the networks that searches have found",
-                                 description="Print a table. Fails if a trial of the experiment has failed.")  # fmt: skip
-    report.add_argument("source", nargs="?", metavar="EXPERIMENT_ID | DIR", help="default: the experiment started last")
-    report.add_argument("--train-best", nargs="?", const=None, default=False, type=Path, metavar="train.yml",
-                        help="first train the network of the best search accuracy")  # fmt: skip
-    report.add_argument("--front", type=Path, metavar="PICTURE",
-                        help="draw accuracy against latency, as .svg or .png, with a .csv beside it")  # fmt: skip
-    report.add_argument("--reference", type=Path, metavar="DIR",
-                        help="further nets for table and picture, such as nni-proxyless reference leaves")  # fmt: skip
-    report.set_defaults(run=_report)
+    add_report_command(commands)
     return parser
 
 
@@ -109,7 +101,7 @@ def _search(arguments: argparse.Namespace) -> int:
     from .config import SearchConfig
     from .config_file import file_and_overrides, read_config
     from .derive import Architecture
-    from .report import figures
+    from .reporting.table import figures
     from .search import is_finished, run_search
 
     _quieten()
@@ -139,18 +131,6 @@ def _search(arguments: argparse.Namespace) -> int:
     print(figures(result.architecture))
     print(f"architecture: {folder / 'architecture.json'}")
     return 0
-
-
-def _report(arguments: argparse.Namespace) -> int:
-    from .report import report
-
-    wanted = arguments.train_best is not False
-    text, ok = report(
-        arguments.source, train_best=wanted, train_config=arguments.train_best or None, front=arguments.front,
-        reference=arguments.reference,
-    )  # fmt: skip
-    print(text)
-    return 0 if ok else 1
 
 
 def _log_to_stderr() -> None:

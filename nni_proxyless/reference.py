@@ -23,7 +23,7 @@ from . import registry
 from .architecture import Architecture
 from .derive import build_network, count_macs, count_parameters, installed_versions
 from .errors import UserError
-from .report import measure_side_by_side
+from .reporting.side_by_side import measure_side_by_side
 
 __all__ = ["MOBILENETV2", "reference_layout", "reference_nets", "scaled", "write_reference_nets"]
 

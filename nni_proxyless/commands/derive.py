@@ -29,7 +29,7 @@ def add_derive_command(commands: Any) -> None:
 
 def _derive(arguments: argparse.Namespace) -> int:
     from ..deriving import budget_folder, derive_front, derive_under_budget, front_table
-    from ..report import figures
+    from ..reporting.table import figures
 
     if arguments.front is not None:
         folder = arguments.output or arguments.folder / "front"

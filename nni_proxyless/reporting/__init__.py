@@ -1,0 +1,1 @@
+"""What searches have found: read from where it lies, timed side by side, as a table."""
