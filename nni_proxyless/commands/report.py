@@ -26,31 +26,29 @@ def add_report_command(commands: Any) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from ..config import TrainConfig
-    from ..config_file import read_config
     from ..pictures.front import write_front
     from ..pictures.nets import require_picture
-    from ..reporting.experiment import find_experiment
-    from ..reporting.found import FAILED_STATES, find_folders
+    from ..reporting.found import find, find_folders
     from ..reporting.side_by_side import measure_side_by_side
     from ..reporting.table import table
-    from ..training.loop import train
 
     source, front = arguments.source, arguments.front
     if front is not None:
         require_picture(front, "--front")
-    found = find_folders(Path(source)) if source and Path(source).is_dir() else find_experiment(source)
+    found = find([source] if source else [])
     if arguments.reference is not None:
         there = {f.folder.resolve() for f in found}
         found += [f for f in find_folders(arguments.reference) if f.folder.resolve() not in there]
-    failed = [
-        f"trial {f.name}: {f.state}: {f.reason}; its files: {f.folder}" for f in found if f.state in FAILED_STATES
-    ]
+    failed = [f"trial {f.name}: {f.state}: {f.reason}; its files: {f.folder}" for f in found if f.failed]
     if arguments.train_best is not False and not failed:
         done = [(f.architecture.search["accuracy"], f) for f in found
                 if f.architecture is not None and "accuracy" in f.architecture.search]  # fmt: skip
         if not done:
             raise UserError("report: no search has finished yet: nothing to train")
+        from ..config import TrainConfig  # here: training takes seconds to import, which a table need not wait
+        from ..config_file import read_config
+        from ..training.loop import train
+
         best = max(done, key=lambda item: item[0])[1]
         config = read_config(TrainConfig, arguments.train_best or None)
         train(config, best.folder / "architecture.json", best.folder / "final")

@@ -1,45 +1,204 @@
-"""An NNI experiment on this machine, running or stopped, read from its database."""
+"""An NNI experiment on this machine, running or stopped, read from its database; nothing is written, NNI is not asked.
+
+~/nni-experiments/.experiment (NNI's list) -> <folder>/db/nni.sqlite -> what was configured, and the trials
+
+The database is a log of events, which NNI's manager replays as :func:`read_trials` does here. It may be read while NNI
+writes: SQLite locks.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..errors import UserError, did_you_mean
-from .found import Found
 
-__all__ = ["find_experiment"]
+__all__ = ["Experiment", "Trial", "known_experiments", "read_experiment"]
 
 NNI_HOME = Path("~/nni-experiments")
+ENDED = ("SUCCEEDED", "FAILED", "USER_CANCELED", "SYS_CANCELED", "EARLY_STOPPED")
+# Of the rest, NNI shows the name of the last event.
+SHOWN_AS = {"USER_TO_CANCEL": "USER_CANCELED", "ADD_CUSTOMIZED": "WAITING", "ADD_RESUMED": "WAITING"}
 
 
-def find_experiment(experiment: str | None) -> list[Found]:
-    """The trials of an NNI experiment on this machine, in the order in which they were started."""
-    home = NNI_HOME.expanduser()
+@dataclass(frozen=True)
+class Trial:
+    """One trial, as NNI knows it.
+
+    Attributes
+    ----------
+    id, number, state
+        As the web UI shows them; None for the number of a trial that has not been submitted.
+    url
+        Where it runs, in NNI's words: a folder of this machine, or ``host:~/nni-experiments/…`` of another one; empty
+        before that is known.
+    folder
+        Where its files are on this machine. Of another one's trial it is where NNI itself puts the logs that its web UI is
+        asked for, and ``nni-proxyless fetch`` the results; it may not be there.
+    parameters
+        What its searchSpace gave. Of trials that start at once, NNI 3.0 may show each with another one's.
+    started, ended
+        Seconds since 1970; None for not yet.
+    reported, final
+        What it has told NNI, one dict per epoch, and at its end; a bare number is called ``default``.
+    """
+
+    id: str
+    number: int | None
+    state: str
+    url: str
+    folder: Path
+    parameters: dict[str, Any]
+    started: float | None = None
+    ended: float | None = None
+    reported: list[dict[str, Any]] = field(default_factory=list)
+    final: dict[str, Any] | None = None
+
+    @property
+    def host(self) -> str | None:
+        """The other machine on which it ran, as NNI's configuration names it; None for this one."""
+        return _host(self.url)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment and its trials, in the order in which they were submitted.
+
+    Attributes
+    ----------
+    folder
+        ``<experimentWorkingDirectory>/<id>``.
+    config
+        As NNI has resolved it, with its names: ``config["trainingService"]["machineList"]``.
+    started
+        Seconds since 1970.
+    running
+        Whether its manager lives. The states of trials are of when it last lived.
+    """
+
+    id: str
+    folder: Path
+    config: dict[str, Any]
+    started: float
+    running: bool
+    trials: list[Trial]
+
+
+def known_experiments() -> dict[str, dict[str, Any]]:
+    """NNI's list of the experiments of this user and machine: id -> what it notes of each.
+
+    Raises
+    ------
+    UserError
+        There is none, or it cannot be read.
+    """
+    path = NNI_HOME.expanduser() / ".experiment"
     try:
-        known = json.loads((home / ".experiment").read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"report: no NNI experiment on this machine ({home / '.experiment'}: {error})") from error
+        raise UserError(f"no NNI experiment on this machine ({path}: {error})") from error
+
+
+def read_experiment(experiment: str | None = None) -> Experiment:
+    """An experiment by its id; None for the one that was started last under ``nnictl``.
+
+    Raises
+    ------
+    UserError
+        It is not of this machine, or its database is gone.
+    """
+    known = known_experiments()
     if experiment is None:
+        # What NasExperiment ran inside a Python program has no database.
+        known = {name: noted for name, noted in known.items() if _database(name, noted).exists()}
+        if not known:
+            raise UserError(f"none of NNI's experiments of this machine has left a database below {NNI_HOME}")
         experiment = max(known, key=lambda name: known[name]["startTime"])
     elif experiment not in known:
         raise UserError(
-            f"report: '{experiment}' is neither a folder nor an experiment of this machine.{did_you_mean(experiment, known)}"
+            f"'{experiment}' is neither a folder nor an experiment of this machine.{did_you_mean(experiment, known)}"
         )
-    database = Path(known[experiment]["logDir"]) / experiment / "db" / "nni.sqlite"
+    database = _database(experiment, known[experiment])
+    folder = database.parent.parent
     try:
-        with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
-            events = connection.execute(
-                "SELECT trialJobId, event, logPath FROM TrialJobEvent ORDER BY timestamp, rowid"
-            ).fetchall()
+        with _opened(database) as connection:
+            trials = read_trials(connection, folder)
+            ((config, started),) = connection.execute(
+                "SELECT params, startTime FROM ExperimentProfile ORDER BY revision DESC, rowid DESC LIMIT 1"
+            ).fetchall() or [("{}", 0)]
     except sqlite3.Error as error:
-        raise UserError(f"report: experiment {experiment}: {database}: {error}") from error
-    trials: dict[str, Found] = {}
-    for name, event, log_path in events:
-        folder = Path(log_path) if log_path else trials[name].folder
-        if event not in ("ADD_CUSTOMIZED", "ADD_HYPERPARAMETER", "IMPORT_DATA"):
-            trials[name] = Found(name, event, folder)
-    if not trials:
-        raise UserError(f"report: experiment {experiment} has no trial yet")
-    return list(trials.values())
+        raise UserError(f"experiment {experiment}: {database}: {error}") from error
+    return Experiment(experiment, folder, json.loads(config), started / 1e3, _lives(known[experiment]), trials)
+
+
+def read_trials(connection: sqlite3.Connection, folder: Path) -> list[Trial]:
+    """The trials of an experiment whose database this is and whose files lie in ``folder``."""
+    trials: dict[str, dict[str, Any]] = {}
+    events = "SELECT trialJobId, event, timestamp, data, logPath, sequenceId FROM TrialJobEvent ORDER BY rowid"
+    for name, event, timestamp, data, url, number in connection.execute(events):
+        if not name or event == "IMPORT_DATA":  # of no trial
+            continue
+        trial = trials.setdefault(name, {"id": name, "number": None, "state": "UNKNOWN", "url": "", "parameters": {}})
+        if event != "ADD_HYPERPARAMETER":
+            trial["state"] = SHOWN_AS.get(event, event)
+            trial.pop("ended", None)  # a trial that was resumed has not
+        if event in ENDED:
+            trial["ended"] = timestamp / 1e3
+        if event == "RUNNING":
+            trial["started"] = timestamp / 1e3
+        trial["url"] = url or trial["url"]
+        if number is not None and number >= 0:  # -1: a trial whose messages come before NNI has filed it
+            trial["number"] = number
+        if data and data.strip():
+            trial["parameters"] = _dict_of(json.loads(data).get("parameters"))
+    reports = "SELECT trialJobId, type, data FROM MetricData ORDER BY rowid"
+    for name, kind, data in connection.execute(reports):
+        if name not in trials:
+            continue
+        metrics = _dict_of(json.loads(json.loads(data)))  # NNI packs them twice
+        if kind == "PERIODICAL":
+            trials[name].setdefault("reported", []).append(metrics)
+        elif kind == "FINAL":
+            trials[name]["final"] = metrics
+    for name, trial in trials.items():
+        here = trial["url"] and _host(trial["url"]) is None
+        trial["folder"] = Path(trial["url"]) if here else folder / "trials" / name
+    return [Trial(**trial) for trial in trials.values()]
+
+
+def _database(experiment: str, noted: Mapping[str, Any]) -> Path:
+    return Path(noted["logDir"]) / experiment / "db" / "nni.sqlite"
+
+
+@contextmanager
+def _opened(database: Path) -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+        yield connection
+
+
+def _lives(noted: Mapping[str, Any]) -> bool:
+    """Whether the manager still runs; one that was killed could not say so itself."""
+    if noted.get("status") == "STOPPED" or not isinstance(noted.get("pid"), int):
+        return False
+    try:
+        os.kill(noted["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _host(url: str) -> str | None:
+    host, colon, path = url.partition(":")
+    return host if colon and path.startswith("~/") else None
+
+
+def _dict_of(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {} if value is None else {"default": value}

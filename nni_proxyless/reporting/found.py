@@ -1,62 +1,249 @@
-"""What was found, and where: a trial of an NNI experiment, or a folder with results."""
+"""What was found, and where: trials of NNI experiments, and folders with results."""
 
 from __future__ import annotations
 
 import functools
 import json
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ..derive import Architecture
+import yaml
+
+from ..architecture import Architecture
 from ..errors import UserError
+from .experiment import Experiment, Trial, read_experiment
 
-__all__ = ["FAILED_STATES", "Found", "find_folders"]
+__all__ = ["FAILED_STATES", "Found", "find"]
 
-FAILED_STATES = ("FAILED", "SYS_CANCELED", "USER_CANCELED", "UNKNOWN")
+# STOPPED is ours: what NNI's manager left in the middle when it ended.
+FAILED_STATES = ("FAILED", "SYS_CANCELED", "USER_CANCELED", "UNKNOWN", "STOPPED")
+UNFINISHED = "UNFINISHED"
+# What a search has in its folder besides its search.yml; a folder with a search.yml alone is where one is started from.
+BEGUN = ("checkpoint", "history.jsonl", "latencies.yaml")
 
 
 @dataclass(frozen=True)
 class Found:
-    """One search, or one final training: a trial of an experiment, or a folder.
+    """One search, one final training, or one net: a trial of an experiment, or a folder.
 
     Attributes
     ----------
     name
         Trial id, or name of the folder.
     state
-        NNI's state of the trial; SUCCEEDED for a folder with results.
+        NNI's state of the trial; STOPPED for one that was not done when NNI's manager ended; of a folder SUCCEEDED where it
+        has results, UNFINISHED where a search has begun.
     folder
         Where its files are.
+    experiment, trial
+        Of a trial.
     """
 
     name: str
     state: str
     folder: Path
+    experiment: Experiment | None = None
+    trial: Trial | None = None
 
     @functools.cached_property
     def architecture(self) -> Architecture | None:
+        """Of the net; None as long as there is none."""
         path = self.folder / "architecture.json"
         return Architecture.read(path) if self.state == "SUCCEEDED" and path.exists() else None
 
     @property
+    def failed(self) -> bool:
+        return self.state in FAILED_STATES
+
+    @functools.cached_property
+    def kind(self) -> str:
+        """``search``, ``derived`` (by ``derive``), ``training`` (a final training alone), ``reference`` or ``random``."""
+        strategy = self.architecture.search.get("strategy") if self.architecture is not None else None
+        if strategy in ("reference", "random"):
+            return str(strategy)
+        if (self.folder / "result.json").exists() or (self.trial is not None and " train " in self._command):
+            return "training"
+        return "derived" if self.architecture is not None and "derived_from" in self.architecture.search else "search"
+
+    @functools.cached_property
+    def settings(self) -> dict[str, Any]:
+        """The ``search.yml`` of a search, resolved; empty where there is none."""
+        return read_yaml(self.folder / "search.yml")
+
+    @property
+    def strategy(self) -> str | None:
+        if self.architecture is not None:
+            return self.architecture.search.get("strategy")
+        return self._asked("strategy.name")
+
+    @property
+    def seed(self) -> int | None:
+        if self.architecture is not None and self.kind != "training":
+            return self.architecture.search.get("seed")
+        return self._asked("seed")
+
+    @property
+    def target(self) -> float | str | None:
+        """In the unit of the search; a share, as it was asked for, until the search has resolved it."""
+        if self.architecture is not None:
+            return self.architecture.latency.get("target_ms")
+        return self._asked("latency.target_ms")
+
+    @property
+    def epochs(self) -> int | None:
+        """How many epochs the search is to take."""
+        return _at(self.settings, "training.epochs")
+
+    @property
+    def search_accuracy(self) -> float | None:
+        return None if self.architecture is None else self.architecture.search.get("accuracy")
+
+    @functools.cached_property
+    def final_folder(self) -> Path | None:
+        """Where a final training has left its ``result.json``: ``final/`` of a search, the folder itself of a training."""
+        places = (self.folder / "final", self.folder)
+        return next((place for place in places if (place / "result.json").exists()), None)
+
+    @property
     def final_accuracy(self) -> float | None:
-        for path in (self.folder / "final" / "result.json", self.folder / "result.json"):  # of a search, of a training
-            if path.exists():
-                return float(json.loads(path.read_text(encoding="utf-8"))["accuracy"])
-        return None
+        if self.final_folder is None:
+            return None
+        return float(json.loads((self.final_folder / "result.json").read_text(encoding="utf-8"))["accuracy"])
+
+    @functools.cached_property
+    def history(self) -> list[dict[str, Any]]:
+        """A dict per epoch; of a trial whose files are not here, what NNI was told."""
+        places = (self.folder / "history.jsonl", self.folder / "checkpoint" / "history.jsonl")
+        there = next((place for place in places if place.exists()), None)
+        return read_history(there) if there else list(self.trial.reported) if self.trial is not None else []
+
+    @property
+    def seconds(self) -> float | None:
+        """How long a trial took, or has taken so far; of a folder, its epochs alone."""
+        if self.trial is None:
+            taken = [epoch["seconds"] for epoch in self.history if "seconds" in epoch]
+            return sum(taken) if taken else None
+        if self.trial.started is None:
+            return None
+        if self.trial.ended is not None:
+            return self.trial.ended - self.trial.started
+        return time.time() - self.trial.started if self.state == "RUNNING" else None
 
     @property
     def reason(self) -> str:
-        """The last thing that a failed trial said."""
+        """Why a trial has not succeeded, as far as it is known: the last thing that it said."""
+        if self.state == "STOPPED" and self.experiment is not None:
+            return (
+                f"NNI's manager ended while it was {self.experiment_state}; nnictl resume {self.experiment.id} goes on"
+            )
         path = self.folder / "trial.stderr"
         lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines() if path.exists() else []
+        if not lines and self.trial is not None and self.trial.host and self.experiment is not None:
+            return f"its files are on {self.trial.host}; nni-proxyless fetch {self.experiment.id} gets them"
         return lines[-1] if lines else "it left no message"
+
+    @property
+    def experiment_state(self) -> str:
+        """What NNI last noted of a trial, in small letters."""
+        return self.trial.state.lower() if self.trial is not None else ""
+
+    @property
+    def _command(self) -> str:
+        return str(self.experiment.config.get("trialCommand", "")) if self.experiment is not None else ""
+
+    def _asked(self, path: str) -> Any:
+        """By what the search itself has resolved, else by what NNI has noted, which may be another trial's."""
+        value = _at(self.settings, path)
+        return self.trial.parameters.get(path) if value is None and self.trial is not None else value
+
+
+def find(sources: Sequence[str]) -> list[Found]:
+    """All that lies at or below folders, and the trials of experiments; none twice, and no two of one name.
+
+    Parameters
+    ----------
+    sources
+        Folders, and ids of experiments; empty for the experiment that was started last.
+
+    Raises
+    ------
+    UserError
+        One of them is neither, or there is nothing in it.
+    """
+    found: list[tuple[str, Found]] = []
+    there: set[Path] = set()
+    for source in sources or [None]:  # type: ignore[list-item]
+        here = find_folders(Path(source)) if source and Path(source).is_dir() else find_experiment(source)
+        for f in here:
+            if (resolved := f.folder.resolve()) not in there:
+                there.add(resolved)
+                found.append((source or "", f))
+    names = [f.name for _, f in found]
+    return [
+        Found(f"{source.rstrip('/')}/{f.name}", f.state, f.folder, f.experiment, f.trial)
+        if names.count(f.name) > 1
+        else f
+        for source, f in found
+    ]
 
 
 def find_folders(root: Path) -> list[Found]:
-    """All results at or below a folder."""
-    found = [Found(str(path.parent.relative_to(root)) if path.parent != root else root.name, "SUCCEEDED", path.parent)
-             for path in sorted(root.rglob("architecture.json"))]  # fmt: skip
+    """All results at or below a folder, and the searches there that have none yet."""
+    found = []
+    for folder in sorted({path.parent for name in ("architecture.json", "search.yml") for path in root.rglob(name)}):
+        begun = (folder / "search.yml").exists() and any((folder / name).exists() for name in BEGUN)
+        name = str(folder.relative_to(root)) if folder != root else root.resolve().name
+        if (folder / "architecture.json").exists() and not (begun and (folder / "checkpoint").exists()):
+            found.append(Found(name, "SUCCEEDED", folder))
+        elif begun:
+            found.append(Found(name, UNFINISHED, folder))
     if not found:
         raise UserError(f"report: no architecture.json in or below '{root}'")
     return found
+
+
+def find_experiment(experiment: str | None) -> list[Found]:
+    """The trials of an NNI experiment on this machine, in the order in which they were started."""
+    try:
+        read = read_experiment(experiment)
+    except UserError as error:
+        raise UserError(f"report: {error}") from error
+    if not read.trials:
+        raise UserError(f"report: experiment {read.id} has no trial yet")
+    found = []
+    for trial in read.trials:
+        left = not read.running and trial.state in ("RUNNING", "WAITING")
+        found.append(Found(trial.id, "STOPPED" if left else trial.state, trial.folder, read, trial))
+    return found
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """The lines of a ``history.jsonl``; one that is being written is left out."""
+    epochs = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            epoch = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(epoch, dict):
+            epochs.append(epoch)
+    return epochs
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A mapping of a YAML file; empty where there is no such thing."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _at(content: Mapping[str, Any], path: str) -> Any:
+    value: Any = content
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..derive import Architecture
+from ..architecture import Architecture
 from .found import Found
 
 __all__ = ["figures", "table"]
