@@ -1,12 +1,6 @@
 """The file from which a search goes on: written in one step, verified when read, the one before it in reserve.
 
-Layout of the file::
-
-    nni-proxyless checkpoint 2      magic, format version
-    4f53cda1...                     SHA-256 of the payload, hexadecimal
-    (payload)                       torch.save of a dict; read with weights_only, so no code of the file ever runs
-
-One write, with what a kill after each step leaves behind:
+Its layout is that of :mod:`nni_proxyless.sealed`. One write, with what a kill after each step leaves behind:
 
 ==================================  =====================================================================
 temporary file written, synced      search.ckpt (good), search.previous.ckpt
@@ -17,7 +11,6 @@ temporary -> search.ckpt            search.ckpt (good, new), search.previous.ckp
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 import os
@@ -28,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from nni_proxyless.sealed import DamagedError, read_payload, state_of, write_sealed
 
 __all__ = ["CheckpointError", "CheckpointFolder", "differences"]
 
@@ -43,10 +38,6 @@ _EXCERPT = 60
 
 class CheckpointError(Exception):
     """A checkpoint that cannot be used; the message says which file and why."""
-
-
-class _DamagedError(Exception):
-    """A checkpoint of ours that is not whole; the message says why, without the file."""
 
 
 class CheckpointFolder:
@@ -88,16 +79,9 @@ class CheckpointFolder:
         plain = _plain(state, "")
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remove_temporaries()
-        # To memory first: torch.save to a full disk dies in the middle of a zip file with an error that names no disk.
-        buffer = io.BytesIO()
-        torch.save(plain, buffer)
         temporary = self.folder / f".search.ckpt.{os.getpid()}.tmp"
         try:
-            with open(temporary, "wb") as file:
-                file.write(_FIRST_LINE + hashlib.sha256(buffer.getbuffer()).hexdigest().encode() + b"\n")
-                file.write(buffer.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
+            write_sealed(temporary, _FIRST_LINE, plain)
             self._make_way()
             os.replace(temporary, self.current)
         except BaseException:
@@ -121,7 +105,7 @@ class CheckpointFolder:
                 state = _load(path)
             except FileNotFoundError:
                 continue  # of the two only the newest is missing: killed between two renames
-            except _DamagedError as error:
+            except DamagedError as error:
                 damage.append(f"{path}: {error}")
                 if path == self.current:
                     self._current_is_good = False
@@ -146,7 +130,7 @@ class CheckpointFolder:
                     _check_first_line(path, file)
             except (FileNotFoundError, CheckpointError):
                 continue
-            except _DamagedError:
+            except DamagedError:
                 pass
             path.unlink()
 
@@ -159,7 +143,7 @@ class CheckpointFolder:
             try:
                 _payload(self.current)
                 good = True
-            except _DamagedError as error:
+            except DamagedError as error:
                 _logger.warning("%s: %s; moved to %s", self.current, error, self.damaged)
         if not good:
             os.replace(self.current, self.damaged)
@@ -168,7 +152,7 @@ class CheckpointFolder:
             try:
                 with open(self.previous, "rb") as file:
                     _check_first_line(self.previous, file)
-            except _DamagedError:
+            except DamagedError:
                 pass
         os.replace(self.current, self.previous)
 
@@ -273,12 +257,12 @@ def _plain_tensor(tensor: torch.Tensor, path: str) -> torch.Tensor:
 
 
 def _check_first_line(path: Path, file: io.BufferedReader) -> None:
-    """Read the first line; raise CheckpointError where the file is not ours, _DamagedError where it ends too early."""
+    """Read the first line; raise CheckpointError where the file is not ours, DamagedError where it ends too early."""
     line = file.readline(len(_MAGIC) + 20)
     if line == _FIRST_LINE:
         return
     if _FIRST_LINE.startswith(line):
-        raise _DamagedError("truncated within the first line" if line else "the file is empty")
+        raise DamagedError("truncated within the first line" if line else "the file is empty")
     version = re.fullmatch(re.escape(_MAGIC) + rb"(\d+)\n", line)
     if version:
         writer = "a newer" if int(version[1]) > _VERSION else "an older"
@@ -293,22 +277,8 @@ def _payload(path: Path) -> bytes:
     """The payload of a checkpoint, its digest verified."""
     with open(path, "rb") as file:
         _check_first_line(path, file)
-        digest = file.readline(65)
-        payload = file.read()
-    if len(digest) < 65:
-        raise _DamagedError("truncated within the second line")
-    if digest != hashlib.sha256(payload).hexdigest().encode() + b"\n":
-        raise _DamagedError("truncated or changed: the content does not have the digest that was written with it")
-    return payload
+        return read_payload(file)
 
 
 def _load(path: Path) -> dict[str, Any]:
-    payload = _payload(path)
-    try:
-        state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch promises no particular one
-        reason = (str(error).splitlines() or [""])[0]
-        raise _DamagedError(f"not loadable: {type(error).__name__}: {reason}") from error
-    if not isinstance(state, dict):
-        raise _DamagedError(f"holds a {type(state).__name__} in the place of a dict")
-    return state
+    return state_of(_payload(path))

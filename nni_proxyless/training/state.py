@@ -1,27 +1,20 @@
 """What a training that was stopped or killed goes on from: ``FOLDER/checkpoint/training.ckpt``.
 
-Layout of the file::
-
-    nni-proxyless training 1        magic, format version
-    4f53cda1...                     SHA-256 of the payload, hexadecimal
-    (payload)                       torch.save of a dict; read with weights_only, so no code of the file ever runs
-
-It is written beside its place, brought to the disk and moved there in one step: a kill leaves the one before.
+Its layout is that of :mod:`..sealed`. It is written beside its place, brought to the disk and moved there in one step: a kill
+leaves the one before.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..errors import UserError
+from ..sealed import DamagedError, read_payload, state_of, write_sealed
 
 __all__ = ["TrainingCheckpoint", "settings"]
 
@@ -61,13 +54,10 @@ class TrainingCheckpoint:
         """
         try:
             with open(self.path, "rb") as file:
-                first, digest, payload = file.readline(100), file.readline(65), file.read()
-            if first != _FIRST_LINE:
-                raise ValueError("written by another version of this program, or no checkpoint of a training")
-            if digest != hashlib.sha256(payload).hexdigest().encode() + b"\n":
-                raise ValueError("truncated or changed")
-            return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-        except Exception as error:  # torch promises no particular one
+                if file.readline(100) != _FIRST_LINE:
+                    raise DamagedError("written by another version of this program, or no checkpoint of a training")
+                return state_of(read_payload(file))
+        except (OSError, DamagedError) as error:
             raise UserError(
                 f"{self.path}: no readable checkpoint: {error}. Delete {self.place} to start over"
             ) from error
@@ -102,16 +92,9 @@ class TrainingCheckpoint:
         self.place.mkdir(parents=True, exist_ok=True)
         for left in self.place.glob(".training.ckpt.*"):
             left.unlink(missing_ok=True)
-        # To memory first: torch.save to a full disk dies in the middle of a file with an error that names no disk.
-        buffer = io.BytesIO()
-        torch.save(dict(state), buffer)
         temporary = self.place / f".training.ckpt.{os.getpid()}"
         try:
-            with open(temporary, "wb") as file:
-                file.write(_FIRST_LINE + hashlib.sha256(buffer.getbuffer()).hexdigest().encode() + b"\n")
-                file.write(buffer.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
+            write_sealed(temporary, _FIRST_LINE, state)
             os.replace(temporary, self.path)
         finally:
             temporary.unlink(missing_ok=True)

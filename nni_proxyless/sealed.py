@@ -1,0 +1,79 @@
+"""A dict of tensors and plain values in one file that shows whether it is whole.
+
+Layout::
+
+    nni-proxyless … 2               a first line of the caller's: what this is, and the version of its format
+    4f53cda1...                     SHA-256 of the payload, hexadecimal
+    (payload)                       torch.save of a dict; read with weights_only, so no code of the file ever runs
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+__all__ = ["DamagedError", "read_payload", "state_of", "write_sealed"]
+
+
+class DamagedError(Exception):
+    """The file is not whole; the message says why, without the file."""
+
+
+def write_sealed(path: Path, first_line: bytes, state: Mapping[str, Any]) -> None:
+    """Write the file and bring it to the disk. The caller writes to a temporary place and moves it from there.
+
+    Parameters
+    ----------
+    first_line
+        Ends with a line feed.
+    state
+        Nested dicts, lists, tuples, numbers, texts, None and tensors.
+    """
+    # To memory first: torch.save to a full disk dies in the middle of a zip file with an error that names no disk.
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    with open(path, "wb") as file:
+        file.write(first_line + hashlib.sha256(buffer.getbuffer()).hexdigest().encode() + b"\n")
+        file.write(buffer.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_payload(file: BinaryIO) -> bytes:
+    """The payload of a file whose first line has been read, its digest verified.
+
+    Raises
+    ------
+    DamagedError
+        Truncated or changed.
+    """
+    digest, payload = file.readline(65), file.read()
+    if len(digest) < 65:
+        raise DamagedError("truncated within the second line")
+    if digest != hashlib.sha256(payload).hexdigest().encode() + b"\n":
+        raise DamagedError("truncated or changed: the content does not have the digest that was written with it")
+    return payload
+
+
+def state_of(payload: bytes) -> dict[str, Any]:
+    """What was written, tensors on the CPU.
+
+    Raises
+    ------
+    DamagedError
+        Not a dict of tensors and plain values.
+    """
+    try:
+        state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch promises no particular one
+        reason = (str(error).splitlines() or [""])[0]
+        raise DamagedError(f"not loadable: {type(error).__name__}: {reason}") from error
+    if not isinstance(state, dict):
+        raise DamagedError(f"holds a {type(state).__name__} in the place of a dict")
+    return state
