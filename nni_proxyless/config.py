@@ -22,16 +22,19 @@ __all__ = [
 ]
 
 
+LARGEST_SEED = 2**32 - 1  # what Lightning and NumPy take
+
+
 class Section(BaseModel):
     """Keys and types are taken literally."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class NamedSection(Section):
     """A name in the registry, and the arguments of what it names."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
     name: str
 
     @property
@@ -79,11 +82,20 @@ def _positive_or_percent(value: Any, unit: str, dearest: str) -> Any:
     return value
 
 
+def _weight_of_cost(value: Any) -> Any:
+    if value != "auto" and not (_is_number(value) and value >= 0):
+        raise ValueError("a number of 0 or more, or auto")
+    return value
+
+
+Weight = Annotated[float | Literal["auto"], BeforeValidator(_weight_of_cost)]
+
+
 class LatencySection(Section):
     """What the network is to cost, and where the milliseconds come from."""
 
     target_ms: float | str | None = None
-    weight: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    weight: Weight = "auto"
     form: Literal["add#linear", "add", "mul#log", "threshold"] = "add#linear"
     nonlinear: Literal["linear", "positive", "absolute"] = "linear"
     table: str | None = None
@@ -100,7 +112,7 @@ class CostSection(Section):
 
     estimator: EstimatorSection
     target: float | str
-    weight: Annotated[float, Field(ge=0)] | Literal["auto"] = 1.0
+    weight: Weight = 1.0
     form: Literal["add#linear", "add", "mul#log", "threshold"] = "add#linear"
     nonlinear: Literal["linear", "positive", "absolute"] = "linear"
     table: str | None = None
@@ -151,13 +163,18 @@ class TrainerSection(Section):
 
 
 class SearchConfig(Section):
-    """One search. See ``experiments/search.yml`` for a commented example."""
+    """One search. See ``experiments/search.yml`` for a commented example.
 
-    seed: int = Field(0, ge=0)
+    ``strategies`` holds, by name, arguments of several strategies, of which ``strategy.name`` takes its own: so one
+    experiment can search with each. What stands in ``strategy`` itself wins. In a resolved configuration all is there.
+    """
+
+    seed: int = Field(0, ge=0, le=LARGEST_SEED)
     output: str | None = None
     space: SpaceSection = SpaceSection()
     data: DataSection = DataSection()
     strategy: StrategySection = StrategySection()
+    strategies: dict[str, dict[str, Any]] = Field({}, exclude=True)
     latency: LatencySection = LatencySection()
     costs: list[CostSection] = []
     training: TrainingSection = TrainingSection()
@@ -253,7 +270,7 @@ class DistillationSection(Section):
 class TrainConfig(Section):
     """The final training of a derived network. See ``experiments/train.yml`` and ``docs/training.md``."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=LARGEST_SEED)
     output: str | None = None
     weights: Annotated[str, AfterValidator(_weights)] = "inherited"
     epochs: int = Field(60, ge=0)

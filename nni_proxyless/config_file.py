@@ -13,14 +13,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from . import registry
 from .config import SearchConfig, TrainConfig
-from .errors import UserError, did_you_mean
+from .errors import UserError, did_you_mean, shown
+from .yaml_file import parse_value, read_yaml
 
-__all__ = ["file_and_overrides", "parse_value", "read_config"]
+__all__ = ["file_and_overrides", "parse_value", "read_config", "say", "unknown_key"]
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -41,6 +41,8 @@ NAMED = (
     ),
     _Named(("latency", "estimator"), "nni_proxyless.estimators", frozenset()),
 )
+LITERALLY = ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
+EXAMPLES: dict[Any, str] = {SearchConfig: "'space:' and 'strategy:'", TrainConfig: "'epochs:' and 'optimizer:'"}
 CONSTRUCTED = (
     "nni_proxyless.search_spaces",
     "nni_proxyless.strategies",
@@ -66,7 +68,7 @@ def read_config(cls: type[Config], path: str | Path | None, overrides: Sequence[
         With every problem that was found, one a line.
     """
     where = str(path) if path is not None else "command line"
-    content = _read_yaml(path) if path is not None else {}
+    content = read_yaml(path, example=EXAMPLES[cls]) if path is not None else {}
     sources: dict[tuple[str, ...], str] = {}
     problems: list[str] = []
     for source, dotted, value in overrides:
@@ -83,6 +85,8 @@ def read_config(cls: type[Config], path: str | Path | None, overrides: Sequence[
         source = next((s for k, s in sources.items() if culprit[: len(k)] == k), where)
         problems.append(": ".join(part for part in (source, ".".join(keys), text) if part))
 
+    if cls is SearchConfig:
+        content = _with_arguments_of_chosen(content, complain)  # from `strategies`
     config = None
     try:
         config = cls.model_validate(content)
@@ -91,9 +95,9 @@ def read_config(cls: type[Config], path: str | Path | None, overrides: Sequence[
             location = list(problem["loc"])
             if problem["type"] == "extra_forbidden":
                 *location, key = location
-                complain(location, _unknown(key, list(_model_at(cls, location).model_fields)), str(key))
+                complain(location, unknown_key(key, list(_model_at(cls, location).model_fields)), str(key))
             else:
-                complain(location, _say(problem))
+                complain(location, say(problem))
     if cls is SearchConfig:
         listed = content.get("costs")
         costs = [
@@ -124,8 +128,30 @@ def read_config(cls: type[Config], path: str | Path | None, overrides: Sequence[
     return config
 
 
+def _with_arguments_of_chosen(content: dict[str, Any], complain: Any) -> dict[str, Any]:
+    """Check what `strategies` holds for each strategy, and put that of the chosen one beneath `strategy`.
+
+    Each is checked, not only the chosen one: an experiment says what is wrong with its last trial before the first.
+    """
+    strategies, strategy = content.get("strategies"), content.get("strategy", {})
+    if not isinstance(strategies, Mapping) or not isinstance(strategy, Mapping):
+        return content  # the model says so, if it is wrong
+    (named,) = [named for named in NAMED if named.path == ("strategy",)]
+    sound = {
+        name
+        for name, arguments in strategies.items()
+        if isinstance(name, str)
+        and isinstance(arguments, Mapping)
+        and _check_arguments(named, ("strategies", name), name, arguments, (), complain)
+    }
+    chosen = strategy.get("name", _model_at(SearchConfig, ("strategy",)).model_fields["name"].default)
+    if not isinstance(chosen, str) or chosen not in sound:
+        return content
+    return {**content, "strategy": {**strategies[chosen], **strategy}}
+
+
 def _check_named(cls: Any, named: _Named, content: Mapping[str, Any], complain: Any) -> None:
-    model = _model_at(cls, named.path)
+    fields = _model_at(cls, named.path).model_fields
     section: Any = content
     for key in named.path:
         try:
@@ -134,39 +160,67 @@ def _check_named(cls: Any, named: _Named, content: Mapping[str, Any], complain: 
             section = {}
     if not isinstance(section, Mapping):
         return  # complained about already
-    name = section.get("name", model.model_fields["name"].default)
-    if not isinstance(name, str):
-        return
+    name = section.get("name", fields["name"].default)
+    if isinstance(name, str):
+        _check_arguments(named, named.path, name, section, tuple(fields), complain)
+
+
+def _check_arguments(
+    named: _Named, path: tuple[str | int, ...], name: str, section: Mapping[Any, Any], fields: Sequence[str], complain: Any
+) -> bool:  # fmt: skip
+    """Check a section's keys, but for those in ``fields``, against what it names; says whether all is well."""
+    name_path = (*path, "name") if "name" in fields else path
     try:
         factory = registry.load(named.group, name)
-    except ValueError as error:
-        complain((*named.path, "name"), str(error))
-        return
+        if not callable(factory):
+            raise TypeError(f"'{name}' is a {type(factory).__name__}; allowed: a class or a function")
+        accepted = registry.accepted_arguments(factory)
+    except (ValueError, TypeError) as error:
+        complain(name_path, str(error))
+        return False
+    except Exception as error:  # whatever a module does while it is imported
+        complain(name_path, f"'{name}' does not import: {type(error).__name__}: {error}")
+        return False
 
     parameters = {
-        n: p
-        for n, p in registry.accepted_arguments(factory).items()
-        if n not in named.filled_in and n != "engine" and n != "model_space"
+        n: p for n, p in accepted.items() if n not in named.filled_in and n != "engine" and n != "model_space"
     }
-    own = [n for n in model.model_fields if n not in parameters]
+    own = [n for n in fields if n not in parameters]
     given = {k: v for k, v in section.items() if k not in own}
     sound = True
     for key in given:
         if key not in parameters:
-            complain(named.path, _unknown(key, [*own, *parameters]), str(key))
+            complain(path, unknown_key(key, [*own, *parameters]), str(key))
             sound = False
     for key, value in given.items():
         if key in parameters and (problem := _type_problem(factory, key, parameters[key], value)):
-            complain((*named.path, key), problem)
+            complain((*path, key), problem)
             sound = False
     missing = [n for n, p in parameters.items() if p.default is p.empty and n not in given]
     if missing:
-        complain(named.path, f"{name} needs {', '.join(missing)}")
-    elif sound and named.group in CONSTRUCTED:
+        complain(path, f"{name} needs {', '.join(missing)}")
+        return False
+    if sound and named.group in CONSTRUCTED and (problem := _refusal(factory, given)):
+        complain(path, problem)
+        return False
+    return sound
+
+
+_refusals: dict[tuple[Any, str], str | None] = {}  # an experiment's trials have the same space: it is built once
+
+
+def _refusal(factory: Any, arguments: Mapping[str, Any]) -> str | None:
+    """What the constructor says against the arguments."""
+    key = (factory, repr(sorted(arguments.items())))
+    if key not in _refusals:
         try:
-            factory(**given)
-        except (ValueError, TypeError) as error:
-            complain(named.path, str(error))
+            factory(**arguments)
+            _refusals[key] = None
+        except Exception as error:
+            said = next(iter(str(error).splitlines()), "")  # torch adds a stack of its own
+            sort = "" if isinstance(error, (ValueError, TypeError)) and said else f"{type(error).__name__}: "
+            _refusals[key] = sort + said
+    return _refusals[key]
 
 
 def _type_problem(factory: Any, key: str, parameter: inspect.Parameter, value: Any) -> str | None:
@@ -174,13 +228,13 @@ def _type_problem(factory: Any, key: str, parameter: inspect.Parameter, value: A
         return None
     try:
         annotation = registry.argument_types(factory).get(key, Any)
-        expected = TypeAdapter(annotation, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
+        expected = TypeAdapter(annotation, config=LITERALLY)
     except Exception:
         return None  # an annotation that pydantic does not know; the constructor will say
     try:
         expected.validate_python(value)
     except ValidationError as error:
-        return "; ".join(dict.fromkeys(_say(problem) for problem in error.errors()))
+        return "; ".join(dict.fromkeys(say(problem) for problem in error.errors()))
     return None
 
 
@@ -212,11 +266,12 @@ def _model_at(cls: Any, location: Sequence[Any]) -> Any:
     return cls
 
 
-def _unknown(key: object, allowed: list[str]) -> str:
-    return f"unknown key '{key}'; allowed: {', '.join(allowed)}.{did_you_mean(key, allowed)}"
+def unknown_key(key: object, allowed: Sequence[str]) -> str:
+    """What is said of a key that is not known."""
+    return f"unknown key {shown(str(key))}; allowed: {', '.join(allowed) or 'none'}.{did_you_mean(key, allowed)}"
 
 
-def _say(problem: Any) -> str:
+def say(problem: Any) -> str:
     """Pydantic's finding in the words of a configuration file."""
     value = problem.get("input")
     kind = problem["type"]
@@ -226,6 +281,7 @@ def _say(problem: Any) -> str:
         "int_type": "a whole number", "float_type": "a number", "string_type": "text", "bool_type": "true or false",
         "model_type": "a section with keys", "model_attributes_type": "a section with keys", "dict_type": "a section with keys",
         "none_required": "nothing (null)", "is_instance_of": None, "list_type": "a list", "tuple_type": "a list",
+        "finite_number": "a finite number", "invalid_key": "text",
     }  # fmt: skip
     context = problem.get("ctx", {})
     if allowed.get(kind):
@@ -244,67 +300,20 @@ def _say(problem: Any) -> str:
         text = f"{expected}.{near}"
     else:
         text = problem["msg"].removeprefix("Value error, ")
-    return f"{value!r} is not allowed here; allowed: {text}"
+    return f"{shown(value)} is not allowed here; allowed: {text}"
 
 
-class _Loader(yaml.SafeLoader):
-    """safe_load that also takes 1e-3 for a number, as YAML 1.2 and every reader do, and refuses a key given twice."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key '{key}' stands there twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)(?:[eE][-+]?[0-9]+)$"),
-    list("-+.0123456789"),
-)
-
-
-def file_and_overrides(items: Sequence[str]) -> tuple[str | None, list[tuple[str, str, Any]]]:
+def file_and_overrides(
+    items: Sequence[str], source: str = "command line"
+) -> tuple[str | None, list[tuple[str, str, Any]]]:
     """What follows a command: at most one configuration file, and overrides ``key=value`` for :func:`read_config`."""
     files = [item for item in items if "=" not in item]
     if len(files) > 1:
         raise UserError(
-            f"command line: more than one configuration file: {', '.join(files)}; overrides have the form key=value"
+            f"{source}: more than one configuration file: {', '.join(files)}; overrides have the form key=value"
         )
     pairs = [item.partition("=") for item in items if "=" in item]
-    return (files[0] if files else None), [("command line", key, parse_value(value)) for key, _, value in pairs]
-
-
-def parse_value(text: str) -> Any:
-    """A value from the command line, read as YAML."""
-    try:
-        return yaml.load(text, Loader=_Loader)  # a SafeLoader
-    except yaml.YAMLError as error:
-        raise UserError(f"command line: '{text}' is not a value: {error}") from error
-
-
-def _read_yaml(path: str | Path) -> dict[str, Any]:
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
-    try:
-        content = yaml.load(text, Loader=_Loader)  # a SafeLoader
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise UserError(
-            f"{path}: line {mark.line + 1 if mark else '?'}: {getattr(error, 'problem', None) or error}"
-        ) from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected keys such as 'space:' and 'strategy:', got {type(content).__name__}")
-    return content
+    return (files[0] if files else None), [(source, key, parse_value(value, source)) for key, _, value in pairs]
 
 
 def _set(content: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["UserError", "did_you_mean"]
+__all__ = ["UserError", "did_you_mean", "shown"]
 
 
 class UserError(Exception):
@@ -16,3 +16,9 @@ def did_you_mean(name: object, allowed: Iterable[object]) -> str:
     """``" Did you mean 'x'?"`` for the nearest allowed name, or nothing."""
     near = difflib.get_close_matches(str(name), [str(a) for a in allowed], n=1)
     return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def shown(value: object) -> str:
+    """A value as it stands in a message: cut where it would fill the screen."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from nni_proxyless.search_spaces import MobileNetV2Space
 from nni_proxyless.strategies import ProxylessNAS
 
@@ -60,7 +61,7 @@ def test_all_problems_are_said_at_once(tmp_path):
         """,
     )
     assert (
-        "search.yml: unknown key 'sed'; allowed: seed, output, space, data, strategy, latency, costs, training, trainer. Did you mean 'seed'?"
+        "search.yml: unknown key 'sed'; allowed: seed, output, space, data, strategy, strategies, latency, costs, training, trainer. Did you mean 'seed'?"
         in said
     )
     assert (
@@ -117,6 +118,40 @@ def test_an_override_below_a_value_is_refused(tmp_path):
     assert problems(tmp_path, "seed: 1", ("command line", "seed.x", 1)) == [
         "command line: 'seed.x': 'seed' is not a section"
     ]
+
+
+STRATEGIES = """
+strategy: {name: proxyless, entropy_weight: 0.5, warmup_epochs: 3}
+strategies:
+  proxyless: {arc_update_every: 2, warmup_epochs: 1}
+  dsnas: {search_epochs: 4, entropy_weight: 0.1}
+"""
+
+
+def test_an_experiment_chooses_among_strategies_with_their_own_arguments(tmp_path):
+    """What stands in `strategy` wins; the resolved configuration knows one strategy, and reads back as the same."""
+    (tmp_path / "search.yml").write_text(STRATEGIES)
+    config = read_config(SearchConfig, tmp_path / "search.yml")
+    assert config.strategy.arguments == {"arc_update_every": 2, "warmup_epochs": 3, "entropy_weight": 0.5}
+    chosen = [("NNI's parameters", "strategy.name", "dsnas"), ("NNI's parameters", "strategies.dsnas.search_epochs", 5)]
+    config = read_config(SearchConfig, tmp_path / "search.yml", chosen)
+    assert config.strategy.arguments == {"search_epochs": 5, "warmup_epochs": 3, "entropy_weight": 0.5}
+    resolved = config.model_dump(mode="json")
+    assert "strategies" not in resolved
+    (tmp_path / "resolved.yml").write_text(yaml.safe_dump(resolved))
+    assert read_config(SearchConfig, tmp_path / "resolved.yml").model_dump() == config.model_dump()
+
+
+def test_what_is_wrong_with_a_strategy_that_is_not_chosen_is_said_as_well(tmp_path):
+    said = problems(
+        tmp_path,
+        "strategies: {proxyless: {fix_gap: 0.3}, dsnas: {warmup_epochs: -1}, dsans: {}, 1: {}}\nstrategy: {name: dsnas}",
+    )
+    assert said[0].startswith("search.yml: strategies.proxyless: unknown key 'fix_gap'; allowed: update, ")
+    assert said[1] == "search.yml: strategies.dsnas: warmup_epochs is -1; allowed: 0 or more"
+    assert said[2].startswith("search.yml: strategies.dsans: 'dsans' is unknown")
+    assert said[2].endswith("Did you mean 'dsnas'?")
+    assert said[3:] == ["search.yml: strategies.1.[key]: 1 is not allowed here; allowed: text"]
 
 
 def test_a_missing_file_is_said_so(tmp_path):
