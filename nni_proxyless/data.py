@@ -13,19 +13,20 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 from timm.data import create_transform
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import datasets
 from torchvision.transforms import v2
 
 from .errors import UserError
-from .latency.operation import Shape
 from .preprocessing import CIFAR, FASHION_MNIST, IMAGENET, Statistics
+
+if TYPE_CHECKING:  # it needs NNI
+    from .latency.operation import Shape
 
 __all__ = ["ImageData", "Parts", "cifar10", "cifar100", "digits", "fashion_mnist", "folder", "split", "synthetic"]
 
@@ -187,6 +188,8 @@ def digits(*, image_size: int = 16) -> ImageData:
     """
     if image_size < 8:
         raise ValueError(f"image_size is {image_size}; allowed: 8 or more")
+    from sklearn.datasets import load_digits  # here: it takes a second, which other data sets need not wait
+
     scans = load_digits()
     images = torch.from_numpy(scans.images).float().unsqueeze(1) / 16
     images = torch.nn.functional.interpolate(

@@ -9,7 +9,6 @@ import importlib.metadata
 import platform
 
 import torch
-from nni.nas.nn.pytorch import ModelSpace
 from torch import nn
 
 from . import registry
@@ -33,7 +32,6 @@ def build_network(architecture: Architecture, weights: dict[str, torch.Tensor] |
     if architecture.network is not None:
         return to_timm(architecture, weights)
     space = registry.load("nni_proxyless.search_spaces", architecture.space["name"])(**architecture.space["arguments"])
-    assert isinstance(space, ModelSpace)
     network = space.freeze(architecture.choices)
     if weights is not None:
         network.load_state_dict(weights)

@@ -7,15 +7,12 @@ from typing import Any
 import torch
 from nni.nas.evaluator.pytorch import LightningModule
 from timm.optim import create_optimizer_v2
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["ImageClassification", "accuracy", "as_channels_last", "evaluate_accuracy"]
+from .accuracy import accuracy, as_channels_last
 
-
-def as_channels_last(images: Tensor) -> Tensor:
-    """Channels-last memory: halves the step of these nets on CPUs with AVX-512, and is native on recent GPUs."""
-    return images.contiguous(memory_format=torch.channels_last)
+__all__ = ["ImageClassification"]
 
 
 class ImageClassification(LightningModule):
@@ -80,23 +77,3 @@ class ImageClassification(LightningModule):
             batches = batches * self.schedule_epochs // self.trainer.max_epochs
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Share of right answers, a scalar tensor."""
-    return (logits.argmax(dim=1) == targets).float().mean()
-
-
-@torch.no_grad()
-def evaluate_accuracy(network: nn.Module, batches: Any) -> float:
-    """Share of right answers in evaluation mode, over a loader of (images, targets)."""
-    device = next(network.parameters()).device
-    mode = network.training
-    network.eval()
-    right = total = 0
-    for images, targets in batches:
-        logits = network(as_channels_last(images.to(device)))
-        right += int((logits.argmax(dim=1) == targets.to(device)).sum())
-        total += len(targets)
-    network.train(mode)
-    return right / total

@@ -6,9 +6,10 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from safetensors.torch import save_file
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["write_text", "write_weights"]
 
@@ -30,6 +31,8 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_weights(path: str | Path, weights: Mapping[str, torch.Tensor]) -> None:
     """Write a ``state_dict`` as safetensors: tensors only, no pickle; atomic like :func:`write_text`."""
+    from safetensors.torch import save_file  # here: with torch it takes seconds, and a text needs neither
+
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -14,12 +14,12 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
+from .accuracy import as_channels_last, evaluate_accuracy
 from .config import SearchConfig
 from .costs import Cost
 from .data import Parts, loader
 from .derive import count_macs, count_parameters
 from .errors import UserError
-from .evaluator import as_channels_last, evaluate_accuracy
 from .latency import LatencyProfiler
 from .latency.operation import Shape
 from .progress import n_fixed, n_fixed_text

@@ -24,13 +24,14 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from . import registry
+from .accuracy import evaluate_accuracy
 from .config import SearchConfig
 from .costs import Cost, join, make_costs
 from .data import ImageData, loader, split
 from .deployment.onnx_file import leave_onnx
 from .derive import Architecture, build_network, installed_versions
 from .errors import UserError
-from .evaluator import ImageClassification, evaluate_accuracy
+from .evaluator import ImageClassification
 from .files import write_text, write_weights
 from .fit_progress import FitProgress
 from .latency import DeviceEstimator, LatencyEstimator, LatencyPenalty, LatencyProfiler

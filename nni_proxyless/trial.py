@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import nni
-
 from .errors import UserError
 
 __all__ = [
@@ -54,6 +52,8 @@ def parameters() -> list[tuple[str, str, Any]]:
     """
     if not inside_nni():
         return []
+    import nni  # here: it takes a second, which nobody else needs wait
+
     given = nni.get_next_parameter()
     if not isinstance(given, Mapping):
         raise UserError(f"NNI's parameters: expected a mapping from dotted paths to values, got {type(given).__name__}")
@@ -77,10 +77,14 @@ def output_folder(configured: str | None, what: str) -> Path:
 def intermediate(metrics: Mapping[str, float]) -> None:
     """Report one epoch; plain floats, since NNI stores anything else as a pickle without a word."""
     if inside_nni():
+        import nni
+
         nni.report_intermediate_result({name: float(value) for name, value in metrics.items()})
 
 
 def final(metrics: Mapping[str, float]) -> None:
     """Report what the search came to."""
     if inside_nni():
+        import nni
+
         nni.report_final_result({name: float(value) for name, value in metrics.items()})

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -22,7 +22,6 @@ from ..derive import Architecture, installed_versions
 from ..errors import UserError
 from ..files import write_text
 from ..latency import DeviceEstimator
-from ..latency.operation import Shape
 from ..latency.timing import problems_of
 from ..progress import bar
 from .comparing import Run, answers, largest_difference, logits_of, time_side_by_side
@@ -31,6 +30,9 @@ from .images import CheckImages
 from .onnx_file import DEFAULT_OPSET, OPSETS, PACKAGES, OnnxNetwork, first_line, require_packages, write_onnx
 from .quantising import quantise
 from .torch_files import read_program, read_torchscript, write_program, write_torchscript
+
+if TYPE_CHECKING:  # it needs NNI
+    from ..latency.operation import Shape
 
 __all__ = ["FILES", "ExportOptions", "export"]
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from ..derive import Architecture, build_network, load_weights
 from ..errors import UserError
-from ..latency.operation import Shape
 from ..timm_net import total_stride
 from .onnx_file import first_line
+
+if TYPE_CHECKING:  # it needs NNI
+    from ..latency.operation import Shape
 
 __all__ = ["check_size", "find_weights", "load_network"]
 

@@ -22,23 +22,32 @@ multiplier.py     its automatic weight
 penalties.py      several of them at once
 reward.py         accuracy and latency of one network as one number
 budget.py         the most probable network under a hard budget; program.py, the integer program behind it
+
+What is named here is imported when it is asked for. Most of it needs NNI, which takes seconds, and who only counts or times
+a network needs none of that.
 """
 
-from .budget import BudgetError, best_under_budget
-from .building import build_lookup_table
-from .calibration import Calibration
-from .checking import Check, check_table
-from .costs import ActivationsEstimator, ParametersEstimator
-from .device import DeviceEstimator, Measurement
-from .estimator import LatencyEstimator
-from .lookup_table import LookupTable, TableError, TableOnly
-from .macs import MacsEstimator, count_macs
-from .operation import Operation, describe, trace_operations
-from .penalties import Penalties
-from .penalty import LatencyPenalty
-from .prediction import CrossValidation, Prediction, predict_missing
-from .profiler import LatencyProfiler
-from .reward import LatencyReward
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .budget import BudgetError, best_under_budget
+    from .building import build_lookup_table
+    from .calibration import Calibration
+    from .checking import Check, check_table
+    from .costs import ActivationsEstimator, ParametersEstimator
+    from .device import DeviceEstimator, Measurement
+    from .estimator import LatencyEstimator
+    from .lookup_table import LookupTable, TableError, TableOnly
+    from .macs import MacsEstimator, count_macs
+    from .operation import Operation, describe, trace_operations
+    from .penalties import Penalties
+    from .penalty import LatencyPenalty
+    from .prediction import CrossValidation, Prediction, predict_missing
+    from .profiler import LatencyProfiler
+    from .reward import LatencyReward
 
 __all__ = [
     "ActivationsEstimator",
@@ -68,3 +77,28 @@ __all__ = [
     "predict_missing",
     "trace_operations",
 ]
+
+_HOMES = {
+    "budget": ("BudgetError", "best_under_budget"),
+    "building": ("build_lookup_table",),
+    "calibration": ("Calibration",),
+    "checking": ("Check", "check_table"),
+    "costs": ("ActivationsEstimator", "ParametersEstimator"),
+    "device": ("DeviceEstimator", "Measurement"),
+    "estimator": ("LatencyEstimator",),
+    "lookup_table": ("LookupTable", "TableError", "TableOnly"),
+    "macs": ("MacsEstimator", "count_macs"),
+    "operation": ("Operation", "describe", "trace_operations"),
+    "penalties": ("Penalties",),
+    "penalty": ("LatencyPenalty",),
+    "prediction": ("CrossValidation", "Prediction", "predict_missing"),
+    "profiler": ("LatencyProfiler",),
+    "reward": ("LatencyReward",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f".{module}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

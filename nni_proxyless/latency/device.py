@@ -6,14 +6,16 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import nn
 
 from .estimator import LatencyEstimator
-from .operation import Operation, Shape
 from .timing import PRECISIONS, conditions_of, median_and_p95, noise, problems_of, surroundings, synchronize, time_ms
+
+if TYPE_CHECKING:  # it needs NNI
+    from .operation import Operation, Shape
 
 __all__ = ["DeviceEstimator", "Measurement"]
 

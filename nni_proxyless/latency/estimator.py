@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from .operation import Operation
+if TYPE_CHECKING:  # it needs NNI
+    from .operation import Operation
 
 __all__ = ["LatencyEstimator"]
 

@@ -7,13 +7,15 @@ import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .calibration import Calibration
 from .device import Measurement
 from .estimator import LatencyEstimator
-from .operation import Operation
 from .table_file import TableError, TimedNetwork, read_table, write_table
+
+if TYPE_CHECKING:  # it needs NNI
+    from .operation import Operation
 
 __all__ = ["LookupTable", "TableError", "TableOnly"]
 

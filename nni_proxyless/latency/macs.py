@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .estimator import LatencyEstimator
-from .operation import Operation, Shape
+
+if TYPE_CHECKING:  # it needs NNI
+    from .operation import Operation, Shape
 
 __all__ = ["MacsEstimator", "count_macs"]
 

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
+from ..accuracy import evaluate_accuracy
 from ..data import SPLIT_SEED, ImageData, loader
 from ..errors import UserError
-from ..evaluator import evaluate_accuracy
 from .processes import Processes
 
 __all__ = ["Division", "EpochBatches", "Judge", "divide", "seed_everything", "training_loader"]

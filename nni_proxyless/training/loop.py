@@ -22,11 +22,11 @@ from timm.utils import distribute_bn
 from torch import Tensor, nn
 
 from .. import registry
+from ..accuracy import as_channels_last
 from ..config import TrainConfig
 from ..data import ImageData
 from ..derive import Architecture, installed_versions
 from ..errors import UserError
-from ..evaluator import as_channels_last
 from ..files import write_text, write_weights
 from ..progress import bar
 from .augmentation import augmented
