@@ -23,6 +23,7 @@ from .errors import UserError
 from .latency import LatencyProfiler
 from .latency.operation import Shape
 from .progress import n_fixed, n_fixed_text
+from .story import Story
 
 __all__ = ["DerivedNetMonitor", "judge", "judging_loaders", "mean_entropy"]
 
@@ -45,6 +46,7 @@ class DerivedNetMonitor(pytorch_lightning.Callback):
         self.probs: dict[str, dict[Any, float]] = {}
         self.network: nn.Module | None = None
         self.supernet: nn.Module = nn.Module()
+        self._story = Story()
         self._began = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
@@ -74,6 +76,10 @@ class DerivedNetMonitor(pytorch_lightning.Callback):
             trainer.current_epoch + 1, trainer.max_epochs, self.last["default"], self.last["expected_ms"],
             self.last["table_ms"], self.profiler.unit, self.last["entropy"], train_loss, self.last["seconds"],
             n_fixed_text(module),
+        )  # fmt: skip
+        self._story.tell(
+            trainer.logger, trainer.current_epoch, trainer.max_epochs, space=module.model, figures=self.last,
+            sample=self.sample, probs=module.export_probs(), input_shape=self.input_shape, unit=self.profiler.unit,
         )  # fmt: skip
         self.report(trainer.current_epoch, self.last)
 

@@ -17,7 +17,9 @@ from ..architecture import Architecture
 from ..errors import UserError, did_you_mean
 from ..published import NETWORKS, PLACES
 
-__all__ = ["Block", "Net", "Stage", "find_nets", "net_of_architecture", "net_of_definition", "published_net"]
+__all__ = [
+    "Block", "Net", "Stage", "find_nets", "net_of_architecture", "net_of_definition", "places_of", "published_net",
+]  # fmt: skip
 
 NAMES = {
     "ir": "MB",
@@ -145,7 +147,7 @@ def net_of_architecture(path: Path) -> Net:
     final = json.loads(result.read_text(encoding="utf-8"))["accuracy"] if result.exists() else None
     return net_of_definition(
         name, architecture.network, architecture.input_shape, figures=_figures(architecture, final),
-        places=_places(architecture.choices),
+        places=places_of(architecture.choices),
     )  # fmt: skip
 
 
@@ -207,7 +209,7 @@ def _block(name: str, arguments: Mapping[str, Any]) -> tuple[Block, int]:
     return Block(f"{NAMES[kind]}{text} {kernel}x{kernel}", arguments["out_chs"], kernel, expansion), arguments["stride"]
 
 
-def _places(choices: Mapping[str, Any]) -> list[str]:
+def places_of(choices: Mapping[str, Any]) -> list[str]:
     """What was left out, by labels such as ``stage2.1``; nothing for a space with other labels."""
     stages: dict[int, dict[int, str]] = {}
     for label, choice in choices.items():

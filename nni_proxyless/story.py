@@ -1,0 +1,143 @@
+"""What TensorBoard shows of a search, epoch by epoch, beside the curves that Lightning writes.
+
+==============================  ==================================================================================
+``search/NAME``                 every figure that is reported, of :class:`.monitor.DerivedNetMonitor`
+``probabilities/LABEL``         a heat map per choice: epochs to the right, a row per candidate, :mod:`.pictures.heat_map`
+``net``                         the net that would be derived now, drawn whenever it has become another one
+==============================  ==================================================================================
+
+Their steps are epochs, from 1 on. A search that goes on after a kill draws all of its epochs: their probabilities lie beside the
+curves, in ``probabilities.jsonl``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from .files import write_text
+from .pictures.blocks import net_of_definition, places_of
+from .pictures.heat_map import draw_heat_map
+from .pictures.nets import draw_nets
+
+__all__ = ["PROBABILITIES", "Story"]
+
+_logger = logging.getLogger(__name__)
+
+PROBABILITIES = "probabilities.jsonl"
+DOTS_PER_INCH = 90
+
+Probabilities = Mapping[str, Mapping[Any, float]]
+
+
+class Story:
+    """Tells a search to TensorBoard.
+
+    A picture that cannot be drawn is one line in the log, and the search goes on.
+    """
+
+    def __init__(self) -> None:
+        self._told: list[dict[str, Any]] | None = None
+        self._drawn: Mapping[str, Any] | None = None
+        self._has_complained = False
+
+    def tell(
+        self, logger: Any, epoch: int, epochs: int | None, *, space: Any, figures: Mapping[str, float],
+        sample: Mapping[str, Any], probs: Probabilities, input_shape: tuple[int, ...], unit: str,
+    ) -> None:  # fmt: skip
+        """Tell of the epoch that has just ended.
+
+        Parameters
+        ----------
+        logger
+            The trainer's; nothing is told to one that does not write for TensorBoard.
+        epoch, epochs
+            As the trainer counts them, from 0 on; of how many.
+        space
+            Its method ``timm_definition``, if it has one, gives the blocks to draw.
+        figures
+            Go in as they are, one curve each.
+        sample
+            The net of the moment.
+        probs
+            Label -> candidate -> probability, the live ones.
+        unit
+            Of what the search limits, such as ms.
+        """
+        if not isinstance(logger, TensorBoardLogger):
+            return
+        writer = logger.experiment
+        try:
+            for name, value in figures.items():
+                writer.add_scalar(f"search/{name}", value, epoch + 1)
+            self._remember(Path(logger.log_dir) / PROBABILITIES, epoch, probs)
+            if is_drawn(epoch, epochs):
+                self._draw_probabilities(writer, epoch, probs)
+            if sample != self._drawn and hasattr(space, "timm_definition"):
+                self._drawn = dict(sample)
+                name = f"after epoch {epoch + 1}"
+                words = f"{figures['table_ms']:.4g} {unit} by its table, validation accuracy {100 * figures['default']:.1f} %"
+                picture = net_picture(space, sample, input_shape, name, words)
+                writer.add_image("net", picture, epoch + 1, dataformats="HWC")
+        except Exception as error:
+            if not self._has_complained:
+                _logger.warning("TensorBoard lacks pictures of this search: %s", error)
+            self._has_complained = True
+        writer.flush()  # else whoever reads waits for up to two minutes
+
+    def _remember(self, path: Path, epoch: int, probs: Probabilities) -> None:
+        if self._told is None:
+            self._told = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        now = {label: [round(p, 6) for p in distribution.values()] for label, distribution in probs.items()}
+        # Epochs from here on, if there are any, are of an earlier search, or are gone through again after a kill.
+        self._told = [
+            *(told for told in self._told if told["epoch"] <= epoch),
+            {"epoch": epoch + 1, "probabilities": now},
+        ]
+        write_text(path, "".join(f"{json.dumps(told)}\n" for told in self._told))
+
+    def _draw_probabilities(self, writer: Any, epoch: int, probs: Probabilities) -> None:
+        assert self._told is not None
+        for label, distribution in probs.items():
+            if len(distribution) < 2:
+                continue  # nothing to choose
+            over_time = np.full((len(distribution), epoch + 1), math.nan)
+            for told in self._told:
+                over_time[:, told["epoch"] - 1] = told["probabilities"].get(label, math.nan)
+            picture = draw_heat_map(label, [str(candidate) for candidate in distribution], over_time)
+            writer.add_image(f"probabilities/{label}", picture, epoch + 1, dataformats="HWC")
+
+
+def is_drawn(epoch: int, epochs: int | None) -> bool:
+    """Whether heat maps are drawn after this epoch, the first being 0: after each, and less often the longer a search has lasted.
+
+    They show all but the last tenth of it, and at its end all.
+    """
+    done = epoch + 1
+    return done % max(1, done // 10) == 0 or done == epochs
+
+
+def net_picture(
+    space: Any, sample: Mapping[str, Any], input_shape: tuple[int, ...], name: str, figures: str
+) -> np.ndarray:
+    """A net as :func:`.pictures.nets.draw_nets` draws it, shape (height, width, 3)."""
+    places = places_of(sample)
+    net = net_of_definition(name, space.timm_definition(sample), input_shape, figures=figures, places=places)
+    return pixels(draw_nets([net]))
+
+
+def pixels(figure: Any) -> np.ndarray:
+    """A figure as an image, shape (height, width, 3), one byte per colour."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure.set_dpi(DOTS_PER_INCH)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]

@@ -1,0 +1,198 @@
+"""What TensorBoard shows of a search, and the way there from NNI's button."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import logging
+import math
+import os
+import socket
+
+import numpy as np
+import pytest
+from matplotlib import colormaps
+from nni_proxyless.search_spaces import MobileNetV2Space
+from PIL import Image
+from pytorch_lightning.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from nni_proxyless.pictures.heat_map import draw_heat_map, place_of
+from nni_proxyless.story import Story, is_drawn
+from nni_proxyless.web_ui import answers, connect_tensorboard, show_netron
+
+SHAPE = (1, 8, 8)
+
+
+@pytest.fixture(scope="module")
+def space():
+    return MobileNetV2Space(
+        "small", num_classes=10, in_channels=1, widths=[8, 16], depths=[2, 2], strides=[2, 2], stem_width=8, feature_mix=32
+    )  # fmt: skip
+
+
+def probabilities(space, epoch):
+    """Choices of six and of seven candidates, one inside another, by label, and one that is none."""
+    found = {
+        label: dict(
+            zip(mutable.values, np.random.default_rng(epoch).dirichlet([1.0] * len(mutable.values)), strict=True)
+        )
+        for label, mutable in sorted(space.simplify().items())
+    }
+    return {**found, "outer/inner": {0: 0.5, 1: 0.5}, "single": {"only": 1.0}}
+
+
+def tell(space, folder, *, begin, end):
+    """Epochs of one search, in a process of its own as far as the story knows."""
+    story, logger = Story(), TensorBoardLogger(str(folder), name="", version="tensorboard")
+    for epoch in range(begin, end):
+        probs = probabilities(space, epoch)
+        sample = {label: max(p, key=p.get) for label, p in probs.items()}
+        story.tell(
+            logger, epoch, 5, space=space, figures={"default": 0.5, "table_ms": 2.0}, sample=sample, probs=probs,
+            input_shape=SHAPE, unit="ms",
+        )  # fmt: skip
+    logger.finalize("success")
+    return EventAccumulator(str(folder / "tensorboard"), {"images": 0}).Reload()
+
+
+def test_tensorboard_has_a_heat_map_for_each_choice_and_the_net(space, tmp_path):
+    told = tell(space, tmp_path, begin=0, end=5)
+    tags = told.Tags()
+    labels = {f"probabilities/{label}" for label in (*space.simplify(), "outer/inner")}
+    assert set(tags["images"]) == labels | {"net"}
+    assert set(tags["scalars"]) == {"search/default", "search/table_ms"}
+    for tag in (*labels, "search/default"):
+        seen = told.Images(tag) if tag in labels else told.Scalars(tag)
+        assert [event.step for event in seen] == [1, 2, 3, 4, 5]
+    size = Image.open(io.BytesIO(told.Images("net")[-1].encoded_image_string)).size
+    assert size[0] > 500
+
+
+def test_a_search_that_goes_on_shows_its_epochs_before_the_kill(space, tmp_path):
+    """And nothing of the epoch that it goes through again; the pictures are those of a search that was never killed."""
+    whole = tell(space, tmp_path / "whole", begin=0, end=5)
+    tell(space, tmp_path / "killed", begin=0, end=4)
+    killed = tell(space, tmp_path / "killed", begin=3, end=5)
+    for tag in whole.Tags()["images"]:
+        assert killed.Images(tag)[-1].encoded_image_string == whole.Images(tag)[-1].encoded_image_string
+
+
+def test_the_net_is_drawn_when_it_changes(space, tmp_path):
+    story, logger = Story(), TensorBoardLogger(str(tmp_path), name="", version="tensorboard")
+    first, second = (
+        {label: mutable.values[i] for label, mutable in space.simplify().items()} for i in (0, 1)
+    )  # fmt: skip
+    for epoch, sample in enumerate([first, first, second, second, first]):
+        story.tell(
+            logger, epoch, 5, space=space, figures={"default": 0.5, "table_ms": 2.0}, sample=sample, probs={},
+            input_shape=SHAPE, unit="ms",
+        )  # fmt: skip
+    logger.finalize("success")
+    told = EventAccumulator(str(tmp_path / "tensorboard"), {"images": 0}).Reload()
+    assert [event.step for event in told.Images("net")] == [1, 3, 5]
+
+
+def test_a_picture_that_cannot_be_drawn_costs_a_line_of_the_log(space, tmp_path, caplog):
+    """Labels that the space does not know; the curves are there."""
+    story, logger = Story(), TensorBoardLogger(str(tmp_path), name="", version="tensorboard")
+    for epoch in range(2):
+        story.tell(
+            logger, epoch, 2, space=space, figures={"default": 0.5, "table_ms": 2.0}, sample={"other": 1},
+            probs={"other": {1: 0.5, 2: 0.5}}, input_shape=SHAPE, unit="ms",
+        )  # fmt: skip
+    logger.finalize("success")
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "nni_proxyless.story"]
+    assert line.startswith("TensorBoard lacks pictures of this search: ")
+    assert len(EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("search/default")) == 2
+
+
+def test_a_long_search_draws_less_often_and_at_its_end():
+    assert [epoch for epoch in range(25) if is_drawn(epoch, None)] == [*range(20), 21, 23]
+    drawn = [epoch for epoch in range(300) if is_drawn(epoch, 300)]
+    assert drawn[-1] == 299
+    assert len(drawn) < 70
+    assert all(after - before <= 0.1 * after for before, after in itertools.pairwise(drawn[18:]))
+    assert is_drawn(276, 277)  # the end, whenever it is
+
+
+@pytest.mark.parametrize("names", [["k3e3", "skip"], ["k3e3", "a candidate with a name that goes on and on"]])
+def test_a_heat_map_shows_each_probability_at_its_epoch(names):
+    over_time = np.array([[0.5, math.nan, 0.0], [0.5, math.nan, 1.0]])
+    picture = draw_heat_map("stage1.0", names, over_time)
+    white, colours = [255, 255, 255], colormaps["viridis"]([0.0, 0.5, 1.0], bytes=True)[:, :3].tolist()
+    found = [[picture[place_of(names, 3, row, epoch)].tolist() for epoch in (1, 2, 3)] for row in (0, 1)]
+    assert found == [[colours[1], white, colours[0]], [colours[1], white, colours[2]]]
+
+
+# -- NNI's TensorBoard button ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trial(tmp_path, monkeypatch):
+    """A trial on this machine, as far as its environment says: what it writes, and what the button opens."""
+    root = tmp_path / "nni-experiments" / "abc"
+    output = root / "environments" / "local-env" / "trials" / "xyz"
+    output.mkdir(parents=True)
+    for name, value in {"NNI_PLATFORM": "local", "NNI_OUTPUT_DIR": output, "NNI_TRIAL_JOB_ID": "xyz"}.items():
+        monkeypatch.setenv(name, str(value))
+    return output / "tensorboard", root / "trials" / "xyz" / "output" / "tensorboard"
+
+
+def test_the_button_finds_what_the_trial_writes(trial, tmp_path):
+    written, opened = trial
+    connect_tensorboard()
+    connect_tensorboard()  # the same trial, started again
+    assert written.is_dir()
+    (written / "events").write_text("curves")
+    assert (opened / "events").read_text() == "curves"
+    (tmp_path / "nni-experiments").rename(tmp_path / "moved")
+    assert (tmp_path / "moved" / "abc" / opened.relative_to(tmp_path / "nni-experiments" / "abc") / "events").exists()
+
+
+@pytest.mark.parametrize("before", ["empty folder", "other link"])
+def test_a_button_that_was_quicker_than_the_trial_is_no_obstacle(trial, before, tmp_path):
+    written, opened = trial
+    opened.parent.mkdir(parents=True)
+    opened.mkdir() if before == "empty folder" else opened.symlink_to(tmp_path)
+    connect_tensorboard()
+    assert opened.resolve() == written.resolve()
+
+
+def test_somebody_s_files_stay_and_the_trial_goes_on(trial, caplog):
+    _, opened = trial
+    opened.mkdir(parents=True)
+    (opened / "notes").write_text("mine")
+    with caplog.at_level(logging.WARNING):
+        connect_tensorboard()
+    assert (opened / "notes").read_text() == "mine"
+    assert "NNI's TensorBoard button will show nothing of this trial: " in caplog.text
+    assert "Directory not empty" in caplog.text
+
+
+@pytest.mark.parametrize("platform", [None, "remote"])
+def test_nothing_is_linked_where_no_button_looks(trial, platform, monkeypatch):
+    _, opened = trial
+    monkeypatch.delenv("NNI_PLATFORM")
+    if platform:
+        monkeypatch.setenv("NNI_PLATFORM", platform)
+    connect_tensorboard()
+    assert not os.path.lexists(opened)
+
+
+# -- and its Netron button ---------------------------------------------------------------------------------------------------
+
+
+def test_an_address_answers_or_not():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert answers("127.0.0.1", port)
+    assert not answers("127.0.0.1", port)
+    assert not answers("no-such-host.invalid", 443)
+
+
+def test_without_a_model_nobody_is_asked(trial, caplog):
+    """Neither netron.app nor NNI's list of experiments, which is not there."""
+    with caplog.at_level(logging.INFO):
+        show_netron()
+    assert caplog.text == ""
