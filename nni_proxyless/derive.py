@@ -1,6 +1,7 @@
 """The derived network: its architecture as a file, and as a model.
 
-The file is :mod:`.architecture`, the model of timm :mod:`.timm_net`; both do without NNI. Here is what needs it.
+The file is :mod:`.architecture`, the model of timm :mod:`.timm_net`; both do without NNI. Here is what needs it,
+for nets that are none of timm's.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from torch import nn
 
 from . import registry
 from .architecture import Architecture
+from .errors import UserError
 from .latency.macs import count_macs
 from .timm_net import load_weights, to_timm
 
@@ -28,14 +30,42 @@ __all__ = [
 
 
 def build_network(architecture: Architecture, weights: dict[str, torch.Tensor] | None = None) -> nn.Module:
-    """The derived network: a timm model where its space says which, else the module that the space freezes to."""
+    """The derived network: a timm model where its space says which, else the module that the space freezes to.
+
+    Parameters
+    ----------
+    architecture
+        Without a block definition its space is imported by its name, and made with its arguments.
+    weights
+        A ``state_dict`` of that network; None for fresh weights.
+
+    Raises
+    ------
+    UserError
+        The space does not import here, or has changed so that it makes no such network.
+    """
     if architecture.network is not None:
         return to_timm(architecture, weights)
-    space = registry.load("nni_proxyless.search_spaces", architecture.space["name"])(**architecture.space["arguments"])
-    network = space.freeze(architecture.choices)
+    network = _frozen(architecture)
     if weights is not None:
         network.load_state_dict(weights)
     return network
+
+
+def _frozen(architecture: Architecture) -> nn.Module:
+    from nni.nas.nn.pytorch import ModelSpace  # here: it takes seconds, and a net of timm does without
+
+    try:
+        name, arguments = architecture.space["name"], architecture.space["arguments"]
+        space = registry.load("nni_proxyless.search_spaces", name)(**arguments)
+        if not isinstance(space, ModelSpace):
+            raise TypeError(f"'{name}' makes a {type(space).__name__}; allowed: a ModelSpace of NNI")
+        return space.freeze(architecture.choices)
+    except Exception as error:  # somebody else's code, perhaps not here, perhaps not what it was
+        raise UserError(
+            f"the space {architecture.space.get('name')!r} of the architecture makes no network: {error or type(error).__name__}. "
+            "Its package must be installed as it was when the network was found, or its module lie in the current folder"
+        ) from error
 
 
 def count_parameters(network: nn.Module) -> int:

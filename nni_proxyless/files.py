@@ -31,13 +31,18 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_weights(path: str | Path, weights: Mapping[str, torch.Tensor]) -> None:
     """Write a ``state_dict`` as safetensors: tensors only, no pickle; atomic like :func:`write_text`."""
-    from safetensors.torch import save_file  # here: with torch it takes seconds, and a text needs neither
+    import torch  # here: it takes seconds, and a text needs none of it
+    from safetensors.torch import save_file
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary)
+        # Copies: weights that stand at two places have two names, which safetensors refuses to share one tensor.
+        copies = {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()
+        }
+        save_file(copies, temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,9 +1,16 @@
-"""Names in a configuration -> classes: entry points, or ``package.module:Class`` for anything that can be imported."""
+"""Names in a configuration -> classes: entry points, or ``package.module:Class`` for anything that can be imported.
+
+A module may lie in the current folder: there the command looks last, as ``python -m`` looks first. So nothing that is
+installed is shadowed, and a file beside ``search.yml`` needs no package.
+"""
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import os
+import sys
+import traceback
 import typing
 from importlib.metadata import entry_points
 from typing import Any
@@ -24,21 +31,99 @@ def load(group: str, name: str) -> Any:
     Raises
     ------
     ValueError
-        Unknown name, or one that does not import; the message says what is allowed.
+        Unknown name, one that does not import, or one of something else than the group is for; the message says what is
+        allowed.
     """
     if ":" in name:
-        module, _, attribute = name.partition(":")
+        found = _imported(name)
+    else:
+        for entry in entry_points(group=group):
+            if entry.name == name:
+                break
+        else:
+            _refuse_by_name(group, name)
+            allowed = names(group)
+            raise ValueError(
+                f"'{name}' is unknown; allowed: {', '.join(allowed)}, or package.module:Class.{did_you_mean(name, allowed)}"
+            )
         try:
-            return getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"'{name}' does not import: {error}") from error
-    for entry in entry_points(group=group):
+            found = entry.load()
+        except Exception as error:  # somebody else's package
+            raise ValueError(f"'{name}' does not import: entry point {entry.value}: {_said(error)}") from error
+    if problem := _other_kind(group, found):
+        raise ValueError(f"'{name}' {problem}")
+    return found
+
+
+def _imported(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)
+        importlib.invalidate_caches()
+    try:
+        imported = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        more = ""
+        if error.name is not None and f"{module}.".startswith(f"{error.name}."):
+            more = f"; allowed: a module that is installed, or one in the current folder, {here}"
+        raise ValueError(f"'{name}' does not import: {_said(error)}{more}") from error
+    except Exception as error:  # whatever stands in the user's file
+        raise ValueError(f"'{name}' does not import: {_said(error)}") from error
+    try:
+        return getattr(imported, attribute)
+    except AttributeError:
+        own = [n for n, value in vars(imported).items() if callable(value) and not n.startswith("_")]
+        raise ValueError(
+            f"'{name}' does not import: module {module} has no '{attribute}'.{did_you_mean(attribute, own)}"
+        ) from None
+
+
+def _said(error: Exception) -> str:
+    """What an error says, and where in the user's file: without a traceback nobody would know."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}: {error.msg}"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _of_python(frame.filename)]
+    if not frames:
+        return str(error)
+    return f"{frames[-1].filename}, line {frames[-1].lineno}: {type(error).__name__}: {error}"
+
+
+def _of_python(filename: str) -> bool:
+    return filename in (__file__, importlib.__file__) or filename.startswith("<frozen ")
+
+
+def _refuse_by_name(group: str, name: str) -> None:
+    """Say why, for a name that is known and not to be had: ``GROUP.refused``, entry points to a dict name -> reason."""
+    for entry in entry_points(group=f"{group}.refused"):
         if entry.name == name:
-            return entry.load()
-    allowed = names(group)
-    raise ValueError(
-        f"'{name}' is unknown; allowed: {', '.join(allowed)}, or package.module:Class.{did_you_mean(name, allowed)}"
-    )
+            raise ValueError(f"'{name}' is refused: {entry.load()[name]}")
+
+
+def _other_kind(group: str, found: Any) -> str | None:
+    """What a thing is in the place of what its group is for. Of functions that make one only the result can tell."""
+    if not callable(found):
+        return f"is a {type(found).__name__}; allowed: a class or a function"
+    if not inspect.isclass(found):
+        return None
+    if group == "nni_proxyless.search_spaces":
+        from nni.nas.nn.pytorch import ModelSpace  # takes seconds; and data sets come without NNI
+
+        return None if issubclass(found, ModelSpace) else _not_of("nni.nas.nn.pytorch.ModelSpace")
+    if group == "nni_proxyless.strategies":
+        import nni.nas.strategy  # noqa: F401  (first: else NNI's circular imports leave it with broken strategies)
+        from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
+
+        return None if issubclass(found, OneShotStrategy) else _not_of("NNI's OneShotStrategy")
+    if group == "nni_proxyless.estimators":
+        from .latency import LatencyEstimator
+
+        return None if issubclass(found, LatencyEstimator) else _not_of("nni_proxyless.latency.LatencyEstimator")
+    return None
+
+
+def _not_of(base: str) -> str:
+    return f"is of another kind; allowed: a class that inherits {base}"
 
 
 def accepted_arguments(factory: Any) -> dict[str, inspect.Parameter]:

@@ -187,7 +187,8 @@ def _read(path: Path) -> tuple[Architecture, dict[str, Any]]:
     network = read.network
     if network is None:
         raise RuntimeError(
-            f"{path}: network: the space {read.space.get('name')!r} gives no timm block definition (a method timm_definition)"
+            f"{path}: network: the space {read.space.get('name')!r} gives no timm block definition (a method timm_definition); its "
+            "networks come from nni_proxyless.derive.build_network"
         )
     shape = read.input_shape
     if len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):

@@ -45,7 +45,8 @@ def to_timm(architecture: Architecture, weights: dict[str, torch.Tensor] | None 
     """
     if architecture.network is None:
         raise ValueError(
-            f"space {architecture.space.get('name')!r} gives no timm block definition (a method timm_definition)"
+            f"space {architecture.space.get('name')!r} gives no timm block definition (a method timm_definition), so its networks "
+            "are no models of timm; use nni_proxyless.derive.build_network"
         )
     model = build_efficientnet(EfficientNet, architecture.network)
     if weights is not None:

@@ -88,7 +88,7 @@ def test_all_problems_are_said_at_once(tmp_path):
     ("text", "said"),
     [
         ("strategy: {arc_update_every: 0}", "search.yml: strategy: arc_update_every is 0; allowed: 1 or more"),
-        ("strategy: {name: proxyles}", "search.yml: strategy.name: 'proxyles' is unknown; allowed: dsnas, proxyless, or package.module:Class. Did you mean 'proxyless'?"),
+        ("strategy: {name: proxyles}", "search.yml: strategy.name: 'proxyles' is unknown; allowed: dsnas, nni-darts, nni-gumbel-darts, nni-proxyless, nni-random, proxyless, or package.module:Class. Did you mean 'proxyless'?"),
         ("space: {name: 'no.such.module:Space'}", "search.yml: space.name: 'no.such.module:Space' does not import: No module named 'no'"),
         ("space: {kernels: [4]}", "search.yml: space: kernels holds 4; allowed: odd numbers"),
         ("data: {alphas: 0.5, validation: 0.5}", "search.yml: data: alphas 0.5 and validation 0.5 leave nothing for the weights; allowed: a sum below 1"),

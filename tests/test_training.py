@@ -374,7 +374,7 @@ def test_what_does_not_go_together_is_said(tmp_path, capsys):
     assert "drop_path: the network of space 'tests.test_training:Plain' is no model of timm" in says(
         other, "drop_path=0.1"
     )
-    assert "is no model of timm" in says(other, "distillation={teacher: resnet50}")
+    assert "dropout: the network of space 'tests.test_training:Plain' is no model of timm" in says(other, "dropout=0.1")
     assert "scheduler: wsd schedule requires 0 < decay_epochs" in says(path, "scheduler=wsd", "decay_epochs=7.0")
     if not torch.cuda.is_available():
         assert "device: cuda: torch finds no CUDA device here; allowed: auto, cpu" in says(path, "device=cuda")

@@ -13,6 +13,7 @@ from .. import timm_models  # noqa: F401  (registers the models)
 from ..config import DistillationSection, TrainConfig
 from ..derive import Architecture, build_network, load_weights
 from ..errors import UserError, did_you_mean
+from ..preprocessing import preprocessing
 
 __all__ = ["student", "teacher"]
 
@@ -41,9 +42,12 @@ def student(config: TrainConfig, path: Path, architecture: Architecture) -> nn.M
     else:
         network = build_network(architecture)
         if config.dropout and not hasattr(network, "drop_rate"):
-            raise UserError(_no_timm("dropout", architecture))
+            raise UserError(
+                f"{_no_timm('dropout', architecture)}; allowed: 0, or a space whose forward takes the rate from an attribute "
+                "drop_rate"
+            )
         if config.drop_path:
-            raise UserError(_no_timm("drop_path", architecture))
+            raise UserError(f"{_no_timm('drop_path', architecture)}; allowed: 0")
         if hasattr(network, "drop_rate"):
             network.drop_rate = config.dropout
     if config.weights != "scratch":
@@ -68,11 +72,11 @@ def teacher(section: DistillationSection, folder: Path, network: Any, architectu
         There is no such network, it has no weights here, or it tells other classes apart.
     """
     if architecture.network is None:
-        raise UserError(_no_timm("distillation", architecture))
+        _describe(network, architecture)
     shape = {"num_classes": network.num_classes, "in_chans": network.in_chans}
     if section.teacher.endswith(".json"):
         path = folder / section.teacher
-        found = _created("proxyless_derived", architecture=str(path))
+        found = _derived(path)
         if (found.num_classes, found.in_chans) != tuple(shape.values()):
             raise UserError(
                 f"distillation.teacher: {path}: {found.num_classes} classes and {found.in_chans} channels; its student has "
@@ -101,6 +105,27 @@ def teacher(section: DistillationSection, folder: Path, network: Any, architectu
         found.pretrained_cfg.update({key: network.pretrained_cfg[key] for key in ("mean", "std")})
     found.requires_grad_(False)
     return found.eval()
+
+
+def _derived(path: Path) -> Any:
+    read = Architecture.read(path)
+    if read.network is not None:
+        return _created("proxyless_derived", architecture=str(path))
+    network = build_network(read)
+    _describe(network, read)
+    return network
+
+
+@torch.no_grad()
+def _describe(network: Any, architecture: Architecture) -> None:
+    """Say of a network that is no model of timm what timm's distillation asks of all: classes, channels, statistics."""
+    shape = architecture.input_shape
+    device = next(network.parameters()).device
+    mode = network.training
+    network.num_classes = network.eval()(torch.zeros(1, *shape, device=device)).shape[1]
+    network.train(mode)
+    network.in_chans = shape[0]
+    network.pretrained_cfg = preprocessing(architecture.data, shape)
 
 
 def _created(name: str, **options: Any) -> Any:
