@@ -19,6 +19,7 @@ from . import __version__
 from .commands.derive import add_derive_command
 from .commands.draw import add_draw_command
 from .commands.export import add_export_command
+from .commands.fetch import add_fetch_command
 from .commands.latency import add_latency_command
 from .commands.reference import add_reference_command
 from .commands.report import add_report_command
@@ -93,6 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     add_export_command(commands)
 
     add_report_command(commands)
+
+    add_fetch_command(commands)
     return parser
 
 

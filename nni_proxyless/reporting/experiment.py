@@ -65,6 +65,12 @@ class Trial:
         """The other machine on which it ran, as NNI's configuration names it; None for this one."""
         return _host(self.url)
 
+    @property
+    def is_here(self) -> bool:
+        """Whether what it left is on this machine: it ran here, or it was fetched. NNI itself brings logs only."""
+        wanted = "*.json" if self.state == "SUCCEEDED" else "trial.stderr"
+        return self.host is None or any(self.folder.glob(wanted))
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -196,8 +202,8 @@ def _lives(noted: Mapping[str, Any]) -> bool:
 
 
 def _host(url: str) -> str | None:
-    host, colon, path = url.partition(":")
-    return host if colon and path.startswith("~/") else None
+    host, home, _ = url.partition(":~/")  # the host's own address may have colons
+    return host if home else None
 
 
 def _dict_of(value: Any) -> dict[str, Any]:

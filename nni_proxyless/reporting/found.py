@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from ..errors import UserError
 from .experiment import Experiment, Trial, read_experiment
 
 __all__ = ["FAILED_STATES", "Found", "find"]
+
+logger = logging.getLogger(__name__)
 
 # STOPPED is ours: what NNI's manager left in the middle when it ended.
 FAILED_STATES = ("FAILED", "SYS_CANCELED", "USER_CANCELED", "UNKNOWN", "STOPPED")
@@ -213,6 +216,8 @@ def find_experiment(experiment: str | None) -> list[Found]:
         raise UserError(f"report: {error}") from error
     if not read.trials:
         raise UserError(f"report: experiment {read.id} has no trial yet")
+    if away := sum(not trial.is_here for trial in read.trials):
+        logger.warning("report: what %d trials have left is on other machines: nni-proxyless fetch %s", away, read.id)
     found = []
     for trial in read.trials:
         left = not read.running and trial.state in ("RUNNING", "WAITING")
