@@ -1,0 +1,76 @@
+"""Every command that README and docs/ name is one that the program takes: its words, its options, its keys."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nni_proxyless import cli
+from nni_proxyless.config import SearchConfig, TrainConfig
+from nni_proxyless.config_file import file_and_overrides, read_config
+from nni_proxyless.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NNICTL = ("create", "resume", "stop", "view", "experiment", "trial", "config", "log", "webui")
+
+
+def commands(text: str) -> Iterator[str]:
+    """Lines of code blocks, indented or fenced, that begin with a command; continued lines are joined."""
+    fenced = False
+    for line in text.replace("\\\n", " ").splitlines():
+        if line.lstrip().startswith("```"):
+            fenced = not fenced
+        elif (fenced or line.startswith("    ")) and re.match(r"\s*(nni-proxyless|nnictl) ", line):
+            yield line.strip()
+
+
+def problem(line: str) -> str | None:
+    """What the program has against a command, without running it."""
+    words = shlex.split(line, comments=True)
+    words = words[: words.index("&&")] if "&&" in words else words
+    if words[0] == "nnictl":
+        if words[1] not in NNICTL:
+            return f"nnictl has no {words[1]}"
+        files = [Path(word) for word in words if word.startswith("experiments/")]
+        return next((f"{path}: no such file" for path in files if not (ROOT / path).exists()), None)
+    try:
+        given = cli._parser().parse_args(words[1:])
+    except SystemExit:
+        return "it is not what the parser takes"
+    section = {"search": SearchConfig, "train": TrainConfig}.get(words[1])
+    if section is None or not getattr(given, "items", None):
+        return None
+    try:
+        _, overrides = file_and_overrides(given.items)
+        read_config(section, None, overrides)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_command_of_a_page_is_taken(page, capsys):
+    wrong = {line: said for line in commands(page.read_text(encoding="utf-8")) if (said := problem(line))}
+    assert not wrong, capsys.readouterr().err
+
+
+def test_pages_have_commands_and_wrong_ones_are_seen():
+    assert len([line for page in PAGES for line in commands(page.read_text(encoding="utf-8"))]) > 30
+    assert problem("nni-proxyless search x.yml training.epoch=3")
+    assert problem("nni-proxyless seach x.yml")
+    assert problem("nnictl create --config experiments/none.yml")
+    assert problem("nni-proxyless report --picture x.svg")
+    assert problem("nni-proxyless search x.yml training.epochs=3  # a comment") is None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_link_of_a_page_leads_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text)]
+    missing = [t for t in targets if t and not re.match(r"https?:", t) and not (page.parent / t).exists()]
+    assert not missing
