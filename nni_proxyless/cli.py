@@ -145,7 +145,8 @@ def _log_to_stderr() -> None:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
         logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    logger.propagate = False
+    # NNI's own handler, at the root, writes what its web UI shows as a trial's log.
+    logger.propagate = "NNI_PLATFORM" in os.environ
 
 
 def _quieten() -> None:

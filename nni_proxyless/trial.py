@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+from .web_ui import connect_tensorboard, in_order, show_netron
 
 __all__ = [
     "final", "inside_nni", "intermediate", "is_helper", "output_folder", "parameters", "shared_folder", "tell_helpers",
@@ -43,7 +44,7 @@ def tell_helpers(folder: Path) -> None:
 
 
 def parameters() -> list[tuple[str, str, Any]]:
-    """NNI's parameters as overrides of the configuration: (source, dotted path, value).
+    """NNI's parameters as overrides of the configuration: (source, dotted path, value); with this a trial begins.
 
     Raises
     ------
@@ -54,6 +55,7 @@ def parameters() -> list[tuple[str, str, Any]]:
         return []
     import nni  # here: it takes a second, which nobody else needs wait
 
+    connect_tensorboard()
     given = nni.get_next_parameter()
     if not isinstance(given, Mapping):
         raise UserError(f"NNI's parameters: expected a mapping from dotted paths to values, got {type(given).__name__}")
@@ -87,4 +89,5 @@ def final(metrics: Mapping[str, float]) -> None:
     if inside_nni():
         import nni
 
-        nni.report_final_result({name: float(value) for name, value in metrics.items()})
+        show_netron()
+        nni.report_final_result({name: float(value) for name, value in in_order(metrics).items()})

@@ -1,4 +1,4 @@
-"""Two buttons of NNI's web UI that find nothing of a trial by themselves.
+"""A trial in NNI's web UI: the order of its figures, and two buttons that find nothing of it by themselves.
 
 TensorBoard  NNI 3.0 opens ``EXPERIMENT/trials/TRIAL/output/tensorboard``, and a trial on this machine writes to
              ``EXPERIMENT/environments/ENVIRONMENT/trials/TRIAL``. A link leads from the one to the other.
@@ -15,14 +15,23 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["answers", "connect_tensorboard", "show_netron", "tag_for_netron"]
+__all__ = ["answers", "connect_tensorboard", "in_order", "show_netron", "tag_for_netron"]
 
 _logger = logging.getLogger(__name__)
 
 TAG = "retiarii"  # NNI's old name for its own architecture search; nothing in NNI 3.0 but this button reads it
 NETRON = ("netron.app", 443)
+FIRST = ("default", "test_accuracy", "measured_ms", "table_ms", "expected_ms", "macs", "n_params")
+
+
+def in_order(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The same figures, results before what the way there was: columns and axes of the web UI stand in this order."""
+    return {
+        name: metrics[name] for name in (*(n for n in FIRST if n in metrics), *(n for n in metrics if n not in FIRST))
+    }
 
 
 def connect_tensorboard() -> None:
