@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import logging
 import math
 import os
@@ -17,8 +18,10 @@ from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from nni_proxyless.cli import main
 from nni_proxyless.pictures.heat_map import draw_heat_map, place_of
 from nni_proxyless.story import Story, is_drawn
+from nni_proxyless.training.curves import Curves
 from nni_proxyless.web_ui import answers, connect_tensorboard, show_netron
 
 SHAPE = (1, 8, 8)
@@ -196,3 +199,35 @@ def test_without_a_model_nobody_is_asked(trial, caplog):
     with caplog.at_level(logging.INFO):
         show_netron()
     assert caplog.text == ""
+
+
+# -- the final training ------------------------------------------------------------------------------------------------------
+
+
+def curves(folder):
+    told = EventAccumulator(str(folder / "tensorboard")).Reload()
+    return {tag: [(event.step, event.value) for event in told.Scalars(tag)] for tag in told.Tags()["scalars"]}
+
+
+def test_a_training_that_goes_on_has_each_epoch_once(tmp_path):
+    """Epoch 3 is gone through again after a kill; of an earlier training nothing is left."""
+    for first, losses in ((1, [9.0] * 5), (1, [3.0, 2.0, 1.5]), (3, [1.0, 0.5])):
+        written = Curves(tmp_path, first)
+        for i, loss in enumerate(losses):
+            written.add({"epoch": first + i, "train_loss": loss})
+        written.close()
+    assert curves(tmp_path) == {"training/train_loss": [(1, 3.0), (2, 2.0), (3, 1.0), (4, 0.5)]}
+
+
+def test_the_curves_of_a_training_are_its_history(tmp_path, pytestconfig):
+    net = pytestconfig.rootpath / "experiments" / "digits_architecture.json"
+    words = ["weights=scratch", "epochs=2", "batch_size=128", "device=cpu", "threads=1", f"output={tmp_path}"]
+    assert main(["train", str(net), *words]) == 0
+    history = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    found = curves(tmp_path)
+    assert set(found) == {f"training/{name}" for name in history[0] if name != "epoch"}
+    for tag, points in found.items():
+        assert [step for step, _ in points] == [1, 2]
+        assert [value for _, value in points] == pytest.approx(
+            [epoch[tag.removeprefix("training/")] for epoch in history]
+        )

@@ -25,7 +25,7 @@ def test_two_processes_leave_one_log_and_one_set_of_files(command, tmp_path, cap
     assert "Warning" not in done.stderr
     final = tmp_path / "final"
     assert {path.name for path in final.iterdir()} == {
-        "weights.safetensors", "best.safetensors", "result.json", "history.jsonl", "train.yml",
+        "weights.safetensors", "best.safetensors", "result.json", "history.jsonl", "train.yml", "tensorboard",
     }  # fmt: skip
     result = json.loads((final / "result.json").read_text())
     assert result["processes"] == 2

@@ -30,6 +30,7 @@ from ..errors import UserError
 from ..files import write_text, write_weights
 from ..progress import bar
 from .augmentation import augmented
+from .curves import Curves
 from .images import Division, EpochBatches, Judge, divide, seed_everything, training_loader
 from .networks import student, teacher
 from .objective import Objective
@@ -86,7 +87,8 @@ def train(
         ``architecture.json``; weights are read from its folder.
     folder
         Gets ``weights.safetensors``, ``best.safetensors``, ``result.json``, ``history.jsonl`` and ``train.yml`` as it was
-        resolved, all at the end: until then what an earlier training has left stays. Meanwhile there is ``checkpoint/``.
+        resolved, all at the end: until then what an earlier training has left stays. Meanwhile there is ``checkpoint/``, and
+        ``tensorboard/`` grows.
         One that does not stand beside ``architecture.json`` also gets a copy of that.
     report
         Called once per epoch with one flat dict of numbers.
@@ -169,7 +171,13 @@ class _Training:
             self._go_on(state)
         per_epoch = self.batches.per_epoch
         total = self.config.epochs * per_epoch
-        with bar(total, "training", "batch") if self.processes.is_first else contextlib.nullcontext() as progress:
+        curves: Any = contextlib.nullcontext()
+        if self.processes.is_first:
+            curves = contextlib.closing(Curves(self.folder, self.epoch + 1))
+        with (
+            curves as self.curves,
+            bar(total, "training", "batch") if self.processes.is_first else contextlib.nullcontext() as progress,
+        ):
             if progress is not None:
                 progress.n = progress.initial = self.epoch * per_epoch + self.batch
             while self.epoch < self.config.epochs:
@@ -215,6 +223,7 @@ class _Training:
             self.epoch, config.epochs, loss, self.division.judged_on, accuracy, record["learning_rate"],
             record["images_per_second"], time.perf_counter() - began,
         )  # fmt: skip
+        self.curves.add(record)
         self.report({"default": accuracy, "train_loss": loss, "learning_rate": record["learning_rate"]})
 
     def _one_batch(self, images: Tensor, targets: Tensor) -> bool:
