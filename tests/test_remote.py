@@ -98,7 +98,7 @@ class Host:
 
 @dataclass
 class Ran:
-    """A finished experiment whose manager still runs."""
+    """A finished experiment whose manager still runs, and what fetch said before it was finished."""
 
     id: str
     port: int
@@ -107,6 +107,7 @@ class Ran:
     trials: list[Any]
     ssh: str
     key: Path
+    early: subprocess.CompletedProcess[str]
 
     def there(self, trial: Any) -> Path:
         """The folder of a trial, on its host."""
@@ -179,18 +180,23 @@ def ran(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
+    ssh = f"ssh -F none -o UserKnownHostsFile={known_hosts}"
+    early = None
     with folder_of_sshd(), hosts[0].listening(), hosts[1].listening():
         try:
             nnictl("create", "--config", "remote.yml", "--port", str(port))
             deadline = time.monotonic() + 280
             while (status := json.loads(ask(port, "/api/v1/nni/check-status"))["status"]) not in ("DONE", "ERROR"):
                 assert time.monotonic() < deadline, status
-                time.sleep(1)
+                if early is None and "PERIODICAL" in ask(port, "/api/v1/nni/metric-data"):
+                    words = ["nni-proxyless", "fetch", "--ssh", ssh]
+                    early = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
+                time.sleep(0.5)
             assert status == "DONE"
             identity = json.loads(ask(port, "/api/v1/nni/experiment"))["id"]
             trials = json.loads(ask(port, "/api/v1/nni/trial-jobs"))
-            ssh = f"ssh -F none -o UserKnownHostsFile={known_hosts}"
-            yield Ran(identity, port, home, hosts, trials, ssh, key)
+            assert early is not None
+            yield Ran(identity, port, home, hosts, trials, ssh, key, early)
         finally:
             homes = [home, *(host.home for host in hosts)]
             with contextlib.suppress(OSError, ValueError):
@@ -237,6 +243,16 @@ def test_what_a_user_tries_before_the_experiment(ran):
 
 
 @needs_sshd
+def test_results_come_while_trials_run(ran):
+    assert ran.early.returncode == 0, ran.early.stderr
+    lines = ran.early.stdout.splitlines()
+    assert [line.split()[1] for line in lines[:-1]] == ["RUNNING", "RUNNING"]
+    assert lines[-1] == f"2 of 2 trials are here: nni-proxyless report {ran.id}"
+    assert any((ran.here(trial) / "tensorboard").exists() for trial in ran.trials)
+    assert not any((ran.here(trial) / "architecture.json").exists() for trial in ran.trials)
+
+
+@needs_sshd
 def test_one_machine_is_down_then_the_results_come_back(at_home, command, capsys):
     ran = at_home
     first, second = sorted(ran.trials, key=lambda trial: trial["logPath"])
@@ -245,8 +261,9 @@ def test_one_machine_is_down_then_the_results_come_back(at_home, command, capsys
     said = capsys.readouterr()
     assert f"what 2 trials have left is on other machines: nni-proxyless fetch {ran.id}" in said.err
 
-    # The button was pressed too early: NNI has made an empty folder.
-    (ran.here(first) / "output" / "tensorboard").mkdir(parents=True)
+    button = ran.here(first) / "output" / "tensorboard"
+    button.unlink(missing_ok=True)
+    button.mkdir(parents=True, exist_ok=True)  # as NNI does when it is pressed before there is anything
     authorized = ran.hosts[1].folder / "authorized_keys"
     keys = authorized.read_text()
     authorized.write_text("")

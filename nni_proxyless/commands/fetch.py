@@ -6,9 +6,12 @@ import argparse
 import logging
 import shlex
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+
+if TYPE_CHECKING:
+    from ..reporting.experiment import Experiment
 
 __all__ = ["add_fetch_command"]
 
@@ -51,8 +54,21 @@ def _fetch(arguments: argparse.Namespace) -> int:
             else:
                 logger.error("trial %s: not fetched: %s", trial.id, result.reason)
             shown.update()
+    if n_fetched:
+        _show_netron(experiment)
     print(f"{n_fetched} of {total} trials are here: nni-proxyless report {experiment.id}")
     return 0 if n_fetched == total else 1
+
+
+def _show_netron(experiment: Experiment) -> None:
+    """Trials on this machine see to this button themselves; those on others cannot."""
+    from ..web_ui import NETRON, answers, tag_for_netron
+
+    try:
+        if any((trial.folder / "model.onnx").exists() for trial in experiment.trials) and answers(*NETRON):
+            tag_for_netron(experiment.id)
+    except Exception as error:  # the results are here, which is worth more than a button
+        logger.warning("NNI's Netron button will not be shown: %s", error)
 
 
 def _words(command: str) -> list[str]:
