@@ -171,15 +171,10 @@ def _check_arguments(
     """Check a section's keys, but for those in ``fields``, against what it names; says whether all is well."""
     name_path = (*path, "name") if "name" in fields else path
     try:
-        factory = registry.load(named.group, name)
-        if not callable(factory):
-            raise TypeError(f"'{name}' is a {type(factory).__name__}; allowed: a class or a function")
+        factory = _load(named.group, name)
         accepted = registry.accepted_arguments(factory)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError) as error:  # TypeError: something that has no signature
         complain(name_path, str(error))
-        return False
-    except Exception as error:  # whatever a module does while it is imported
-        complain(name_path, f"'{name}' does not import: {type(error).__name__}: {error}")
         return False
 
     parameters = {
@@ -204,6 +199,15 @@ def _check_arguments(
         complain(path, problem)
         return False
     return sound
+
+
+_loaded: dict[tuple[str, str], Any] = {}  # to find an entry point, the files of every installed package are read
+
+
+def _load(group: str, name: str) -> Any:
+    if (group, name) not in _loaded:
+        _loaded[group, name] = registry.load(group, name)
+    return _loaded[group, name]
 
 
 _refusals: dict[tuple[Any, str], str | None] = {}  # an experiment's trials have the same space: it is built once

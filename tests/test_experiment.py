@@ -10,7 +10,6 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from .test_search import TINY
@@ -133,11 +132,3 @@ def test_the_final_training_as_an_experiment(command, tmp_path, pytestconfig):
         (row,) = [line for line in done.stdout.splitlines() if line.startswith(f"{trial['trialJobId']}  ")]
         final = json.loads(json.loads(trial["finalMetricData"][0]["data"]))
         assert row.split()[-1] == f"{final['test_accuracy']:.4f}"
-
-
-@pytest.mark.parametrize("path", ["proxyless.yml", "dsnas.yml", "retrain.yml"])
-def test_shipped_experiments_are_valid_for_nni(pytestconfig, path):
-    from nni.experiment.config import ExperimentConfig
-
-    config = ExperimentConfig.load(pytestconfig.rootpath / "experiments" / path)
-    assert config.trial_command.startswith("nni-proxyless ")

@@ -1,0 +1,97 @@
+"""``nni-proxyless check``: whether configuration and experiment files are right, without starting anything."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+
+__all__ = ["add_check_command"]
+
+
+def add_check_command(commands: Any) -> None:
+    """Add ``check`` to the commands of the parser."""
+    check = commands.add_parser(
+        "check", help="say what is wrong with configuration and experiment files, without starting anything",
+        description="Check search.yml, train.yml and NNI's experiment files, the latter with the configuration that each of "
+        "their trials would see, and print what they come to. No data, no device and no port is touched.",
+    )  # fmt: skip
+    check.add_argument("items", nargs="+", metavar="FILE | key=value",
+                       help="files of any of the three kinds; overrides by dotted path, of a single search.yml or train.yml")  # fmt: skip
+    check.set_defaults(run=_check)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from ..config_file import file_and_overrides
+
+    paths = [Path(item) for item in arguments.items if "=" not in item]
+    overrides = file_and_overrides([item for item in arguments.items if "=" in item])[1]
+    if not paths:
+        raise UserError("check: which file?")
+    if overrides and len(paths) > 1:
+        raise UserError("check: overrides are of one file; allowed: a single search.yml or train.yml beside them")
+    sound, problems = [], []
+    for path in paths:
+        try:
+            sound.append(_said_of(path, overrides))
+        except UserError as error:
+            problems.append(str(error))
+    print("\n".join(sound), end="")
+    if problems:
+        raise UserError("\n".join(problems))
+    return 0
+
+
+def _said_of(path: Path, overrides: list[tuple[str, str, Any]]) -> str:
+    """What a file comes to, as YAML with comments."""
+    from ..config import SearchConfig, TrainConfig
+    from ..config_file import read_config
+
+    kind = _kind(path)
+    if kind == "experiment":
+        if overrides:
+            raise UserError(f"{path}: overrides of an experiment's trials stand in its trialCommand and searchSpace")
+        return _said_of_experiment(path)
+    cls: Any = SearchConfig if kind == "search" else TrainConfig
+    return f"# {path} is valid. With all that it leaves out:\n{_yaml(read_config(cls, path, overrides))}"
+
+
+def _said_of_experiment(path: Path) -> str:
+    from ..experiment_file import check_experiment
+
+    found = check_experiment(path)
+    trials = "trials until it is stopped" if found.n_trials is None else f"{found.n_trials} trials at most"
+    if found.n_trials == 1:
+        trials = "1 trial"
+    lines = [f"# {path} is valid: {trials}, {found.concurrency} at a time, of", f"#   {found.command}"]
+    lines += [f"# {name}: {values}" for name, values in found.space.items()]
+    if found.first is None:
+        return "\n".join(
+            [*lines, "# which is no command of nni-proxyless: what its trials do with parameters is not checked.\n"]
+        )
+    return "\n".join([*lines, "# The first of its trials:\n"]) + _yaml(found.first)
+
+
+def _yaml(config: Any) -> str:
+    import yaml
+
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _kind(path: Path) -> str:
+    """Of which kind a file is: the one that most of its keys belong to."""
+    from ..config import SearchConfig, TrainConfig
+    from ..experiment_file import EXPERIMENT_KEYS, folded
+    from ..yaml_file import read_yaml
+
+    content = read_yaml(path, example="'space:', 'trialCommand:' or 'epochs:'")
+    if not content:
+        raise UserError(f"{path}: holds no key; expected some such as 'space:', 'trialCommand:' or 'epochs:'")
+    known = {
+        "search": sum(key in SearchConfig.model_fields for key in content),
+        "experiment": sum(folded(key) in EXPERIMENT_KEYS for key in content),
+        "train": sum(key in TrainConfig.model_fields for key in content),
+    }
+    return max(known, key=lambda kind: known[kind])

@@ -1,0 +1,52 @@
+"""``nni-proxyless init``: a commented experiment and its search, to start from."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+__all__ = ["add_init_command"]
+
+
+def add_init_command(commands: Any) -> None:
+    """Add ``init`` to the commands of the parser."""
+    init = commands.add_parser(
+        "init", help="write an NNI experiment and its search.yml, commented, to start from",
+        description="Write a commented pair of files: an experiment for nnictl, and the search.yml that its trials run.",
+    )  # fmt: skip
+    init.add_argument("folder", nargs="?", type=Path, default=Path(), metavar="DIR",
+                      help="default: the current one")  # fmt: skip
+    init.add_argument("--data", default="digits", metavar="NAME",
+                      help="digits, fashion-mnist, cifar10, cifar100, folder, or package.module:function; default: digits")  # fmt: skip
+    init.add_argument("--data-root", metavar="PATH", help="of a folder of images, with train/CLASS/* and val/CLASS/*")
+    init.add_argument("--space", default="mobilenetv2", metavar="NAME",
+                      help="a model space by name, or package.module:Class; default: mobilenetv2")  # fmt: skip
+    init.add_argument("--target", nargs="+", default=["50%", "80%"], metavar="T",
+                      help="a search for each of these, in milliseconds or as a share of the slowest network; default: 50%% 80%%")  # fmt: skip
+    init.add_argument("--strategy", default="proxyless", metavar="NAME",
+                      help="proxyless, proxyless-reinforce, dsnas, or another by name; default: proxyless")  # fmt: skip
+    init.set_defaults(run=_init)
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from ..starting import write_start
+
+    experiment, search = write_start(
+        arguments.folder, data=arguments.data, data_root=arguments.data_root, space=arguments.space,
+        targets=arguments.target, strategy=arguments.strategy,
+    )  # fmt: skip
+    n = len(arguments.target)
+    print(f"{experiment}: an experiment of {n} search{'es' if n > 1 else ''}")
+    print(f"{search}: what each of them is; read it, and change what you like")
+    print("Next:")
+    steps = {
+        f"nni-proxyless check {experiment}": "says what is wrong, starts nothing",
+        f"nnictl create --config {experiment}": "http://127.0.0.1:8080 shows it; another port: --port",
+        f"nni-proxyless search {search}": "or a single search, without NNI",
+        "nni-proxyless report": "what the experiment has found",
+    }
+    width = max(map(len, steps))
+    for command, what in steps.items():
+        print(f"  {command:<{width}}  # {what}")
+    return 0
