@@ -6,7 +6,7 @@
 
 The width multiplier is MobileNetV2's: channels times it, rounded to multiples of 8, at least nine tenths of what they were to
 be; the last layer gets wider but not narrower. A reference net is one of a space with a single network in it, so it is an
-``architecture.json`` like any other; it has fresh weights.
+``architecture.json`` like any other; it has fresh weights. Random nets of the space itself: :mod:`.random_nets`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .derive import build_network, count_macs, count_parameters, installed_versi
 from .errors import UserError
 from .reporting.side_by_side import measure_side_by_side
 
-__all__ = ["MOBILENETV2", "reference_layout", "reference_nets", "scaled", "write_reference_nets"]
+__all__ = ["MOBILENETV2", "reference_layout", "reference_nets", "scaled", "time_beside", "write_reference_nets"]
 
 _logger = logging.getLogger(__name__)
 
@@ -63,34 +63,41 @@ def reference_layout(layout: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     return dict(layout), "MobileNetV2's block in the skeleton of the space"
 
 
-def reference_nets(searched: Architecture, widths: Sequence[float]) -> tuple[list[Architecture], float | None]:
-    """A reference net per width, and what the searched net takes beside them.
-
-    Where this is the machine and the runtime on which the searched net was timed, all are timed in turns in one run; else
-    milliseconds stay unknown.
+def reference_nets(searched: Architecture, widths: Sequence[float]) -> list[Architecture]:
+    """A reference net per width; not timed, with fresh weights.
 
     Raises
     ------
     UserError
         The net is of a space without stages to scale.
     """
-    space_class = registry.load("nni_proxyless.search_spaces", searched.space["name"])
+    space_class, layout = None, None
     given = dict(searched.space["arguments"])
-    layout = getattr(space_class(**given), "layout", None)
-    if searched.network is None or not isinstance(layout, Mapping):
+    if searched.network is not None:
+        space_class = registry.load("nni_proxyless.search_spaces", searched.space["name"])
+        layout = getattr(space_class(**given), "layout", None)
+    if not isinstance(layout, Mapping):
         raise UserError(
             f"reference: the space {searched.space['name']!r} has no layout of stages whose widths could be scaled; allowed: "
-            "mobilenetv2, and spaces made of it"
+            "mobilenetv2, and spaces made of it. Of any space: --random N --widths"
         )
     base, structure = reference_layout(layout)
-    nets = [_reference_net(searched, space_class, given, scaled(base, width), width, structure) for width in widths]
+    return [_reference_net(searched, space_class, given, scaled(base, width), width, structure) for width in widths]
+
+
+def time_beside(searched: Architecture, nets: Sequence[Architecture]) -> float | None:
+    """Note the milliseconds of the nets, and return what the searched net takes beside them.
+
+    Where this is the machine and the runtime on which the searched net was timed, all are timed in turns in one run; else
+    milliseconds stay unknown.
+    """
     beside, *measured = measure_side_by_side([searched, *nets])
     for net, ms in zip(nets, measured, strict=True):
         if ms is None:
             net.latency["measured_conditions"] = None
         else:
             net.latency.update(measured_ms=ms, searched_net_ms=beside)
-    return nets, beside if nets and nets[0].latency["measured_ms"] is not None else None
+    return beside if nets and nets[0].latency["measured_ms"] is not None else None
 
 
 def _reference_net(
@@ -125,20 +132,27 @@ def _reference_net(
 
 
 def write_reference_nets(nets: Sequence[Architecture], folder: Path) -> list[Path]:
-    """Write ``width-…/architecture.json`` of each; returns the paths.
+    """Write ``width-…/architecture.json`` or, of a random net, ``random-SEED.NUMBER/architecture.json``; returns the paths.
 
     Raises
     ------
     UserError
         One of the folders holds another net, whose training would then pass for that of this one.
     """
-    paths = [folder / f"width-{net.search['width']}" / "architecture.json" for net in nets]
+    paths = [folder / _name(net) / "architecture.json" for net in nets]
     for path, net in zip(paths, nets, strict=True):
         if path.exists() and Architecture.read(path).network != net.network:
             raise UserError(f"--output {folder}: {path} is there and holds another net; name another folder")
     seen: dict[str, Path] = {}
     for path, net in zip(paths, nets, strict=True):
-        if (twin := seen.setdefault(str(net.network), path)) != path:
+        is_width = "width" in net.search
+        if is_width and (twin := seen.setdefault(str(net.network), path)) != path:
             _logger.warning("%s: the same net as %s: widths are multiples of 8", path, twin)
         net.write(path)
     return paths
+
+
+def _name(net: Architecture) -> str:
+    if "width" in net.search:
+        return f"width-{net.search['width']}"
+    return f"random-{net.search['seed']}.{net.search['number']}"

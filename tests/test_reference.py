@@ -15,7 +15,7 @@ from nni_proxyless.architecture import Architecture
 from nni_proxyless.cli import main
 from nni_proxyless.derive import to_timm
 from nni_proxyless.latency import DeviceEstimator
-from nni_proxyless.reference import MOBILENETV2, reference_layout, reference_nets, scaled
+from nni_proxyless.reference import MOBILENETV2, reference_layout, reference_nets, scaled, time_beside
 
 TINY = {"preset": "small", "widths": [8, 16], "depths": [2, 1], "strides": [2, 2], "stem_width": 8, "feature_mix": 32,
         "num_classes": 10, "in_channels": 1}  # fmt: skip
@@ -36,8 +36,7 @@ def leave(folder: Path, arguments: dict[str, Any] = TINY, shape: tuple[int, ...]
 @pytest.fixture(scope="module")
 def imagenet(tmp_path_factory) -> dict[float, Architecture]:
     path = leave(tmp_path_factory.mktemp("imagenet"), {}, (3, 224, 224))
-    nets, beside = reference_nets(Architecture.read(path), [0.5, 1.0, 1.4])
-    assert beside is None
+    nets = reference_nets(Architecture.read(path), [0.5, 1.0, 1.4])
     return {net.search["width"]: net for net in nets}
 
 
@@ -79,7 +78,7 @@ def test_other_widths_round_as_timm_does(width):
 
 def test_a_space_of_small_images_keeps_its_skeleton(tmp_path):
     searched = Architecture.read(leave(tmp_path))
-    nets, _ = reference_nets(searched, [0.5, 1.0, 2.0])
+    nets = reference_nets(searched, [0.5, 1.0, 2.0])
     assert [net.network["blocks"] for net in nets] == [
         [["ds_r1_k3_s1_c8"], ["ir_r1_k3_s2_e6_c8", "ir_r1_k3_s1_e6_c8"], ["ir_r1_k3_s2_e6_c8"]],
         [["ds_r1_k3_s1_c8"], ["ir_r1_k3_s2_e6_c8", "ir_r1_k3_s1_e6_c8"], ["ir_r1_k3_s2_e6_c16"]],
@@ -112,7 +111,7 @@ def test_the_command_as_typed_and_its_nets_through_train(tmp_path, command):
     done = command("nni-proxyless", "reference", "run", "--widths", "1.0", "0.5", "--output", "refs")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines[:3]] == ["width", "0.5", "1.0"]
+    assert [line.split()[0] for line in lines[:3]] == ["net", "width-0.5", "width-1.0"]
     assert lines[4:] == [
         "structure: MobileNetV2's block in the skeleton of the space",
         "architecture: refs/width-0.5/architecture.json", "architecture: refs/width-1.0/architecture.json",
@@ -132,8 +131,9 @@ def test_the_command_as_typed_and_its_nets_through_train(tmp_path, command):
 def test_of_another_machine_milliseconds_stay_unknown(tmp_path):
     elsewhere = {**DeviceEstimator().conditions, "device": "a phone"}
     path = leave(tmp_path, latency={"measured_ms": 3.0, "measured_conditions": elsewhere})
-    nets, beside = reference_nets(Architecture.read(path), [1.0])
-    assert beside is None
+    searched = Architecture.read(path)
+    nets = reference_nets(searched, [1.0])
+    assert time_beside(searched, nets) is None
     assert nets[0].latency["measured_ms"] is None
     assert nets[0].latency["measured_conditions"] is None
 
@@ -170,5 +170,5 @@ def test_wrong_words_are_refused(tmp_path, capsys):
     assert main(["reference", str(path)]) == 2
     assert capsys.readouterr().err == (
         "nni-proxyless: reference: the space 'torch.nn:Identity' has no layout of stages whose widths could be scaled; "
-        "allowed: mobilenetv2, and spaces made of it\n"
+        "allowed: mobilenetv2, and spaces made of it. Of any space: --random N --widths\n"
     )

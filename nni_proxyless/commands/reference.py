@@ -16,40 +16,57 @@ WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.4)  # of the published MobileNetV2s
 def add_reference_command(commands: Any) -> None:
     """Add ``reference`` to the commands of the parser."""
     reference = commands.add_parser(
-        "reference", help="MobileNetV2 at several widths, for the images of a derived net",
+        "reference", help="the nets that a search has to beat: MobileNetV2 at several widths, and random ones",
         description="Write nets picked by hand: MobileNetV2 for images that are halved five times, else MobileNetV2's block "
-        "(3x3, expansion 6) in the skeleton of the net's own space. Their weights are fresh; train them with nni-proxyless "
-        "train … weights=scratch.",
+        "(3x3, expansion 6) in the skeleton of the net's own space; and random nets of that space under the same budget. "
+        "Their weights are fresh; train them with nni-proxyless train … weights=scratch.",
     )  # fmt: skip
     reference.add_argument("net", type=Path, metavar="architecture.json | RUN", help="of a search, or its folder")
-    reference.add_argument("--widths", type=float, nargs="+", default=WIDTHS, metavar="W",
-                           help=f"channels are multiplied by; default: {' '.join(str(w) for w in WIDTHS)}")  # fmt: skip
+    reference.add_argument("--widths", type=float, nargs="*", default=WIDTHS, metavar="W",
+                           help=f"channels are multiplied by; default: {' '.join(str(w) for w in WIDTHS)}; none: no such nets")  # fmt: skip
+    reference.add_argument("--random", type=int, default=0, metavar="N",
+                           help="also N random nets, which take 95 to 100 %% of the budget by the search's own table")  # fmt: skip
+    reference.add_argument("--seed", type=int, default=0, metavar="S", help="of the random nets; default: 0")
+    reference.add_argument("--budget-ms", type=float, metavar="B",
+                           help="of the random nets, in the unit of the search; default: its target")  # fmt: skip
     reference.add_argument("--output", type=Path, metavar="DIR", help="default: reference/ beside architecture.json")
     reference.set_defaults(run=_reference)
 
 
 def _reference(arguments: argparse.Namespace) -> int:
-    from ..architecture import Architecture
-    from ..reference import reference_nets, write_reference_nets
-
     for width in arguments.widths:
         if not 0 < width <= 10:
             raise UserError(f"--widths: {width} is not allowed here; allowed: more than 0, up to 10")
+    if arguments.random < 0 or (arguments.random == 0 and not arguments.widths):
+        allowed = "1 or more, where --widths names none" if not arguments.widths else "0 or more"
+        raise UserError(f"--random: {arguments.random} is not allowed here; allowed: {allowed}")
+    if not 0 <= arguments.seed < 2**32:
+        raise UserError(f"--seed: {arguments.seed} is not allowed here; allowed: 0 to {2**32 - 1}")
+    from ..architecture import Architecture
+    from ..random_nets import random_nets
+    from ..reference import reference_nets, time_beside, write_reference_nets
+
     path = arguments.net / "architecture.json" if arguments.net.is_dir() else arguments.net
     searched = Architecture.read(path)
-    nets, beside = reference_nets(searched, sorted(set(arguments.widths)))
+    nets = reference_nets(searched, sorted(set(arguments.widths))) if arguments.widths else []
+    structure = nets[0].search["structure"] if nets else None
+    if arguments.random:
+        nets += random_nets(searched, path.parent, arguments.random, budget=arguments.budget_ms, seed=arguments.seed)
+    beside = time_beside(searched, nets)
     paths = write_reference_nets(nets, arguments.output or path.parent / "reference")
-    rows = [("width", "MACs", "params", "measured ms")]
-    rows += [_row(f"{net.search['width']}", net, net.latency["measured_ms"]) for net in nets]
+    rows = [("net", "MACs", "params", "table ms", "measured ms")]
+    rows += [_row(file.parent.name, net, net.latency["measured_ms"]) for file, net in zip(paths, nets, strict=True)]
     rows.append(_row("the searched net", searched, beside))
     columns = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.rjust(width) for cell, width in zip(row, columns, strict=True)))
-    print(f"structure: {nets[0].search['structure']}")
+    if structure is not None:
+        print(f"structure: {structure}")
     for path in paths:
         print(f"architecture: {path}")
     return 0
 
 
-def _row(name: str, net: Any, ms: float | None) -> tuple[str, str, str, str]:
-    return name, f"{net.macs / 1e6:.2f} M", f"{net.n_params / 1e3:.1f} k", "-" if ms is None else f"{ms:.3f}"
+def _row(name: str, net: Any, ms: float | None) -> tuple[str, ...]:
+    cells = ("-" if value is None else f"{value:.3f}" for value in (net.latency.get("table_ms"), ms))
+    return name, f"{net.macs / 1e6:.2f} M", f"{net.n_params / 1e3:.1f} k", *cells

@@ -1,0 +1,204 @@
+"""Random nets under the budget of a search: what its choices have to beat, where MobileNetV2 stands for somebody's experience.
+
+A random net uses the budget up: by the milliseconds of the search's own table it takes 95 to 100 % of it. Of all nets of the
+space that do, each is as likely as the others. To draw from the whole space until one fits is as just, and hopeless where the
+budget is far from what most nets take; to start from any net and make it faster until it fits would prefer some. Instead the
+nets are counted. With costs in whole steps,
+
+    ways(l, s)   in how many ways the choices of the labels l, l + 1, … cost s steps = sum over c of ways(l + 1, s - cost of c)
+
+and a net is drawn label by label, a choice by the number of ways that are left after it. Rounding to steps makes the range of
+sums a little wider, and what is outside of the budget by the table itself is drawn again, so the draw is exact.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nni.nas.nn.pytorch import ModelSpace
+
+from . import registry
+from .architecture import Architecture
+from .config import SearchConfig
+from .config_file import read_config
+from .derive import build_network, count_macs, count_parameters, installed_versions
+from .errors import UserError
+from .latency import DeviceEstimator, LatencyProfiler, LookupTable
+from .latency.budget import fastest, slowest
+
+__all__ = ["CLOSE", "draw_within_budget", "profiler_of_search", "random_nets"]
+
+CLOSE = 0.05  # of the budget may be left over
+STEPS = 4000  # to the budget
+MOST_DRAWS = 20_000
+
+
+def random_nets(
+    searched: Architecture, run: Path, n: int, *, budget: float | None = None, seed: int = 0
+) -> list[Architecture]:
+    """Random nets of the space of a search, within its latency target; not timed, with fresh weights.
+
+    Parameters
+    ----------
+    searched
+        A net of the search: its space, images and target.
+    run
+        Folder of the search, with the milliseconds that it worked with.
+    n
+        How many; all different.
+    budget
+        In the unit of the search; None for its target.
+    seed
+        The only source of chance.
+
+    Raises
+    ------
+    UserError
+        No target and no budget, no milliseconds, or too few nets of the space use the budget up.
+    """
+    budget = searched.latency.get("target_ms") if budget is None else budget
+    if budget is None:
+        raise UserError(f"--random: the search in {run} had no latency target; give --budget-ms")
+    space: ModelSpace = registry.load("nni_proxyless.search_spaces", searched.space["name"])(
+        **searched.space["arguments"]
+    )
+    profiler = profiler_of_search(searched, space, run)
+    definition = getattr(space, "timm_definition", None)
+    nets = []
+    for i, sample in enumerate(draw_within_budget(space, profiler, n, budget, seed)):
+        net = Architecture(
+            space=searched.space,
+            choices=sample,
+            input_shape=searched.input_shape,
+            network=definition(sample) if definition is not None else None,
+            data=searched.data,
+            latency={
+                "target_ms": budget, "expected_ms": None, "predicted_ms": profiler.predicted_ms(sample),
+                "table_ms": float(profiler.profile(sample)), "calibrated": profiler.calibration is not None,
+                "unit": profiler.unit, "conditions": profiler.conditions, "measured_ms": None,
+                "measured_conditions": searched.latency.get("measured_conditions"),
+            },
+        )  # fmt: skip
+        network = build_network(net)
+        nets.append(
+            Architecture(
+                **{
+                    **vars(net), "macs": count_macs(network, net.input_shape), "n_params": count_parameters(network),
+                    "search": {"strategy": "random", "weights": "fresh", "seed": seed, "number": i},
+                    "versions": installed_versions(),
+                }
+            )
+        )  # fmt: skip
+    return nets
+
+
+def draw_within_budget(
+    space: ModelSpace, profiler: LatencyProfiler, n: int, budget: float, seed: int
+) -> list[dict[str, Any]]:
+    """Choices of n different nets that cost at most the budget, and at least 95 % of it; each as likely as the others.
+
+    Raises
+    ------
+    UserError
+        There are not that many; the message says what nets of this space cost.
+    """
+    least = budget * (1 - CLOSE)
+    found: dict[str, dict[str, Any]] = {}
+    for sample in itertools.islice(_candidates(space, profiler, least, budget, seed), MOST_DRAWS):
+        if least <= profiler.profile(sample) <= budget:
+            found.setdefault(repr(sorted(sample.items())), sample)
+            if len(found) == n:
+                return list(found.values())
+    low, high = fastest(profiler)[1], slowest(profiler)[1]
+    raise UserError(
+        f"--random: {len(found)} different nets take {least:.9g} to {budget:.9g} {profiler.unit}, 95 to 100 % of the budget, and "
+        f"{n} are asked for; allowed: fewer, or another --budget-ms; the nets of this space take {low:.3f} to {high:.3f} "
+        f"{profiler.unit}"
+    )
+
+
+def _candidates(
+    space: ModelSpace, profiler: LatencyProfiler, least: float, budget: float, seed: int
+) -> Iterator[dict[str, Any]]:
+    """Nets that may be within, each that is as likely as the others; without end, unless there are none."""
+    mutables = space.simplify()
+    if profiler.combine == "sum" and not profiler.nested_ms and set(mutables) == set(profiler.candidate_ms):
+        yield from _counted(profiler, least, budget, seed)
+        return
+    # Costs that depend on two choices at once are no sum over labels: from the whole space, and most are not within.
+    draw = np.random.RandomState(seed)
+    while True:
+        sample: dict[str, Any] = {}
+        for mutable in mutables.values():
+            mutable.random(sample, draw)
+        yield {str(label): choice for label, choice in sample.items()}  # NNI's labels are no plain texts
+
+
+def _counted(profiler: LatencyProfiler, least: float, budget: float, seed: int) -> Iterator[dict[str, Any]]:
+    step = budget / STEPS
+    costs = {
+        str(label): {choice: round(ms / step) for choice, ms in profiler.candidate_ms[label].items()}
+        for label in sorted(profiler.candidate_ms)
+    }
+    ways: list[dict[int, int]] = [{0: 1}]  # of the last labels, the last of all first
+    for choices in reversed(costs.values()):
+        longer: dict[int, int] = {}
+        for steps, number in ways[-1].items():
+            for cost in choices.values():
+                if steps + cost <= STEPS + len(costs):
+                    longer[steps + cost] = longer.get(steps + cost, 0) + number
+        ways.append(longer)
+    ways.reverse()
+    first, last = ((limit - profiler.fixed_ms) / step for limit in (least, budget))
+    sums = [steps for steps in sorted(ways[0]) if first - len(costs) <= steps <= last + len(costs)]
+    chance = random.Random(seed)  # of whole numbers of any size
+    while sums:
+        steps = _drawn(chance, {steps: ways[0][steps] for steps in sums})
+        sample = {}
+        for i, (label, choices) in enumerate(costs.items(), start=1):
+            sample[label] = _drawn(chance, {c: ways[i].get(steps - cost, 0) for c, cost in choices.items()})
+            steps -= choices[sample[label]]
+        yield sample
+
+
+def _drawn(chance: random.Random, numbers: Mapping[Any, int]) -> Any:
+    """A key, by its share in the sum."""
+    left = chance.randrange(sum(numbers.values()))
+    for key, number in numbers.items():
+        if left < number:
+            return key
+        left -= number
+    raise AssertionError
+
+
+def profiler_of_search(searched: Architecture, space: ModelSpace, run: Path) -> LatencyProfiler:
+    """What a net costs, as the search saw it: by its table, or by its estimator where that measures nothing.
+
+    Raises
+    ------
+    UserError
+        The table is gone.
+    """
+    # A net that was derived lies below its search.
+    places = (folder / "latencies.yaml" for folder in (run, run.parent, run.parent.parent))
+    table = next((path for path in places if path.exists()), None)
+    try:
+        if table is not None:
+            unit = searched.latency.get("unit", "ms")
+            return LatencyProfiler(space, LookupTable.read(table, unit=unit), searched.input_shape)
+        if (run / "search.yml").exists():
+            given = read_config(SearchConfig, run / "search.yml").latency.estimator
+            estimator = registry.load("nni_proxyless.estimators", given.name)(**given.arguments)
+            if not isinstance(estimator, DeviceEstimator):
+                return LatencyProfiler(space, estimator, searched.input_shape)
+    except (ValueError, KeyError) as error:  # a TableError, or a table of another space
+        raise UserError(f"{table or run}: {error.args[0]}") from error
+    raise UserError(
+        f"--random: no latencies.yaml in {run}: whether a net is within the budget, the milliseconds of the search say; "
+        "allowed: the folder of a search, or the architecture.json that it has left there"
+    )
