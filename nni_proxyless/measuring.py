@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,22 @@ from .latency import (
 )
 from .latency.budget import fastest, slowest
 from .latency.operation import Operation, Shape, shape_text
+from .locks import hold
 from .progress import steps
+from .quiet import wait_until_quiet
 from .trial import is_helper
 
-__all__ = ["latency_range", "make_profiler", "measure_beside_path", "say_drift", "say_if_drifted", "target_in_ms"]
+__all__ = [
+    "build_table",
+    "building",
+    "latency_range",
+    "make_profiler",
+    "measure_beside_path",
+    "quietly",
+    "say_drift",
+    "say_if_drifted",
+    "target_in_ms",
+]  # fmt: skip
 
 _logger = logging.getLogger(__name__)
 
@@ -71,26 +84,71 @@ def _find_table(
     description: Mapping[str, Any] | None,
 ) -> LookupTable | None:  # fmt: skip
     if path is not None and path.exists():
-        table = LookupTable.read(path, unit=estimator.unit)
-        _require(table, estimator, input_shape)
-        _logger.info("latencies: read from %s", path)
-        return table
+        return _read(path, estimator, input_shape)
     if isinstance(estimator, TableOnly):
         raise TableError(f"{path or 'none is named'}: not there; latency.estimator.name 'table' measures nothing")
     if not isinstance(estimator, DeviceEstimator):
         return None
-    partial = kept.with_name(f"{kept.name}.partial")
-    with steps("measuring latencies", "step") as progress:
-        table = build_lookup_table(
-            space, input_shape, estimator, description=description, partial=partial, progress=progress
-        )
-    say_drift(table)
-    _logger.info("latencies: measured %d operations on %s", len(table.rows), estimator.conditions["device"])
-    if path is not None:
-        table.write(path)
-        _logger.info("latencies: written to %s", path)
-    partial.unlink(missing_ok=True)
+    with nullcontext() if path is None else building(path):
+        if path is not None and path.exists():  # now: somebody else has built it, and this process has waited for that
+            return _read(path, estimator, input_shape)
+        # What is timed is kept beside the table, so that another search, or latency build, goes on with it after a kill.
+        partial = partial_of(path or kept)
+        table = build_table(space, input_shape, estimator, partial=partial, description=description)
+        _logger.info("latencies: measured %d operations on %s", len(table.rows), estimator.conditions["device"])
+        if path is not None:
+            table.write(path)
+            _logger.info("latencies: written to %s", path)
+        partial.unlink(missing_ok=True)
     return table
+
+
+def _read(path: Path, estimator: LatencyEstimator, input_shape: Shape) -> LookupTable:
+    table = LookupTable.read(path, unit=estimator.unit)
+    _require(table, estimator, input_shape)
+    _logger.info("latencies: read from %s%s", path, _but_not_quiet(table))
+    return table
+
+
+@contextmanager
+def building(path: Path) -> Iterator[None]:
+    """While it lasts, no other process builds this table; whoever comes second waits for the first."""
+    with ExitStack() as held:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(hold(path.with_name(f"{path.name}.lock"), f"builds {path}"))
+        except OSError as error:  # before anything is measured
+            raise UserError(f"{path}: cannot be written: {error.strerror}") from error
+        yield
+
+
+def partial_of(path: Path) -> Path:
+    """Where a table keeps what was timed until it is there."""
+    return path.with_name(f"{path.name}.partial")
+
+
+def build_table(
+    space: ModelSpace, input_shape: Shape, estimator: DeviceEstimator, *, partial: Path, **arguments: Any
+) -> LookupTable:
+    """:func:`.latency.build_lookup_table` on a quiet machine, or with a word in the table's head that it was not."""
+    if partial.exists():
+        _logger.info("latencies: going on with %s, if it is of this build", partial)
+    with quietly(estimator) as busy, steps("measuring latencies", "step") as progress:
+        table = build_lookup_table(space, input_shape, estimator, partial=partial, progress=progress, **arguments)
+    if busy:
+        table.measured["busy"] = busy
+    say_drift(table)
+    return table
+
+
+@contextmanager
+def quietly(estimator: DeviceEstimator) -> Iterator[float]:
+    """To measure in: no other process of this user measures, and the machine is quiet, or it is said that it is not.
+
+    Gives the share of the cores that the measurement needs and others use; 0.0 on a quiet machine.
+    """
+    with estimator.alone():
+        yield wait_until_quiet(estimator.threads)
 
 
 def _require(table: LookupTable, estimator: LatencyEstimator, input_shape: Shape) -> None:
@@ -112,6 +170,11 @@ def say_drift(table: LookupTable) -> None:
         )
 
 
+def _but_not_quiet(table: LookupTable) -> str:
+    busy = table.measured.get("busy")
+    return f", measured while others used {100 * busy:.0f} % of the cores it needed" if isinstance(busy, float) else ""
+
+
 def latency_range(profiler: LatencyProfiler) -> tuple[float, float]:
     """Milliseconds of the fastest and of the slowest network."""
     return (fastest(profiler)[1], slowest(profiler)[1]) if profiler.nested_ms else profiler.bounds()
@@ -129,7 +192,8 @@ def measure_beside_path(
 
     Machines drift, and the more so between a table and the end of a search; what was timed side by side can be compared.
     """
-    whole, *parts = estimator.measure([(network, input_shape), *((op.module, op.input_shape) for op in path)])
+    with quietly(estimator):
+        whole, *parts = estimator.measure([(network, input_shape), *((op.module, op.input_shape) for op in path)])
     return whole.median_ms, sum(part.median_ms for part in parts)
 
 

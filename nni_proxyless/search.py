@@ -15,7 +15,6 @@ from typing import Any
 
 import pytorch_lightning
 import torch
-import yaml
 from nni.nas.evaluator.pytorch import DataLoader, Lightning, Trainer
 from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.nn.pytorch import ModelSpace
@@ -39,8 +38,9 @@ from .latency.operation import trace_operations
 from .measuring import latency_range, make_profiler, measure_beside_path, say_if_drifted, target_in_ms
 from .monitor import DerivedNetMonitor, judging_loaders
 from .pictures.nets import draw_beside
-from .remains import PROBABILITIES, SUPERNET, shapes_of, write_remains
-from .trial import is_helper, tell_helpers
+from .remains import shapes_of, write_remains
+from .search_folder import alone_in, as_file_in, begin_or_go_on, differences, history, is_finished, recorder
+from .trial import inside_nni, is_helper, tell_helpers
 
 __all__ = ["SearchResult", "is_finished", "run_search"]
 
@@ -78,6 +78,9 @@ def run_search(
 ) -> SearchResult | None:
     """Search a network and write it to ``folder``; go on with the search that is there already, if it is the same.
 
+    One process at a time: a trial that NNI starts again waits until the one before has ended, and takes what that one has
+    found if it came to its end.
+
     Parameters
     ----------
     config
@@ -100,12 +103,23 @@ def run_search(
     Raises
     ------
     UserError
-        Data, table or latency target do not fit the configuration, the folder holds another search, or the training
-        diverged.
+        Data, table or latency target do not fit the configuration, the folder holds another search, another process
+        searches there, or the training diverged.
     """
-    resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    if is_helper():
+        return _search(config, folder, base, report)
+    with alone_in(folder, wait=inside_nni()):  # NNI starts a trial again, while the one before may live on
+        return _search(config, folder, base, report)
+
+
+def _search(
+    config: SearchConfig, folder: Path, base: Path, report: Callable[[dict[str, float]], None]
+) -> SearchResult | None:
+    resolved = as_file_in(folder, config, base)
     if not is_helper():
-        _begin_or_go_on(folder, resolved)
+        if inside_nni() and is_finished(folder) and not differences(folder, resolved):
+            return _found_finished(folder, report)
+        begin_or_go_on(folder, resolved)
         write_text(folder / "search.yml", resolved)
         tell_helpers(folder)
     pytorch_lightning.seed_everything(config.seed, workers=True, verbose=False)
@@ -139,7 +153,7 @@ def run_search(
         input_shape=data.shape,
         calibration=calibration,
         validation=validation,
-        report=_recorder(folder / "history.jsonl", report),
+        report=recorder(folder, report),
         costs=costs,
     )
     evaluator = make_evaluator(config, folder, parts, monitor)
@@ -155,7 +169,7 @@ def run_search(
         return None
 
     if monitor.last is None:  # killed after the last epoch: there was nothing left to train
-        monitor.last = {**_last_of_history(folder / "history.jsonl"), **monitor.derive(strategy.oneshot_module)}
+        monitor.last = {**history(folder)[-1], **monitor.derive(strategy.oneshot_module)}
     write_remains(folder, monitor.probs, monitor.supernet, shapes)
     result = _save(config, folder, data, space_arguments, space, monitor, target, profiler, estimator)
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
@@ -189,46 +203,24 @@ def make_evaluator(config: SearchConfig, folder: Path, parts: Any, monitor: Deri
     )  # fmt: skip
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether the search in this folder has left its network and needs nothing more."""
-    return (folder / "architecture.json").exists() and not (folder / "checkpoint").exists()
+def _found_finished(folder: Path, report: Callable[[dict[str, float]], None]) -> SearchResult:
+    """What the search in this folder has come to, reported once more: the process that did it could not, or not in full."""
+    _logger.info("finished already: %s", folder / "architecture.json")
+    for metrics in history(folder):
+        report(metrics)
+    architecture = Architecture.read(folder / "architecture.json")
+    measured_ms = architecture.latency.get("measured_ms")
+    test_accuracy = architecture.search.get("test_accuracy")
+    return SearchResult(folder, architecture, _final(history(folder)[-1], measured_ms, test_accuracy))
 
 
-def _begin_or_go_on(folder: Path, resolved: str) -> None:
-    """Clear away what an earlier search has left, unless it is this one, unfinished.
-
-    An unfinished search with other settings is not overwritten.
-    """
-    here = _flat(yaml.safe_load(resolved))
-    there = {}
-    if (folder / "search.yml").exists():
-        there = _flat(yaml.safe_load((folder / "search.yml").read_text(encoding="utf-8")))
-    different = [
-        f"{key} is {there.get(key)} there, {here.get(key)} here"
-        for key in sorted(here.keys() | there.keys())
-        if key != "output" and there.get(key) != here.get(key)
-    ]
-    unfinished = (folder / "checkpoint").exists()
-    if unfinished and different:
-        raise UserError(
-            f"{folder} holds an unfinished search with other settings: {'; '.join(different)}. Choose another output, or go "
-            f"on with that one: nni-proxyless search --resume {folder}"
-        )
-    if not unfinished and (different or (folder / "architecture.json").exists()):
-        for path in (
-            *folder.glob("latencies*.yaml"),
-            folder / "history.jsonl",
-            folder / PROBABILITIES,
-            folder / SUPERNET,
-        ):
-            path.unlink(missing_ok=True)
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
+def _final(last: Mapping[str, float], measured_ms: float | None, test_accuracy: float | None) -> dict[str, float]:
+    """The figures of the end: those of the last epoch, and what comes to them."""
+    more = {"measured_ms": measured_ms, "test_accuracy": test_accuracy}
+    return {
+        **{name: value for name, value in last.items() if name != "seconds"},
+        **{name: value for name, value in more.items() if value is not None},
+    }
 
 
 def make_penalty(config: SearchConfig, profiler: LatencyProfiler, target: float | None) -> LatencyPenalty | None:
@@ -294,11 +286,12 @@ def _save(
         path = [op for op in operations if op.runs_in(monitor.sample)]
         measured, table_again = measure_beside_path(estimator, network, data.shape, path)
         say_if_drifted(profiler, estimator, monitor.last["table_ms"], table_again, measured)
-    metrics = {**monitor.last, **({"measured_ms": measured} if measured is not None else {})}
-    metrics.pop("seconds")
+    test_accuracy = None
     if trained := strategy_can("leaves_trained_network", config, default=False):
-        test = loader(data.test, config.data.batch_size, workers=config.data.workers)
-        metrics["test_accuracy"] = evaluate_accuracy(network, test)
+        test_accuracy = evaluate_accuracy(
+            network, loader(data.test, config.data.batch_size, workers=config.data.workers)
+        )
+    metrics = _final(monitor.last, measured, test_accuracy)
     architecture = dataclasses.replace(
         architecture,
         latency={
@@ -345,23 +338,3 @@ def _of_costs(costs: Mapping[str, Cost], metrics: Mapping[str, float]) -> dict[s
         }
         for name, cost in costs.items()
     }  # fmt: skip
-
-
-def _recorder(path: Path, report: Callable[[dict[str, float]], None]) -> Callable[[int, dict[str, float]], None]:
-    """Keeps one line per epoch; an epoch that a search goes through again, after a kill, is not reported again."""
-    reported = len(_lines(path))
-
-    def record(epoch: int, metrics: dict[str, float]) -> None:
-        write_text(path, "".join(f"{line}\n" for line in [*_lines(path)[:epoch], json.dumps(metrics)]))
-        if epoch >= reported:
-            report(metrics)
-
-    return record
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-
-
-def _last_of_history(path: Path) -> dict[str, float]:
-    return json.loads(_lines(path)[-1])

@@ -53,10 +53,10 @@ def parameters() -> list[tuple[str, str, Any]]:
     """
     if not inside_nni():
         return []
-    import nni  # here: it takes a second, which nobody else needs wait
+    from .manager import own_parameters  # with NNI, which takes a second and which nobody else needs here
 
     connect_tensorboard()
-    given = nni.get_next_parameter()
+    given = own_parameters()
     if not isinstance(given, Mapping):
         raise UserError(f"NNI's parameters: expected a mapping from dotted paths to values, got {type(given).__name__}")
     return [("NNI's parameters", str(path), value) for path, value in given.items()]
@@ -81,7 +81,10 @@ def intermediate(metrics: Mapping[str, float]) -> None:
     if inside_nni():
         import nni
 
-        nni.report_intermediate_result({name: float(value) for name, value in metrics.items()})
+        from .manager import reporting
+
+        with reporting():
+            nni.report_intermediate_result({name: float(value) for name, value in metrics.items()})
 
 
 def final(metrics: Mapping[str, float]) -> None:
@@ -89,5 +92,8 @@ def final(metrics: Mapping[str, float]) -> None:
     if inside_nni():
         import nni
 
+        from .manager import reporting
+
         show_netron()
-        nni.report_final_result({name: float(value) for name, value in in_order(metrics).items()})
+        with reporting():
+            nni.report_final_result({name: float(value) for name, value in in_order(metrics).items()})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +17,6 @@ if TYPE_CHECKING:  # the parser is there at once, torch and NNI take seconds
     from ..latency.operation import Shape
 
 __all__ = ["add_latency_command"]
-
-_logger = logging.getLogger(__name__)
 
 
 def add_latency_command(commands: Any) -> None:
@@ -88,32 +85,34 @@ def _space_arguments(parser: argparse.ArgumentParser, *, needed: bool) -> None:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    from ..latency import DeviceEstimator, build_lookup_table
-    from ..measuring import say_drift
-    from ..progress import steps
+    from ..latency import DeviceEstimator
+    from ..measuring import build_table, building, partial_of
 
     space, shape, description = _space_of(arguments)
     path: Path = arguments.output
-    if path.exists():
-        raise UserError(f"--output {path}: is there already. Name another file, or delete it to measure anew")
+    _not_there(path)
     try:
         estimator = DeviceEstimator(device=arguments.device, threads=arguments.threads, batch=arguments.batch,
                                     precision=arguments.precision, warmup=arguments.warmup, repeats=arguments.repeats)  # fmt: skip
-        partial = path.with_name(f"{path.name}.partial")
-        if partial.exists():
-            _logger.info("latencies: going on with %s, if it is of this build", partial)
-        with steps("measuring latencies", "step") as progress:
-            table = build_lookup_table(space, shape, estimator, method=arguments.method, description=description,
-                                       partial=partial, progress=progress)  # fmt: skip
+        partial = partial_of(path)
+        with building(path):
+            _not_there(path)  # nor has another process built it, for which this one has waited
+            table = build_table(
+                space, shape, estimator, partial=partial, method=arguments.method, description=description
+            )
+            table.write(path)
+            partial.unlink(missing_ok=True)
     except ValueError as error:
         raise UserError(f"latency build: {error}") from error
-    table.write(path)
-    partial.unlink(missing_ok=True)
-    say_drift(table)
     for key, row in table.rows.items():
         print(f"{row.median_ms:10.4f} ms  p95 {row.p95_ms:10.4f}  {row.count:6d} x  {key}")
     print(f"table: {path}  ({len(table.rows)} rows; {table.conditions['device']})")
     return 0
+
+
+def _not_there(path: Path) -> None:
+    if path.exists():
+        raise UserError(f"--output {path}: is there already. Name another file, or delete it to measure anew")
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -139,6 +138,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from ..files import write_text
     from ..latency import check_table
     from ..latency.checking import as_plain, check_recorded, draw, report
+    from ..measuring import quietly
     from ..progress import steps
 
     table = _read(arguments.table)
@@ -148,7 +148,7 @@ def _check(arguments: argparse.Namespace) -> int:
             check = check_recorded(table, space, shape)
         else:
             estimator = _estimator_of(table, arguments)
-            with steps("timing networks", "round") as progress:
+            with quietly(estimator), steps("timing networks", "round") as progress:
                 check = check_table(table, space, shape, estimator, n_networks=arguments.networks,
                                     n_calibration=arguments.calibration, seed=arguments.seed, progress=progress)  # fmt: skip
     except KeyError as error:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import nn
 
+from ..locks import hold, of_this_machine
 from .estimator import LatencyEstimator
 from .timing import PRECISIONS, conditions_of, median_and_p95, noise, problems_of, surroundings, synchronize, time_ms
 
@@ -131,15 +132,25 @@ class DeviceEstimator(LatencyEstimator):
 
     @contextmanager
     def prepared(self, modules: Sequence[_Module]) -> Iterator[list[_Module]]:
-        """Copies of modules as and where they are to be timed, and torch as it is to be while they are.
+        """Copies of modules as and where they are to be timed, torch as it is to be while they are, and :meth:`alone`.
 
         The originals stay in their mode and place. Copied in one go: what several networks share, their copies share.
         """
         copies = [
             m.to(device=self.device, dtype=PRECISIONS[self.precision]).eval() for m in copy.deepcopy(list(modules))
         ]
-        with surroundings(self.device, self.threads):
+        with self.alone(), surroundings(self.device, self.threads):
             yield copies
+
+    def alone(self) -> AbstractContextManager[None]:
+        """While it lasts, no other process of this user measures on this device: two at once would time each other.
+
+        Whoever comes second waits, and the log says for whom.
+        """
+        name = self.device.type
+        if name == "cuda":
+            name += str(torch.cuda.current_device() if self.device.index is None else self.device.index)
+        return hold(of_this_machine(f"measures-{name}"), f"measures on this machine's {name}")
 
     def input_of(self, shape: Shape) -> torch.Tensor:
         """A batch of noise; ``shape`` is that of one sample."""

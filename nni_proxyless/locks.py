@@ -1,0 +1,112 @@
+"""One process at a time: a lock file that is held while something lasts.
+
+The lock is the kernel's (``flock``), the file only its name and a line that says who holds it. It is let go when the process
+ends, however it ends: what a killed process leaves is an empty promise that nobody waits for.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["HeldError", "hold", "of_this_machine"]
+
+_logger = logging.getLogger(__name__)
+
+_held: set[Path] = set()
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+class HeldError(Exception):
+    """Another process holds the lock, and nobody wanted to wait; the message says which, and what it does."""
+
+
+@contextmanager
+def hold(path: Path, doing: str, *, wait: bool = True) -> Iterator[None]:
+    """Hold a lock; within the same process it may be held several times over.
+
+    On a file system that knows no locks there is a warning, and nothing is held.
+
+    Parameters
+    ----------
+    path
+        The lock file, in a folder that is there. Made here, and removed at the end.
+    doing
+        What the others are told that this process does: "measures on this machine's cpu".
+    wait
+        Until the others have let it go; the log says once for whom. Otherwise they are an error.
+
+    Raises
+    ------
+    HeldError
+        Another process holds it, and ``wait`` is False.
+    """
+    path = path.resolve()
+    if path in _held or fcntl is None:
+        yield
+        return
+    handle = _take(path, doing, wait)
+    _held.add(path)
+    try:
+        yield
+    finally:
+        _held.discard(path)
+        if handle is not None:
+            path.unlink(missing_ok=True)  # before it is let go: whoever waits for it looks whether it is still there
+            fcntl.flock(handle, fcntl.LOCK_UN)  # worker processes that were forked have it open too
+            os.close(handle)
+
+
+def of_this_machine(name: str) -> Path:
+    """The lock file that all processes of this user on this machine, and on no other, know by this name."""
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    return Path(tempfile.gettempdir()) / f"nni-proxyless-{user}-{name}.lock"
+
+
+def _take(path: Path, doing: str, wait: bool) -> int | None:
+    """The open file, locked; None where there are no locks."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            _lock(handle, wait)
+            if _is_still_there(path, handle):
+                os.truncate(handle, 0)
+                os.write(handle, f"process {os.getpid()} {doing}".encode())
+                return handle
+        except BaseException as error:
+            os.close(handle)
+            if isinstance(error, OSError) and error.errno in _WITHOUT_LOCKS:
+                _logger.warning(
+                    "%s: this file system knows no locks (%s): see that no second process %s", path, error, doing
+                )
+                return None
+            raise
+        os.close(handle)  # whoever held it has removed the file: the next one makes another
+
+
+def _lock(handle: int, wait: bool) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.pread(handle, 1000, 0).decode(errors="replace") or "another process"
+        if not wait:
+            raise HeldError(holder) from error
+        _logger.info("waiting: %s", holder)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+
+
+def _is_still_there(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(handle))
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,131 @@
+"""The folder of a search: whose it is, whether a search begins there or goes on, and its epochs.
+
+A search that was stopped or killed leaves ``search.yml``, ``latencies.yaml``, ``history.jsonl`` and ``checkpoint/``, and goes on
+when it is started again with the same settings; one that has finished has ``architecture.json`` and no ``checkpoint/``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .config import SearchConfig
+from .errors import UserError
+from .files import write_text
+from .locks import HeldError, hold
+from .remains import PROBABILITIES, SUPERNET
+
+__all__ = ["alone_in", "as_file_in", "begin_or_go_on", "differences", "history", "is_finished", "recorder"]
+
+
+@contextmanager
+def alone_in(folder: Path, *, wait: bool) -> Iterator[None]:
+    """While it lasts, no other process searches there: two would write over each other.
+
+    Parameters
+    ----------
+    wait
+        Until the other one has ended.
+
+    Raises
+    ------
+    UserError
+        There is another one, and ``wait`` is False.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        try:
+            held.enter_context(hold(folder / ".lock", f"searches in {folder}", wait=wait))
+        except HeldError as error:
+            raise UserError(f"{error}: wait for it, end it, or choose another output") from error
+        yield
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the search in this folder has left its network and needs nothing more."""
+    return (folder / "architecture.json").exists() and not (folder / "checkpoint").exists()
+
+
+def as_file_in(folder: Path, config: SearchConfig, base: Path) -> str:
+    """The text of ``folder/search.yml``: the configuration, its tables relative to this file and no more to ``base``."""
+    content = config.model_dump(mode="json")
+    for section in (content["latency"], *content["costs"]):
+        if section["table"] is not None and not os.path.isabs(section["table"]):
+            section["table"] = os.path.relpath(os.path.realpath(base / section["table"]), os.path.realpath(folder))
+    return yaml.safe_dump(content, sort_keys=False)
+
+
+def begin_or_go_on(folder: Path, resolved: str) -> None:
+    """Clear away what an earlier search has left, unless it is this one, unfinished.
+
+    An unfinished search with other settings is not overwritten.
+    """
+    different = differences(folder, resolved)
+    unfinished = (folder / "checkpoint").exists()
+    if unfinished and different:
+        raise UserError(
+            f"{folder} holds an unfinished search with other settings: {'; '.join(different)}. Choose another output, or go "
+            f"on with that one: nni-proxyless search --resume {folder}"
+        )
+    if not unfinished and (different or (folder / "architecture.json").exists()):
+        for path in (
+            *folder.glob("latencies*.yaml"),
+            folder / "history.jsonl",
+            folder / PROBABILITIES,
+            folder / SUPERNET,
+        ):
+            path.unlink(missing_ok=True)
+
+
+def differences(folder: Path, resolved: str) -> list[str]:
+    """In which settings the search in this folder is another one, in words."""
+    here = _flat(yaml.safe_load(resolved))
+    there = {}
+    if (folder / "search.yml").exists():
+        there = _flat(yaml.safe_load((folder / "search.yml").read_text(encoding="utf-8")))
+    return [
+        f"{key} is {there.get(key)} there, {here.get(key)} here"
+        for key in sorted(here.keys() | there.keys())
+        if key != "output" and there.get(key) != here.get(key)
+    ]
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    """What was reported of each epoch so far."""
+    return [json.loads(line) for line in _lines(folder / "history.jsonl")]
+
+
+def recorder(folder: Path, report: Callable[[dict[str, float]], None]) -> Callable[[int, dict[str, float]], None]:
+    """Keeps one line per epoch, and reports it; of a search that goes on, first the epochs that lie behind it.
+
+    NNI numbers what a process reports from 0 on, and its web UI shows the last that came under a number: told from the
+    beginning, the epochs keep their numbers, and one that NNI has missed gets there. What is gone through again is not told again.
+    """
+    path = folder / "history.jsonl"
+    told = history(folder)
+    for metrics in told:
+        report(metrics)
+
+    def record(epoch: int, metrics: dict[str, float]) -> None:
+        write_text(path, "".join(f"{line}\n" for line in [*_lines(path)[:epoch], json.dumps(metrics)]))
+        if epoch >= len(told):
+            report(metrics)
+
+    return record
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
