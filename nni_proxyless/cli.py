@@ -6,7 +6,6 @@ Results go to stdout, the log and progress bars to stderr. Code 0: done; 1: some
 from __future__ import annotations
 
 import argparse
-import importlib.resources
 import logging
 import os
 import signal
@@ -16,10 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__
+from .commands.check import add_check_command
 from .commands.derive import add_derive_command
 from .commands.draw import add_draw_command
 from .commands.export import add_export_command
 from .commands.fetch import add_fetch_command
+from .commands.init import add_init_command
 from .commands.latency import add_latency_command
 from .commands.reference import add_reference_command
 from .commands.report import add_report_command
@@ -28,8 +29,6 @@ from .errors import UserError
 from .failures import in_words
 
 __all__ = ["main"]
-
-DEFAULT_SEARCH = Path(str(importlib.resources.files("nni_proxyless.experiments") / "search.yml"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,6 +86,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     search.set_defaults(run=_search)
 
+    add_init_command(commands)
+
+    add_check_command(commands)
+
     add_train_command(commands)
 
     add_latency_command(commands)
@@ -112,6 +115,7 @@ def _search(arguments: argparse.Namespace) -> int:
     from .derive import Architecture
     from .reporting.table import figures
     from .search import is_finished, run_search
+    from .shipped import shipped
 
     _quieten()
     helped = trial.shared_folder() if trial.is_helper() else None
@@ -131,7 +135,7 @@ def _search(arguments: argparse.Namespace) -> int:
     else:
         file, overrides = file_and_overrides(arguments.items)
         path = Path(file) if file else None
-        config = read_config(SearchConfig, path or DEFAULT_SEARCH, [*overrides, *trial.parameters()])
+        config = read_config(SearchConfig, path or shipped("search.yml"), [*overrides, *trial.parameters()])
         folder = trial.output_folder(config.output, "search")
     result = run_search(config, folder, base=path.parent if path else Path(), report=trial.intermediate)
     if result is None:
