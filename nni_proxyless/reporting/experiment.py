@@ -163,16 +163,19 @@ def read_trials(connection: sqlite3.Connection, folder: Path) -> list[Trial]:
             trial["number"] = number
         if data and data.strip():
             trial["parameters"] = _dict_of(json.loads(data).get("parameters"))
-    reports = "SELECT trialJobId, type, data FROM MetricData ORDER BY rowid"
-    for name, kind, data in connection.execute(reports):
+    # A trial that was resumed reports its epochs from the first one on; as in the web UI, what came last under a number counts.
+    reported: dict[str, dict[int, dict[str, Any]]] = {}
+    reports = "SELECT trialJobId, type, sequence, data FROM MetricData ORDER BY rowid"
+    for name, kind, sequence, data in connection.execute(reports):
         if name not in trials:
             continue
         metrics = _dict_of(json.loads(json.loads(data)))  # NNI packs them twice
         if kind == "PERIODICAL":
-            trials[name].setdefault("reported", []).append(metrics)
+            reported.setdefault(name, {})[sequence] = metrics
         elif kind == "FINAL":
             trials[name]["final"] = metrics
     for name, trial in trials.items():
+        trial["reported"] = [metrics for _, metrics in sorted(reported.get(name, {}).items())]
         here = trial["url"] and _host(trial["url"]) is None
         trial["folder"] = Path(trial["url"]) if here else folder / "trials" / name
     return [Trial(**trial) for trial in trials.values()]

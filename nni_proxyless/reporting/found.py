@@ -146,7 +146,13 @@ class Found:
         lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines() if path.exists() else []
         if not lines and self.trial is not None and self.trial.host and self.experiment is not None:
             return f"its files are on {self.trial.host}; nni-proxyless fetch {self.experiment.id} gets them"
-        return lines[-1] if lines else "it left no message"
+        said = lines[-1] if lines else "it left no message"
+        if self.state == "USER_CANCELED" and self.kind == "search" and (self.folder / "checkpoint").exists():
+            return (
+                "a signal ended it, of its user or for want of memory; nni-proxyless search --resume "
+                f"{self.folder} goes on; it said last: {said}"
+            )
+        return said
 
     @property
     def experiment_state(self) -> str:
@@ -221,8 +227,16 @@ def find_experiment(experiment: str | None) -> list[Found]:
     found = []
     for trial in read.trials:
         left = not read.running and trial.state in ("RUNNING", "WAITING")
-        found.append(Found(trial.id, "STOPPED" if left else trial.state, trial.folder, read, trial))
+        state = "STOPPED" if left else trial.state
+        if state in FAILED_STATES and is_finished(trial.folder):  # by hand: nni-proxyless search --resume FOLDER
+            state = "SUCCEEDED"
+        found.append(Found(trial.id, state, trial.folder, read, trial))
     return found
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a search has left its net there and needs nothing more."""
+    return (folder / "architecture.json").exists() and not (folder / "checkpoint").exists()
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
