@@ -1,0 +1,272 @@
+"""Searches that are killed: a trial, NNI's manager, both; and two that want the same table.
+
+What they come to is what a search comes to that nobody has disturbed, to the last bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from nni_proxyless.cli import main
+from nni_proxyless.latency import LookupTable
+from nni_proxyless.locks import HeldError, hold, of_this_machine
+
+from .test_experiment import ask, free_port
+from .test_search import TINY
+
+EPOCHS = 9
+SEARCH = yaml.safe_load(TINY)
+SEARCH |= {
+    "latency": {"target_ms": "90%", "estimator": {"name": "macs"}},
+    "training": {"epochs": EPOCHS},
+}  # the same everywhere
+
+# Trial 0 asks for its parameters when the others have theirs. How often a checkpoint is written changes no result.
+EXPERIMENT = """
+experimentName: life cycle
+trialCommand: test $NNI_TRIAL_SEQ_ID = 0 && sleep 4; exec nni-proxyless search search.yml
+trialCodeDirectory: .
+searchSpace:
+  strategy.checkpoint_every: {_type: choice, _value: [2, 3, 4]}
+maxTrialNumber: 3
+trialConcurrency: 3
+tuner: {name: GridSearch}
+trainingService: {platform: local}
+"""
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = 240) -> Any:
+    """What the condition comes to, once that is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain: {what}"
+        time.sleep(0.05)
+    return found
+
+
+class Experiment:
+    """One experiment of NNI, whose manager may change."""
+
+    def __init__(self, command: Any, home: Path):
+        self.command, self.home = command, home
+        self.started: list[psutil.Process] = []
+        self.port = 0
+
+    def nnictl(self, *words: str) -> None:
+        """``create`` and ``resume`` on a port of their own."""
+        if words[0] != "stop":
+            self.port = free_port()
+            words = (*words, "--port", str(self.port))
+        done = self.command("nnictl", *words, cwd=self.home, HOME=str(self.home))
+        assert done.returncode == 0, done.stdout + done.stderr
+        if words[0] != "stop":
+            self.started.append(self.manager)
+
+    @property
+    def id(self) -> str:
+        (name,) = json.loads((self.home / "nni-experiments" / ".experiment").read_text())
+        return name
+
+    @property
+    def manager(self) -> psutil.Process:
+        return psutil.Process(json.loads((self.home / "nni-experiments" / ".experiment").read_text())[self.id]["pid"])
+
+    def manager_lives(self) -> bool:
+        try:
+            return self.manager.is_running()
+        except psutil.NoSuchProcess:
+            return False
+
+    def trials(self) -> list[dict[str, Any]]:
+        """In the order of the web UI."""
+        return sorted(json.loads(ask(self.port, "/api/v1/nni/trial-jobs")), key=lambda trial: trial["sequenceId"])
+
+    def state(self, trial: str) -> str:
+        return next(found["status"] for found in self.trials() if found["trialJobId"] == trial)
+
+    def folder(self, trial: str) -> Path:
+        return self.home / "nni-experiments" / self.id / "environments" / "local-env" / "trials" / trial
+
+    def process(self, trial: str) -> psutil.Process:
+        """The process that searches, as its lock file says."""
+        found = re.match(r"process (\d+) searches in ", (self.folder(trial) / ".lock").read_text())
+        assert found
+        return psutil.Process(int(found[1]))
+
+    def epochs(self, trial: str) -> int:
+        path = self.folder(trial) / "history.jsonl"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    def said(self, trial: str) -> str:
+        """The log of its last start: NNI overwrites it."""
+        return (self.folder(trial) / "trial.stderr").read_text(errors="replace")
+
+    def remember(self) -> None:
+        """Whatever runs now is not to outlive the test."""
+        self.started += self.manager.children(recursive=True)
+
+
+@pytest.fixture
+def experiment(command, tmp_path) -> Iterator[Experiment]:
+    found = Experiment(command, tmp_path)
+    try:
+        yield found
+    finally:
+        with contextlib.suppress(Exception):
+            found.remember()
+            found.nnictl("stop", found.id)
+        _, alive = psutil.wait_procs(found.started, timeout=20)
+        for process in alive:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    """The same search, without NNI, from beginning to end."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "search.yml").write_text(yaml.safe_dump(SEARCH))
+    before = torch.get_num_threads()
+    assert main(["search", str(folder / "search.yml"), f"output={folder / 'out'}"]) == 0
+    torch.set_num_threads(before)
+    return folder / "out"
+
+
+def assert_the_same(found: Path, expected: Path) -> None:
+    choices = [json.loads((folder / "architecture.json").read_text())["choices"] for folder in (found, expected)]
+    assert choices[0] == choices[1]
+    weights, others = (load_file(folder / "weights.safetensors") for folder in (found, expected))
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(tensor, others[name]) for name, tensor in weights.items())
+    histories = [
+        [{**json.loads(line), "seconds": 0} for line in (folder / "history.jsonl").read_text().splitlines()]
+        for folder in (found, expected)
+    ]
+    assert histories[0] == histories[1]
+
+
+def test_killed_trial_manager_and_both_end_as_if_nothing_had_happened(experiment, undisturbed, tmp_path):
+    """Three trials, stopped and resumed once; then one is killed, one loses its manager, one is killed together with it.
+
+    The first is finished by ``search --resume``, the others by ``nnictl resume``. Besides: each trial has the parameters that
+    NNI shows for it, though the first one asked for its own last.
+    """
+    (tmp_path / "search.yml").write_text(yaml.safe_dump(SEARCH))
+    (tmp_path / "experiment.yml").write_text(EXPERIMENT)
+    experiment.nnictl("create", "--config", "experiment.yml")
+    until(lambda: len(experiment.trials()) == 3, "three trials")
+    killed, orphaned, both = names = [trial["trialJobId"] for trial in experiment.trials()]
+    until(lambda: all(experiment.epochs(name) >= 1 for name in names), "an epoch of each")
+
+    for trial in experiment.trials():
+        shown = json.loads(trial["hyperParameters"][0])["parameters"]["strategy.checkpoint_every"]
+        used = yaml.safe_load((experiment.folder(trial["trialJobId"]) / "search.yml").read_text())
+        assert used["strategy"]["checkpoint_every"] == shown
+    assert sum("another trial's" in experiment.said(name) for name in names) >= 2, (
+        "NNI has given each its own, so this test shows nothing"
+    )
+
+    experiment.remember()
+    experiment.nnictl("stop", experiment.id)
+    assert not psutil.wait_procs(experiment.started, timeout=20)[1], "nnictl stop leaves nothing behind"
+    experiment.nnictl("resume", experiment.id)
+    until(lambda: all("going on after epoch" in experiment.said(name) for name in names), "all three go on")
+
+    experiment.remember()
+    experiment.process(killed).kill()
+    # A process that a signal has ended is, to NNI, one that somebody wanted to end.
+    until(lambda: experiment.state(killed) == "USER_CANCELED", "NNI sees that the trial is gone")
+    left_by_the_manager = experiment.process(orphaned)
+    experiment.manager.kill()
+    experiment.process(both).kill()
+    until(lambda: not experiment.manager_lives(), "the manager is gone")
+    assert left_by_the_manager.is_running()
+    assert max(map(experiment.epochs, names)) < EPOCHS, "a search was over before anything was killed"
+
+    experiment.nnictl("resume", experiment.id)
+    resumed = experiment.command("nni-proxyless", "search", "--resume", experiment.folder(killed))
+    assert resumed.returncode == 0, resumed.stderr
+    assert "going on after epoch" in resumed.stderr
+    until(lambda: {experiment.state(name) for name in (orphaned, both)} == {"SUCCEEDED"}, "the trials succeed")
+
+    for name in names:
+        assert_the_same(experiment.folder(name), undisturbed)
+        assert not (experiment.folder(name) / ".lock").exists()
+    assert f"waiting: process {left_by_the_manager.pid} searches in" in experiment.said(orphaned)
+    assert "finished already: " in experiment.said(orphaned)
+    assert "going on after epoch" in experiment.said(both)
+    report = experiment.command("nni-proxyless", "report", experiment.id, HOME=str(tmp_path))
+    assert report.stdout.count("SUCCEEDED") == 3, "the one that was finished by hand, too"
+    assert report.returncode == 0, report.stdout
+    for name in (orphaned, both):  # NNI and its web UI know the whole story
+        metrics = json.loads(ask(experiment.port, f"/api/v1/nni/metric-data/{name}"))
+        shown = {m["sequence"]: json.loads(json.loads(m["data"])) for m in metrics if m["type"] == "PERIODICAL"}
+        history = [json.loads(line) for line in (experiment.folder(name) / "history.jsonl").read_text().splitlines()]
+        assert [shown[epoch] for epoch in range(EPOCHS)] == history
+        assert len(shown) == EPOCHS
+        (final,) = next(trial for trial in experiment.trials() if trial["trialJobId"] == name)["finalMetricData"]
+        assert json.loads(json.loads(final["data"]))["default"] == history[-1]["default"]
+
+
+def test_a_table_is_built_once_and_survives_its_builder(tmp_path):
+    """Two searches wait for the table that a third one builds; that is killed, one goes on with it, the other reads it."""
+    table = {
+        "table": "tables/t.yaml",
+        "target_ms": 1e-6,
+        "estimator": {"warmup": 1, "repeats": 40},
+    }  # out of reach: ends here
+    (tmp_path / "search.yml").write_text(yaml.safe_dump(SEARCH | {"latency": table}))
+    partial = tmp_path / "tables" / "t.yaml.partial"
+    with contextlib.ExitStack() as ending:
+
+        def search(name: str) -> subprocess.Popen:
+            words = [sys.executable, "-W", "ignore", "-m", "nni_proxyless", "search", "search.yml", f"output={name}"]
+            log = ending.enter_context((tmp_path / f"{name}.log").open("w"))
+            process = ending.enter_context(
+                subprocess.Popen(words, cwd=tmp_path, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            )
+            ending.callback(process.kill)
+            return process
+
+        def said(name: str) -> str:
+            return (tmp_path / f"{name}.log").read_text()
+
+        builder = search("builder")
+        until(lambda: partial.exists() and len(partial.read_text().splitlines()) > 5, "the builder measures")
+        builder.send_signal(signal.SIGSTOP)
+        assert builder.poll() is None
+        assert not (tmp_path / "tables" / "t.yaml").exists()
+        with pytest.raises(HeldError, match=f"^process {builder.pid} measures on this machine's cpu$"):
+            hold(of_this_machine("measures-cpu"), "", wait=False).__enter__()
+        others = {name: search(name) for name in ("one", "two")}
+        until(
+            lambda: all(f"waiting: process {builder.pid} builds tables/t.yaml" in said(name) for name in others),
+            "both wait",
+        )
+        builder.kill()
+        assert [process.wait(240) for process in others.values()] == [2, 2]
+    built = [name for name in others if "latencies: measured" in said(name)]
+    (read,) = [name for name in others if "latencies: read from tables/t.yaml" in said(name)]
+    assert built == [name for name in others if name != read]
+    assert "latencies: going on with tables/t.yaml.partial" in said(built[0])
+    assert {path.name for path in (tmp_path / "tables").iterdir()} == {"t.yaml"}
+    for name in others:
+        assert (
+            LookupTable.read(tmp_path / name / "latencies.yaml").rows
+            == LookupTable.read(tmp_path / "tables" / "t.yaml").rows
+        )
