@@ -432,8 +432,15 @@ def test_machines_are_those_of_the_configuration():
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(["--ssh", ""], "--ssh: a command is needed"), (["--ssh", "'"], '--ssh: "\'": No closing quotation')],
+    [
+        (["--ssh", ""], "--ssh: a command is needed"),
+        (["--ssh", "'"], '--ssh: "\'": No closing quotation'),
+        (["AbD"], "fetch: 'AbD' is no NNI experiment of this machine. Did you mean 'AbC'?"),
+    ],
 )
-def test_a_wrong_ssh_is_refused(words, message, capsys):
+def test_wrong_words_are_refused(words, message, capsys, monkeypatch, tmp_path):
+    (tmp_path / "nni-experiments").mkdir()
+    (tmp_path / "nni-experiments" / ".experiment").write_text('{"AbC": {}}')  # NNI's list
+    monkeypatch.setenv("HOME", str(tmp_path))
     assert main(["fetch", *words]) == 2
     assert message in capsys.readouterr().err

@@ -8,7 +8,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
+from ..errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from ..reporting.experiment import Experiment
@@ -38,10 +38,12 @@ def _fetch(arguments: argparse.Namespace) -> int:
 
     from ..fetching import Fetched, fetch, remote_trials
     from ..progress import bar
-    from ..reporting.experiment import read_experiment
+    from ..reporting.experiment import known_experiments, read_experiment
 
-    ssh = _words(arguments.ssh)
-    experiment = read_experiment(arguments.experiment)
+    ssh, name = _words(arguments.ssh), arguments.experiment
+    if name is not None and name not in (known := known_experiments()):
+        raise UserError(f"fetch: '{name}' is no NNI experiment of this machine.{did_you_mean(name, known)}")
+    experiment = read_experiment(name)
     total = len(remote_trials(experiment))
     n_fetched = 0
     with bar(total, "fetch", "trial") as shown:
