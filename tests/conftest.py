@@ -13,7 +13,26 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
-os.environ["NNI_PROXYLESS_QUIET_SECONDS"] = "0"  # two files run at a time, and nobody needs their milliseconds to be true
+# Two files run at a time, and nobody needs their milliseconds to be true.
+os.environ["NNI_PROXYLESS_QUIET_SECONDS"] = "0"
+
+# Real experiments run one after the other: NNI's start times out on a machine that starts two.
+EXPERIMENTS = ("test_web_ui", "test_life_cycle", "test_remote", "test_custom_space", "test_experiment")
+# What takes longest begins first, or one process would be alone with it in the end.
+LONG = (
+    "test_dsnas", "test_search", "test_proxyless_search", "test_export", "test_updates", "test_spaces", "test_resume",
+    "test_training", "test_torchrun", "test_readme", "test_derive_command", "test_benchmarks", "test_processes",
+)  # fmt: skip
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The order in which files are given to processes; a file stays whole, since its tests share searches."""
+    order = [*EXPERIMENTS, *LONG]
+    items.sort(key=lambda item: order.index(item.path.stem) if item.path.stem in order else len(order))
+    for item in items:
+        group = "experiments" if item.path.stem in EXPERIMENTS else str(item.path.relative_to(ROOT))
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True)
