@@ -9,7 +9,12 @@ __all__ = ["in_words"]
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Of libraries that have no error number: torch's allocator and its file writer, safetensors'.
 _SAY_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
-_SAY_NO_SPACE = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed writing", "unexpected pos ")
+_SAY_NO_SPACE = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "PytorchStreamWriter failed writing",
+    "unexpected pos ",
+)
 
 
 def in_words(error: BaseException) -> str | None:
@@ -19,8 +24,8 @@ def in_words(error: BaseException) -> str | None:
     if isinstance(error, MemoryError) or any(words in text for words in _SAY_NO_MEMORY):
         return (
             f"out of memory: {first_line or 'Python could not get more'}. Use a smaller batch_size, or end what else needs the "
-            "memory; the same command then goes on where it was"
+            "memory: search and train go on with --resume FOLDER"
         )
     if (isinstance(error, OSError) and error.errno in _NO_SPACE) or any(words in text for words in _SAY_NO_SPACE):
-        return f"no space left on the disk: {first_line}. Free some; the same command then goes on where it was"
+        return f"no space left on the disk: {first_line}. Free some: search and train go on with --resume FOLDER"
     return None
