@@ -54,7 +54,7 @@ def _reference(arguments: argparse.Namespace) -> int:
         nets += random_nets(searched, path.parent, arguments.random, budget=arguments.budget_ms, seed=arguments.seed)
     beside = time_beside(searched, nets)
     paths = write_reference_nets(nets, arguments.output or path.parent / "reference")
-    rows = [("net", "MACs", "params", "table ms", "measured ms")]
+    rows: list[tuple[str, ...]] = [("net", "MACs", "params", "table ms", "measured ms")]
     rows += [_row(file.parent.name, net, net.latency["measured_ms"]) for file, net in zip(paths, nets, strict=True)]
     rows.append(_row("the searched net", searched, beside))
     columns = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

@@ -23,7 +23,7 @@ __all__ = ["Point", "draw_front", "on_front", "points_of", "write_front"]
 
 _logger = logging.getLogger(__name__)
 
-SEARCHED, REFERENCE = "#a8480f", "#3b6ea5"
+SEARCHED, REFERENCE, RANDOM = "#a8480f", "#3b6ea5", "#6b6b6b"
 COLUMNS = ("name", "kind", "ms", "accuracy", "accuracy_is", "on_front", "macs", "n_params")
 
 
@@ -39,7 +39,9 @@ class Point:
         Share of right answers: of the trained net on the test images where ``final`` is set, else of the net with inherited
         weights on the validation part.
     width, structure
-        Multiplier of a reference net, and what it is one of; None and empty for a searched one.
+        Multiplier of a reference net, and what it is one of; None and empty for another one.
+    random
+        Whether it is a random net.
     """
 
     name: str
@@ -50,6 +52,11 @@ class Point:
     structure: str = ""
     macs: int = 0
     n_params: int = 0
+    random: bool = False
+
+    @property
+    def searched(self) -> bool:
+        return self.width is None and not self.random
 
 
 def on_front(points: Sequence[Point]) -> list[bool]:
@@ -70,9 +77,11 @@ def on_front(points: Sequence[Point]) -> list[bool]:
     ]
 
 
-def points_of(found: Sequence[Found], measured_ms: Sequence[float | None]) -> list[Point]:
-    """The nets that have both a measured latency and an accuracy; the log names the others."""
-    points = []
+def points_of(
+    found: Sequence[Found], measured_ms: Sequence[float | None]
+) -> tuple[list[Point], list[tuple[Found, str]]]:  # fmt: skip
+    """The nets that have both a measured latency and an accuracy; and those that have not, with what they lack."""
+    points, lacking = [], []
     for f, ms in zip(found, measured_ms, strict=True):
         a = f.architecture
         if a is None:
@@ -82,16 +91,15 @@ def points_of(found: Sequence[Found], measured_ms: Sequence[float | None]) -> li
         inherited = None if a.search.get("weights") == "fresh" else a.search.get("accuracy")
         accuracy = inherited if final is None else final
         if ms is None or accuracy is None:
-            lacks = "no measured latency" if ms is None else "no accuracy: train it"
-            _logger.warning("%s: not in the picture of the front: %s", f.folder, lacks)
+            lacking.append((f, "no measured latency" if ms is None else "no accuracy: train it"))
             continue
         points.append(
             Point(
                 f.name, ms, accuracy, final is not None, a.search.get("width"), a.search.get("structure", ""), a.macs,
-                a.n_params,
+                a.n_params, f.kind == "random",
             )
         )  # fmt: skip
-    return points
+    return points, lacking
 
 
 def write_front(found: Sequence[Found], measured_ms: Sequence[float | None], path: Path) -> None:
@@ -102,7 +110,9 @@ def write_front(found: Sequence[Found], measured_ms: Sequence[float | None], pat
     UserError
         No net can be drawn.
     """
-    points = points_of(found, measured_ms)
+    points, lacking = points_of(found, measured_ms)
+    for f, lacks in lacking:
+        _logger.warning("%s: not in the picture of the front: %s", f.folder, lacks)
     if not points:
         raise UserError(
             "--front: none of the nets has both a measured latency and an accuracy; allowed: searches whose estimator is the "
@@ -112,16 +122,16 @@ def write_front(found: Sequence[Found], measured_ms: Sequence[float | None], pat
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    searched = [p for p in points if p.width is None]
+    searched = [p for p in points if p.searched]
     best = {id(p) for p, wins in zip(searched, on_front(searched), strict=True) if wins}
     for p in points:
-        kind = "searched" if p.width is None else f"reference, width {p.width}"
+        kind = "searched" if p.searched else "random" if p.random else f"reference, width {p.width}"
         writer.writerow((p.name, kind, p.ms, p.accuracy, _is(p.final), int(id(p) in best), p.macs, p.n_params))
     write_text(path.with_suffix(".csv"), text.getvalue())
 
 
 def draw_front(points: Sequence[Point]) -> Figure:
-    """Searched nets with their front, and reference nets as a line with their widths.
+    """Searched nets with their front, random nets, and reference nets as a line with their widths.
 
     Filled markers: accuracy after the final training; hollow ones: of the search. Where only one of them is there, the axis
     says which.
@@ -133,12 +143,16 @@ def draw_front(points: Sequence[Point]) -> Figure:
     kinds = sorted({p.final for p in points}, reverse=True)
     for final in kinds:
         said = f", {_when(final)}" if len(kinds) > 1 else ""
-        searched = [p for p in points if p.final == final and p.width is None]
+        searched = [p for p in points if p.final == final and p.searched]
+        random = [p for p in points if p.final == final and p.random]
         best = sorted({(p.ms, p.accuracy) for p, wins in zip(searched, on_front(searched), strict=True) if wins})
         others = [p for p in searched if (p.ms, p.accuracy) not in best]
         if others:
             axes.plot([p.ms for p in others], [p.accuracy for p in others], "o", color=SEARCHED, alpha=0.45, markersize=5,
                       label=f"searched{said}", markerfacecolor=SEARCHED if final else "white")  # fmt: skip
+        if random:
+            axes.plot([p.ms for p in random], [p.accuracy for p in random], "D", color=RANDOM, markersize=4,
+                      label=f"random{said}", markerfacecolor=RANDOM if final else "white")  # fmt: skip
         if best:
             axes.plot([x for x, _ in best], [y for _, y in best], "o-", color=SEARCHED, markersize=8, linewidth=2,
                       label=f"front of the searched nets{said}",

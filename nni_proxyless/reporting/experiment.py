@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..errors import UserError, did_you_mean
@@ -135,9 +137,8 @@ def read_experiment(experiment: str | None = None) -> Experiment:
     try:
         with _opened(database) as connection:
             trials = read_trials(connection, folder)
-            ((config, started),) = connection.execute(
-                "SELECT params, startTime FROM ExperimentProfile ORDER BY revision DESC, rowid DESC LIMIT 1"
-            ).fetchall() or [("{}", 0)]
+            profiles = "SELECT params, startTime FROM ExperimentProfile ORDER BY revision DESC, rowid DESC LIMIT 1"
+            config, started = connection.execute(profiles).fetchone() or ("{}", 0)
     except sqlite3.Error as error:
         raise UserError(f"experiment {experiment}: {database}: {error}") from error
     return Experiment(experiment, folder, json.loads(config), started / 1e3, _lives(known[experiment]), trials)
@@ -187,7 +188,21 @@ def _database(experiment: str, noted: Mapping[str, Any]) -> Path:
 
 @contextmanager
 def _opened(database: Path) -> Iterator[sqlite3.Connection]:
-    with closing(sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+    """For reading. A manager that was killed while it wrote has left a journal beside it; to undo what that says is to write,
+    so it is done in a copy."""
+    journal = database.with_name(f"{database.name}-journal")
+    with ExitStack() as stack:
+        uri = f"{database.resolve().as_uri()}?mode=ro"
+        connection = stack.enter_context(closing(sqlite3.connect(uri, uri=True)))
+        try:
+            connection.execute("SELECT 1 FROM TrialJobEvent LIMIT 1")
+        except sqlite3.OperationalError:
+            if not journal.exists():
+                raise
+            copy = Path(stack.enter_context(TemporaryDirectory())) / database.name
+            shutil.copy(database, copy)
+            shutil.copy(journal, copy.with_name(journal.name))
+            connection = stack.enter_context(closing(sqlite3.connect(copy)))
         yield connection
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import logging
@@ -142,10 +143,10 @@ class Found:
             return (
                 f"NNI's manager ended while it was {self.experiment_state}; nnictl resume {self.experiment.id} goes on"
             )
+        if self.trial is not None and not self.trial.is_here and self.experiment is not None:
+            return f"its files are on {self.trial.host}; nni-proxyless fetch {self.experiment.id} brings them"
         path = self.folder / "trial.stderr"
         lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines() if path.exists() else []
-        if not lines and self.trial is not None and self.trial.host and self.experiment is not None:
-            return f"its files are on {self.trial.host}; nni-proxyless fetch {self.experiment.id} gets them"
         said = lines[-1] if lines else "it left no message"
         if self.state == "USER_CANCELED" and self.kind == "search" and (self.folder / "checkpoint").exists():
             return (
@@ -169,13 +170,15 @@ class Found:
         return self.trial.parameters.get(path) if value is None and self.trial is not None else value
 
 
-def find(sources: Sequence[str]) -> list[Found]:
+def find(sources: Sequence[str], *, also: Sequence[Path] = ()) -> list[Found]:
     """All that lies at or below folders, and the trials of experiments; none twice, and no two of one name.
 
     Parameters
     ----------
     sources
         Folders, and ids of experiments; empty for the experiment that was started last.
+    also
+        Further folders.
 
     Raises
     ------
@@ -183,19 +186,20 @@ def find(sources: Sequence[str]) -> list[Found]:
         One of them is neither, or there is nothing in it.
     """
     found: list[tuple[str, Found]] = []
-    there: set[Path] = set()
     for source in sources or [None]:  # type: ignore[list-item]
         here = find_folders(Path(source)) if source and Path(source).is_dir() else find_experiment(source)
-        for f in here:
-            if (resolved := f.folder.resolve()) not in there:
-                there.add(resolved)
-                found.append((source or "", f))
-    names = [f.name for _, f in found]
+        found += [(source or "", f) for f in here]
+    for folder in also:
+        found += [(str(folder), f) for f in find_folders(folder)]
+    # A net below two sources is one: the first that comes is that of an experiment, if it is one's, which knows its trial.
+    first: dict[Path, Found] = {}
+    for _, f in sorted(found, key=lambda item: item[1].trial is None):
+        first.setdefault(f.folder.resolve(), f)
+    once = [(source, f) for source, f in found if first[f.folder.resolve()] is f]
+    names = [f.name for _, f in once]
     return [
-        Found(f"{source.rstrip('/')}/{f.name}", f.state, f.folder, f.experiment, f.trial)
-        if names.count(f.name) > 1
-        else f
-        for source, f in found
+        dataclasses.replace(f, name=f"{source.rstrip('/')}/{f.name}") if names.count(f.name) > 1 else f
+        for source, f in once
     ]
 
 

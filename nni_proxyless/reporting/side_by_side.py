@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 
 from ..derive import Architecture, build_network
+from ..errors import UserError
 from ..latency import DeviceEstimator
 
 __all__ = ["measure_side_by_side"]
+
+_logger = logging.getLogger(__name__)
 
 
 def measure_side_by_side(architectures: Sequence[Architecture | None]) -> list[float | None]:
@@ -27,7 +31,16 @@ def measure_side_by_side(architectures: Sequence[Architecture | None]) -> list[f
             continue
         if dict(estimator.conditions) != wanted:
             continue
-        networks = [(build_network(a), a.input_shape) for i in here if (a := architectures[i]) is not None]
-        for i, measurement in zip(here, estimator.measure(networks), strict=True):
+        networks = {}
+        for i in here:
+            a = architectures[i]
+            assert a is not None
+            try:
+                networks[i] = build_network(a), a.input_shape
+            except UserError as error:  # of a space that is not installed here
+                _logger.warning("not timed again: %s", error)
+        for i, measurement in zip(
+            networks, estimator.measure(list(networks.values())) if networks else [], strict=True
+        ):
             result[i] = measurement.median_ms
     return result

@@ -1,0 +1,293 @@
+"""The report as one HTML page, which needs no network, no script and no file beside it.
+
+found and rows -> what the page says -> page.html (a template) and page.css -> text
+
+The template escapes whatever it is given but pictures, whose words are escaped where they are made: names, reasons and
+parameters are of files, and may hold anything.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.resources
+import platform
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from .. import __version__
+from ..errors import UserError
+from ..pictures.blocks import net_of_architecture
+from ..pictures.front import draw_front, points_of
+from ..pictures.nets import draw_nets
+from . import formats
+from .charts import Point, scatter_chart
+from .comparison import SEARCHED, compare, drift, same_budgets
+from .curves import charts_of
+from .found import Found
+from .inline import inline_svg
+from .rows import Row
+
+__all__ = ["page"]
+
+SECTIONS = (
+    ("summary", "Summary"), ("trials", "Trials"), ("front", "Accuracy against latency"), ("comparison", "Against random nets and MobileNetV2"),
+    ("latency", "Predicted against measured"), ("nets", "One by one"),
+)  # fmt: skip
+
+
+def page(found: Sequence[Found], rows: Sequence[Row], *, timed: bool) -> str:
+    """The page.
+
+    Parameters
+    ----------
+    found, rows
+        The same nets and trials in the same order.
+    timed
+        Whether those that could be were timed side by side for it.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(
+        {name: getattr(formats, name) for name in ("amount", "count", "duration", "figure", "given")}
+    )
+    anchors = {row.name: f"t{i}" for i, row in enumerate(rows, start=1)}
+    searched = [(f, row) for f, row in zip(found, rows, strict=True) if row.kind in SEARCHED]
+    return environment.from_string(_file("page.html")).render(
+        style=Markup(_file("page.css").rstrip()),
+        sections=SECTIONS,
+        trials=[_trial(f, row, anchors[row.name]) for f, row in searched],
+        calibrated=any(row.calibrated is not None for _, row in searched),
+        **_head(found, rows),
+        **_summary([row for _, row in searched], anchors),
+        **_front(found, rows),
+        **_comparison(found, rows),
+        **_latency(rows, anchors),
+        timing=_timing(rows, timed),
+        footer=f"nni-proxyless {__version__}, Python {platform.python_version()}, {datetime.datetime.now():%Y-%m-%d %H:%M}. "
+        "The same figures with all their digits are in the CSV beside this page.",
+    )  # fmt: skip
+
+
+def _head(found: Sequence[Found], rows: Sequence[Row]) -> dict[str, Any]:
+    experiments = {f.experiment.id: f.experiment for f in found if f.experiment is not None}
+    names = [str(e.config.get("experimentName") or f"experiment {e.id}") for e in experiments.values()]
+    alone = [f for f in found if f.experiment is None]
+    parts = [f"NNI experiment {e.id}, {'running' if e.running else 'stopped'}" for e in experiments.values()]
+    if alone:
+        parts.append(f"{len(alone)} {'nets' if len(alone) > 1 else 'net'} of folders")
+    return {"title": ", ".join(names) or "What searches have found", "origin": "; ".join(parts),
+            "trials_head": "Trials and nets" if alone else "Trials"}  # fmt: skip
+
+
+# -- sections ------------------------------------------------------------------------------------------------------------
+
+
+def _summary(rows: Sequence[Row], anchors: Mapping[str, str]) -> dict[str, Any]:
+    ended = [row for row in rows if row.state == "SUCCEEDED"]
+    failed = [row for row in rows if row.reason]
+    going = len(rows) - len(ended) - len(failed)
+    counts = f"{len(ended)} of {len(rows)} trial{'s' if len(rows) != 1 else ''} succeeded"
+    counts += f", {len(failed)} failed" if failed else ""
+    counts += f", {going} not at an end" if going else ""
+    best = []
+    for target, unit, own in same_budgets(ended):
+        row = max(own, key=_accuracy)
+        best.append({"target": f"Best for {formats.amount(target, unit)}", "name": row.name, "anchor": anchors[row.name],
+                     "words": _in_words(row)})  # fmt: skip
+    without = [row for row in ended if row.target is None]
+    if without:
+        row = max(without, key=_accuracy)
+        best.append(
+            {"target": "Best without a target", "name": row.name, "anchor": anchors[row.name], "words": _in_words(row)}
+        )
+    return {"counts": f"{counts}.", "best": best}
+
+
+def _front(found: Sequence[Found], rows: Sequence[Row]) -> dict[str, Any]:
+    points, lacking = points_of(found, [row.measured_ms for row in rows])
+    picture = None
+    if points:
+        label = f"Accuracy against measured milliseconds of {len(points)} nets"
+        picture = Markup(inline_svg(draw_front(points), "front", label))
+    return {"front": picture, "lacking": [(f.name, lacks) for f, lacks in lacking]}
+
+
+def _comparison(found: Sequence[Found], rows: Sequence[Row]) -> dict[str, Any]:
+    compared = compare(found, rows)
+    today = drift(rows)
+    trained = [row for row in rows if row.final_accuracy is not None]
+    kinds = {row.kind for row in trained}
+    if not kinds & {"random", "reference"}:
+        why = "No random and no reference net has been trained."
+    elif not kinds & set(SEARCHED):
+        why = "Random and reference nets have been trained, and none of the searched ones."
+    else:
+        why = "No random or reference net has been trained as one of the searched ones: with the same settings, from the same weights."
+    return {
+        "comparison": compared,
+        "today": None if today is None else f"{100 * today:.0f} %",
+        "references": [row for row in trained if row.kind == "reference"] if compared else [],
+        "why_no_comparison": why,
+        "commands": _commands(found, rows),
+        "remarks": _remarks(compared),
+    }
+
+
+def _remarks(compared: Sequence[Any]) -> list[str]:
+    """The comparison in a sentence each."""
+    return [
+        f"Trained alike, {group.what} for {formats.amount(budget.target, budget.unit)} is "
+        f"{formats.figure(group.above_random.value, 'points')}"
+        + (f" ± {100 * group.above_random.error:.2f}" if group.above_random.error is not None else "")
+        + " above random nets of the same budget."
+        for same in compared
+        for budget in same.budgets
+        for group in budget.groups
+        if group.above_random is not None
+    ]
+
+
+def _commands(found: Sequence[Found], rows: Sequence[Row]) -> str:
+    """What a user types to get random nets for every budget and MobileNetV2 once, trained as the searched nets are."""
+    searched = {row.name: f.folder.resolve() for f, row in zip(found, rows, strict=True)
+                if row.kind == "search" and row.state == "SUCCEEDED"}  # fmt: skip
+    place = next(iter({folder.parent for folder in searched.values()}), None)
+    if any(folder.parent != place for folder in searched.values()):
+        place = None
+    runs = {name: shlex.quote(folder.name if place else str(folder)) for name, folder in searched.items()}
+    of_budget = [runs[own[0].name] for _, _, own in same_budgets([row for row in rows if row.name in runs])] or ["RUN"]
+    nets = [f"{run}/architecture.json" for run in runs.values() or ["RUN"]]
+    nets += [f"{run}/reference/*/architecture.json" for run in of_budget]
+    experiments = sorted({f.experiment.id for f in found if f.experiment is not None})
+    sources = [
+        *experiments,
+        *([f"--reference {run}/reference" for run in of_budget] if experiments else runs.values() or ["RUN"]),
+    ]
+    return "\n".join(
+        [
+            *([f"cd {shlex.quote(str(place))}"] if place is not None else []),
+            *(f"nni-proxyless reference {run} --random 5{' --widths' if i else ''}" for i, run in enumerate(of_budget)),
+            f"for net in {' '.join(nets)}; do",
+            '    nni-proxyless train "$net" weights=scratch',
+            "done",
+            f"nni-proxyless report {' '.join(sources)}",
+        ]
+    )
+
+
+def _latency(rows: Sequence[Row], anchors: Mapping[str, str]) -> dict[str, Any]:
+    both = [
+        (row, row.by_table, row.measured_ms) for row in rows if row.unit == "ms" and row.by_table and row.measured_ms
+    ]
+    if not both:
+        return {"scatter": None, "random_in_scatter": False, "agreement": ""}
+    points = [
+        Point(measured, predicted, f"{row.name}: predicted {predicted:.3f} ms, measured {measured:.3f} ms",
+              anchors[row.name] if row.kind in SEARCHED else "latency", "random" if row.kind == "random" else "first")
+        for row, predicted, measured in both
+    ]  # fmt: skip
+    off = [measured / predicted - 1 for _, predicted, measured in both]
+    furthest = max(off, key=abs)
+    agreement = f"{_longer(furthest)} than predicted."
+    if len(both) > 1:
+        agreement = f"{len(both)} nets, {_longer(sum(off) / len(off))} than predicted on average; furthest off: {_longer(furthest)}."
+    label = f"Predicted against measured milliseconds of {len(both)} nets"
+    picture = Markup(scatter_chart(points, label, "measured, ms", "predicted, ms"))
+    return {
+        "scatter": picture,
+        "random_in_scatter": any(row.kind == "random" for row, *_ in both),
+        "agreement": agreement,
+    }
+
+
+# -- one by one ----------------------------------------------------------------------------------------------------------
+
+
+def _trial(f: Found, row: Row, anchor: str) -> dict[str, Any]:
+    picture, reason = _drawn(f, anchor)
+    return {
+        "row": row, "anchor": anchor, "state": _state(f), "figures": _figures(f, row), "picture": picture, "no_picture": reason,
+        "charts": [{"name": c.name, "lines": c.keys, "svg": Markup(c.svg)} for c in charts_of(f, row.unit)],
+    }  # fmt: skip
+
+
+def _state(f: Found) -> str:
+    done = len(f.history)
+    if f.state in ("RUNNING", "UNFINISHED") and done:
+        return f"{f.state}, epoch {done}" + (f" of {f.epochs}" if f.epochs else "")
+    return f.state
+
+
+def _figures(f: Found, row: Row) -> list[tuple[str, str]]:
+    figures = [
+        ("strategy", row.what), ("seed", formats.given(row.seed)), ("target", formats.amount(row.target, row.unit)),
+        ("expected", formats.amount(row.expected, row.unit)), ("predicted", formats.amount(row.predicted, row.unit)),
+        ("calibrated", formats.amount(row.calibrated, row.unit)), ("measured", formats.amount(row.measured_ms, "ms")),
+        ("search accuracy", formats.figure(row.search_accuracy, "%")), ("final accuracy", formats.figure(row.final_accuracy, "%")),
+        ("multiply-adds", formats.count(row.macs)), ("parameters", formats.count(row.n_params)),
+        ("took", formats.duration(row.seconds)),
+    ]  # fmt: skip
+    asked = {} if f.trial is None else f.trial.parameters
+    return [(name, value) for name, value in figures if value not in ("", formats.UNKNOWN)] + [
+        (name, formats.given(value)) for name, value in asked.items()
+    ]
+
+
+def _drawn(f: Found, anchor: str) -> tuple[Markup | None, str]:
+    """The picture of the net, or why there is none."""
+    if f.architecture is None:
+        return None, "" if f.failed else "It has no net yet."
+    if f.architecture.network is None:
+        return (
+            None,
+            f"The space {f.architecture.space.get('name')!r} gives no block definition, so the net has no picture.",
+        )
+    try:
+        net = net_of_architecture(f.folder / "architecture.json")
+    except UserError as error:
+        return None, str(error)
+    return Markup(inline_svg(draw_nets([net]), anchor, f"The net of {f.name}: {net.figures}")), ""
+
+
+# -- words ---------------------------------------------------------------------------------------------------------------
+
+
+def _accuracy(row: Row) -> tuple[bool, float]:
+    """Those of a final training go before those of a search, which are of other images."""
+    return row.final_accuracy is not None, row.final_accuracy or row.search_accuracy or 0.0
+
+
+def _in_words(row: Row) -> str:
+    words = [f" ({row.what}{'' if row.seed is None else f', seed {row.seed}'})"]
+    if row.final_accuracy is not None:
+        words.append(f"{formats.figure(row.final_accuracy, '%')} of the test images right after the final training")
+    elif row.search_accuracy is not None:
+        words.append(
+            f"{formats.figure(row.search_accuracy, '%')} of the validation part right with the weights of the search"
+        )
+    if row.measured_ms is not None:
+        words.append(f"{row.measured_ms:.3f} ms measured")
+    if row.by_table is not None:
+        words.append(f"{row.by_table:.3f} {row.unit} predicted")
+    return ", ".join(words)
+
+
+def _longer(share: float) -> str:
+    return f"{100 * abs(share):.1f} % {'slower' if share >= 0 else 'faster'}"
+
+
+def _timing(rows: Sequence[Row], timed: bool) -> str:
+    if all(row.measured_ms is None for row in rows):
+        return ""
+    if not timed:
+        return "Milliseconds were measured at the end of each search: while trials run, nothing is timed beside them."
+    return (
+        "Milliseconds were measured for this page, in turns, where this is the machine of the search; else at its end."
+    )
+
+
+def _file(name: str) -> str:
+    return (importlib.resources.files(__package__) / name).read_text(encoding="utf-8")

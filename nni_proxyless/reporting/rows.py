@@ -1,0 +1,108 @@
+"""One row of figures per net or trial; table, CSV and page are all made of these."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .found import Found
+
+__all__ = ["Row", "csv_text", "rows_of"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is known of one net, or of a trial that has none.
+
+    Attributes
+    ----------
+    name, kind, state, seconds, strategy, seed
+        As :class:`~nni_proxyless.reporting.found.Found` has them.
+    what
+        In words: the strategy, a random net, or whose blocks at which width.
+    reason
+        Why there is no net; empty where there is one.
+    target, unit
+        A limit of the search, or the budget of a net that was derived or drawn; a share such as ``60%`` until it is resolved.
+    expected
+        Over the probabilities at the end of the search.
+    predicted, calibrated
+        Of the net: the sum of the table's rows, and what the table's calibration, if it has one, makes of it.
+    measured_ms
+        Timed side by side with the others where this machine can, else as the file has it.
+    search_accuracy, final_accuracy
+        On the validation part with the weights of the search; on the test images after the final training.
+    """
+
+    name: str
+    kind: str
+    state: str
+    reason: str
+    what: str
+    seconds: float | None
+    strategy: str | None
+    target: float | str | None
+    seed: int | None
+    unit: str
+    expected: float | None
+    predicted: float | None
+    calibrated: float | None
+    measured_ms: float | None
+    macs: int | None
+    n_params: int | None
+    search_accuracy: float | None
+    final_accuracy: float | None
+    folder: Path
+
+    @property
+    def by_table(self) -> float | None:
+        """What the search went by: calibrated where the table is, else predicted."""
+        return self.predicted if self.calibrated is None else self.calibrated
+
+
+def rows_of(found: Sequence[Found], measured_ms: Sequence[float | None]) -> list[Row]:
+    """A row per search, training or net, with the milliseconds of :func:`.side_by_side.measure_side_by_side`."""
+    return [_row(f, ms) for f, ms in zip(found, measured_ms, strict=True)]
+
+
+def csv_text(rows: Sequence[Row]) -> str:
+    """All rows with all digits; an empty cell is what is not known."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([field.name for field in dataclasses.fields(Row)])
+    writer.writerows(["" if value is None else value for value in vars(row).values()] for row in rows)
+    return text.getvalue()
+
+
+def predicted_and_calibrated(latency: dict[str, Any]) -> tuple[float | None, float | None]:
+    """Of the ``latency`` of an architecture; the second is None without a calibration."""
+    if not latency.get("calibrated"):
+        return latency.get("table_ms"), None
+    return latency.get("predicted_ms"), latency.get("table_ms")
+
+
+def _in_words(f: Found) -> str:
+    search = {} if f.architecture is None else f.architecture.search
+    if f.kind == "reference":
+        return f"{search.get('structure')}, width {search.get('width')}"
+    if f.kind == "random":
+        return "random nets"
+    return f"{f.strategy}, derived" if f.kind == "derived" else str(f.strategy or "")
+
+
+def _row(f: Found, measured_ms: float | None) -> Row:
+    a = f.architecture
+    latency = {} if a is None else a.latency
+    predicted, calibrated = predicted_and_calibrated(latency)
+    return Row(
+        name=f.name, kind=f.kind, state=f.state, reason=f.reason if f.failed else "", what=_in_words(f), seconds=f.seconds, strategy=f.strategy,
+        target=f.target, seed=f.seed, unit=latency.get("unit", "ms"), expected=latency.get("expected_ms"),
+        predicted=predicted, calibrated=calibrated, measured_ms=measured_ms, macs=None if a is None else a.macs,
+        n_params=None if a is None else a.n_params, search_accuracy=f.search_accuracy, final_accuracy=f.final_accuracy,
+        folder=f.folder,
+    )  # fmt: skip
