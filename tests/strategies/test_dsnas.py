@@ -826,17 +826,18 @@ class Planted(ModelSpace):
 def choices_found(seed: int, residual: bool, reward: str) -> int:
     torch.manual_seed(seed)
     space = Planted(residual, torch.Generator().manual_seed(seed))
-    best, x = space.best, torch.randn(2048, FEATURES)
+    best, x = space.best, torch.randn(16 * 256, FEATURES)
     with torch.no_grad():
         labels = copy.deepcopy(space).freeze(best)(x).argmax(1)
-    strategy = DSNAS(arc_learning_rate=0.04, search_epochs=9, fix_gap=1.0, reward=reward, seed=seed)
+    batches = [*zip(x.split(256), labels.split(256), strict=True)]  # put together once: that takes longer than a step
+    strategy = DSNAS(arc_learning_rate=0.06, search_epochs=12, fix_gap=1.0, reward=reward, seed=seed)
     space = strategy.mutate_model(space)
     evaluator = strategy.mutate_evaluator(
         Lightning(
             Task(),
             Trainer(enable_progress_bar=False, enable_checkpointing=False, logger=False, enable_model_summary=False,
-                    accelerator="cpu", max_epochs=10),
-            train_dataloaders=DataLoader(TensorDataset(x, labels), batch_size=64, shuffle=True),
+                    accelerator="cpu", max_epochs=13),
+            train_dataloaders=DataLoader(batches, batch_size=None, shuffle=True),
         )
     )  # fmt: skip
     evaluator.evaluate(space)
@@ -850,8 +851,8 @@ def test_a_planted_best_candidate_is_found_in_every_seed(residual):
 
 
 def test_the_check_above_can_fail():
-    """Without a residual the paper's reward is blind: of 5 seeds it does not find all choices in one."""
-    assert max(choices_found(seed, False, "gradient") for seed in range(5)) < 3
+    """Without a residual the paper's reward is blind: of the 15 choices of 5 seeds it finds about as many as chance would, 4."""
+    assert sum(choices_found(seed, False, "gradient") for seed in range(5)) < 9
 
 
 # -- arguments ---------------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -19,18 +20,21 @@ ONE_PATH = tuple(method for method in METHODS if "per-process" not in method)
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, list[dict]]]:
     """Number of processes -> method -> what each process ended with; one process has twice the batch of two."""
     folder = tmp_path_factory.mktemp("processes")
-    found = {}
-    for processes, batch_size in ((2, 16), (1, 32)):
-        script = [sys.executable, "-W", "ignore", searches.__file__, str(processes), str(batch_size), str(processes)]
-        done = subprocess.run(script, cwd=folder, capture_output=True, text=True, timeout=500, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
-        found[processes] = {
+    script = [sys.executable, "-W", "ignore", searches.__file__, "2", "16", "2"]
+    done = subprocess.run(script, cwd=folder, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    with warnings.catch_warnings():
+        for method in ONE_PATH:
+            searches.distributed(1, 32, method, str(folder / f"1.{method}"))
+    return {
+        processes: {
             method: [
                 torch.load(folder / f"{processes}.{method}.{rank}", weights_only=True) for rank in range(processes)
             ]
-            for method in METHODS
+            for method in methods
         }
-    return found
+        for processes, methods in ((1, ONE_PATH), (2, METHODS))
+    }
 
 
 @pytest.mark.parametrize("method", ONE_PATH)
