@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from . import registry
 from .config import SearchConfig, TrainConfig
-from .errors import UserError, did_you_mean, shown
+from .errors import UserError, did_you_mean, on_one_line, shown
 from .yaml_file import parse_value, read_yaml
 
 __all__ = ["file_and_overrides", "parse_value", "read_config", "say", "unknown_key"]
@@ -43,6 +43,7 @@ NAMED = (
 )
 LITERALLY = ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 EXAMPLES: dict[Any, str] = {SearchConfig: "'space:' and 'strategy:'", TrainConfig: "'epochs:' and 'optimizer:'"}
+LONGEST_NAME = 200
 CONSTRUCTED = (
     "nni_proxyless.search_spaces",
     "nni_proxyless.strategies",
@@ -83,7 +84,7 @@ def read_config(cls: type[Config], path: str | Path | None, overrides: Sequence[
         keys = tuple(str(key) for key in location)
         culprit = keys if unknown_key is None else (*keys, unknown_key)
         source = next((s for k, s in sources.items() if culprit[: len(k)] == k), where)
-        problems.append(": ".join(part for part in (source, ".".join(keys), text) if part))
+        problems.append(on_one_line(": ".join(part for part in (source, ".".join(keys), text) if part)))
 
     if cls is SearchConfig:
         content = _with_arguments_of_chosen(content, complain)  # from `strategies`
@@ -171,6 +172,8 @@ def _check_arguments(
     """Check a section's keys, but for those in ``fields``, against what it names; says whether all is well."""
     name_path = (*path, "name") if "name" in fields else path
     try:
+        if len(name) > LONGEST_NAME:
+            raise ValueError(f"{shown(name)} is unknown")
         factory = _load(named.group, name)
         accepted = registry.accepted_arguments(factory)
     except (ValueError, TypeError) as error:  # TypeError: something that has no signature

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["UserError", "did_you_mean", "shown"]
+__all__ = ["UserError", "did_you_mean", "on_one_line", "shown"]
 
 
 class UserError(Exception):
@@ -22,3 +22,8 @@ def shown(value: object) -> str:
     """A value as it stands in a message: cut where it would fill the screen."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def on_one_line(text: str) -> str:
+    """A message whose user has put line ends, or orders to the terminal, into a name."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -10,15 +10,14 @@ import dataclasses
 import importlib
 import itertools
 import math
+import os
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from nni.common.hpo_utils import deformat_parameters, format_search_space, validate_search_space
-from nni.common.hpo_utils.validation import common_search_space_types
 from nni.experiment.config import ExperimentConfig, utils
 from nni.experiment.config.algorithm import _AlgorithmConfig
 from nni.experiment.config.training_service import TrainingServiceConfig
@@ -29,14 +28,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from . import registry
 from .config import SearchConfig, TrainConfig
 from .config_file import file_and_overrides, read_config, say, unknown_key
-from .errors import UserError, did_you_mean, shown
+from .errors import UserError, did_you_mean, on_one_line, shown
+from .experiment_space import combinations, in_words, space_problem
 from .shipped import shipped
 from .training.recipes import find_recipe
 from .yaml_file import YAML_OF_NNI, read_yaml
 
 __all__ = ["EXPERIMENT_KEYS", "CheckedExperiment", "check_experiment", "folded"]
 
-MOST_COMBINATIONS = 64  # of a search space are tried all; of a larger one each value by itself
+LONGEST_REASON = 400  # characters: NNI repeats what it refuses
 ENDS_OF_COMMAND = {"&&", "||", ";", "|", "&", ">", ">>", "<", "2>", "2>&1"}
 
 
@@ -133,7 +133,7 @@ def check_experiment(path: Path) -> CheckedExperiment:
     problems: list[str] = []
 
     def complain(location: str, text: str) -> None:
-        problems.append(": ".join(part for part in (str(path), location, text) if part))
+        problems.append(on_one_line(": ".join(part for part in (str(path), location, text) if part)))
 
     content = _known(raw, EXPERIMENT_KEYS, "", complain)
     for name in ("tuner", "assessor", "advisor"):
@@ -168,7 +168,7 @@ def check_experiment(path: Path) -> CheckedExperiment:
 
     folder = path.parent / Path(content.get("trialCodeDirectory") or ".").expanduser()
     first = _check_trials(path, folder, command, space)
-    values = {name: _in_words(spec) for name, spec in space.items()}
+    values = {name: in_words(spec) for name, spec in space.items()}
     return CheckedExperiment(
         command, values, _n_trials(content, space), content["trialConcurrency"], first
     )  # fmt: skip
@@ -266,8 +266,8 @@ def _ask_nni(path: Path) -> None:
     try:
         ExperimentConfig.load(path).validate()
     except Exception as error:  # it raises what it comes by
-        said = " ".join(str(error).split()) or "it gives no reason"
-        raise UserError(f"{path}: NNI refuses it: {type(error).__name__}: {said}") from error
+        said = on_one_line(" ".join(str(error).split())) or "it gives no reason"
+        raise UserError(f"{path}: NNI refuses it: {type(error).__name__}: {said[:LONGEST_REASON]}") from error
     finally:
         utils.unset_base_path()  # load() forgets to, when it fails
 
@@ -286,63 +286,9 @@ def _read_space(path: Path, content: Mapping[str, Any], complain: Any) -> dict[s
         space = read_yaml(path.parent / file, loader=YAML_OF_NNI)
     assert isinstance(space, Mapping)
     for name, spec in space.items():
-        if problem := _space_problem(name, spec):
+        if problem := space_problem(name, spec):
             complain(f"searchSpace.{name}", problem)
     return dict(space)
-
-
-def _space_problem(name: str, spec: Any) -> str | None:
-    if not isinstance(spec, Mapping) or "_type" not in spec or "_value" not in spec:
-        return f"{shown(spec)} is not allowed here; allowed: a section with _type and _value"
-    for key in spec:
-        if key not in ("_type", "_value"):
-            return unknown_key(key, ["_type", "_value"])
-    kind, values = spec["_type"], spec["_value"]
-    if kind not in common_search_space_types:
-        return (
-            f"_type: {shown(kind)} is not allowed here; allowed: {', '.join(common_search_space_types)}."
-            f"{did_you_mean(kind, common_search_space_types)}"
-        )
-    if not isinstance(values, list) or not values:
-        return f"_value: {shown(values)} is not allowed here; allowed: a list of at least one value"
-    if kind == "choice":
-        return None  # what a trial makes of each value, is seen there
-    if not all(isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v) for v in values):
-        return f"_value: {shown(values)} is not allowed here; allowed: numbers (to NNI 1e-3 is text, 1.0e-3 a number)"
-    try:
-        validate_search_space({name: spec}, raise_exception=True)
-    except ValueError as error:  # search space "x" (uniform) must have high > low : {…}
-        return f"{shown(values)}: {str(error).partition(f'({kind}) ')[2].partition(' : ')[0] or error}"
-    return None
-
-
-def _combinations(space: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Parameters as trials get them: every combination of the values, of a large space each value by itself; of a range its ends."""
-    if not space:
-        yield {}
-        return
-    specs = format_search_space(space)
-    options = {key: _options(spec) for key, spec in specs.items() if not spec.is_nested()}
-    if math.prod(len(values) for values in options.values()) <= MOST_COMBINATIONS:
-        chosen: Iterable[Mapping[Any, Any]] = (
-            dict(zip(options, v, strict=True)) for v in itertools.product(*options.values())
-        )
-    else:
-        start = {key: values[0] for key, values in options.items()}
-        chosen = ({**start, key: value} for key, values in options.items() for value in values)
-    for values in chosen:
-        yield deformat_parameters(dict(values), specs)
-
-
-def _options(spec: Any) -> Sequence[float]:
-    if spec.categorical:
-        return range(spec.size) if spec.type == "choice" else sorted({0, spec.size - 1})
-    return (spec.mu,) if spec.normal_distributed else (spec.low, spec.high)
-
-
-def _in_words(spec: Mapping[str, Any]) -> str:
-    values = ", ".join(map(str, spec["_value"]))
-    return values if spec["_type"] == "choice" else f"{spec['_type']} {values}"
 
 
 def _n_trials(content: Mapping[str, Any], space: Mapping[str, Any]) -> int | None:
@@ -372,7 +318,7 @@ def _check_trials(path: Path, folder: Path, command: str, space: dict[str, Any])
         return None
     words = list(itertools.takewhile(lambda word: word not in ENDS_OF_COMMAND, words[ours + 1 :]))
     if not words or words[0] not in ("search", "train"):
-        said = repr(words[0]) if words else "no command"
+        said = shown(words[0]) if words else "no command"
         raise UserError(
             f"{where}: {said} is not allowed here; allowed: search, train.{did_you_mean(words and words[0], ('search', 'train'))}"
         )
@@ -385,7 +331,7 @@ def _check_trials(path: Path, folder: Path, command: str, space: dict[str, Any])
     name, overrides = file_and_overrides(items, where)
     if name is None:
         file = shipped("search.yml") if cls is SearchConfig else None
-    elif cls is TrainConfig and not (folder / name).exists() and (recipe := find_recipe(name)).is_absolute():
+    elif cls is TrainConfig and not os.path.exists(folder / name) and (recipe := find_recipe(name)).is_absolute():
         file = recipe
     else:
         _must_be_there(where, folder, name)
@@ -394,7 +340,7 @@ def _check_trials(path: Path, folder: Path, command: str, space: dict[str, Any])
         sys.path.append(str(folder.resolve()))  # package.module:Class of a file beside search.yml
 
     first, problems = None, {}
-    for parameters in _combinations(space):
+    for parameters in combinations(space):
         try:
             config = read_config(
                 cls, file, [*overrides, *((f"{path}: searchSpace", n, v) for n, v in parameters.items())]
@@ -409,5 +355,5 @@ def _check_trials(path: Path, folder: Path, command: str, space: dict[str, Any])
 
 
 def _must_be_there(where: str, folder: Path, name: str) -> None:
-    if not (folder / name).is_file():
-        raise UserError(f"{where}: no file '{name}' in {folder}, the trialCodeDirectory, where trials run")
+    if not os.path.isfile(folder / name):  # unlike Path.is_file(), False for any name
+        raise UserError(f"{where}: no file {shown(name)} in {folder}, the trialCodeDirectory, where trials run")
