@@ -135,7 +135,7 @@ def test_a_report_draws_its_nets(tmp_path, capsys):
         "width-1.0",
     ]
     assert f"{tmp_path / 'runs' / 'unmeasured'}: not in the picture of the front: no measured latency" in said.err
-    assert f"{tmp_path / 'reference' / 'width-1.0'}: not in the picture of the front: no accuracy: train it" in said.err
+    assert f"{tmp_path / 'reference' / 'width-1.0'}: not in the picture of the front: no accuracy, train it" in said.err
     with picture.with_suffix(".csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(r["name"], r["kind"], r["on_front"], float(r["ms"]), float(r["accuracy"])) for r in rows] == [

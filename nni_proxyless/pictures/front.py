@@ -91,7 +91,7 @@ def points_of(
         inherited = None if a.search.get("weights") == "fresh" else a.search.get("accuracy")
         accuracy = inherited if final is None else final
         if ms is None or accuracy is None:
-            lacking.append((f, "no measured latency" if ms is None else "no accuracy: train it"))
+            lacking.append((f, "no measured latency" if ms is None else "no accuracy, train it"))
             continue
         points.append(
             Point(

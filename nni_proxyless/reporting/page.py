@@ -25,7 +25,7 @@ from ..pictures.front import draw_front, points_of
 from ..pictures.nets import draw_nets
 from . import formats
 from .charts import Point, scatter_chart
-from .comparison import SEARCHED, compare, drift, same_budgets
+from .comparison import SEARCHED, SameTraining, compare, drift, same_budgets
 from .curves import charts_of
 from .found import Found
 from .inline import inline_svg
@@ -112,7 +112,10 @@ def _front(found: Sequence[Found], rows: Sequence[Row]) -> dict[str, Any]:
     if points:
         label = f"Accuracy against measured milliseconds of {len(points)} nets"
         picture = Markup(inline_svg(draw_front(points), "front", label))
-    return {"front": picture, "lacking": [(f.name, lacks) for f, lacks in lacking]}
+    by_reason: dict[str, list[str]] = {}
+    for f, lacks in lacking:
+        by_reason.setdefault(lacks, []).append(f.name)
+    return {"front": picture, "lacking": [f"{lacks}: {', '.join(names)}" for lacks, names in by_reason.items()]}
 
 
 def _comparison(found: Sequence[Found], rows: Sequence[Row]) -> dict[str, Any]:
@@ -128,7 +131,7 @@ def _comparison(found: Sequence[Found], rows: Sequence[Row]) -> dict[str, Any]:
         why = "No random or reference net has been trained as one of the searched ones: with the same settings, from the same weights."
     return {
         "comparison": compared,
-        "today": None if today is None else f"{100 * today:.0f} %",
+        "today": None if today is None else f"{today:.2f} times",
         "references": [row for row in trained if row.kind == "reference"] if compared else [],
         "why_no_comparison": why,
         "commands": _commands(found, rows),
@@ -136,18 +139,20 @@ def _comparison(found: Sequence[Found], rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def _remarks(compared: Sequence[Any]) -> list[str]:
+def _remarks(compared: Sequence[SameTraining]) -> list[str]:
     """The comparison in a sentence each."""
-    return [
-        f"Trained alike, {group.what} for {formats.amount(budget.target, budget.unit)} is "
-        f"{formats.figure(group.above_random.value, 'points')}"
-        + (f" ± {100 * group.above_random.error:.2f}" if group.above_random.error is not None else "")
-        + " above random nets of the same budget."
-        for same in compared
-        for budget in same.budgets
-        for group in budget.groups
-        if group.above_random is not None
-    ]
+    remarks = []
+    pairs = [(budget, group) for same in compared for budget in same.budgets for group in budget.groups]
+    for budget, group in pairs:
+        if (above := group.above_random) is None:
+            continue
+        error = "" if above.error is None else f" ± {100 * above.error:.2f}"
+        n, of_random = group.accuracy.n, above.value
+        remarks.append(
+            f"Trained alike, {group.what} for {formats.amount(budget.target, budget.unit)} ({n} {'net' if n == 1 else 'nets'}) "
+            f"is {100 * abs(of_random):.2f}{error} points {'above' if of_random >= 0 else 'below'} random nets of that budget."
+        )
+    return remarks
 
 
 def _commands(found: Sequence[Found], rows: Sequence[Row]) -> str:
@@ -191,9 +196,9 @@ def _latency(rows: Sequence[Row], anchors: Mapping[str, str]) -> dict[str, Any]:
     ]  # fmt: skip
     off = [measured / predicted - 1 for _, predicted, measured in both]
     furthest = max(off, key=abs)
-    agreement = f"{_longer(furthest)} than predicted."
+    agreement = f"It takes {_longer(furthest)}."
     if len(both) > 1:
-        agreement = f"{len(both)} nets, {_longer(sum(off) / len(off))} than predicted on average; furthest off: {_longer(furthest)}."
+        agreement = f"On average the {len(both)} nets take {_longer(sum(off) / len(off))}; furthest off is one that takes {_longer(furthest)}."
     label = f"Predicted against measured milliseconds of {len(both)} nets"
     picture = Markup(scatter_chart(points, label, "measured, ms", "predicted, ms"))
     return {
@@ -276,7 +281,9 @@ def _in_words(row: Row) -> str:
 
 
 def _longer(share: float) -> str:
-    return f"{100 * abs(share):.1f} % {'slower' if share >= 0 else 'faster'}"
+    if share >= 1:
+        return f"{1 + share:.1f} times as long as predicted"
+    return f"{100 * abs(share):.1f} % {'longer' if share >= 0 else 'less'} than predicted"
 
 
 def _timing(rows: Sequence[Row], timed: bool) -> str:
