@@ -32,6 +32,7 @@ from .latency.budget import fastest, log_probability, slowest
 from .latency.operation import trace_operations
 from .measuring import make_profiler, measure_beside_path, say_if_drifted
 from .monitor import judge, judging_loaders
+from .own_code import make_images, make_space
 from .pictures.nets import draw_beside
 from .progress import bar
 from .remains import SUPERNET, Probabilities, read_probabilities
@@ -86,10 +87,9 @@ class FinishedSearch:
         if config.trainer.threads is not None:
             torch.set_num_threads(config.trainer.threads)
         torch.manual_seed(config.seed)  # of fresh weights
-        data = registry.load("nni_proxyless.datasets", config.data.name)(**config.data.arguments)
+        data = make_images(config.data.name, config.data.arguments)
         parts = split(data, alphas=config.data.alphas, validation=config.data.validation)
-        space_class = registry.load("nni_proxyless.search_spaces", architecture.space["name"])
-        space: ModelSpace = space_class(**architecture.space["arguments"])
+        space = make_space(architecture.space["name"], architecture.space["arguments"])
         estimator: LatencyEstimator = registry.load("nni_proxyless.estimators", config.latency.estimator.name)(
             **config.latency.estimator.arguments
         )

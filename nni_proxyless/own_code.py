@@ -7,15 +7,17 @@ message in the middle of a training.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from nni.nas.nn.pytorch import ModelSpace
 
 from . import registry
 from .data import ImageData
 from .errors import UserError
+
+if TYPE_CHECKING:
+    from nni.nas.nn.pytorch import ModelSpace
 
 __all__ = ["make_images", "make_space"]
 
@@ -43,6 +45,8 @@ def make_space(name: str, arguments: Mapping[str, Any]) -> ModelSpace:
     UserError
         It is no model space, or there is nothing to choose in it.
     """
+    from nni.nas.nn.pytorch import ModelSpace  # here: it takes seconds, and a training of images does without
+
     space = registry.load("nni_proxyless.search_spaces", name)(**arguments)
     if not isinstance(space, ModelSpace):
         raise UserError(f"space: {name} gives a {type(space).__name__}; allowed: a ModelSpace of NNI")

@@ -37,6 +37,7 @@ from .latency import DeviceEstimator, LatencyEstimator, LatencyPenalty, LatencyP
 from .latency.operation import trace_operations
 from .measuring import latency_range, make_profiler, measure_beside_path, say_if_drifted, target_in_ms
 from .monitor import DerivedNetMonitor, judging_loaders
+from .own_code import make_images, make_space
 from .pictures.nets import draw_beside
 from .remains import shapes_of, write_remains
 from .search_folder import alone_in, as_file_in, begin_or_go_on, differences, history, is_finished, recorder
@@ -126,11 +127,11 @@ def _search(
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
 
-    data: ImageData = registry.load("nni_proxyless.datasets", config.data.name)(**config.data.arguments)
+    data = make_images(config.data.name, config.data.arguments)
     parts = split(data, alphas=config.data.alphas, validation=config.data.validation)
     space_class = registry.load("nni_proxyless.search_spaces", config.space.name)
     space_arguments = space_arguments_for(space_class, config.space.arguments, data)
-    space: ModelSpace = space_class(**space_arguments)
+    space = make_space(config.space.name, space_arguments)
     estimator: LatencyEstimator = registry.load("nni_proxyless.estimators", config.latency.estimator.name)(
         **config.latency.estimator.arguments
     )

@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,13 @@ import yaml
 from timm.utils import distribute_bn
 from torch import Tensor, nn
 
-from .. import registry
 from ..accuracy import as_channels_last
 from ..config import TrainConfig
 from ..data import ImageData
 from ..derive import Architecture, installed_versions
 from ..errors import UserError
 from ..files import write_text, write_weights
+from ..own_code import make_images
 from ..progress import bar
 from .augmentation import augmented
 from .curves import Curves
@@ -128,7 +128,7 @@ def train(
 
 def _images(architecture: Architecture) -> ImageData:
     try:
-        return registry.load("nni_proxyless.datasets", architecture.data["name"])(**architecture.data["arguments"])
+        return make_images(architecture.data["name"], architecture.data["arguments"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"the images of architecture.json: data: {error}") from error
 
@@ -224,7 +224,10 @@ class _Training:
             record["images_per_second"], time.perf_counter() - began,
         )  # fmt: skip
         self.curves.add(record)
-        self.report({"default": accuracy, "train_loss": loss, "learning_rate": record["learning_rate"]})
+        self._tell(record)
+
+    def _tell(self, record: Mapping[str, float]) -> None:
+        self.report({"default": record["accuracy"], **{name: record[name] for name in ("train_loss", "learning_rate")}})
 
     def _one_batch(self, images: Tensor, targets: Tensor) -> bool:
         """Forward and backward; the weights move after the last batch of a group. Returns whether they did."""
@@ -289,6 +292,8 @@ class _Training:
         if self.processes.is_first:
             where = f"batch {self.batch} of epoch {self.epoch + 1}" if self.batch else f"epoch {self.epoch}"
             _logger.info("going on after %s of %d", where, self.config.epochs)
+            for record in self.history:  # NNI numbers what a process reports from 0 on
+                self._tell(record)
 
     def _finish(self) -> TrainResult:
         last, weights = self.history[-1], _copy(self.optimization.judged)

@@ -1,0 +1,100 @@
+"""Spaces of NNI's hub by name."""
+
+from __future__ import annotations
+
+import nni.nas.hub.pytorch
+import pytest
+import torch
+from nni_proxyless.strategies import ProxylessNAS
+
+from nni_proxyless import registry
+from nni_proxyless.cli import main
+from nni_proxyless.derive import Architecture, build_network, load_weights
+from nni_proxyless.latency import trace_operations
+
+GROUP = "nni_proxyless.search_spaces"
+SMALL = {
+    "shufflenet": {},
+    "proxylessnas": {"base_widths": [8] * 9},
+    "nasbench201": {"stem_out_channels": 4, "num_modules_per_stack": 1},
+}
+SEARCH = """
+data: {name: synthetic, n_images: 64, num_classes: 3, channels: 2, image_size: 16, batch_size: 4}
+latency: {target_ms: 90%, estimator: {name: macs}}
+training: {epochs: 2, optimizer: adamw, learning_rate: 0.01}
+trainer: {accelerator: cpu, threads: 1}
+"""
+
+
+@pytest.mark.parametrize(("name", "strategy"), [("nasbench201", "proxyless"), ("proxylessnas", "dsnas")])
+def test_a_search_by_name_leaves_a_network(tmp_path, name, strategy):
+    """Classes and channels are those of the images, and the weights are those of the net that its file describes."""
+    (tmp_path / "search.yml").write_text(SEARCH)
+    space = {"name": name, **SMALL[name]}
+    own = ", search_epochs: 1" if strategy == "dsnas" else ", arc_update_every: 1"
+    words = [f"space={space}", f"strategy={{name: {strategy}{own}}}", f"output={tmp_path / 'out'}"]
+    assert main(["search", str(tmp_path / "search.yml"), *words]) == 0
+    architecture = Architecture.read(tmp_path / "out" / "architecture.json")
+    assert architecture.space == {"name": name, "arguments": {"num_labels": 3, "in_channels": 2, **SMALL[name]}}
+    network = build_network(architecture, load_weights(tmp_path / "out" / "weights.safetensors")).eval()
+    assert network(torch.randn(2, 2, 16, 16)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_other_channels_change_the_first_convolution_alone(name):
+    """Of three channels it is NNI's space, of others the same with another first layer."""
+    theirs = {"shufflenet": "ShuffleNetSpace", "proxylessnas": "ProxylessNAS", "nasbench201": "NasBench201"}[name]
+    arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in SMALL[name].items()}
+    expected = getattr(nni.nas.hub.pytorch, theirs)(num_labels=3, **arguments)
+    shapes = {key: tensor.shape for key, tensor in expected.state_dict().items()}
+    ours = registry.load(GROUP, name)(num_labels=3, **SMALL[name])
+    assert {key: tensor.shape for key, tensor in ours.state_dict().items()} == shapes
+    grey = registry.load(GROUP, name)(num_labels=3, in_channels=1, **SMALL[name])
+    other = {key for key, tensor in grey.state_dict().items() if tensor.shape != shapes[key]}
+    assert len(other) == 1
+    assert next(iter(shapes)) in other
+    assert grey.simplify().keys() == expected.simplify().keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "arguments", "side"),
+    [
+        ("mobilenetv3", "MobileNetV3Space", {}, 64),
+        ("autoformer", "AutoFormer", {}, 224),
+        ("nasbench101", "NasBench101", {"num_stacks": 1, "num_modules_per_stack": 1}, 16),
+    ],
+)
+def test_refused_by_name_is_what_has_no_operations_that_could_be_timed(name, theirs, arguments, side):
+    assert_refused(name, theirs)
+    space = getattr(nni.nas.hub.pytorch, theirs)(**arguments)
+    with pytest.raises(ValueError, match=r"has no latency here|should never be called directly"):
+        trace_operations(space, (3, side, side))
+
+
+def test_refused_by_name_are_the_cells_of_which_no_supernet_can_be_made():
+    """DARTS for all: one class of NNI's makes them, with other operations."""
+    theirs = {"darts": "DARTS", "enas": "ENAS", "nasnet": "NASNet", "amoebanet": "AmoebaNet", "pnas": "PNAS"}
+    for name, cls in theirs.items():
+        assert_refused(name, cls)
+        assert issubclass(getattr(nni.nas.hub.pytorch, cls), nni.nas.hub.pytorch.NDS)
+    with pytest.raises(TypeError, match="is a Cell that makes its operations for each chosen input"):
+        ProxylessNAS().mutate_model(nni.nas.hub.pytorch.DARTS(width=4, num_cells=3))
+
+
+def assert_refused(name: str, theirs: str) -> None:
+    with pytest.raises(ValueError, match=f"'{name}' is refused: {theirs} ") as error:
+        registry.load(GROUP, name)
+    assert "mobilenetv2" in str(error.value) or "nasbench201" in str(error.value)
+    assert name not in registry.names(GROUP)
+
+
+def test_a_refused_name_ends_the_command_with_code_2(capsys):
+    assert main(["search", "space={name: darts}"]) == 2
+    assert (
+        "space.name: 'darts' is refused: DARTS is made of cells that make their operations" in capsys.readouterr().err
+    )
+
+
+def test_as_many_widths_as_stages(capsys):
+    assert main(["search", "space={name: proxylessnas, base_widths: [8, 8]}"]) == 2
+    assert "space: base_widths has 2 entries; allowed: 9" in capsys.readouterr().err
