@@ -1,7 +1,8 @@
 """One process at a time: a lock file that is held while something lasts.
 
-The lock is the kernel's (``flock``), the file only its name and a line that says who holds it. It is let go when the process
-ends, however it ends: what a killed process leaves is an empty promise that nobody waits for.
+The lock is the kernel's (``lockf``), the file only its name and a line that says who holds it. It is let go when the process
+ends, however it ends: what a killed process leaves is an empty promise that nobody waits for. ``flock`` failed: a process that
+loads images, forked, held it for some seconds after its parent had been killed.
 """
 
 from __future__ import annotations
@@ -63,7 +64,6 @@ def hold(path: Path, doing: str, *, wait: bool = True) -> Iterator[None]:
         _held.discard(path)
         if handle is not None:
             path.unlink(missing_ok=True)  # before it is let go: whoever waits for it looks whether it is still there
-            fcntl.flock(handle, fcntl.LOCK_UN)  # worker processes that were forked have it open too
             os.close(handle)
 
 
@@ -96,13 +96,13 @@ def _take(path: Path, doing: str, wait: bool) -> int | None:
 
 def _lock(handle: int, wait: bool) -> None:
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:  # POSIX allows either
         holder = os.pread(handle, 1000, 0).decode(errors="replace") or "another process"
         if not wait:
             raise HeldError(holder) from error
         _logger.info("waiting: %s", holder)
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        fcntl.lockf(handle, fcntl.LOCK_EX)
 
 
 def _is_still_there(path: Path, handle: int) -> bool:

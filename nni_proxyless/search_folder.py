@@ -25,8 +25,8 @@ __all__ = ["alone_in", "as_file_in", "begin_or_go_on", "differences", "history",
 
 
 @contextmanager
-def alone_in(folder: Path, *, wait: bool) -> Iterator[None]:
-    """While it lasts, no other process searches there: two would write over each other.
+def alone_in(folder: Path, *, wait: bool, doing: str = "searches") -> Iterator[None]:
+    """While it lasts, no other process searches there, or trains: two would write over each other.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def alone_in(folder: Path, *, wait: bool) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
         try:
-            held.enter_context(hold(folder / ".lock", f"searches in {folder}", wait=wait))
+            held.enter_context(hold(folder / ".lock", f"{doing} in {folder}", wait=wait))
         except HeldError as error:
             raise UserError(f"{error}: wait for it, end it, or choose another output") from error
         yield

@@ -66,7 +66,7 @@ class Experiment:
     def __init__(self, command: Any, home: Path):
         self.command, self.home = command, home
         self.started: list[psutil.Process] = []
-        self.port = 0
+        self.port, self.id = 0, ""
 
     def nnictl(self, *words: str) -> None:
         """``create`` and ``resume`` on a port of their own."""
@@ -75,27 +75,22 @@ class Experiment:
             words = (*words, "--port", str(self.port))
         done = self.command("nnictl", *words, cwd=self.home, HOME=str(self.home))
         assert done.returncode == 0, done.stdout + done.stderr
-        if words[0] != "stop":
-            self.started.append(self.manager)
+        if words[0] == "stop":
+            return
+        listed = until(self._listed, "NNI's list of experiments")
+        (self.id,) = listed
+        self.manager = psutil.Process(listed[self.id]["pid"])
+        self.started.append(self.manager)
 
-    @property
-    def id(self) -> str:
-        (name,) = json.loads((self.home / "nni-experiments" / ".experiment").read_text())
-        return name
-
-    @property
-    def manager(self) -> psutil.Process:
-        return psutil.Process(json.loads((self.home / "nni-experiments" / ".experiment").read_text())[self.id]["pid"])
-
-    def manager_lives(self) -> bool:
+    def _listed(self) -> Any:
         try:
-            return self.manager.is_running()
-        except psutil.NoSuchProcess:
-            return False
+            return json.loads((self.home / "nni-experiments" / ".experiment").read_text())
+        except ValueError:
+            return None  # it is just being written
 
     def trials(self) -> list[dict[str, Any]]:
         """In the order of the web UI."""
-        return sorted(json.loads(ask(self.port, "/api/v1/nni/trial-jobs")), key=lambda trial: trial["sequenceId"])
+        return sorted(json.loads(ask(self.port, "/api/v1/nni/trial-jobs")), key=lambda trial: trial.get("sequenceId", -1))
 
     def state(self, trial: str) -> str:
         return next(found["status"] for found in self.trials() if found["trialJobId"] == trial)
@@ -194,7 +189,7 @@ def test_killed_trial_manager_and_both_end_as_if_nothing_had_happened(experiment
     left_by_the_manager = experiment.process(orphaned)
     experiment.manager.kill()
     experiment.process(both).kill()
-    until(lambda: not experiment.manager_lives(), "the manager is gone")
+    until(lambda: not psutil.pid_exists(experiment.manager.pid), "the manager is gone")
     assert left_by_the_manager.is_running()
     assert max(map(experiment.epochs, names)) < EPOCHS, "a search was over before anything was killed"
 

@@ -20,11 +20,9 @@ with hold(Path(sys.argv[1]), "sleeps"):
 """
 
 
-def holder(path, seconds: float) -> subprocess.Popen:
+def holder(path, seconds: float, code: str = HOLDER) -> subprocess.Popen:
     """Another process that holds the lock already."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(path), str(seconds)], stdout=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(path), str(seconds)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     return process
@@ -42,8 +40,10 @@ def test_a_second_process_waits_or_says_who_has_it(tmp_path, caplog):
 
 
 def test_what_a_killed_process_held_is_free(tmp_path):
+    """At once, though a process that it has forked lives on for a while, as those that load images do."""
     path = tmp_path / "lock"
-    with holder(path, 600) as other:
+    forks = HOLDER.replace("    print(", "    import os\n    if os.fork() == 0: time.sleep(3); os._exit(0)\n    print(")
+    with holder(path, 600, forks) as other:
         other.kill()
     assert path.exists(), "it could not remove its file"
     with hold(path, "goes on", wait=False):

@@ -6,6 +6,7 @@ import argparse
 import logging
 import time
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ def _run(arguments: argparse.Namespace, *, talks: bool) -> int:
     from .. import trial
     from ..config import TrainConfig
     from ..config_file import file_and_overrides, read_config
+    from ..search_folder import alone_in
     from ..training.recipes import find_recipe
 
     if arguments.resume is not None:
@@ -70,7 +72,9 @@ def _run(arguments: argparse.Namespace, *, talks: bool) -> int:
         folder = trial.output_folder(config.output or str(path.parent / "final"), "train")
     from ..training.loop import train  # takes seconds, and a mistake is to be said at once
 
-    result = train(config, path, folder, report=trial.intermediate)
+    writes = talks and config.epochs > 0
+    with alone_in(folder, wait=trial.inside_nni(), doing="trains") if writes else nullcontext():
+        result = train(config, path, folder, report=trial.intermediate)
     if not talks:
         return 0
     trial.final(result.metrics)
