@@ -112,12 +112,9 @@ def _search(arguments: argparse.Namespace) -> int:
     from . import trial
     from .config import SearchConfig
     from .config_file import file_and_overrides, read_config
-    from .derive import Architecture
-    from .reporting.table import figures
-    from .search import is_finished, run_search
+    from .search_folder import is_finished
     from .shipped import shipped
 
-    _quieten()
     helped = trial.shared_folder() if trial.is_helper() else None
     if resumed := arguments.resume or helped:
         if arguments.resume and arguments.items:
@@ -128,6 +125,9 @@ def _search(arguments: argparse.Namespace) -> int:
         if not path.exists():
             raise UserError(f"--resume {resumed}: no search.yml there, so no search has begun in this folder")
         if arguments.resume and is_finished(folder):
+            from .architecture import Architecture
+            from .reporting.table import figures
+
             print(figures(Architecture.read(folder / "architecture.json")))
             print(f"finished already: {folder / 'architecture.json'}")
             return 0
@@ -137,6 +137,10 @@ def _search(arguments: argparse.Namespace) -> int:
         path = Path(file) if file else None
         config = read_config(SearchConfig, path or shipped("search.yml"), [*overrides, *trial.parameters()])
         folder = trial.output_folder(config.output, "search")
+    from .reporting.table import figures
+    from .search import run_search  # takes seconds, and a mistake is to be said at once
+
+    _quieten()
     result = run_search(config, folder, base=path.parent if path else Path(), report=trial.intermediate)
     if result is None:
         return 0

@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
 from .files import write_text, write_weights
@@ -20,7 +17,11 @@ SUPERNET = "supernet.safetensors"
 FORMAT = "nni-proxyless probabilities 1"
 
 Probabilities = dict[str, dict[Any, float]]
-Shapes = dict[str, torch.Size]
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    Shapes = dict[str, torch.Size]
 
 
 def shapes_of(space: nn.Module) -> Shapes:

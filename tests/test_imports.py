@@ -81,7 +81,7 @@ def loaded(code: str, *words: str | Path) -> list[set[str]]:
 
 
 def test_commands_do_not_wait_for_what_they_do_not_use(tmp_path):
-    """``--help`` for none of them; ``draw``, ``train`` and ``report`` on nets of timm, and what ``export`` imports, not for NNI,
+    """``--help`` and a file that is not there for none of them; ``draw``, ``train`` and ``report`` on nets of timm, and what ``export`` imports, not for NNI,
     which takes as long as torch; ``search`` neither for scikit-learn, where the images are others, nor for ONNX."""
     content = json.loads((ROOT / "experiments" / "digits_architecture.json").read_text(encoding="utf-8"))
     shape = {"n_images": 16, "channels": 1, "image_size": content["input_shape"][1]}
@@ -89,9 +89,11 @@ def test_commands_do_not_wait_for_what_they_do_not_use(tmp_path):
     path = tmp_path / "run" / "architecture.json"
     path.parent.mkdir()
     path.write_text(json.dumps(content), encoding="utf-8")
-    parser, train, draw, report, export, search = loaded(
+    parser, mistake, train, draw, report, export, search = loaded(
         "net, folder = sys.argv[1:]\n"
         "cli._parser()\n"
+        + LOOK
+        + "assert cli.main(['search', 'none.yml']) == 2\n"
         + LOOK
         + "assert cli.main(['train', net, 'weights=scratch', 'epochs=1', 'device=cpu']) == 0\n"
         + LOOK
@@ -106,7 +108,7 @@ def test_commands_do_not_wait_for_what_they_do_not_use(tmp_path):
         path,
         path.parent,
     )
-    assert parser == set()
+    assert parser == mistake == set()
     assert "matplotlib" not in train
     for found in (train, draw, report, export):
         assert {"torch", "timm"} <= found
