@@ -11,12 +11,18 @@ UNKNOWN = "–"
 
 
 def figure(value: float | None, style: str = "ms") -> str:
-    """By style: ``ms`` with three digits after the point, ``%`` a share, ``points`` a difference of two shares."""
+    """By style.
+
+    ``ms`` three digits after the point; ``%`` a share; ``points`` a difference of two shares, in hundredths; ``error`` that of
+    a share or a difference
+    """
     if value is None or not math.isfinite(value):
         return UNKNOWN
     if style == "%":
         return f"{100 * value:.2f} %"
-    return f"{100 * value:+.2f} points" if style == "points" else f"{value:.3f}"
+    if style == "error":
+        return f"{100 * value:.2f}"
+    return f"{100 * value:+.2f}" if style == "points" else f"{value:.3f}"
 
 
 def amount(value: float | str | None, unit: str) -> str:

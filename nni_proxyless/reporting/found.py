@@ -85,9 +85,10 @@ class Found:
 
     @property
     def seed(self) -> int | None:
-        if self.architecture is not None and self.kind != "training":
-            return self.architecture.search.get("seed")
-        return self._asked("seed")
+        """Of the search; of a training alone its own."""
+        if self.kind == "training":
+            return read_yaml(self.folder / "train.yml").get("seed")
+        return self._asked("seed") if self.architecture is None else self.architecture.search.get("seed")
 
     @property
     def target(self) -> float | str | None:
