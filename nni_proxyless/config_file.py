@@ -208,6 +208,8 @@ _loaded: dict[tuple[str, str], Any] = {}  # to find an entry point, the files of
 
 
 def _load(group: str, name: str) -> Any:
+    if ":" in name:
+        return registry.load(group, name)  # imported already, or written anew
     if (group, name) not in _loaded:
         _loaded[group, name] = registry.load(group, name)
     return _loaded[group, name]
