@@ -232,7 +232,8 @@ def test_each_machine_ran_one_search(ran):
 
 @needs_sshd
 def test_what_a_user_tries_before_the_experiment(ran):
-    """The page's check of a machine: key, known host and installation in one."""
+    """The page's check of the file, and of each machine: key, known host and installation in one."""
+    assert main(["check", str(ran.home.parent / "code" / "remote.yml")]) == 0
     for host in ran.hosts:
         command = [*shlex.split(ran.ssh), "-p", str(host.port), "-i", ran.key, f"{getpass.getuser()}@{host.address}"]
         done = subprocess.run(
