@@ -30,7 +30,7 @@ from nni_proxyless.locks import HeldError, hold, of_this_machine
 from .test_experiment import ask, free_port
 from .test_search import TINY
 
-EPOCHS = 9
+EPOCHS = 8
 SEARCH = yaml.safe_load(TINY)
 SEARCH |= {
     "latency": {"target_ms": "90%", "estimator": {"name": "macs"}},
