@@ -51,7 +51,12 @@ from nni_proxyless.latency.penalty import logits_of
 
 from .supernet import choices_of
 
-__all__ = ["DARTS", "GumbelDARTS", "Proxyless", "RandomOneShot"]
+__all__ = ["DARTS", "REFUSED", "GumbelDARTS", "Proxyless", "RandomOneShot"]
+
+REFUSED: dict[str, str] = {
+    "nni-enas": "NNI's ENAS needs tianshou and gym, which this package does not bring, and was not repaired here; proxyless with update "
+    "reinforce learns from rewards as well"
+}
 
 
 class _Peer:

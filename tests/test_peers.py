@@ -107,6 +107,7 @@ def test_random_is_a_network_within_the_target(tmp_path, capsys):
         ("{name: nni-random, warmup_epochs: 1}", "command line: strategy: unknown key 'warmup_epochs'; allowed: name."),
         ("{name: nni-gumbel-darts, temperature: [0.3, 1.0]}", "command line: strategy: temperature is [0.3, 1.0]; allowed: a number greater than 0, or two of them, the greater one first"),
         ("{name: nni-proxyless, arc_learning_rate: 0.0}", "command line: strategy: arc_learning_rate is 0.0; allowed: greater than 0"),
+        ("{name: nni-enas}", "strategy.name: 'nni-enas' is refused: NNI's ENAS needs tianshou and gym, which this package does not bring"),
         ("{name: nni-dart}", "allowed: dsnas, nni-darts, nni-gumbel-darts, nni-proxyless, nni-random, proxyless, or package.module:Class. Did you mean 'nni-darts'?"),
         ("{name: 'nni.nas.strategy:PolicyBasedRL'}", "'nni.nas.strategy:PolicyBasedRL' is of another kind; allowed: a class that inherits NNI's OneShotStrategy"),
     ],
