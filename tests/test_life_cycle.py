@@ -90,7 +90,9 @@ class Experiment:
 
     def trials(self) -> list[dict[str, Any]]:
         """In the order of the web UI."""
-        return sorted(json.loads(ask(self.port, "/api/v1/nni/trial-jobs")), key=lambda trial: trial.get("sequenceId", -1))
+        return sorted(
+            json.loads(ask(self.port, "/api/v1/nni/trial-jobs")), key=lambda trial: trial.get("sequenceId", -1)
+        )
 
     def state(self, trial: str) -> str:
         return next(found["status"] for found in self.trials() if found["trialJobId"] == trial)
