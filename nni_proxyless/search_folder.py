@@ -120,9 +120,10 @@ def recorder(folder: Path, report: Callable[[dict[str, float]], None]) -> Callab
         report(metrics)
 
     def record(epoch: int, metrics: dict[str, float]) -> None:
+        if epoch < len(told):  # gone through again, of which its means know only the batches after the checkpoint
+            return
         write_text(path, "".join(f"{line}\n" for line in [*_lines(path)[:epoch], json.dumps(metrics)]))
-        if epoch >= len(told):
-            report(metrics)
+        report(metrics)
 
     return record
 
