@@ -34,12 +34,12 @@ from timm.optim import create_optimizer_v2
 from torch.optim.swa_utils import update_bn
 
 from nni_proxyless import registry
+from nni_proxyless.accuracy import as_channels_last, evaluate_accuracy
 from nni_proxyless.cli import main as command
 from nni_proxyless.config import SearchConfig
 from nni_proxyless.config_file import read_config
 from nni_proxyless.data import ImageData, _Tensors, fashion_mnist, loader, split
 from nni_proxyless.derive import Architecture, build_network
-from nni_proxyless.accuracy import as_channels_last, evaluate_accuracy
 
 SEARCH = Path(__file__).resolve().parent.parent / "search_dsnas.yml"
 COMMON = ["latency.estimator={name: macs}", "latency.table=null", "trainer.threads=1", "trainer.accelerator=cpu"]

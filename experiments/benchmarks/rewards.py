@@ -49,8 +49,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Subset, TensorDataset
 
-from nni_proxyless.data import digits, loader, split
 from nni_proxyless.accuracy import as_channels_last
+from nni_proxyless.data import digits, loader, split
 from nni_proxyless.evaluator import ImageClassification
 from nni_proxyless.latency.timing import device_name
 from nni_proxyless.progress import bar

@@ -109,7 +109,8 @@ def teacher(section: DistillationSection, folder: Path, network: Any, architectu
 
 def _derived(path: Path) -> Any:
     if not path.is_file() or (read := Architecture.read(path)).network is not None:
-        return _created("proxyless_derived", architecture=str(path))  # which has words for what may be wrong with a path
+        # timm's side has words for what may be wrong with a path.
+        return _created("proxyless_derived", architecture=str(path))
     network = build_network(read)
     _describe(network, read)
     return network
