@@ -18,7 +18,7 @@ search: $(INSTALLED)
 
 # Threads that wait for each other must not spin: two test files run at a time, and commands in them have threads of their own.
 test: lint
-	$(ENV) OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(ENV) OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)
 	$(ENV) ruff check .

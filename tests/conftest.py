@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess, run
 from sys import executable
+from typing import Any
 
 import pytest
 import torch
@@ -27,12 +28,25 @@ LONG = (
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The order in which files are given to processes; a file stays whole, since its tests share searches."""
+    """The order in which files are given to processes."""
     order = [*EXPERIMENTS, *LONG]
     items.sort(key=lambda item: order.index(item.path.stem) if item.path.stem in order else len(order))
-    for item in items:
-        group = "experiments" if item.path.stem in EXPERIMENTS else str(item.path.relative_to(ROOT))
-        item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give out whole files, since their tests share searches, and all experiments to one process.
+
+    ``--dist loadgroup``, made for this, does not group at all: what it adds to a test's id, pytest 9 does not look at.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "experiments" if Path(file).stem in EXPERIMENTS else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True)
