@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ __all__ = ["alone_in", "as_file_in", "begin_or_go_on", "differences", "history",
 def alone_in(folder: Path, *, wait: bool, doing: str = "searches") -> Iterator[None]:
     """While it lasts, no other process searches there, or trains: two would write over each other.
 
+    The folder is made if need be, and is gone again if nothing has come into it.
+
     Parameters
     ----------
     wait
@@ -38,13 +40,21 @@ def alone_in(folder: Path, *, wait: bool, doing: str = "searches") -> Iterator[N
     UserError
         There is another one, and ``wait`` is False.
     """
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
+        if is_new:
+            held.callback(_remove_if_empty, folder)  # after the lock file is
         try:
             held.enter_context(hold(folder / ".lock", f"{doing} in {folder}", wait=wait))
         except HeldError as error:
             raise UserError(f"{error}: wait for it, end it, or choose another output") from error
         yield
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def is_finished(folder: Path) -> bool:
