@@ -97,6 +97,8 @@ def write_start(
     )
     experiment = set_value(experiment, "trialCommand", "nni-proxyless search search.yml")
     experiment = set_value(experiment, "searchSpace.latency.target_ms", {"_type": "choice", "_value": values})
+    registered = "proxyless" if strategy in TEMPLATES and strategy != "dsnas" else strategy
+    experiment = set_value(experiment, "searchSpace.strategy.name", {"_type": "choice", "_value": [registered]})
     experiment = set_value(experiment, "maxTrialNumber", len(values))
     experiment = _with_head(
         experiment, f"# One search for each latency target:  nnictl create --config {experiment_path.name}\n"

@@ -40,7 +40,11 @@ def test_another_data_set_space_strategy_and_target(capsys):
     """A folder of images of one's own: its space, its table, and what is said of large data sets."""
     words = ["--data", "folder", "--data-root", "/my images/x", "--strategy", "dsnas", "--target", "3.5", "40%", "70%"]
     experiment, search, said = made(capsys, *words)
-    assert experiment["searchSpace"] == {"latency.target_ms": {"_type": "choice", "_value": [3.5, "40%", "70%"]}}
+    assert experiment["searchSpace"] == {
+        "latency.target_ms": {"_type": "choice", "_value": [3.5, "40%", "70%"]},
+        "strategy.name": {"_type": "choice", "_value": ["dsnas"]},
+        "seed": {"_type": "choice", "_value": [0]},
+    }
     assert experiment["maxTrialNumber"] == 3
     assert (search["data"]["name"], search["data"]["root"]) == ("folder", "/my images/x")
     assert search["space"]["preset"] == "imagenet"
