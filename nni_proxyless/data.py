@@ -151,7 +151,7 @@ def loader(
         dataset,
         batch_size,
         shuffle=shuffle,
-        drop_last=shuffle and len(dataset) >= batch_size,  # type: ignore[arg-type]
+        drop_last=shuffle and len(dataset) >= batch_size,  # type: ignore[arg-type]  # torch's Dataset need have no length, ours has
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,

@@ -148,7 +148,7 @@ def _create(variant: str, definition: Mapping[str, Any], pretrained: bool, **kwa
             features_only=wrapped,
             pretrained_strict=kwargs.pop("pretrained_strict", True) and not bare,
             pretrained_filter_fn=_checked,
-            kwargs_filter=("num_classes", "num_features", "global_pool") if bare else None,  # type: ignore[arg-type]
+            kwargs_filter=("num_classes", "num_features", "global_pool") if bare else None,  # type: ignore[arg-type]  # timm says one name, and takes several
             **kwargs,
         )
     except SafetensorError as error:

@@ -120,6 +120,6 @@ def _take_channels(space: nn.Module, channels: int) -> None:
         return
     parent, _, last = name.rpartition(".")
     conv: Any = nn.Conv2d(
-        channels, first.out_channels, first.kernel_size, first.stride, first.padding, bias=first.bias is not None  # type: ignore[arg-type]
+        channels, first.out_channels, first.kernel_size, first.stride, first.padding, bias=first.bias is not None  # type: ignore[arg-type]  # torch says tuples of any length
     )  # fmt: skip
     setattr(space.get_submodule(parent), last, conv)

@@ -146,7 +146,7 @@ def _one_by_one(space: ModelSpace, input_shape: Shape, estimator: DeviceEstimato
         for _ in range(estimator.warmup):
             for i in range(len(operations)):
                 step(i)
-        yield [lambda i=i: step(i) for _ in range(estimator.repeats) for i in range(len(operations))]  # type: ignore[misc]
+        yield [lambda i=i: step(i) for _ in range(estimator.repeats) for i in range(len(operations))]  # type: ignore[misc]  # as above
 
 
 class _Kept:

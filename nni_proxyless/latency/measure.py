@@ -30,9 +30,9 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # python -I leaves it out
 
-from checksum import checksum  # noqa: E402
-from drift import without_drift  # noqa: E402
-from timing import conditions_of, median_and_p95, noise, problems_of, spread, surroundings, time_ms  # noqa: E402
+from checksum import checksum  # noqa: E402  # after the path that leads there
+from drift import without_drift  # noqa: E402  # the same
+from timing import conditions_of, median_and_p95, noise, problems_of, spread, surroundings, time_ms  # noqa: E402  # the same
 
 EXPORT = "operations.json"
 EXPORT_FORMAT = "nni-proxyless operations 1"

@@ -150,7 +150,7 @@ def _budget(target: float, unit: str, own: Sequence[Row], alike: Sequence[Row], 
         for row in alike:
             if row.kind == "reference" and row.measured_ms is not None:
                 references.setdefault(row.what, []).append(row)
-        by_speed = sorted(references.values(), key=lambda rows: Mean.of([row.measured_ms for row in rows]).value)  # type: ignore[union-attr]
+        by_speed = sorted(references.values(), key=lambda rows: statistics.fmean(r.measured_ms or 0.0 for r in rows))
         within = [rows for rows in by_speed if all((row.measured_ms or 0.0) <= target * today for row in rows)]
         if by_speed:
             groups.append(_group(within[-1] if within else by_speed[0], over_budget=not within))

@@ -187,7 +187,8 @@ def find(sources: Sequence[str], *, also: Sequence[Path] = ()) -> list[Found]:
         One of them is neither, or there is nothing in it.
     """
     found: list[tuple[str, Found]] = []
-    for source in sources or [None]:  # type: ignore[list-item]
+    asked: Sequence[str | None] = sources or [None]
+    for source in asked:
         here = find_folders(Path(source)) if source and Path(source).is_dir() else find_experiment(source)
         found += [(source or "", f) for f in here]
     for folder in also:

@@ -143,7 +143,7 @@ class _Training:
         self.config, self.architecture_path, self.folder = config, architecture_path, folder
         self.processes, self.division, self.report = processes, division, report
         mixing = bool(config.mixup or config.cutmix)
-        self.batches = EpochBatches(len(division.train), config.batch_size, config.seed, processes, even=mixing)  # type: ignore[arg-type]
+        self.batches = EpochBatches(len(division.train), config.batch_size, config.seed, processes, even=mixing)  # type: ignore[arg-type]  # torch's Dataset need have no length, ours has
         self.loader = training_loader(division.train, self.batches, config.workers)
         self.test = Judge(division.test, config.batch_size, config.workers, processes)
         self.judge = self.test

@@ -65,7 +65,7 @@ class Objective:
 
     def without_averaging(self) -> Any:
         """A context in which gradients are added up here and not averaged over the processes."""
-        return self.trained.no_sync() if self.processes.count > 1 else contextlib.nullcontext()  # type: ignore[operator]
+        return self.trained.no_sync() if self.processes.count > 1 else contextlib.nullcontext()  # type: ignore[operator]  # of several it is DDP's wrapper
 
 
 def _distillation(
