@@ -36,7 +36,7 @@ def leave(folder: Path, choices: dict[str, str] = SMALL, shape: tuple[int, ...] 
     arguments = known.pop("space", {"preset": "small", "num_classes": 10, "in_channels": 1})
     network = MobileNetV2Space(**arguments).timm_definition(choices)
     path = folder / "architecture.json"
-    Architecture(**{  # type: ignore[arg-type]
+    Architecture(**{
         "space": {"name": "mobilenetv2", "arguments": arguments}, "choices": choices, "input_shape": shape,
         "network": network, "macs": 2_345_678, "n_params": 45_678, **known,
     }).write(path)  # fmt: skip

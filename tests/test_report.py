@@ -310,11 +310,11 @@ def test_an_experiment_whose_manager_is_gone(experiment, runs, capsys):
 
 def row(target: float, unit: str = "ms") -> Row:
     given = dict.fromkeys(Row.__dataclass_fields__)
-    return Row(**{**given, "target": target, "unit": unit})  # type: ignore[arg-type]
+    return Row(**{**given, "target": target, "unit": unit})
 
 
 def test_budgets_are_the_same_within_two_per_cent():
-    rows = [row(2.0), row(3.0), row(2.03), row(2.06), row(2.0, "MiB"), row("60%")]  # type: ignore[arg-type]
+    rows = [row(2.0), row(3.0), row(2.03), row(2.06), row(2.0, "MiB"), row("60%")]
     groups = [(round(target, 6), unit, len(own)) for target, unit, own in same_budgets(rows)]
     assert groups == [(2.0, "MiB", 1), (2.03, "ms", 3), (3.0, "ms", 1)]
 

@@ -349,7 +349,7 @@ def test_a_million_networks_that_cost_the_same_are_told_from_the_budget_at_once(
     profiler = LatencyProfiler(Small(), OfNames(), (2,))
     profiler.candidate_ms = {f"l{i:02}": {0: 0.0, 1: 1.0, 2: 2.0} for i in range(21)}
     profiler.fixed_ms = 0.0
-    profiler.profile = lambda sample: float(sum(sample.values()))  # type: ignore[method-assign]
+    profiler.profile = lambda sample: float(sum(sample.values()))
     probs = {label: {0: 0.2, 1: 0.3, 2: 0.5} for label in profiler.candidate_ms}
     found = best_under_budget(probs, profiler, math.nextafter(21, 0))
     assert sum(found.values()) == 20

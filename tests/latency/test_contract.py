@@ -68,9 +68,9 @@ class Broken(LatencyEstimator):
         if way == "cannot be pickled":
             self.function = lambda: None
         if way == "unit":
-            self.unit = 3  # type: ignore[assignment]
+            self.unit = 3
         if way == "combine":
-            self.combine = "mean"  # type: ignore[assignment]
+            self.combine = "mean"
 
     @property
     def conditions(self) -> Any:
@@ -121,9 +121,9 @@ def test_the_contract_can_fail(way, test):
 
     def checks(broken: str) -> EstimatorContract:
         contract = Contract()
-        contract.make_estimator = lambda: Broken(broken)  # type: ignore[method-assign]
+        contract.make_estimator = lambda: Broken(broken)
         if broken == "silent":
-            contract.unknown_operation = lambda: layers()[0]  # type: ignore[method-assign]
+            contract.unknown_operation = lambda: layers()[0]
         return contract
 
     getattr(checks("no way"), test)()

@@ -107,7 +107,7 @@ def test_what_is_no_accuracy_is_refused(accuracy):
 
 def test_all_wrong_arguments_are_named_at_once():
     with pytest.raises(ValueError, match="latency is a float; allowed") as caught:
-        LatencyReward(3.0, 0, exponent=0.1)  # type: ignore[arg-type]
+        LatencyReward(3.0, 0, exponent=0.1)
     assert str(caught.value) == "; ".join(
         [
             "latency is a float; allowed: a Profiler of NNI, or a function",

@@ -142,13 +142,13 @@ def stopped_after(batches: int, folder: str) -> None:
         done += 1
         return step(self, batch, batch_idx)
 
-    DSNASModule.training_step = counted  # type: ignore[method-assign]
+    DSNASModule.training_step = counted
     kept = torch.get_rng_state(), torch.get_num_threads()
     try:
         with warnings.catch_warnings(), contextlib.suppress(Stopped):
             killable(folder, "", {"method": "dsnas"})
     finally:
-        DSNASModule.training_step = step  # type: ignore[method-assign]
+        DSNASModule.training_step = step
         torch.set_rng_state(kept[0])
         torch.set_num_threads(kept[1])
 

@@ -191,7 +191,7 @@ def test_keys_tensors_and_states_that_are_refused(tmp_path):
     with pytest.raises(TypeError, match=r"^a is a Tensor of layout torch.strided on meta; allowed"):
         folder.write({"a": torch.ones(1, device="meta")})
     with pytest.raises(TypeError, match=r"^the checkpoint is a list; allowed: dict$"):
-        folder.write([1])  # type: ignore[arg-type]
+        folder.write([1])
     assert not (tmp_path / "none").exists()
 
 

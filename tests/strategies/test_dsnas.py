@@ -7,6 +7,7 @@ is sampled, so that an expectation over all paths is exact.
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import math
 import weakref
@@ -102,7 +103,7 @@ class Million(ExpressionProfiler):
     """Cost of :class:`TwoLayers` by a table in the code."""
 
     first = (100.0, 130.0, 170.0)
-    second = {"a": 120.0, "b": 60.0, "skip": 0.0}  # noqa: RUF012
+    second = {"a": 120.0, "b": 60.0, "skip": 0.0}  # noqa: RUF012  (a constant)
     fixed = 10.0
 
     def __init__(self, space: ModelSpace):
@@ -158,7 +159,7 @@ class Noting(DSNASModule):
             def sampled(gate=gate, sample=sample) -> int:
                 return self.script[0][gate.label] if self.script else sample()
 
-            gate.sample_path = sampled  # type: ignore[method-assign]
+            gate.sample_path = sampled
 
     def search_step(self, batch: Any, batch_idx: int) -> Any:
         result = super().search_step(batch, batch_idx)
@@ -197,12 +198,12 @@ class Noting(DSNASModule):
 
 
 class Watched(DSNAS):
-    script: list[dict[str, int]] = []  # noqa: RUF012
+    script: list[dict[str, int]] = []  # noqa: RUF012  (a constant)
 
     def configure_oneshot_module(self, training_module: LightningModule) -> DSNASModule:
         module = super().configure_oneshot_module(training_module)
         module.__class__ = Noting
-        module.prepare(self.script)  # type: ignore[attr-defined]
+        module.prepare(self.script)
         return module
 
 
@@ -324,7 +325,7 @@ def test_expectation_of_the_papers_estimator_is_its_closed_form():
     plain = copy.deepcopy(space).double()
 
     class Enumerated(Spread):
-        script = [{"first": i, "second": j} for i, j in product(range(3), range(3))]  # noqa: RUF012
+        script = [{"first": i, "second": j} for i, j in product(range(3), range(3))]  # noqa: RUF012  (a constant)
 
     module = search(
         space, Enumerated(arc_learning_rate=STILL, fix_gap=1.0, search_epochs=9, reward="gradient"), epochs=10
@@ -348,7 +349,7 @@ def test_expectation_of_the_loss_reward_is_the_gradient_of_the_expected_loss():
     space = TwoLayers()
 
     class Enumerated(Spread):
-        script = [{"first": i, "second": j} for i, j in product(range(3), range(3))]  # noqa: RUF012
+        script = [{"first": i, "second": j} for i, j in product(range(3), range(3))]  # noqa: RUF012  (a constant)
 
     module = search(space, Enumerated(arc_learning_rate=STILL, fix_gap=1.0, search_epochs=9), epochs=10)
     alphas = {label: alpha.clone().requires_grad_() for label, alpha in module.steps[0].before.items()}
@@ -373,7 +374,7 @@ def test_a_loss_of_degree_m_has_m_times_the_gradient(reward, power, factor):
     torch.manual_seed(0)
 
     class Enumerated(Spread):
-        script = [{"choice": k} for k in range(4)]  # noqa: RUF012
+        script = [{"choice": k} for k in range(4)]  # noqa: RUF012  (a constant)
 
     strategy = Enumerated(arc_learning_rate=STILL, fix_gap=1.0, search_epochs=4, reward=reward)
     module = search(OneLayer(), strategy, Task(lambda y: (y**power).sum()), epochs=5)
@@ -452,7 +453,7 @@ def test_clipping_is_of_the_weights_alone():
 def test_one_candidate_runs_and_nothing_else_moves(reward):
     """Property 12: one candidate per layer and step. Property 10: with momentum and decay, all others stay to the bit."""
     space = TwoLayers()
-    optimizer = lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1)  # noqa: E731
+    optimizer = functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.1)
     strategy = Watched(search_epochs=20, fix_gap=1.0, reward=reward)
     module, run = prepare(space, strategy, Task(optimizer=optimizer), epochs=21)
     runs: Counter[str] = Counter()

@@ -23,8 +23,8 @@ from .test_spaces import (
     images,
     nas_bench,
     proxyless_space,
-    pytestmark,  # noqa: F401
-    search,  # noqa: F401
+    pytestmark,  # noqa: F401  (marks this file too)
+    search,  # noqa: F401  (a fixture)
     shufflenet_space,
 )
 
@@ -32,7 +32,7 @@ REWARDS = ("loss", "gradient")
 
 
 @pytest.mark.parametrize(("make", "reward"), [(make, REWARDS[i % 2]) for i, make in enumerate(KINDS)])
-def test_a_search_leaves_its_most_probable_network(search, make, reward):  # noqa: F811
+def test_a_search_leaves_its_most_probable_network(search, make, reward):  # noqa: F811  (the fixture)
     """Any space of LayerChoice, InputChoice and Repeat. Choices inside candidates that were not sampled may not have moved."""
     strategy = DSNAS(search_epochs=2, arc_learning_rate=0.05, fix_gap=1.0, reward=reward)
     check(search(make, strategy), make, torch.randn(5, WIDTH), lambda label: True)
@@ -40,7 +40,7 @@ def test_a_search_leaves_its_most_probable_network(search, make, reward):  # noq
 
 
 @pytest.mark.parametrize("make", [nas_bench, proxyless_space, shufflenet_space])
-def test_spaces_of_the_hub(search, make):  # noqa: F811
+def test_spaces_of_the_hub(search, make):  # noqa: F811  (the fixture)
     """NASBench-201, ProxylessNAS and ShuffleNet of NNI's hub with NNI's ``Classification``: in-place activations, shared
     labels, depths; without validation data."""
     evaluator = Classification(
@@ -50,13 +50,13 @@ def test_spaces_of_the_hub(search, make):  # noqa: F811
     check(search(make, strategy, evaluator), make, torch.randn(2, 3, 32, 32), lambda label: True)
 
 
-def test_regression_of_nni(search):  # noqa: F811
+def test_regression_of_nni(search):  # noqa: F811  (the fixture)
     numbers = DataLoader(TensorDataset(torch.randn(48, WIDTH), torch.randn(48)), batch_size=BATCH)
     evaluator = Regression(learning_rate=0.01, train_dataloaders=numbers, max_epochs=2, **QUIET)
     check(search(Measured, DSNAS(arc_learning_rate=0.05), evaluator), Measured, torch.randn(5, WIDTH))
 
 
-def test_a_data_module_of_the_users_own(search):  # noqa: F811
+def test_a_data_module_of_the_users_own(search):  # noqa: F811  (the fixture)
     """A data module gives the same search as its loader handed over: the same bits in every logit."""
     found = []
     for source in ({"datamodule": DataModule()}, {"train_dataloaders": data(4)}):

@@ -305,7 +305,7 @@ def test_it_is_the_inner_loader_to_everyone_else():
     assert inner.sampler.epoch == 7
     assert not hasattr(loader, "no_such_thing")
     with pytest.raises(AttributeError, match="'DataLoader' object has no attribute 'no_such_thing'"):
-        loader.no_such_thing  # noqa: B018
+        loader.no_such_thing  # noqa: B018  (to ask is what fails)
 
 
 def test_a_loader_without_a_length_has_none():
@@ -323,7 +323,7 @@ def test_it_can_be_copied_and_pickled():
     for made in (copy.copy(loader), copy.deepcopy(loader), pickle.loads(pickle.dumps(loader))):
         assert [batch[0].tolist() for batch in made] == [[0, 1], [2, 3], [4, 5]]
     with pytest.raises(AttributeError):
-        ReplayableLoader.__new__(ReplayableLoader).batch_size  # noqa: B018
+        ReplayableLoader.__new__(ReplayableLoader).batch_size  # noqa: B018  (to ask is what fails)
 
 
 def test_a_loader_that_comes_later():
