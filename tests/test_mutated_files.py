@@ -147,21 +147,27 @@ def merged(content: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
+def check(name: str, content: bytes, capsys, *places: str) -> str | None:
+    """What ``check`` prints of a file that it takes; None for one that it refuses, in clear words."""
+    Path(name).write_bytes(content)
+    code = main(["check", name])
+    said = capsys.readouterr()
+    if code == 0:
+        return said.out
+    assert code == 2
+    assert said.out == ""
+    assert clear(said.err, *places), f"{content!r}\n{said.err}"
+    return None
+
+
 def test_damaged_searches(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     taken = 0
     for i, content in enumerate(damaged(SEARCHES, N_SEARCHES)):
-        Path("search.yml").write_bytes(content)
-        code = main(["check", "search.yml"])
-        said = capsys.readouterr()
-        if code == 0:
+        if (said := check("search.yml", content, capsys, "search.yml: ")) is not None:
             taken += 1
             there = yaml.safe_load(content.decode("utf-8"))
-            assert same(yaml.safe_load(said.out), merged(there)), f"{i}: {content!r}\n{said.out}"
-        else:
-            assert code == 2
-            assert said.out == ""
-            assert clear(said.err, "search.yml: "), f"{i}: {content!r}\n{said.err}"
+            assert same(yaml.safe_load(said), merged(there)), f"{i}: {content!r}\n{said}"
     assert N_SEARCHES / 20 < taken < N_SEARCHES / 2, "neither all nor nothing"
 
 
@@ -172,10 +178,7 @@ def test_damaged_experiments(tmp_path, monkeypatch, capsys):
         shutil.copy(shipped(name), tmp_path)
     taken = 0
     for i, content in enumerate(damaged(EXPERIMENTS, N_EXPERIMENTS)):
-        Path("e.yml").write_bytes(content)
-        code = main(["check", "e.yml"])
-        said = capsys.readouterr()
-        if code == 0:
+        if (said := check("e.yml", content, capsys, "e.yml: ", *(f"{name}: " for name in SEARCHES))) is not None:
             there = yaml.safe_load(content.decode("utf-8"))
             if "trialCommand" not in there:  # damaged to something else, a tiny search.yml
                 continue
@@ -183,11 +186,7 @@ def test_damaged_experiments(tmp_path, monkeypatch, capsys):
             known = ExperimentConfig.load("e.yml")
             known.validate()
             assert (known.trial_command, known.search_space) == (there["trialCommand"], there["searchSpace"]), i
-            assert "is valid" in said.out
-        else:
-            assert code == 2
-            assert said.out == ""
-            assert clear(said.err, "e.yml: ", *(f"{name}: " for name in SEARCHES)), f"{i}: {content!r}\n{said.err}"
+            assert "is valid" in said
     assert N_EXPERIMENTS / 20 < taken < N_EXPERIMENTS / 2, "neither all nor nothing"
 
 
