@@ -197,10 +197,13 @@ def test_killed_trial_manager_and_both_end_as_if_nothing_had_happened(experiment
     experiment.process(killed).kill()
     # A process that a signal has ended is, to NNI, one that somebody wanted to end.
     until(lambda: experiment.state(killed) == "USER_CANCELED", "NNI sees that the trial is gone")
-    left_by_the_manager = experiment.process(orphaned)
+    left_by_the_manager, killed_with_it = map(experiment.process, (orphaned, both))
+    for process in (left_by_the_manager, killed_with_it):
+        process.resume()  # a process group that loses its leader while one of it is stopped may get SIGHUP (setpgid(2))
     experiment.manager.kill()
-    experiment.process(both).kill()
+    killed_with_it.kill()
     until(lambda: not psutil.pid_exists(experiment.manager.pid), "the manager is gone")
+    left_by_the_manager.suspend()
     assert max(map(experiment.epochs, names)) < EPOCHS, "a search was over before anything was killed"
 
     experiment.nnictl("resume", experiment.id)
