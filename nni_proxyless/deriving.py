@@ -21,6 +21,7 @@ from nni.nas.nn.pytorch import ModelSpace, ParametrizedModule
 from torch import nn
 
 from . import registry
+from .columns import in_columns
 from .config import SearchConfig
 from .config_file import read_config
 from .data import split
@@ -263,8 +264,7 @@ def front_table(found: Sequence[Derived]) -> str:
         budget, ms, log_p, macs, n_params, accuracy = derived.row
         rows.append((f"{budget:.3f}", f"{ms:.3f}", f"{log_p:.3f}", f"{macs / 1e6:.2f} M", f"{n_params / 1e3:.1f} k",
                      f"{accuracy:.4f}"))  # fmt: skip
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(in_columns(rows))
 
 
 def budget_folder(budget: float) -> str:

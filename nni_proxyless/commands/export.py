@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..columns import in_columns
+
 __all__ = ["add_export_command", "summary"]
 
 FORMATS = ("onnx", "torchscript", "torch-export", "int8")
@@ -75,14 +77,7 @@ def summary(content: dict[str, Any]) -> str:
             of["file"] if of else "torch", f"{measured['median_ms']:.3f}",
             f"{of['largest_difference']:.1e}" if of else "-", str(of["bytes"]) if of else "-",
         ))  # fmt: skip
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines += [
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+    lines += in_columns(rows, n_left=1)
     some = next(iter(files.values()))
     lines.append(
         f"compared: {some['images']} {content['images']}, in batches of {', '.join(map(str, some['batches']))}"

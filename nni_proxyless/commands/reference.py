@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ..columns import in_columns
 from ..errors import UserError
 
 __all__ = ["add_reference_command"]
@@ -57,9 +58,7 @@ def _reference(arguments: argparse.Namespace) -> int:
     rows: list[tuple[str, ...]] = [("net", "MACs", "params", "table ms", "measured ms")]
     rows += [_row(file.parent.name, net, net.latency["measured_ms"]) for file, net in zip(paths, nets, strict=True)]
     rows.append(_row("the searched net", searched, beside))
-    columns = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.rjust(width) for cell, width in zip(row, columns, strict=True)))
+    print("\n".join(in_columns(rows)))
     if structure is not None:
         print(f"structure: {structure}")
     for path in paths:

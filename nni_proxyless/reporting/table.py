@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..architecture import Architecture
+from ..columns import in_columns
 from .rows import Row, predicted_and_calibrated
 
 __all__ = ["figures", "table"]
@@ -24,10 +25,7 @@ def table(rows: Sequence[Row]) -> str:
             "-" if row.macs is None else f"{row.macs / 1e6:.2f} M", "-" if row.n_params is None else f"{row.n_params / 1e3:.1f} k",
             _number(row.search_accuracy, ".4f"), _number(row.final_accuracy, ".4f"),
         ))  # fmt: skip
-    widths = [max(len(line[i]) for line in cells) for i in range(len(HEADER))]
-    lines = ["  ".join(cell.rjust(width) if i > 1 else cell.ljust(width) for i, (cell, width) in enumerate(zip(line, widths, strict=True)))
-             for line in cells]  # fmt: skip
-    return "\n".join([*lines, "", *(f"{row.name}: {row.folder}" for row in rows)])
+    return "\n".join([*in_columns(cells, n_left=2), "", *(f"{row.name}: {row.folder}" for row in rows)])
 
 
 def figures(architecture: Architecture) -> str:
