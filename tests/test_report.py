@@ -337,6 +337,13 @@ def test_ticks_are_round(low, high, n, expected):
     assert ticks(low, high, n) == expected
 
 
+def test_settings_that_are_no_text_are_not_known(tmp_path):
+    (tmp_path / "search.yml").write_bytes(b"space:\n  name: caf\xe9\n")
+    (tmp_path / "history.jsonl").touch()
+    (found,) = find([str(tmp_path)])
+    assert found.settings == {}
+
+
 def test_a_page_has_an_ending(tmp_path, capsys):
     assert main(["report", str(tmp_path), "--html", "page.pdf"]) == 2
     assert (

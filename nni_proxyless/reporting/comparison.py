@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .found import Found, read_yaml
+from .found import Found, settings_in
 from .rows import Row
 
 __all__ = ["Budget", "Group", "Mean", "SameTraining", "compare", "drift", "same_budgets"]
@@ -169,7 +169,7 @@ def _group(rows: Sequence[Row], *, against: Mean | None = None, over_budget: boo
 def _training(f: Found) -> dict[str, Any]:
     """The settings of the final training that matter; of one by the search itself, the search's."""
     assert f.final_folder is not None
-    settings = read_yaml(f.final_folder / "train.yml")
+    settings = settings_in(f.final_folder / "train.yml")
     if not settings:
         return {"by the search itself": f.strategy, **f.settings.get("training", {})}
     return {key: value for key, value in settings.items() if key not in CHANGES_NOTHING}

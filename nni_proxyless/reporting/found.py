@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..architecture import Architecture
 from ..errors import UserError
+from ..yaml_file import read_yaml
 from .experiment import Experiment, Trial, read_experiment
 
 __all__ = ["FAILED_STATES", "Found", "find"]
@@ -75,7 +74,7 @@ class Found:
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
         """The ``search.yml`` of a search, resolved; empty where there is none."""
-        return read_yaml(self.folder / "search.yml")
+        return settings_in(self.folder / "search.yml")
 
     @property
     def strategy(self) -> str | None:
@@ -87,7 +86,7 @@ class Found:
     def seed(self) -> int | None:
         """Of the search; of a training alone its own."""
         if self.kind == "training":
-            return read_yaml(self.folder / "train.yml").get("seed")
+            return settings_in(self.folder / "train.yml").get("seed")
         return self._asked("seed") if self.architecture is None else self.architecture.search.get("seed")
 
     @property
@@ -258,13 +257,12 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     return epochs
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A mapping of a YAML file; empty where there is no such thing."""
+def settings_in(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; empty where there is no such thing."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
+        return read_yaml(path)
+    except UserError:
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _at(content: Mapping[str, Any], path: str) -> Any:
