@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from .config import SearchConfig
+from .differing import differing
 from .errors import UserError
 from .files import write_text
 from .locks import HeldError, hold
@@ -95,22 +95,10 @@ def begin_or_go_on(folder: Path, resolved: str) -> None:
 
 def differences(folder: Path, resolved: str) -> list[str]:
     """In which settings the search in this folder is another one, in words."""
-    here = _flat(yaml.safe_load(resolved))
-    there = {}
-    if (folder / "search.yml").exists():
-        there = _flat(yaml.safe_load((folder / "search.yml").read_text(encoding="utf-8")))
-    return [
-        f"{key} is {there.get(key)} there, {here.get(key)} here"
-        for key in sorted(here.keys() | there.keys())
-        if key != "output" and there.get(key) != here.get(key)
-    ]
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
+    path = folder / "search.yml"
+    there = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    here = yaml.safe_load(resolved)
+    return differing({**there, "output": None}, {**here, "output": None})
 
 
 def history(folder: Path) -> list[dict[str, float]]:

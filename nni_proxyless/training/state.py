@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..differing import differing
 from ..errors import UserError
 from ..sealed import DamagedError, read_payload, state_of, write_sealed
 
@@ -73,13 +74,7 @@ class TrainingCheckpoint:
         if not self.exists:
             return None
         state = self.read()
-        ours, theirs = _flat(here), _flat(state["settings"])
-        different = [
-            f"{key} is {theirs.get(key)} there, {ours.get(key)} here"
-            for key in sorted(ours.keys() | theirs.keys())
-            if ours.get(key) != theirs.get(key)
-        ]
-        if different:
+        if different := differing(state["settings"], here):
             raise UserError(
                 f"{self.folder} holds an unfinished training with other settings: {'; '.join(different)}. Go on with that "
                 f"one: nni-proxyless train --resume {self.folder}; or choose another output; or delete {self.place} to "
@@ -103,10 +98,3 @@ class TrainingCheckpoint:
         """Once the results are written; the checkpoint itself first, so that a kill in between leaves none."""
         self.path.unlink(missing_ok=True)
         shutil.rmtree(self.place, ignore_errors=True)
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
