@@ -13,6 +13,7 @@ sums a little wider, and what is outside of the budget by the table itself is dr
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 from collections.abc import Iterator, Mapping
@@ -86,12 +87,10 @@ def random_nets(
         )  # fmt: skip
         network = build_network(net)
         nets.append(
-            Architecture(
-                **{
-                    **vars(net), "macs": count_macs(network, net.input_shape), "n_params": count_parameters(network),
-                    "search": {"strategy": "random", "weights": "fresh", "seed": seed, "number": i},
-                    "versions": installed_versions(),
-                }
+            dataclasses.replace(
+                net, macs=count_macs(network, net.input_shape), n_params=count_parameters(network),
+                search={"strategy": "random", "weights": "fresh", "seed": seed, "number": i},
+                versions=installed_versions(),
             )
         )  # fmt: skip
     return nets

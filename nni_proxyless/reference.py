@@ -11,6 +11,7 @@ be; the last layer gets wider but not narrower. A reference net is one of a spac
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -122,12 +123,10 @@ def _reference_net(
         },
     )  # fmt: skip
     network = build_network(unmeasured)
-    return Architecture(
-        **{
-            **vars(unmeasured), "macs": count_macs(network, searched.input_shape), "n_params": count_parameters(network),
-            "search": {"strategy": "reference", "weights": "fresh", "width": width, "structure": structure},
-            "versions": installed_versions(),
-        }
+    return dataclasses.replace(
+        unmeasured, macs=count_macs(network, searched.input_shape), n_params=count_parameters(network),
+        search={"strategy": "reference", "weights": "fresh", "width": width, "structure": structure},
+        versions=installed_versions(),
     )  # fmt: skip
 
 
