@@ -46,8 +46,7 @@ def write_remains(folder: Path, probs: Mapping[str, Mapping[Any, Any]], supernet
     state = supernet.state_dict()
     (folder / SUPERNET).unlink(missing_ok=True)
     if all(name in state and state[name].shape == shape for name, shape in shapes.items()):
-        # Copies: a module that stands at two places has two names, which safetensors refuses to share one tensor.
-        write_weights(folder / SUPERNET, {name: state[name].clone() for name in shapes})
+        write_weights(folder / SUPERNET, {name: state[name] for name in shapes})
 
 
 def read_probabilities(folder: Path) -> Probabilities:
