@@ -36,7 +36,7 @@ from .monitor import judge, judging_loaders
 from .own_code import make_images, make_space
 from .pictures.nets import draw_beside
 from .progress import bar
-from .remains import SUPERNET, Probabilities, read_probabilities
+from .remains import SUPERNET, Probabilities, is_finished, read_probabilities
 
 __all__ = ["Derived", "FinishedSearch", "budget_folder", "derive_front", "derive_under_budget", "front_table"]
 
@@ -275,7 +275,7 @@ def budget_folder(budget: float) -> str:
 def _require_finished(folder: Path) -> None:
     if not (folder / "search.yml").exists():
         raise UserError(f"{folder}: no search.yml there, so no search has been made in this folder")
-    if (folder / "checkpoint").exists() or not (folder / "architecture.json").exists():
+    if not is_finished(folder):
         raise UserError(f"{folder}: the search has not finished; go on with it: nni-proxyless search --resume {folder}")
 
 

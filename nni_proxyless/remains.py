@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import UserError
 from .files import write_text, write_weights
 
-__all__ = ["PROBABILITIES", "SUPERNET", "read_probabilities", "shapes_of", "write_remains"]
+__all__ = ["PROBABILITIES", "SUPERNET", "is_finished", "read_probabilities", "shapes_of", "write_remains"]
 
 PROBABILITIES = "probabilities.json"
 SUPERNET = "supernet.safetensors"
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from torch import nn
 
     Shapes = dict[str, torch.Size]
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the search in this folder has left its network and needs nothing more."""
+    return (folder / "architecture.json").exists() and not (folder / "checkpoint").exists()
 
 
 def shapes_of(space: nn.Module) -> Shapes:

@@ -19,7 +19,7 @@ from .differing import differing
 from .errors import UserError
 from .files import write_text
 from .locks import HeldError, hold
-from .remains import PROBABILITIES, SUPERNET
+from .remains import PROBABILITIES, SUPERNET, is_finished
 
 __all__ = ["alone_in", "as_file_in", "begin_or_go_on", "differences", "history", "is_finished", "recorder"]
 
@@ -55,11 +55,6 @@ def alone_in(folder: Path, *, wait: bool, doing: str = "searches") -> Iterator[N
 def _remove_if_empty(folder: Path) -> None:
     with suppress(OSError):
         folder.rmdir()
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether the search in this folder has left its network and needs nothing more."""
-    return (folder / "architecture.json").exists() and not (folder / "checkpoint").exists()
 
 
 def as_file_in(folder: Path, config: SearchConfig, base: Path) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..architecture import Architecture
 from ..errors import UserError
+from ..remains import is_finished
 from ..yaml_file import read_yaml
 from .experiment import Experiment, Trial, read_experiment
 
@@ -237,11 +238,6 @@ def find_experiment(experiment: str | None) -> list[Found]:
             state = "SUCCEEDED"
         found.append(Found(trial.id, state, trial.folder, read, trial))
     return found
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether a search has left its net there and needs nothing more."""
-    return (folder / "architecture.json").exists() and not (folder / "checkpoint").exists()
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
