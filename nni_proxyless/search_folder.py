@@ -20,6 +20,7 @@ from .errors import UserError
 from .files import write_text
 from .locks import HeldError, hold
 from .remains import PROBABILITIES, SUPERNET, is_finished
+from .yaml_file import YAML_OF_NNI, read_yaml
 
 __all__ = ["alone_in", "as_file_in", "begin_or_go_on", "differences", "history", "is_finished", "recorder"]
 
@@ -89,9 +90,15 @@ def begin_or_go_on(folder: Path, resolved: str) -> None:
 
 
 def differences(folder: Path, resolved: str) -> list[str]:
-    """In which settings the search in this folder is another one, in words."""
+    """In which settings the search in this folder is another one, in words.
+
+    Raises
+    ------
+    UserError
+        Its ``search.yml`` is no YAML.
+    """
     path = folder / "search.yml"
-    there = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    there = read_yaml(path, loader=YAML_OF_NNI) if path.exists() else {}  # PyYAML's numbers, as on the other side
     here = yaml.safe_load(resolved)
     return differing({**there, "output": None}, {**here, "output": None})
 

@@ -116,7 +116,7 @@ class DSNASModule(SampledOneShotModule):
         self.entropy_weight = entropy_weight
         self.baseline = baseline
         self.child_since: int | None = None  # epoch
-        self._momenta: dict[nn.Module, float | None] = {}
+        self._momenta: dict[nn.modules.batchnorm._BatchNorm, float | None] = {}
 
     # -- stages ------------------------------------------------------------------------------------------------------
 
@@ -164,7 +164,7 @@ class DSNASModule(SampledOneShotModule):
 
     def _restore_momenta(self) -> None:
         for norm, momentum in self._momenta.items():
-            norm.momentum = momentum  # type: ignore[assignment]
+            norm.momentum = momentum
         self._momenta = {}
 
     def _begin_epoch(self) -> None:

@@ -77,7 +77,7 @@ class _Hole:
 
 
 def _hollow(value: Any) -> Any:
-    return _with_tensors(value, iter([_Hole] * len(tensors_in(value))))  # type: ignore[list-item]
+    return _with_tensors(value, iter([_Hole] * len(tensors_in(value))))  # type: ignore[list-item]  # in place of tensors
 
 
 def versions(value: Any) -> list[int]:

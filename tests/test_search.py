@@ -19,7 +19,9 @@ from nni_proxyless import data
 from nni_proxyless.accuracy import evaluate_accuracy
 from nni_proxyless.cli import main
 from nni_proxyless.derive import Architecture, count_macs, count_parameters, load_weights, to_timm
+from nni_proxyless.errors import UserError
 from nni_proxyless.latency import Calibration, LookupTable
+from nni_proxyless.search_folder import differences
 
 TINY = """
 seed: 3
@@ -127,6 +129,12 @@ def have_same_weights(one: Path, other: Path) -> bool:
     """To the last bit."""
     ours, theirs = (load_file(folder / "weights.safetensors") for folder in (one, other))
     return ours.keys() == theirs.keys() and all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def test_damaged_settings_of_an_earlier_search_are_named(tmp_path):
+    (tmp_path / "search.yml").write_text("seed: [0")
+    with pytest.raises(UserError, match=r"search\.yml: line 1: while parsing a flow sequence"):
+        differences(tmp_path, "seed: 0")
 
 
 def test_a_killed_search_is_resumed_to_the_same_network(searched, tmp_path, monkeypatch, capsys):
