@@ -31,6 +31,7 @@ from nni_proxyless.reporting.charts import ticks
 from nni_proxyless.reporting.comparison import Mean, same_budgets
 from nni_proxyless.reporting.experiment import read_experiment
 from nni_proxyless.reporting.found import find
+from nni_proxyless.reporting.page import _agreement
 from nni_proxyless.reporting.rows import Row
 
 from .report_page import Page
@@ -317,6 +318,17 @@ def test_budgets_are_the_same_within_two_per_cent():
     rows = [row(2.0), row(3.0), row(2.03), row(2.06), row(2.0, "MiB"), row("60%")]
     groups = [(round(target, 6), unit, len(own)) for target, unit, own in same_budgets(rows)]
     assert groups == [(2.0, "MiB", 1), (2.03, "ms", 3), (3.0, "ms", 1)]
+
+
+def test_a_slower_machine_is_told_apart_from_a_wrong_table():
+    said = _agreement([(2.0, 3.0), (3.0, 4.5), (4.0, 6.3)], 1.5)
+    assert said.startswith(
+        "On average the 3 nets take 52.5 % longer than predicted; furthest off is one that takes 57.5 % longer"
+    )
+    assert said.endswith(
+        "divided by 1.50, as for a machine whose speed has changed since the table was measured, none is more than 5.0 % off."
+    )
+    assert _agreement([(2.0, 1.9)], 0.95) == "It takes 5.0 % less than predicted."
 
 
 def test_means_and_their_errors():

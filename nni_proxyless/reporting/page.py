@@ -194,18 +194,27 @@ def _latency(rows: Sequence[Row], anchors: Mapping[str, str]) -> dict[str, Any]:
               anchors[row.name] if row.kind in SEARCHED else "latency", "random" if row.kind == "random" else "first")
         for row, predicted, measured in both
     ]  # fmt: skip
-    off = [measured / predicted - 1 for _, predicted, measured in both]
-    furthest = max(off, key=abs)
-    agreement = f"It takes {_longer(furthest)}."
-    if len(both) > 1:
-        agreement = f"On average the {len(both)} nets take {_longer(sum(off) / len(off))}; furthest off is one that takes {_longer(furthest)}."
     label = f"Predicted against measured milliseconds of {len(both)} nets"
     picture = Markup(scatter_chart(points, label, "measured, ms", "predicted, ms"))
     return {
         "scatter": picture,
         "random_in_scatter": any(row.kind == "random" for row, *_ in both),
-        "agreement": agreement,
+        "agreement": _agreement([(predicted, measured) for _, predicted, measured in both], drift(rows)),
     }
+
+
+def _agreement(both: Sequence[tuple[float, float]], common: float | None) -> str:
+    """Of predicted and measured milliseconds, with what is common to all of the measured ones told apart."""
+    off = [measured / predicted - 1 for predicted, measured in both]
+    furthest = max(off, key=abs)
+    if len(both) == 1 or common is None:
+        return f"It takes {_longer(furthest)}."
+    apart = max(abs(measured / (predicted * common) - 1) for predicted, measured in both)
+    return (
+        f"On average the {len(both)} nets take {_longer(sum(off) / len(off))}; furthest off is one that takes {_longer(furthest)}. "
+        f"All measured ones divided by {common:.2f}, as for a machine whose speed has changed since the table was measured, none is more "
+        f"than {100 * apart:.1f} % off."
+    )
 
 
 # -- one by one ----------------------------------------------------------------------------------------------------------
