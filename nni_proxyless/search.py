@@ -41,6 +41,7 @@ from .own_code import make_images, make_space
 from .pictures.nets import draw_beside
 from .remains import shapes_of, write_remains
 from .search_folder import alone_in, as_file_in, begin_or_go_on, differences, history, is_finished, recorder
+from .training.curves import FLUSH_SECONDS
 from .trial import inside_nni, is_helper, tell_helpers
 
 __all__ = ["SearchResult", "is_finished", "run_search"]
@@ -194,7 +195,7 @@ def make_evaluator(config: SearchConfig, folder: Path, parts: Any, monitor: Deri
         Trainer(
             max_epochs=training.epochs, accelerator=trainer.accelerator, devices=trainer.devices,
             strategy="ddp" if trainer.devices > 1 else "auto", precision=trainer.precision,
-            logger=TensorBoardLogger(str(folder), name="", version="tensorboard"),
+            logger=TensorBoardLogger(str(folder), name="", version="tensorboard", flush_secs=FLUSH_SECONDS),
             callbacks=[FitProgress(), monitor],
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
             log_every_n_steps=10,

@@ -5,8 +5,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
+
+from nni_proxyless.training.curves import Curves
 
 from .test_search import TINY
 
@@ -33,3 +37,19 @@ def test_an_interrupted_command_ends_by_the_signal(tmp_path, pytestconfig, what)
                 command.kill()
     assert command.returncode == -signal.SIGINT, "".join(said)
     assert said[-1] == "nni-proxyless: interrupted\n"
+
+
+def test_a_wake_up_that_an_interrupt_has_lost_does_not_delay_the_end(tmp_path):
+    """Interrupted between waking TensorBoard's thread and noting it, ``queue.put`` leaves a waiter behind, to which the next
+    wake-up goes: that of the end."""
+    curves = Curves(tmp_path, 1)
+    curves.add({"epoch": 1, "train_loss": 1.0})
+    waiters = curves._writer.file_writer.event_writer._async_writer._byte_queue.not_empty._waiters
+    while len(waiters) != 1:  # the thread waits for the next value
+        time.sleep(0.01)
+    left_behind = threading.Lock()
+    left_behind.acquire()
+    waiters.appendleft(left_behind)
+    began = time.monotonic()
+    curves.close()
+    assert time.monotonic() - began < 60, "TensorBoard's own interval is 120 s"

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["Curves"]
+__all__ = ["FLUSH_SECONDS", "Curves"]
+
+# An interrupt in the middle of queue.put, while a value is handed to TensorBoard's thread, can lose the wake-up of its end: then that
+# thread, and close(), which waits for it, sleep until it would flush, by default for two minutes.
+FLUSH_SECONDS = 1
 
 
 class Curves:
@@ -23,7 +27,7 @@ class Curves:
     def __init__(self, folder: Path, first: int):
         from torch.utils.tensorboard import SummaryWriter  # takes a moment, which only a training is to wait for
 
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first)
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first, flush_secs=FLUSH_SECONDS)
 
     def add(self, record: Mapping[str, float]) -> None:
         """One epoch; whoever looks sees it at once."""
