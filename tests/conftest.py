@@ -63,9 +63,12 @@ def command(tmp_path: Path) -> Callable[..., CompletedProcess[str]]:
         *words: str | Path, timeout: float = 300, cwd: Path = tmp_path, **environment: str
     ) -> CompletedProcess[str]:
         path = f"{Path(executable).parent}{os.pathsep}{os.environ['PATH']}"
+        # A session of its own, as under a terminal. In init's, where CI runs, whatever a test has stopped gets SIGHUP as soon as
+        # another process of its group ends, if their parents have gone to init (setpgid(2), orphaned process groups).
         return run(
             [str(word) for word in words], cwd=cwd, capture_output=True, text=True, timeout=timeout,
             env={**os.environ, "PATH": path, "PYTHONWARNINGS": "", "OMP_NUM_THREADS": "1", **environment}, stdin=None, check=False,
+            start_new_session=True,
         )  # fmt: skip
 
     return type_in

@@ -203,6 +203,9 @@ def test_killed_trial_manager_and_both_end_as_if_nothing_had_happened(experiment
     experiment.manager.kill()
     killed_with_it.kill()
     until(lambda: not psutil.pid_exists(experiment.manager.pid), "the manager is gone")
+    assert os.getsid(left_by_the_manager.pid) not in (0, os.getsid(0)), (
+        "in init's session what is stopped may get SIGHUP"
+    )
     left_by_the_manager.suspend()
     assert max(map(experiment.epochs, names)) < EPOCHS, "a search was over before anything was killed"
 
