@@ -1,0 +1,127 @@
+"""What every benchmark records besides its figures: where, when and how it ran, and the bars that its figures are held to.
+
+A result is one JSON object. ``provenance`` begins it, ``bars`` is the list that :func:`bar` makes, the rest is the benchmark's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nni_proxyless.files import write_text
+from nni_proxyless.latency.timing import device_name
+
+PACKAGES = ("torch", "nni", "pytorch-lightning", "timm", "nni-proxyless")
+PLACES = ("output", "report", "folder")  # options that say where something lies, which is nobody else's business
+
+
+def provenance(script: str, options: argparse.Namespace, seconds: float | None = None) -> dict[str, Any]:
+    """Machine, date, versions, the command that repeats the run, its settings, and how long it took.
+
+    Parameters
+    ----------
+    script
+        ``__file__`` of the benchmark.
+    options
+        Its options; those named in ``PLACES`` are left out.
+    seconds
+        Of the whole run.
+    """
+    settings = {name: value for name, value in vars(options).items() if name not in PLACES}
+    words = []
+    for name, value in settings.items():
+        flag = "--" + name.replace("_", "-")
+        if value is True:
+            words.append(flag)
+        elif value not in (None, False):
+            words.append(
+                f"{flag} {shlex.join(map(str, value)) if isinstance(value, list) else shlex.quote(str(value))}"
+            )
+    return {
+        "machine": {"cpu": device_name(torch.device("cpu")), "cores": os.cpu_count(), "system": platform.system()},
+        "threads": torch.get_num_threads(),
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "versions": {"Python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "command": " ".join([f"python experiments/benchmarks/{Path(script).name}", *words]),
+        "settings": settings,
+        "seconds": None if seconds is None else round(seconds, 1),
+    }
+
+
+def bar(
+    name: str, value: float, *, at_least: float | None = None, at_most: float | None = None, noise: float = 0.0
+) -> dict[str, Any]:
+    """A figure and what it is held to.
+
+    Parameters
+    ----------
+    noise
+        How far the figure may be off in this run, in its own unit, as the run itself shows it: by a control, by quartiles. A bar
+        that is missed by no more is ``within noise``, by more ``missed``.
+    """
+    below = 0.0 if at_least is None else at_least - value
+    above = 0.0 if at_most is None else value - at_most
+    by = max(below, above)
+    verdict = "met" if by <= 0 else "within noise" if by <= noise else "missed"
+    return {"bar": name, "value": value, "at_least": at_least, "at_most": at_most, "noise": noise, "verdict": verdict}
+
+
+def missed(bars: Iterable[dict[str, Any]]) -> list[str]:
+    """Bars that are missed by more than their noise, a sentence each."""
+    return [
+        f"{b['bar']}: {b['value']:.4g}, bar {limits(b)}, noise {b['noise']:.2g}"
+        for b in bars
+        if b["verdict"] == "missed"
+    ]
+
+
+def limits(b: dict[str, Any]) -> str:
+    found = [f"{sign} {b[side]:g}" for side, sign in (("at_least", "≥"), ("at_most", "≤")) if b[side] is not None]
+    return ", ".join(found)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Lines of a Markdown table."""
+    return [
+        "| " + " | ".join(head) + " |",
+        "|---" * len(head) + "|",
+        *("| " + " | ".join(map(str, row)) + " |" for row in rows),
+    ]
+
+
+def bars_table(bars: Iterable[dict[str, Any]]) -> list[str]:
+    return table(
+        ("bar", "measured", "allowed", "noise", ""),
+        [
+            (b["bar"], f"{b['value']:.4g}", limits(b), f"{b['noise']:.2g}" if b["noise"] else "", b["verdict"])
+            for b in bars
+        ],
+    )
+
+
+def head(result: dict[str, Any]) -> list[str]:
+    """Lines that say where, when and how a result came about."""
+    machine = result["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+    took = "" if result["seconds"] is None else f"; took {result['seconds'] / 60:.0f} min"
+    return [
+        f"{machine['cpu']}, {machine['cores']} cores, {result['threads']} thread(s); {result['date']}; {versions}{took}.",
+        "",
+        f"    {result['command']}",
+    ]
+
+
+def write(result: dict[str, Any], path: Path | None) -> None:
+    """As JSON; nothing where no file is wanted. A file is there whole or not at all."""
+    if path is not None:
+        write_text(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
