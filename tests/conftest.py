@@ -56,6 +56,20 @@ def _one_thread() -> None:
 
 
 @pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home in which NNI keeps this test's experiments, and its list of them.
+
+    For the list, NNI asks for HOME when it is imported. In the user's own, each test would leave entries, and all tests would
+    read and write them: seconds for a list that has grown.
+    """
+    from nni.tools.nnictl.config_utils import Experiments
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(Experiments.__init__, "__defaults__", (str(tmp_path / "nni-experiments"),))
+    return tmp_path
+
+
+@pytest.fixture
 def command(tmp_path: Path) -> Callable[..., CompletedProcess[str]]:
     """Runs a command as a user types it, in an empty folder, with this environment's programs on PATH."""
 

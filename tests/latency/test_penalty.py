@@ -795,9 +795,8 @@ def test_the_automatic_weight_in_nni_s_strategies(strategy_class, share):
     assert math.isfinite(penalty.last_multiplier)
 
 
-def test_a_search_as_nni_s_experiment(tmp_path, monkeypatch):
+def test_a_search_as_nni_s_experiment(home):
     """All the way through ``NasExperiment``: with a low target the cheapest candidates are found, with a high one not."""
-    monkeypatch.setenv("HOME", str(tmp_path))  # where NNI keeps its experiments
     found = {}
     for share in (0.15, 0.8):
         torch.manual_seed(0)

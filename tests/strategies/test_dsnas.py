@@ -726,9 +726,8 @@ def test_the_child_is_the_argmax_and_computes_what_the_supernet_did(space_class)
 # NasExperiment leaves its log file open when it stops.
 @pytest.mark.filterwarnings("ignore:.*FileIO name=.*experiment.log:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:unclosed file.*experiment.log:ResourceWarning")
-def test_nnis_experiment_gives_the_trained_network(tmp_path, monkeypatch):
+def test_nnis_experiment_gives_the_trained_network(home):
     """NasExperiment with NNI's own Classification: the most probable choices as a dict, the trained child as an instance."""
-    monkeypatch.setenv("HOME", str(tmp_path))  # where NNI keeps its experiments
 
     class Space(TwoLayers):
         pass

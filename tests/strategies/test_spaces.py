@@ -268,9 +268,8 @@ def data(n: int, seed: int = 0, classes: int = CLASSES, shape: tuple[int, ...] =
 
 
 @pytest.fixture
-def search(tmp_path, monkeypatch):
+def search(home):
     """Runs NNI's experiment to the end; returns it before it is stopped, and stops it after the test."""
-    monkeypatch.setenv("HOME", str(tmp_path))  # where NNI keeps its experiments
     running = []
 
     def run(make, strategy: Any, evaluator: Lightning | None = None) -> NasExperiment:
@@ -286,6 +285,8 @@ def search(tmp_path, monkeypatch):
     yield run
     for experiment in running:
         experiment.stop()
+    listed = home / "nni-experiments" / ".experiment"
+    assert all(experiment.id in listed.read_text() for experiment in running), "NNI lists experiments elsewhere"
 
 
 def initial(make, searched: Any) -> tuple[ModelSpace, dict[str, Tensor]]:
