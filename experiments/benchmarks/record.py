@@ -22,7 +22,7 @@ from nni_proxyless.files import write_text
 from nni_proxyless.latency.timing import device_name
 
 PACKAGES = ("torch", "nni", "pytorch-lightning", "timm", "nni-proxyless")
-PLACES = ("output", "report", "folder")  # options that say where something lies, which is nobody else's business
+PLACES = ("output", "report", "picture", "folder")  # options that say where something lies, which is nobody else's business
 
 
 def provenance(script: str, options: argparse.Namespace, seconds: float | None = None) -> dict[str, Any]:
