@@ -1,0 +1,87 @@
+"""The grid that compares nets: its arithmetic, its nets, and that NNI takes its experiment. ``make bench`` runs it."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+
+import pytest
+import quality
+from quality_cell import GRIDS, INPUT_SHAPE, any_net, profiler_of, random_within, space_of
+
+from nni_proxyless.derive import build_network, count_macs
+from nni_proxyless.latency import LatencyProfiler, LookupTable, MacsEstimator
+from nni_proxyless.latency.budget import fastest
+from nni_proxyless.latency.device import Measurement
+from nni_proxyless.latency.operation import trace_operations
+
+GRID = GRIDS["short"]
+
+
+def a_cell(method: str, seed: int, accuracy: float) -> dict:
+    return {"method": method, "width": 0.75, "seed": seed, "test_accuracy": accuracy}
+
+
+def test_methods_are_compared_seed_by_seed():
+    """Differences 2, 3, 4 points: mean 3, standard error 1 / sqrt 3, t = 3 sqrt 3 with 2 degrees of freedom."""
+    differences, base = (0.02, 0.03, 0.04), (0.80, 0.90, 0.70)
+    cells = [a_cell("random", seed, b) for seed, b in enumerate(base)]
+    cells += [a_cell("two-path", seed, b + d) for seed, (b, d) in enumerate(zip(base, differences, strict=True))]
+    cells += [a_cell("mobilenetv2", seed, 0.5) for seed in (2, 1, 0)]
+    against_random, against_mobilenet = quality.compared(cells)
+    assert (against_random["method"], against_random["baseline"], against_random["pairs"]) == ("two-path", "random", 3)
+    assert against_random["difference"] == pytest.approx(0.03)
+    assert against_random["standard_error"] == pytest.approx(0.01 / math.sqrt(3))
+    t = 3 * math.sqrt(3)
+    assert against_random["p"] == pytest.approx(1 - t / math.sqrt(2 + t**2))  # two-sided, of Student's t with 2 degrees
+    assert against_mobilenet["difference"] == pytest.approx(0.33)
+
+
+def test_nets_of_the_grid_are_within_their_target(tmp_path):
+    """With multiply-adds for milliseconds; of the random nets each takes 95 to 100 %, and they differ by seed."""
+    base = any_net(GRID)
+    space = space_of(base)
+    estimator = MacsEstimator()
+    LookupTable({op.key: Measurement(estimator.estimate(op) + 1e-9, 0.0, 1) for op in trace_operations(space, INPUT_SHAPE)}).write(
+        tmp_path / "table.yaml"
+    )  # fmt: skip
+    assert base.choices == fastest(LatencyProfiler(space, estimator, INPUT_SHAPE))[0]
+    assert base.macs == count_macs(build_network(base), INPUT_SHAPE)
+
+    nets = [random_within(GRID, tmp_path / "table.yaml", 2.0, 3, seed) for seed in (0, 1)]
+    profiler = profiler_of(base, tmp_path / "table.yaml")
+    for net in itertools.chain(*nets):
+        assert 1.9 <= profiler.profile(net.choices) <= 2.0
+        assert net.macs == pytest.approx(1e6 * profiler.profile(net.choices), rel=0.05)
+    assert [n.choices for n in nets[0]] != [n.choices for n in nets[1]]
+
+
+def test_a_grid_that_is_not_done_says_what_lacks(tmp_path):
+    done = tmp_path / "cells" / "dsnas-0.75-0" / "cell.json"
+    done.parent.mkdir(parents=True)
+    done.write_text(json.dumps(a_cell("dsnas", 0, 0.9)))
+    with pytest.raises(
+        SystemExit, match=r"3 of 4 cells are not done: two-path-0.75-0, random-0.75-0, mobilenetv2-0.75-0"
+    ):
+        quality.collect(GRID, tmp_path)
+
+
+def test_the_picture_and_the_tables_come_from_the_record_alone(tmp_path):
+    cells = [
+        a_cell(method, seed, 0.8 + i / 100 + seed * (i + 1) / 1000)
+        | {"by_mobilenetv2": 1.0, "macs": 10**6, "n_params": 10**5, "seconds": 60.0}
+        for i, method in enumerate(GRID.methods)
+        for seed in (0, 1)
+    ]
+    result = {
+        "machine": {"cpu": "a CPU", "cores": 2}, "threads": 1, "date": "2026-11-23", "versions": {"torch": "2.15"}, "seconds": 60,
+        "command": "python …", "grid": dataclasses.asdict(GRID) | {"seeds": [0, 1]}, "cells": cells, "compared": quality.compared(cells),
+    }  # fmt: skip
+    result = json.loads(json.dumps(result))
+    text = "\n".join(quality.markdown(result))
+    assert "| ProxylessNAS, two-path | 80.05 ± 0.05 | 1.000 | 1.00 | 100 | 1.0 |" in text
+    assert "| DSNAS | best of random nets | -1.05 | 0.05 |" in text
+    quality.picture(result, tmp_path / "quality.svg")
+    assert "DSNAS" in (tmp_path / "quality.svg").read_text(encoding="utf-8")
