@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +12,8 @@ import yaml
 
 from nni_proxyless.cli import main
 from nni_proxyless.latency import LookupTable
+
+from .forked import fork
 
 PUBLISHED = Path(__file__).parents[1].parent / "shared" / "data" / "proxylessnas_pixel1_lookup_table.yaml"
 LAYOUT = (
@@ -81,17 +79,16 @@ def test_check_prints_draws_and_stores_a_calibration(table, tmp_path, capsys):
 def test_a_killed_build_goes_on(tmp_path, monkeypatch, capsys):
     """The process is killed in the middle; the same command ends it and keeps what was timed."""
     words = ["latency", "build", *SPACE, "--repeats", "120", "--output", "table.yaml"]
-    command = [str(Path(sys.executable).parent / "nni-proxyless"), *words]
-    partial = tmp_path / "table.yaml.partial"
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    partial, said = tmp_path / "table.yaml.partial", tmp_path / "said"
+    process = fork(main, words, cwd=tmp_path, said=said)
     deadline = time.monotonic() + 120
     while not (partial.exists() and partial.read_text().count("\n") > 50):
-        assert process.poll() is None, process.stderr.read()
+        assert process.exitcode is None, said.read_text()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stderr.close()
+    process.kill()
+    process.join()
+    said.unlink()
     assert not (tmp_path / "table.yaml").exists()
     kept = partial.read_text().split("\n")[:-1]
     monkeypatch.chdir(tmp_path)
@@ -153,7 +150,7 @@ def test_what_is_wrong_is_said(table, tmp_path, capsys):
         assert main(["latency", *words]) == 2, words
         assert said in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
-    assert not os.path.exists("x")
+    assert not Path("x").exists()
 
 
 def test_a_search_stops_where_tables_would_be_mixed(table, tmp_path, capsys):

@@ -10,10 +10,9 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from nni_proxyless.cli import main
 from nni_proxyless.latency import LookupTable
 from nni_proxyless.locks import HeldError, hold, of_this_machine
 
+from .forked import fork
 from .test_experiment import ask, free_port
 from .test_search import TINY
 
@@ -247,12 +247,9 @@ def test_a_table_is_built_once_and_survives_its_builder(tmp_path):
     partial = tmp_path / "tables" / "t.yaml.partial"
     with contextlib.ExitStack() as ending:
 
-        def search(name: str) -> subprocess.Popen:
-            words = [sys.executable, "-W", "ignore", "-m", "nni_proxyless", "search", "search.yml", f"output={name}"]
-            log = ending.enter_context((tmp_path / f"{name}.log").open("w"))
-            process = ending.enter_context(
-                subprocess.Popen(words, cwd=tmp_path, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
-            )
+        def search(name: str) -> BaseProcess:
+            words = ["search", "search.yml", f"output={name}"]
+            process = fork(main, words, cwd=tmp_path, said=tmp_path / f"{name}.log")
             ending.callback(process.kill)
             return process
 
@@ -261,8 +258,8 @@ def test_a_table_is_built_once_and_survives_its_builder(tmp_path):
 
         builder = search("builder")
         until(lambda: partial.exists() and len(partial.read_text().splitlines()) > 5, "the builder measures")
-        builder.send_signal(signal.SIGSTOP)
-        assert builder.poll() is None
+        os.kill(builder.pid, signal.SIGSTOP)
+        assert builder.exitcode is None
         assert not (tmp_path / "tables" / "t.yaml").exists()
         with pytest.raises(HeldError, match=f"^process {builder.pid} measures on this machine's cpu$"):
             hold(of_this_machine("measures-cpu"), "", wait=False).__enter__()
@@ -272,7 +269,9 @@ def test_a_table_is_built_once_and_survives_its_builder(tmp_path):
             "both wait",
         )
         builder.kill()
-        assert [process.wait(240) for process in others.values()] == [2, 2]
+        for process in others.values():
+            process.join(240)
+        assert [process.exitcode for process in others.values()] == [2, 2]
     built = [name for name in others if "latencies: measured" in said(name)]
     (read,) = [name for name in others if "latencies: read from tables/t.yaml" in said(name)]
     assert built == [name for name in others if name != read]

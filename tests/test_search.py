@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -22,6 +19,8 @@ from nni_proxyless.derive import Architecture, count_macs, count_parameters, loa
 from nni_proxyless.errors import UserError
 from nni_proxyless.latency import Calibration, LookupTable
 from nni_proxyless.search_folder import differences
+
+from .forked import fork
 
 TINY = """
 seed: 3
@@ -142,16 +141,12 @@ def test_a_killed_search_is_resumed_to_the_same_network(searched, tmp_path, monk
     for name in ("search.yml", "table.yaml"):
         shutil.copy(searched / name, tmp_path)
     words = ["search", "search.yml", "output=out", "strategy.checkpoint_every=2"]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    killed = subprocess.Popen(
-        ["nni-proxyless", *words], cwd=tmp_path, env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    killed = fork(main, words, cwd=tmp_path, said=tmp_path / "said")
     while not (tmp_path / "out" / "checkpoint" / "search.previous.ckpt").exists():
-        assert killed.poll() is None
+        assert killed.exitcode is None, (tmp_path / "said").read_text()
         time.sleep(0.02)
     killed.kill()
-    killed.wait()
+    killed.join()
     assert not (tmp_path / "out" / "architecture.json").exists()
 
     monkeypatch.chdir(tmp_path)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from safetensors.torch import load_file
 
 from nni_proxyless.cli import main
 
+from .forked import fork
 from .test_training import small
 
 # Everything that draws at random or has a memory.
@@ -54,16 +52,12 @@ def test_a_killed_training_goes_on_to_the_same_weights(trained, tmp_path, capsys
     shutil.copy(trained / "weights.safetensors", tmp_path)
     words = ["train", str(tmp_path / "architecture.json"), *SETTINGS, "workers=1", "checkpoint_every=4"]
     final = tmp_path / "final"
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    killed = subprocess.Popen(
-        ["nni-proxyless", *words], env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    killed = fork(main, words, cwd=tmp_path, said=tmp_path / "said")
     while not (final / "checkpoint" / "history.jsonl").exists():  # written with the first checkpoint
-        assert killed.poll() is None
+        assert killed.exitcode is None, (tmp_path / "said").read_text()
         time.sleep(0.01)
     killed.kill()
-    killed.wait()
+    killed.join()
     assert not (final / "weights.safetensors").exists()
 
     assert main([*words, "learning_rate=0.1"]) == 2

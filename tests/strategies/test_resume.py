@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from ..forked import processes
 from . import searches
 
 KILLS = int(os.environ.get("NNI_PROXYLESS_KILLS", "4"))  # 20 for the record, which takes some minutes
 
-# One process imports torch and NNI, all searches are forked from it: a search of seconds need not wait for its imports.
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload([searches.__name__])
 
-
-def start(folder: Path | None, result: Path, **options: Any) -> multiprocessing.process.BaseProcess:
+def start(folder: Path | None, result: Path, **options: Any) -> BaseProcess:
     process = processes.Process(target=searches.killable, args=(str(folder) if folder else None, str(result), options))
     process.start()
     return process
