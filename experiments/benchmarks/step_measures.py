@@ -142,20 +142,19 @@ def measure(step: Step) -> None:
         with search.autocast():
             step.run()
 
-    def floors_on(paths: list[Path]) -> Clocks:
-        floors = [Floor(search, path) for path in paths]
-        return timed(search.device, [floor.step for floor in floors])
+    def floors_on(paths: list[Path]) -> list[Callable[[], None]]:
+        return [Floor(search, path).step for path in paths]
 
-    first = paths_before(step)
-    half = max(1, len(first) // 2)
-    last = [] if step.paths_after else first[half:] or first
-    around = [floors_on(first[:half])]
+    floors = floors_on(paths_before(step))
+    half = max(1, len(floors) // 2)
+    first, last = floors[:half], floors[half:]
+    before = timed(search.device, first)
     taken = timed(search.device, [run])
-    last += paths_after(step)
-    around.append(floors_on(last))
-    n = len(first[:half]) + len(last)
+    last = floors_on(step.paths_after()) if step.paths_after else last or first
+    after = timed(search.device, last)
+    n = len(first) + len(last)
     step.times.append(
-        (Clocks(*(t / step.batches for t in taken)), Clocks(*(sum(t) / n for t in zip(*around, strict=True))))
+        (Clocks(*(t / step.batches for t in taken)), Clocks(*((a + b) / n for a, b in zip(before, after, strict=True))))
     )
 
 
@@ -228,13 +227,10 @@ def can_measure_memory(device: torch.device) -> bool:
 # -- the record ------------------------------------------------------------------------------------------------------------
 
 
-def entry(step: Step) -> dict[str, Any]:
-    """What is recorded of one step: medians over its samples, quartiles of the ratio."""
+def times(step: Step) -> dict[str, Any]:
+    """Medians over the samples of a step, quartiles of the ratio."""
     ratios = [taken.wall / floor.wall for taken, floor in step.times]
     low, _, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
-    saved = [ours / floor for ours, floor in step.activations]
-    if len(step.executed) > 1:
-        raise RuntimeError(f"{step.name}: different numbers of candidates were run: {sorted(step.executed)}")
     return {
         "memory_format": step.search.memory,
         **step.search.sizes,
@@ -245,10 +241,18 @@ def entry(step: Step) -> dict[str, Any]:
         "ratio_quartiles": [low, high],
         "cpu_ratio": statistics.median(taken.cpu / floor.cpu for taken, floor in step.times),
         "ratios": ratios,
+    }
+
+
+def entry(step: Step) -> dict[str, Any]:
+    """What is recorded of one step that was timed and inspected."""
+    if len(step.executed) > 1:
+        raise RuntimeError(f"{step.name}: different numbers of candidates were run: {sorted(step.executed)}")
+    return times(step) | {
         "executed_per_layer": step.executed.copy().pop(),
         "activation_bytes": statistics.median(ours for ours, _ in step.activations),
         "floor_activation_bytes": statistics.median(floor for _, floor in step.activations),
-        "activation_ratio": statistics.median(saved),
+        "activation_ratio": statistics.median(ours / floor for ours, floor in step.activations),
     }
 
 
