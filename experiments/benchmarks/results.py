@@ -1,0 +1,77 @@
+"""RESULTS.md and the pictures in docs/, from the recorded results beside this file; nothing is measured.
+
+    python experiments/benchmarks/results.py
+
+A record is what the long form of a benchmark has left by ``--output``. Each benchmark writes its own section and draws its own
+picture; what it says of all of them together stands in FOUND.md, which goes in front.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from nni_proxyless.files import write_text
+
+HERE = Path(__file__).resolve().parent
+DOCS = HERE.parents[1] / "docs"
+
+
+class Section(NamedTuple):
+    """A part of RESULTS.md: a record, the benchmark that made it, and its picture in docs/, if it has one."""
+
+    title: str
+    benchmark: str
+    record: str
+    picture: str | None = None
+
+
+SECTIONS = [
+    Section("Cost of a step", "step_cost", "step_cost.json", "bench_step_cost.svg"),
+    Section("Cost over layers and pixels", "step_cost", "step_cost_sweep.json"),
+    Section("Cost of a whole search", "search_hours", "search_hours.json"),
+    Section("Quality of what is found", "quality", "quality.json", "bench_quality.svg"),
+    Section("Spaces whose best net is known", "known_answer", "known_answer.json", "bench_known_answer.svg"),
+    Section("Accuracy in the supernet against accuracy alone", "ranking", "ranking.json", "bench_ranking.svg"),
+    Section("Nets for different targets", "specialisation", "specialisation.json", "bench_specialisation.svg"),
+    Section("Truth of a table", "latency_truth", "latency_truth.json", "bench_latency_truth.svg"),
+    Section("Time of an exact derivation", "budget", "budget.json"),
+    Section("Scale", "scale", "scale.json", "bench_scale.svg"),
+    Section("What DSNAS learns from", "rewards", "rewards.json"),
+    Section("DSNAS deployed as it is: digits", "no_retraining", "no_retraining_digits.json"),
+    Section("DSNAS deployed as it is: Fashion-MNIST", "no_retraining", "no_retraining_fashion-mnist.json"),
+]
+
+
+def lines() -> Iterator[str]:
+    """RESULTS.md; a benchmark without a record says so."""
+    yield "# What the benchmarks have found"
+    yield ""
+    yield "Written by `python experiments/benchmarks/results.py` from the JSON files beside it, and FOUND.md."
+    yield ""
+    yield from (HERE / "FOUND.md").read_text(encoding="utf-8").splitlines()
+    for section in SECTIONS:
+        yield from ("", f"## {section.title}", "")
+        path = HERE / section.record
+        if path.exists():
+            # Deeper headings than this one's.
+            for line in importlib.import_module(section.benchmark).markdown(json.loads(path.read_text(encoding="utf-8"))):
+                yield f"##{line}" if line.startswith("#") else line
+        else:
+            yield f"Not recorded yet: `python experiments/benchmarks/{section.benchmark}.py`."
+
+
+def main() -> None:
+    write_text(HERE / "RESULTS.md", "\n".join(lines()) + "\n")
+    for section in SECTIONS:
+        path = HERE / section.record
+        if section.picture and path.exists():
+            result = json.loads(path.read_text(encoding="utf-8"))
+            importlib.import_module(section.benchmark).picture(result, DOCS / section.picture)
+
+
+if __name__ == "__main__":
+    main()
