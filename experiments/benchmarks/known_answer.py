@@ -1,0 +1,435 @@
+"""Does a search find the best network, where it is known which one that is?
+
+    python experiments/benchmarks/known_answer.py --output known_answer.json --picture known_answer.svg
+
+A. *Planted candidates.* The chain of ``rewards.py``: one candidate of each of four choices is what the labels were made by,
+   weights stand still, so there is nothing to learn but the choices. How many does each strategy find?
+B. *All 64 networks of a small space*, trained from scratch on scikit-learn's digits, each several times, since the truth has
+   noise too. Then searches: where does the network that they find stand among the 64, in accuracy alone and with targets in
+   multiply-adds? A network with a target is the most probable one within it, as ``nni-proxyless derive --budget-ms`` takes it.
+
+The accuracies of the 64 networks are in the result, and ``--truth known_answer.json`` takes them from there, as ``--short``
+does, so that searches can be run again without them.
+"""
+
+# ruff: noqa: E402  (NNI warns while it is imported)
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import logging
+import math
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+warnings.filterwarnings("ignore", message=".*is found to be not a nn.Module")
+warnings.filterwarnings("ignore", message=".*does not have many workers")
+warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec")
+
+import record
+import torch
+from known_networks import (
+    BATCH,
+    EPOCHS,
+    N_TRAIN,
+    SHAPE,
+    Small,
+    allowed,
+    chance,
+    images,
+    measure_truth,
+    name_of,
+    noise_of,
+    optimizer_and_schedule,
+    read_truth,
+    standing,
+)
+from nni.nas.evaluator.pytorch import DataLoader, Lightning, LightningModule
+from nni_proxyless.strategies import DSNAS, ProxylessNAS
+from nni_proxyless.strategies.peers import GumbelDARTS, Proxyless
+from rewards import LAYERS, SPACE_EPS, EndAfter, StillWeights, Way, planted_task, trainer
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.utils.data import Subset
+
+from nni_proxyless.latency import LatencyPenalty, LatencyProfiler, MacsEstimator, best_under_budget
+from nni_proxyless.pictures.nets import save_picture
+from nni_proxyless.progress import bar
+
+RECORDED = Path(__file__).with_suffix(".json")
+OURS = ("two-path", "full", "reinforce", "dsnas")
+PEERS = ("nni-proxyless", "nni-gumbel-darts")
+
+# A
+IMAGES, PLANTED_BATCH = 512, 32
+PLANTED: dict[str, dict[str, Any]] = {  # epochs of 16 steps of the logits
+    "two-path": {"epochs": 6, "arc_learning_rate": 0.1},
+    "full": {"epochs": 6, "arc_learning_rate": 0.1},
+    "reinforce": {"epochs": 12, "arc_learning_rate": 0.1, "reinforce_samples": 4},
+    "dsnas": {"epochs": 12, "arc_learning_rate": 0.06},
+}
+
+# B
+N_ALPHAS = 200  # images of the first that train the logits where a method holds images back
+WARMUP_EPOCHS, SEARCH_EPOCHS = 12, 40
+TARGETS = (None, 0.4, 0.15)  # shares of the most expensive network
+TRAININGS = 4  # of each network
+
+
+# -- A: planted candidates -----------------------------------------------------------------------------------------------
+
+
+def planted_found(name: str, *, residual: bool, seed: int) -> int:
+    """How many of the planted candidates one search finds."""
+    space, planted, data = planted_task(Way(name, "loss", SPACE_EPS), residual=residual, seed=seed, images=IMAGES)
+    epochs = PLANTED[name]["epochs"]
+    arguments = {key: value for key, value in PLANTED[name].items() if key != "epochs"}
+    arguments |= {"seed": seed, "log_prob_every_n_step": 10**9}
+    strategy: Any
+    weights: Any = data
+    if name == "dsnas":
+        strategy = DSNAS(search_epochs=epochs, fix_gap=1.0, **arguments)
+        fit = trainer(epochs + 1, EndAfter(epochs))  # DSNAS wants an epoch for its child
+    else:
+        # Weights stand still, so one step of theirs is enough for all batches of the logits.
+        weights = Subset(data, range(PLANTED_BATCH))
+        steps = IMAGES // PLANTED_BATCH
+        strategy = ProxylessNAS(update=name, arc_update_every=1, arc_update_steps=steps, **arguments)
+        fit = trainer(epochs)
+    space.head[-1].bias.requires_grad_()  # type: ignore[index]  # a weight step wants something with a gradient; it stands still too
+    supernet = strategy.mutate_model(space)
+    evaluator = strategy.mutate_evaluator(
+        Lightning(
+            StillWeights(), fit, train_dataloaders=batches(weights, PLANTED_BATCH, seed),
+            val_dataloaders=batches(data, PLANTED_BATCH, seed + 1),
+        )
+    )  # fmt: skip
+    evaluator.evaluate(supernet)
+    return sum(evaluator.module.export()[label] == best for label, best in planted.items())
+
+
+def batches(data: Any, size: int, seed: int) -> Any:
+    return DataLoader(data, size, shuffle=True, drop_last=True, generator=torch.Generator().manual_seed(seed))
+
+
+# -- B: searches in a space of 64 networks ---------------------------------------------------------------------------------
+
+
+class Task(LightningModule):
+    """Trains weights as :func:`.known_networks.trained_accuracies` does."""
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return cross_entropy(self.model(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        optimizer, schedule = optimizer_and_schedule(self.model, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+# As the shipped files of experiments/ have them, where they say something.
+STRATEGIES: dict[str, Callable[..., Any]] = {
+    "two-path": functools.partial(ProxylessNAS, update="two-path", arc_update_every=1, arc_learning_rate=0.1, entropy_weight=1.0),
+    "full": functools.partial(ProxylessNAS, update="full", arc_update_every=1, arc_learning_rate=0.1, entropy_weight=1.0),
+    "reinforce": functools.partial(ProxylessNAS, update="reinforce", arc_update_every=1, arc_learning_rate=0.1, reinforce_samples=10),
+    "dsnas": functools.partial(DSNAS, search_epochs=SEARCH_EPOCHS, fix_gap=0.9, arc_learning_rate=0.05, entropy_weight=1.0),
+    "nni-proxyless": functools.partial(Proxyless, arc_learning_rate=0.05),
+    "nni-gumbel-darts": functools.partial(GumbelDARTS, arc_learning_rate=0.05),
+}  # fmt: skip
+
+
+def search(name: str, seed: int, share: float | None) -> dict[str, Any]:
+    """One search: the network that it finds, within its target if it has one."""
+    torch.manual_seed(seed)
+    space: Any = Small()
+    profiler = LatencyProfiler(space, MacsEstimator(), SHAPE)
+    target = None if share is None else share * profiler.bounds()[1]
+    arguments: dict[str, Any] = {"warmup_epochs": WARMUP_EPOCHS, "log_prob_every_n_step": 10**9}
+    if target is not None:
+        arguments["penalty"] = LatencyPenalty(profiler, target, "auto")
+    if name in OURS:
+        arguments["seed"] = seed
+    strategy = STRATEGIES[name](**arguments)
+    data = images()[0]
+    epochs = WARMUP_EPOCHS + SEARCH_EPOCHS
+    held_back = name != "dsnas"
+    supernet = strategy.mutate_model(space)
+    evaluator = strategy.mutate_evaluator(
+        Lightning(
+            Task(),
+            trainer(epochs) if held_back else trainer(epochs + 1, EndAfter(epochs)),  # nobody asks for its child
+            train_dataloaders=batches(Subset(data, range(N_ALPHAS * held_back, N_TRAIN)), BATCH, seed),
+            val_dataloaders=batches(Subset(data, range(N_ALPHAS)), BATCH, seed + 1) if held_back else None,
+        )
+    )
+    began = time.process_time()
+    evaluator.evaluate(supernet)
+    seconds = time.process_time() - began
+    probs = evaluator.module.export_probs()
+    probable = evaluator.module.export()
+    found = probable if target is None else best_under_budget(probs, profiler, target)
+    return {
+        "strategy": name, "target": share, "seed": seed, "found": name_of(found), "most_probable": name_of(probable),
+        "expected_macs_by_target": None if target is None else float(profiler.expectation(probs)) / target,
+        "seconds": round(seconds, 2),
+    }  # fmt: skip
+
+
+def judged(searches: list[dict[str, Any]], truth: dict[str, Any]) -> list[dict[str, Any]]:
+    """The searches with the standing of what they have found."""
+    largest = max(truth["macs"].values())
+    rows = []
+    for found in searches:
+        share = found["target"]
+        fits = share is None or truth["macs"][found["most_probable"]] <= share * largest
+        rows.append(
+            {
+                **found,
+                "most_probable_fits": fits,
+                **standing(found["found"], allowed(truth, share), noise_of(truth, share)),
+            }
+        )
+    return rows
+
+
+def means(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Over seeds of one strategy and target; the standard error of the regret with them."""
+    found = {
+        name: statistics.mean(float(row[name]) for row in rows)
+        for name in ("rank", "regret", "within_noise", "most_probable_fits", "seconds")
+    }
+    found["is_best"] = statistics.mean(float(row["rank"] == 1) for row in rows)
+    found["top_5"] = statistics.mean(float(row["rank"] <= 5) for row in rows)
+    several = len(rows) > 1
+    found["error"] = statistics.stdev(row["regret"] for row in rows) / len(rows) ** 0.5 if several else math.nan
+    return found
+
+
+def by_strategy(result: dict[str, Any], share: float | None) -> dict[str, dict[str, float]]:
+    names = dict.fromkeys(row["strategy"] for row in result["searches"])
+    of = {n: [row for row in result["searches"] if (row["strategy"], row["target"]) == (n, share)] for n in names}
+    return {name: means(rows) for name, rows in of.items() if rows}
+
+
+def bars(planted: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        record.bar(
+            f"{row['strategy']}, planted in {'x + branch' if row['residual'] else 'branch'}: share of seeds with all found",
+            statistics.mean(n == LAYERS for n in row["found"]), at_least=1.0,
+        )
+        for row in planted
+    ]  # fmt: skip
+
+
+# -- the report ----------------------------------------------------------------------------------------------------------
+
+
+def of_target(share: float | None) -> str:
+    return "accuracy alone" if share is None else f"at most {share:.0%} of the largest"
+
+
+def markdown(result: dict[str, Any]) -> list[str]:
+    """The result as a person reads it."""
+    truth = result["truth"]
+    accuracies = allowed(truth, None)
+    order = sorted(accuracies, key=lambda name: -accuracies[name])
+    trainings = min(map(len, truth["accuracies"].values()))
+    lines = [
+        *record.head(result), "", "### Planted candidates", "",
+        f"{LAYERS} choices of 4 candidates, weights still, batches of {PLANTED_BATCH} images.", "",
+        *record.table(
+            ("strategy", "block", "steps of the logits", "seeds with all found", "choices found"),
+            [
+                (row["strategy"], "x + branch" if row["residual"] else "branch",
+                 f"{sum(n == LAYERS for n in row['found'])} of {len(row['found'])}",
+                 f"{statistics.mean(row['found']) / LAYERS:.2f}")
+                for row in result["planted"]
+            ],
+        ),
+        "", *record.bars_table(result["bars"]), "", "### All networks of a small space", "",
+        f"{len(order)} networks on the digits, {N_TRAIN} images to train on, {result['judging_images']} to judge by, {trainings} trainings "
+        f"each. Mean accuracy {accuracies[order[-1]]:.4f} to {accuracies[order[0]]:.4f}, standard deviation "
+        f"{statistics.stdev(accuracies.values()):.4f}. Best: "
+        + ", ".join(f"{name} {accuracies[name]:.4f}" for name in order[:5])
+        + ". The one that looks best has also been lucky: regrets are too large by about the noise, for all alike.",
+    ]  # fmt: skip
+    for drawn in result["chance"]:
+        share = drawn["target"]
+        rows: list[tuple[object, ...]] = [
+            (
+                name, f"{m['rank']:.1f}", f"{m['is_best']:.2f}", f"{m['top_5']:.2f}", f"{m['within_noise']:.2f}",
+                f"{m['regret']:.4f}" + ("" if math.isnan(m["error"]) else f" ± {m['error']:.4f}"),
+                f"{m['most_probable_fits']:.2f}", f"{m['seconds']:.1f}",
+            )
+            for name, m in by_strategy(result, share).items()
+        ]  # fmt: skip
+        rows += [
+            ("a random network", f"{drawn['rank']:.1f}", f"{drawn['is_best']:.2f}", f"{drawn['top_5']:.2f}",
+             f"{drawn['within_noise']:.2f}", f"{drawn['regret']:.4f}", "", ""),
+            (f"the best of {drawn['draws']} random ones, trained", "", "", "", "",
+             f"{drawn['regret_of_best_of_draws']:.4f}", "", ""),
+        ]  # fmt: skip
+        lines += [
+            "", f"**{of_target(share)}**: {drawn['networks']} networks, the best is {drawn['best']} with {drawn['best_accuracy']:.4f}; "
+            f"noise of a difference of two of the ten best {drawn['noise']:.4f}.", "",
+            *record.table(
+                ("strategy", "rank", "the best", "top 5", "within noise of the best", "regret", "within the target unasked", "CPU s"), rows
+            ),
+        ]  # fmt: skip
+    lines += ["", *sentences(result)]
+    return lines
+
+
+def sentences(result: dict[str, Any]) -> list[str]:
+    """What does not win, from the figures."""
+    worse, better, n = [], [], 0
+    for drawn in result["chance"]:
+        for name, m in by_strategy(result, drawn["target"]).items():
+            n += 1
+            where = f"{name} ({of_target(drawn['target'])})"
+            if m["regret"] >= drawn["regret"]:
+                worse.append(where)
+            if m["regret"] < drawn["regret_of_best_of_draws"]:
+                better.append(where)
+    return [
+        "*Regret*: best accuracy minus that of the network found, mean over seeds and its standard error. *Within the target "
+        "unasked*: how often the most probable network itself is within it, before the search's probabilities are asked for "
+        "the best one that is.",
+        "",
+        f"Of {n} rows, the regret is below that of the best of as many random networks as a search's steps would train in "
+        f"{len(better)}" + (f" ({', '.join(better)})" if 0 < len(better) < n else "") + ". "
+        + (f"No better than one random network: {', '.join(worse)}." if worse else "All are better than one random network."),
+    ]  # fmt: skip
+
+
+COLOURS = {
+    "two-path": "#a8480f", "full": "#d98e04", "reinforce": "#7b4fa3", "dsnas": "#3b6ea5", "nni-proxyless": "#4c9a6a",
+    "nni-gumbel-darts": "#6b6b6b",
+}  # fmt: skip
+
+
+def picture(result: dict[str, Any], path: Path) -> None:
+    """All networks by multiply-adds and accuracy; and the regret of every search, by target."""
+    from matplotlib.figure import Figure
+
+    truth, largest = result["truth"], max(result["truth"]["macs"].values())
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    all_nets, *panels = figure.subplots(1, 1 + len(result["chance"]), width_ratios=[1.5] + [1] * len(result["chance"]))
+    accuracies = allowed(truth, None)
+    all_nets.plot(
+        [truth["macs"][name] / 1e6 for name in accuracies], [*accuracies.values()], "o", color="#6b6b6b", markersize=4
+    )
+    for drawn in result["chance"]:
+        if drawn["target"] is not None:
+            all_nets.axvline(drawn["target"] * largest / 1e6, color="#b0b0b0", linestyle="--", linewidth=1)
+    all_nets.set(
+        xlabel="million multiply-adds", ylabel="accuracy, trained from scratch", title=f"all {len(accuracies)} networks"
+    )
+    top = max(max((row["regret"] for row in result["searches"]), default=0), *(d["regret"] for d in result["chance"]))
+    for axes, drawn in zip(panels, result["chance"], strict=True):
+        found = by_strategy(result, drawn["target"])
+        axes.axhspan(0, drawn["noise"], color="#dddddd")
+        axes.axhline(drawn["regret"], color="black", linestyle="--", linewidth=1)
+        axes.axhline(drawn["regret_of_best_of_draws"], color="black", linestyle=":", linewidth=1)
+        for i, (name, m) in enumerate(found.items()):
+            rows = [r for r in result["searches"] if (r["strategy"], r["target"]) == (name, drawn["target"])]
+            axes.plot([i] * len(rows), [r["regret"] for r in rows], "o", color=COLOURS[name], alpha=0.5, markersize=5)
+            axes.plot([i - 0.3, i + 0.3], [m["regret"]] * 2, color=COLOURS[name], linewidth=2)
+        axes.set_xticks(range(len(found)), list(found), rotation=60, ha="right")
+        axes.set(
+            ylim=(-0.03 * top, 1.05 * top),
+            title="accuracy alone" if drawn["target"] is None else f"≤ {drawn['target']:.0%} of the largest",
+        )
+    panels[0].set_ylabel("regret in accuracy")
+    figure.supxlabel("dashed: a random network; dotted: the best of several; grey: noise of the trainings", fontsize=9)
+    save_picture(figure, path)
+
+
+# -- the command ---------------------------------------------------------------------------------------------------------
+
+
+def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--short", action="store_true", help="two seeds, ProxylessNAS two-path and DSNAS, recorded accuracies"
+    )
+    parser.add_argument("--planted-seeds", type=int, help="(default: 10; short: 2)")
+    parser.add_argument("--seeds", type=int, help="of the searches in the space of 64 (default: 5; short: 2)")
+    parser.add_argument(
+        "--strategies", nargs="+", choices=sorted(STRATEGIES), help="(default: all; short: two-path, dsnas)"
+    )
+    parser.add_argument(
+        "--truth",
+        type=Path,
+        help="file with the accuracies of the 64 networks: read if they are there, else measured and written (short: the recorded result)",
+    )
+    parser.add_argument("--output", type=Path, help="JSON file for the result")
+    parser.add_argument("--picture", type=Path, help="SVG or PNG file")
+    options = parser.parse_args(arguments)
+    options.planted_seeds = options.planted_seeds or (2 if options.short else 10)
+    options.seeds = options.seeds or (2 if options.short else 5)
+    options.strategies = options.strategies or (["two-path", "dsnas"] if options.short else [*STRATEGIES])
+    for name in ("planted_seeds", "seeds"):
+        if getattr(options, name) < 1:
+            parser.error(f"argument --{name.replace('_', '-')}: {getattr(options, name)}; allowed: 1 or more")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = options_from(arguments)
+    for name in ("pytorch_lightning", "lightning", "nni", "nni_proxyless"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # These two set a level of their own, and warn of what is meant here: no validation data.
+    for name in ("pytorch_lightning.utilities.rank_zero", "nni.nas.evaluator.pytorch.lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    began = time.perf_counter()
+
+    planted = []
+    ours = [name for name in OURS if name in options.strategies]
+    with bar(2 * len(ours) * options.planted_seeds, "planted candidates", "search") as done:
+        for name, residual in itertools.product(ours, (False, True)):
+            steps = PLANTED[name]["epochs"] * IMAGES // PLANTED_BATCH
+            row: dict[str, Any] = {"strategy": name, "residual": residual, "steps": steps, "found": []}
+            for seed in range(options.planted_seeds):
+                row["found"].append(planted_found(name, residual=residual, seed=seed))
+                done.update()
+            planted.append(row)
+
+    truth = read_truth(options.truth or RECORDED) if options.truth or options.short else None
+    if truth is None:
+        truth = measure_truth(1 if options.short else TRAININGS)
+        if options.truth:
+            record.write({"truth": truth}, options.truth)
+
+    searches = []
+    with bar(len(options.strategies) * len(TARGETS) * options.seeds, "searches", "search") as done:
+        for name, share, seed in itertools.product(options.strategies, TARGETS, range(options.seeds)):
+            searches.append(search(name, seed, share))
+            done.update()
+    # A training, by its steps, is this share of a search with ProxylessNAS.
+    steps = (N_TRAIN - N_ALPHAS) // BATCH * (WARMUP_EPOCHS + 2 * SEARCH_EPOCHS)
+    draws = max(1, round(steps / (EPOCHS * (N_TRAIN // BATCH))))
+    shown = argparse.Namespace(**{name: v for name, v in vars(options).items() if name not in ("picture", "truth")})
+    result = {
+        **record.provenance(__file__, shown, time.perf_counter() - began), "bars": bars(planted), "planted": planted,
+        "truth": truth, "judging_images": len(images()[1]),
+        "searches": judged(searches, truth), "chance": [chance(truth, share, draws) for share in TARGETS],
+    }  # fmt: skip
+    record.write(result, options.output)
+    if options.picture:
+        picture(result, options.picture)
+    print("\n".join(markdown(result)))
+    for sentence in (lost := record.missed(result["bars"])):
+        print(f"known_answer.py: bar missed: {sentence}", file=sys.stderr)
+    return 1 if lost else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
