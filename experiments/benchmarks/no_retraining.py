@@ -1,7 +1,7 @@
 """Is the network that DSNAS leaves as good as the same network trained from scratch for as many epochs?
 
-    python experiments/benchmarks/no_retraining.py digits --seeds 0 1 2 3 4 --output digits.json
-    python experiments/benchmarks/no_retraining.py fashion-mnist --seeds 0 1 2 3 4 --output fashion-mnist.json
+    python experiments/benchmarks/no_retraining.py --task digits --output no_retraining_digits.json
+    python experiments/benchmarks/no_retraining.py --task fashion-mnist --output no_retraining_fashion-mnist.json
 
 For every seed: one ``nni-proxyless search`` with DSNAS, and then its network with fresh weights, trained with the same
 images, augmentation, batch size, optimizer and learning rates for as many epochs as the whole search took, pretraining and
@@ -14,21 +14,21 @@ has seen. The cost that the searches are held to is multiply-adds, so that nothi
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
-import json
 import logging
 import statistics
 import sys
 import tempfile
 import time
 import warnings
-from datetime import datetime, timezone
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 warnings.filterwarnings("ignore", message=".*is found to be not a nn.Module")
 
+import record
 import torch
 from timm.optim import create_optimizer_v2
 from torch.optim.swa_utils import update_bn
@@ -52,6 +52,7 @@ TASKS = {
         "strategy.warmup_epochs=1", "strategy.search_epochs=3", "training.epochs=24",
     ],
 }  # fmt: skip
+SHORT = ["strategy.warmup_epochs=1", "strategy.search_epochs=3", "training.epochs=8"]
 
 
 def shifted_and_flipped(image: torch.Tensor) -> torch.Tensor:
@@ -110,8 +111,9 @@ def run(task: str, seed: int, folder: Path, overrides: list[str]) -> dict[str, A
     words = [*COMMON, *TASKS[task], *overrides, f"seed={seed}"]
     out = folder / f"{task}-{seed}"
     began = time.perf_counter()
-    if command(["search", str(SEARCH), *words, f"output={out}"]) != 0:
-        raise SystemExit(f"the search with seed {seed} has failed")
+    with contextlib.redirect_stdout(sys.stderr):  # what a search prints is not this benchmark's result
+        if command(["search", str(SEARCH), *words, f"output={out}"]) != 0:
+            raise SystemExit(f"no_retraining: the search with seed {seed} has failed")
     searched = time.perf_counter() - began
     architecture = Architecture.read(out / "architecture.json")
     config = read_config(SearchConfig, out / "search.yml")
@@ -128,50 +130,80 @@ def run(task: str, seed: int, folder: Path, overrides: list[str]) -> dict[str, A
     }
 
 
-def summary(task: str, runs: list[dict[str, Any]]) -> str:
-    """What a person reads."""
+def difference(runs: Sequence[dict[str, Any]]) -> tuple[float, float]:
+    """Mean of deployed less from scratch, and its standard error; NaN of one seed."""
     gaps = [run["deployed"] - run["scratch"] for run in runs]
-    error = statistics.stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else float("nan")
-    lines = ["| seed | deployed | from scratch | difference | M MACs (target) |", "|---|---|---|---|---|"]
-    lines += [
-        f"| {r['seed']} | {r['deployed']:.4f} | {r['scratch']:.4f} | {gap:+.4f} | {r['macs'] / 1e6:.3f} ({r['target_macs'] / 1e6:.3f}) |"
-        for r, gap in zip(runs, gaps, strict=True)
-    ]
-    mean = statistics.mean(gaps)
-    means = [statistics.mean(r[name] for r in runs) for name in ("deployed", "scratch")]
-    lines += [
-        f"| mean | {means[0]:.4f} | {means[1]:.4f} | {mean:+.4f} | |",
+    return statistics.mean(gaps), statistics.stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else float("nan")
+
+
+def bars(runs: Sequence[dict[str, Any]], *, short: bool) -> list[dict[str, Any]]:
+    """None in the short form: a few epochs train neither network, and one seed has no noise."""
+    if short or len(runs) < 2:
+        return []
+    mean, error = difference(runs)
+    return [record.bar("deployed less from scratch", mean, at_least=0.0, noise=2 * error)]
+
+
+def markdown(result: dict[str, Any]) -> list[str]:
+    """Lines of the result as a person reads it."""
+    runs = result["runs"]
+    rows = [
+        (r["seed"], f"{r['deployed']:.4f}", f"{r['scratch']:.4f}", f"{r['deployed'] - r['scratch']:+.4f}",
+         f"{r['macs'] / 1e6:.3f} ({r['target_macs'] / 1e6:.3f})")
+        for r in runs
+    ]  # fmt: skip
+    mean, error = difference(runs)
+    means = [f"{statistics.mean(r[name] for r in runs):.4f}" for name in ("deployed", "scratch")]
+    lines = [
+        *record.head(result),
         "",
-        f"{task}: difference {mean:+.4f}, standard error {error:.4f} over {len(runs)} seeds.",
-    ]
-    return "\n".join(lines)
+        *record.table(("seed", "deployed", "from scratch", "difference", "M MACs (target)"), [*rows, ("mean", *means, f"{mean:+.4f}", "")]),
+        "",
+        f"{result['task']}: difference {mean:+.4f}, standard error {error:.4f} over {len(runs)} seed(s). The noise of the bar is twice "
+        "that. Both networks had as many epochs; the search has spent its first ones on all candidates.",
+    ]  # fmt: skip
+    return [*lines, "", *record.bars_table(result["bars"])] if result["bars"] else lines
 
 
-def main() -> None:
+def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("task", choices=sorted(TASKS))
-    parser.add_argument("overrides", nargs="*", help="of the search, key=value")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="(default: 0 to 4)")
+    parser.add_argument("--short", action="store_true", help="one seed, few epochs: shows that it runs, and has no bar")
+    parser.add_argument("--task", choices=sorted(TASKS), default="digits", help="(default: %(default)s)")
+    parser.add_argument("--overrides", nargs="+", default=[], metavar="key=value", help="of the search")
+    parser.add_argument("--seeds", type=int, nargs="+", help="(default: 0 to 4; short: 0)")
     parser.add_argument("--output", type=Path, help="JSON file for the result, written after every seed")
-    options = parser.parse_intermixed_args()
+    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)  # task and overrides without their flags, as before
+    options = parser.parse_intermixed_args(arguments)
+    if words := vars(options).pop("words"):
+        if words[0] not in TASKS:
+            parser.error(f"task: {words[0]!r} is not allowed here; allowed: {', '.join(sorted(TASKS))}")
+        options.task, options.overrides = words[0], [*words[1:], *options.overrides]
+    options.seeds = options.seeds or ([0] if options.short else [0, 1, 2, 3, 4])
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = options_from(arguments)
     logging.getLogger("nni_proxyless").setLevel(logging.INFO)
     torch.set_num_threads(1)
+    overrides = [*(SHORT if options.short else ()), *options.overrides]
     runs: list[dict[str, Any]] = []
+    began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         for seed in options.seeds:
-            runs.append(run(options.task, seed, Path(folder), options.overrides))
-            text = summary(options.task, runs)
-            if options.output:
-                result = {
-                    "task": options.task, "overrides": [*COMMON, *TASKS[options.task], *options.overrides],
-                    "date": datetime.now(timezone.utc).date().isoformat(),
-                    "versions": {name: version(name) for name in ("torch", "nni", "pytorch-lightning", "timm")},
-                    "runs": runs, "summary": text.splitlines()[-1],
-                }  # fmt: skip
-                options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-            print(text, file=sys.stderr)
-    print(text)
+            runs.append(run(options.task, seed, Path(folder), overrides))
+            result = record.provenance(__file__, options, time.perf_counter() - began) | {
+                "task": options.task,
+                "overrides": [*COMMON, *TASKS[options.task], *overrides],
+                "runs": runs,
+                "bars": bars(runs, short=options.short),
+            }
+            record.write(result, options.output)
+    print("\n".join(markdown(result)))
+    if missed := record.missed(result["bars"]):
+        print("no_retraining: missed: " + "; ".join(missed), file=sys.stderr)
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

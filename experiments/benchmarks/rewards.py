@@ -1,6 +1,6 @@
 """What does each reward of DSNAS find?
 
-    python experiments/benchmarks/rewards.py --seeds 20 --output rewards.json --report rewards.md
+    python experiments/benchmarks/rewards.py --seeds 20 --output experiments/benchmarks/rewards.json
 
 The gradient as reward, which is the paper's, asks how the loss changes with the *scale* of a candidate's output y; the loss
 as reward asks how good the network was. Three questions, from the smallest network to a real one:
@@ -20,17 +20,13 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import logging
 import math
-import os
-import platform
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +34,7 @@ warnings.filterwarnings("ignore", message=".*is found to be not a nn.Module")
 warnings.filterwarnings("ignore", message=".*does not have many workers")
 warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec")
 
+import record
 import torch
 from nni.nas.evaluator.pytorch import DataLoader, Lightning, LightningModule, Trainer
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
@@ -52,7 +49,6 @@ from torch.utils.data import Subset, TensorDataset
 from nni_proxyless.accuracy import as_channels_last
 from nni_proxyless.data import digits, loader, split
 from nni_proxyless.evaluator import ImageClassification
-from nni_proxyless.latency.timing import device_name
 from nni_proxyless.progress import bar
 
 EPS = (1e-5, 1e-3, 1e-2)  # torch's default, the search space's, DSNAS's own code's in its search
@@ -60,7 +56,7 @@ SPACE_EPS = 1e-3
 
 
 class Sizes(NamedTuple):
-    """How much is computed; the second set is for a test that everything runs."""
+    """How much is computed; the second set for a test that everything runs, the third for A and part of B alone."""
 
     draws: int = 50  # A
     images: int = 512  # B
@@ -72,6 +68,12 @@ class Sizes(NamedTuple):
 
 
 QUICK = Sizes(draws=5, images=32, epochs=1, pretraining=1, digits=32, paths=26)
+SHORT = QUICK._replace(draws=20, images=512, epochs=20)
+
+LARGER, FOUND = (
+    300.0,
+    0.95,
+)  # bars: of the reward from eps 1e-5 to 1e-2, which are a factor of 1000; of the choices, by the loss
 
 # B: a chain small enough for hundreds of searches
 CHANNELS, PIXELS, LAYERS, CANDIDATES, CLASSES = 6, 6, 4, 4, 10
@@ -265,8 +267,8 @@ def found_by(way: Way, *, residual: bool, seed: int, sizes: Sizes) -> int:
     return sum(evaluator.module.export()[label] == best for label, best in planted.items())
 
 
-def planted_candidates(seeds: int, sizes: Sizes) -> list[dict[str, Any]]:
-    todo = [(residual, way) for residual in (False, True) for way in WAYS if residual or not way.on_branch]
+def planted_candidates(seeds: int, sizes: Sizes, ways: Sequence[Way]) -> list[dict[str, Any]]:
+    todo = [(residual, way) for residual in (False, True) for way in ways if residual or not way.on_branch]
     rows = []
     with bar(len(todo) * seeds, "planted candidates", "search") as done:
         for residual, way in todo:
@@ -421,15 +423,27 @@ def rewards_on_digits(eps: float, sizes: Sizes) -> dict[str, Any]:
 # -- the report ----------------------------------------------------------------------------------------------------------
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """The result as a person reads it."""
-    machine, settings = result["machine"], result["settings"]
+def bars(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of the tiny sizes none: they measure nothing."""
+    if result["settings"]["quick"]:
+        return []
+    grown = next(r for r in result["size"] if not r["skip_connection_behind"] and r["eps"] == EPS[-1])
+    name = f"gradient reward where nothing is added, eps {EPS[-1]:g} by {EPS[0]:g}"
+    found = [record.bar(name, grown["ratio_to_smallest_eps"], at_least=LARGER)]
+    for row in result["planted"]:
+        if row["reward"] == "loss":
+            name = f"loss as reward, {'x + branch' if row['residual'] else 'branch'}: choices right"
+            one = 1 / (LAYERS * len(row["found"]))  # choice of one seed
+            found.append(record.bar(name, row["share_of_choices"], at_least=FOUND, noise=one))
+    return found
+
+
+def markdown(result: dict[str, Any]) -> list[str]:
+    """Lines of the result as a person reads it."""
+    settings = result["settings"]
     steps = settings["epochs"] * -(-settings["images"] // settings["batch"])
     lines = [
-        f"{machine['cpu']}, {machine['cores']} cores, 1 thread; {result['date']}; "
-        + ", ".join(f"{name} {number}" for name, number in result["versions"].items()),
-        "",
-        f"    {result['command']}",
+        *record.head(result),
         "",
         "### A. Size of the gradient reward",
         "",
@@ -486,22 +500,23 @@ def markdown(result: dict[str, Any]) -> str:
             )
         means = " | ".join(f"{statistics.mean(c[name] for c in measured['choices']):+.2f}" for name in names)
         lines.append(f"| mean | {means} | | | | |")
-    return "\n".join(lines) + "\n"
+    return [*lines, "", *record.bars_table(result["bars"])] if result["bars"] else lines
 
 
 def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=20, help="of the planted candidates (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, help="of the planted candidates (default: 20; short: 2)")
+    parser.add_argument("--short", action="store_true", help="A; B by the loss alone; C so small that it says nothing")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that everything runs, measures nothing")
     parser.add_argument("--output", type=Path, help="JSON file for the result")
-    parser.add_argument("--report", type=Path, help="Markdown file for the result")
     options = parser.parse_args(arguments)
+    options.seeds = (2 if options.short else 20) if options.seeds is None else options.seeds
     if options.seeds < 1:
         parser.error(f"argument --seeds: {options.seeds}; allowed: 1 or more")
     return options
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     options = options_from(arguments)
     for name in ("pytorch_lightning", "lightning", "nni", "nni_proxyless"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -509,26 +524,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ("pytorch_lightning.utilities.rank_zero", "nni.nas.evaluator.pytorch.lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
     torch.set_num_threads(1)
-    sizes = QUICK if options.quick else Sizes()
-    result = {
-        "machine": {"cpu": device_name(torch.device("cpu")), "cores": os.cpu_count(), "system": platform.system()},
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        "versions": {"Python": platform.python_version()}
-        | {name: version(name) for name in ("torch", "nni", "pytorch-lightning", "timm", "nni-proxyless")},
-        "command": f"python experiments/benchmarks/rewards.py --seeds {options.seeds}" + " --quick" * options.quick,
-        "settings": {"seeds": options.seeds, "quick": options.quick, "arc_learning_rate": ARC_LEARNING_RATE}
-        | sizes._asdict(),
+    sizes = QUICK if options.quick else SHORT if options.short else Sizes()
+    ways = [way for way in WAYS if way.reward == "loss" or not options.short]
+    began = time.perf_counter()
+    found = {
         "size": sizes_of_reward(sizes.draws),
-        "planted": planted_candidates(options.seeds, sizes),
+        "planted": planted_candidates(options.seeds, sizes, ways),
         "digits": [rewards_on_digits(eps, sizes) for eps in (SPACE_EPS, EPS[-1])],
-    }  # fmt: skip
-    text = markdown(result)
-    if options.output:
-        options.output.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    if options.report:
-        options.report.write_text("# What each reward of DSNAS finds\n\n" + text, encoding="utf-8")
-    print(text, end="")
+    }
+    result = record.provenance(__file__, options, time.perf_counter() - began) | found
+    result["settings"] |= {"arc_learning_rate": ARC_LEARNING_RATE, **sizes._asdict()}
+    result["bars"] = bars(result)
+    record.write(result, options.output)
+    print("\n".join(markdown(result)))
+    if missed := record.missed(result["bars"]):
+        print("rewards: missed: " + "; ".join(missed), file=sys.stderr)
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,8 +7,10 @@ import math
 import sys
 
 import pytest
+import record
+import rewards
 
-from .conftest import ROOT
+from ..conftest import ROOT
 
 SCRIPT = "experiments/benchmarks/rewards.py"
 EPS = [1e-5, 1e-3, 1e-2]
@@ -17,17 +19,16 @@ WAYS = [*(f"gradient, eps {eps:g}" for eps in EPS), ON_BRANCH, "loss, eps 0.001"
 
 
 def test_rewards_benchmark_runs_and_records_everything(command, tmp_path):
-    file, report = tmp_path / "result.json", tmp_path / "rewards.md"
-    done = command(sys.executable, SCRIPT, "--quick", "--seeds", "1", "--output", file, "--report", report, cwd=ROOT)
+    file = tmp_path / "result.json"
+    done = command(sys.executable, SCRIPT, "--quick", "--seeds", "1", "--output", file, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
 
     text = file.read_text(encoding="utf-8")
     for place in (tmp_path, ROOT):
         assert str(place) not in text + done.stdout, "no paths of this machine"
     result = json.loads(text)
-    assert set(result) == {"machine", "date", "versions", "command", "settings", "size", "planted", "digits"}
-    assert set(result["machine"]) == {"cpu", "cores", "system"}
-    assert {"Python", "torch", "nni", "nni-proxyless"} <= set(result["versions"])
+    assert list(result)[-4:] == ["size", "planted", "digits", "bars"]
+    assert result["bars"] == [], "tiny sizes measure nothing"
     assert result["command"] == f"python {SCRIPT} --seeds 1 --quick"
     assert result["settings"].items() >= {"seeds": 1, "quick": True}.items()
 
@@ -63,5 +64,10 @@ def test_rewards_benchmark_runs_and_records_everything(command, tmp_path):
             last, before = (choices[f"stage{stage}.{i}"]["reward_relative_to_terms"] for i in (2, 1))
             assert last < 0.3 * before
 
-    assert report.read_text(encoding="utf-8").endswith(done.stdout)
+    assert done.stdout == "\n".join(rewards.markdown(result)) + "\n", "from the JSON alone"
     assert all(f"| {way} |" in done.stdout for way in WAYS)
+    recorded = json.loads((ROOT / "experiments/benchmarks/rewards.json").read_text(encoding="utf-8"))
+    assert rewards.bars(recorded) == recorded["bars"]
+    assert {bar["verdict"] for bar in recorded["bars"]} == {"met"}
+    recorded["planted"][3]["share_of_choices"] = 0.9
+    assert len(record.missed(rewards.bars(recorded))) == 1
