@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import logging
 import statistics
 import sys
@@ -38,7 +37,7 @@ from nni_proxyless.accuracy import as_channels_last, evaluate_accuracy
 from nni_proxyless.cli import main as command
 from nni_proxyless.config import SearchConfig
 from nni_proxyless.config_file import read_config
-from nni_proxyless.data import ImageData, _Tensors, fashion_mnist, loader, split
+from nni_proxyless.data import loader, split
 from nni_proxyless.derive import Architecture, build_network
 
 SEARCH = Path(__file__).resolve().parent.parent / "search_dsnas.yml"
@@ -46,35 +45,13 @@ COMMON = ["latency.estimator={name: macs}", "latency.table=null", "trainer.threa
 TASKS = {
     "digits": [],
     "fashion-mnist": [
-        "data={name: 'no_retraining:part_of_fashion_mnist', batch_size: 128, validation: 0.1}",
+        "data={name: 'fashion:part_of_fashion_mnist', batch_size: 128, validation: 0.1}",
         "space={name: mobilenetv2, preset: small, stem_width: 8, stem_stride: 2, widths: [8, 16, 24], depths: [1, 2, 1],"
         " kernels: [3, 5], feature_mix: 64}",
         "strategy.warmup_epochs=1", "strategy.search_epochs=3", "training.epochs=24",
     ],
 }  # fmt: skip
 SHORT = ["strategy.warmup_epochs=1", "strategy.search_epochs=3", "training.epochs=8"]
-
-
-def shifted_and_flipped(image: torch.Tensor) -> torch.Tensor:
-    """By up to two pixels, into the two that :func:`fashion_mnist` has padded; every second one as in a mirror."""
-    image = image.flip(-1) if torch.rand(()) < 0.5 else image
-    return image.roll(torch.randint(-2, 3, (2,)).tolist(), (1, 2))
-
-
-def part_of_fashion_mnist() -> ImageData:
-    """10,000 training images of Fashion-MNIST and all test images, in memory: decoding them took most of an epoch."""
-    data = fashion_mnist(n_train=10000)
-
-    def in_memory(images: Any, transform: Any = None) -> _Tensors:
-        tensors, targets = zip(*images, strict=True)
-        return _Tensors(torch.stack(tensors), torch.tensor(targets), transform)
-
-    return dataclasses.replace(
-        data,
-        train=in_memory(data.train_plain, shifted_and_flipped),
-        train_plain=in_memory(data.train_plain),
-        test=in_memory(data.test),
-    )
 
 
 def from_scratch(config: SearchConfig, architecture: Architecture) -> float:

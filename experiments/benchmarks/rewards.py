@@ -445,7 +445,7 @@ def markdown(result: dict[str, Any]) -> list[str]:
     lines = [
         *record.head(result),
         "",
-        "### A. Size of the gradient reward",
+        "# A. Size of the gradient reward",
         "",
         f"y goes through a convolution, batch norm, ReLU and a classifier; mean |r| over {settings['draws']} draws, float64. "
         "*Share*: mean |r| by mean sum |dL/dy · y|, which is 1 if nothing cancels.",
@@ -460,7 +460,7 @@ def markdown(result: dict[str, Any]) -> list[str]:
     ]
     lines += [
         "",
-        "### B. Planted candidates",
+        "# B. Planted candidates",
         "",
         f"{LAYERS} choices of {CANDIDATES} candidates, weights still, {steps} steps of {settings['batch']} images at "
         f"arc_learning_rate {ARC_LEARNING_RATE:g}, {settings['seeds']} seeds. By chance: {1 / CANDIDATES:.2f} of the choices.",
@@ -475,7 +475,7 @@ def markdown(result: dict[str, Any]) -> list[str]:
     ]
     lines += [
         "",
-        "### C. A supernet on the digits",
+        "# C. A supernet on the digits",
         "",
         f"MobileNetV2 space `small`, pretrained for {settings['pretraining']} epochs; then {settings['paths']} random paths, one "
         "batch each, weights still. Per choice, over its candidates: *r with Q*, Pearson's correlation of the mean gradient "

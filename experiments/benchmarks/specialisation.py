@@ -1,0 +1,476 @@
+"""Does every target want a net of its own, and is that the fastest there, at an equal score?
+
+    python experiments/benchmarks/specialisation.py --output experiments/benchmarks/specialisation.json --picture docs/specialisation.svg
+
+What is searched, and what is derived:
+
+- *Searched*, once per seed and for no target: one ``nni-proxyless search`` with ProxylessNAS and without a latency term. It leaves the
+  probability of every candidate and the weights of the supernet. The score of a net is the logarithm of its probability.
+- *Derived*, per target: the fastest net by that target's table among all whose score is at least a given one, by
+  ``best_under_budget``, whose budget is lowered until the score is reached and no further. The given score is that of the best net
+  within a share of the slowest net's multiply-adds. So by its own table no net of that score is faster: that is arithmetic. What can
+  fail, and has a bar: that the nets differ; that they are the fastest where they are really *timed*; that an equal score is an
+  equal *accuracy*, after the same training on images that no search has seen.
+
+In the paper, each target has a search of its own. Here one search serves all, since nets of several searches that differ by half a
+percent in accuracy cannot be compared in milliseconds, and equal accuracy takes more searches than two cores can make.
+
+A. *Nets that are trained.* The space ``small``; targets: one image at a time and 32 at a time on this CPU, and multiply-adds. Nets
+   inherit the supernet's weights and are trained to the end.
+B. *The ImageNet space*, 21 choices at 224 pixels; targets: a Pixel 1 by the table that the paper's authors published, this CPU by a
+   table of its own, and multiply-adds. Nobody can train these here. Probabilities are those of a search on the digits in the same 21
+   choices (preset ``cifar``, whose strides are smaller), so they say that nets are equal to that search, not on ImageNet. On this CPU
+   the nets are timed as wholes.
+C. *The paper's own three nets* for GPU, CPU and mobile, timed on this CPU beside what the paper says.
+"""
+
+# ruff: noqa: E402  (NNI warns while it is imported)
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import itertools
+import json
+import logging
+import math
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+warnings.filterwarnings("ignore", message=".*is found to be not a nn.Module")
+
+import record
+import timm
+import torch
+from nni_proxyless.search_spaces import MobileNetV2Space
+
+import nni_proxyless.timm_models  # noqa: F401  (registers the paper's nets)
+from nni_proxyless.cli import main as command
+from nni_proxyless.deriving import FinishedSearch
+from nni_proxyless.latency import (
+    DeviceEstimator,
+    LatencyProfiler,
+    LookupTable,
+    MacsEstimator,
+    best_under_budget,
+    build_lookup_table,
+)
+from nni_proxyless.latency.budget import log_probability, slowest
+from nni_proxyless.latency.drift import without_drift
+from nni_proxyless.own_code import make_images
+from nni_proxyless.progress import bar
+from nni_proxyless.remains import PROBABILITIES, read_probabilities
+
+HERE = Path(__file__).resolve().parent
+SEARCH, TRAIN = HERE.parent / "search.yml", HERE.parent / "train.yml"
+RECORDED, TABLE = HERE / "specialisation", "cpu.yaml"
+PIXEL_1 = HERE.parents[2] / "shared" / "data" / "proxylessnas_pixel1_lookup_table.yaml"
+ONE, MANY, MACS, CPU, PIXEL = "1 image", "32 images", "multiply-adds", "this CPU", "Pixel 1"
+SHARE = 0.4  # of the slowest net's multiply-adds, for the net whose score all must have
+CLOSE = 1e-3  # of a budget: how closely it is looked for
+IMAGENET = (3, 224, 224)
+
+COMMON = ["latency.table=null", "latency.estimator={name: macs}", "latency.target_ms=null", "strategy.entropy_weight=0.0",
+          "trainer.threads=1", "trainer.accelerator=cpu"]  # fmt: skip
+PART_OF_FASHION_MNIST = ["data={name: 'fashion:part_of_fashion_mnist', batch_size: 64, alphas: 0.3, validation: 0.1}"]
+SIZES: dict[str, dict[str, Any]] = {
+    "long": {
+        "search": [*PART_OF_FASHION_MNIST, "space.stem_stride=2", "training.epochs=14", "strategy.warmup_epochs=4"],
+        "train": ["epochs=8", "batch_size=64"], "seeds": [0, 1, 2], "repeats": 60,
+    },
+    "short": {
+        "search": ["training.epochs=6", "strategy.warmup_epochs=2"], "train": ["epochs=3"], "seeds": [0], "repeats": 20,
+    },
+}  # fmt: skip
+ON_DIGITS = ["space.preset=cifar", "data.batch_size=16", "training.epochs=20", "strategy.warmup_epochs=8",
+             "training.learning_rate=0.005"]  # fmt: skip
+
+# Top-1 % and milliseconds on a V100, a Xeon (both with their own batches) and a Pixel 1 (paper, table 6).
+PAPER = {"proxyless_gpu": (75.1, 5.1, 204.9, 124), "proxyless_cpu": (75.3, 7.4, 138.7, 116), "proxyless_mobile": (74.6, 7.2, 164.1, 78)}  # fmt: skip
+
+Probs = Mapping[str, Mapping[Any, float]]
+Sample = dict[str, Any]
+
+
+# -- nets of an equal score ------------------------------------------------------------------------------------------------
+
+
+def fastest_of_score(probs: Probs, profiler: LatencyProfiler, score: float) -> Sample:
+    """The fastest net whose log-probability is ``score`` or more, to one part in 1,000.
+
+    Raises
+    ------
+    ValueError
+        No net has that score.
+    """
+    found = best_under_budget(probs, profiler, math.inf)
+    if log_probability(probs, found) < score - 1e-9:
+        raise ValueError(f"score is {score}; allowed: up to {log_probability(probs, found)}, that of the best net")
+    low, high = profiler.bounds()[0] * (1 - CLOSE), float(profiler.profile(found))
+    while high - low > CLOSE * high:
+        middle = (low + high) / 2
+        sample = best_under_budget(probs, profiler, middle) if middle >= profiler.bounds()[0] else None
+        if sample is not None and log_probability(probs, sample) >= score - 1e-9:
+            found, high = sample, float(profiler.profile(sample))
+        else:
+            low = middle
+    return found
+
+
+def nets_of(probs: Probs, profilers: Mapping[str, LatencyProfiler]) -> tuple[float, dict[str, Sample]]:
+    """The score that all nets must have, and the net of each target."""
+    macs = profilers[MACS]
+    score = log_probability(probs, best_under_budget(probs, macs, SHARE * slowest(macs)[1]))
+    return score, {target: fastest_of_score(probs, profiler, score) for target, profiler in profilers.items()}
+
+
+def n_different(a: Sample, b: Sample) -> int:
+    """In how many choices two nets differ."""
+    return sum(a[label] != b[label] for label in a)
+
+
+def timed_in_turns(networks: Sequence[torch.nn.Module], shape: Any, estimator: DeviceEstimator) -> list[list[float]]:
+    """Milliseconds of every network, one per round, the drift of the machine divided out."""
+    rounds = estimator.time_in_turns([(network, shape) for network in networks])
+    times, _ = without_drift([list(enumerate(times)) for times in rounds])
+    return [list(times[i]) for i in range(len(networks))]
+
+
+# -- A: nets that are trained ----------------------------------------------------------------------------------------------
+
+
+def searched(words: Sequence[str], seed: int, folder: Path) -> Path:
+    """Folder of one search; what it prints is not this benchmark's result."""
+    with contextlib.redirect_stdout(sys.stderr):
+        if command(["search", str(SEARCH), *COMMON, *words, f"seed={seed}", f"output={folder}"]):
+            raise SystemExit(f"specialisation: the search with seed {seed} has failed")
+    return folder
+
+
+def trained(folder: Path, words: Sequence[str], seed: int) -> float:
+    """Accuracy on the test images of the net in a folder, after its final training."""
+    with contextlib.redirect_stdout(sys.stderr):
+        if command(
+            ["train", str(folder / "architecture.json"), str(TRAIN), *words, f"seed={seed}", "device=cpu", "threads=1"]
+        ):
+            raise SystemExit(f"specialisation: the training in {folder.name} has failed")
+    return json.loads((folder / "final" / "result.json").read_text())["accuracy"]
+
+
+def part_a(sizes: Mapping[str, Any], seeds: Sequence[int], folder: Path, done: Any) -> dict[str, Any]:
+    """One search per seed, its nets for all targets, trained; and all of them timed side by side."""
+    runs, search, profilers = [], None, {}
+    samples: list[Sample] = []
+    for seed in seeds:
+        search = FinishedSearch.read(searched(sizes["search"], seed, folder / f"search-{seed}"))
+        shape = search.architecture.input_shape
+        if not profilers:
+            estimators = {ONE: DeviceEstimator(batch=1, repeats=sizes["repeats"]),
+                          MANY: DeviceEstimator(batch=32, warmup=3, repeats=sizes["repeats"] // 3)}  # fmt: skip
+            tables = {name: build_lookup_table(search.space, shape, e) for name, e in estimators.items()}
+            profilers = {name: LatencyProfiler(search.space, t, shape) for name, t in {**tables, MACS: MacsEstimator()}.items()}  # fmt: skip
+        score, nets = nets_of(search.probs, profilers)
+        done.update()
+        found = {}
+        for target, sample in nets.items():
+            place = folder / f"{seed}-{target.replace(' ', '-')}"
+            budget = float(profilers[target].profile(sample))
+            net = dataclasses.replace(search, profiler=profilers[target]).derive(sample, budget, measured=False)
+            net.write(place)
+            found[target] = {
+                "choices": sample, "accuracy": trained(place, sizes["train"], seed), "inherited_accuracy": net.architecture.search["accuracy"],
+                "log_probability": log_probability(search.probs, sample), "n_params": net.architecture.n_params,
+                "table": {t: float(p.profile(sample)) for t, p in profilers.items()},
+            }  # fmt: skip
+            samples.append(sample)
+            done.update()
+        runs.append({"seed": seed, "score": score, "nets": found})
+    assert search is not None
+    images = make_images(search.config.data.name, search.config.data.arguments)
+    networks = [MobileNetV2Space(**search.architecture.space["arguments"]).freeze(sample) for sample in samples]
+    times = {target: timed_in_turns(networks, shape, estimators[target]) for target in estimators}
+    for i, (r, target) in enumerate(itertools.product(runs, profilers)):
+        r["nets"][target]["measured"] = {t: times[t][i] for t in times}
+    return {
+        "test_images": len(images.test), "unit": {t: p.unit for t, p in profilers.items()}, "runs": runs,
+    }  # fmt: skip
+
+
+# -- B: the ImageNet space -------------------------------------------------------------------------------------------------
+
+
+def part_b(options: argparse.Namespace, folder: Path, done: Any) -> dict[str, Any] | None:
+    """Nets of an equal score by the tables of a Pixel 1 and of this CPU; None where the short form has no recorded search."""
+    recorded = options.folder / PROBABILITIES
+    if not recorded.exists():
+        if options.short:
+            return None
+        shutil.copy(searched(ON_DIGITS, 0, folder / "digits") / PROBABILITIES, recorded)
+    probs = read_probabilities(options.folder)
+    space = MobileNetV2Space(num_classes=1000)
+    estimator = DeviceEstimator(repeats=20 if options.short else 60)
+    table = cpu_table(space, estimator, options)
+    profilers = {CPU: LatencyProfiler(space, table, IMAGENET), MACS: LatencyProfiler(space, MacsEstimator(), IMAGENET)}
+    if PIXEL_1.exists():
+        profilers[PIXEL] = LatencyProfiler(space, LookupTable.read(PIXEL_1), IMAGENET)
+    score, nets = nets_of(probs, profilers)
+    times = timed_in_turns([space.freeze(sample) for sample in nets.values()], IMAGENET, estimator)
+    done.update()
+    return {
+        "score": score,
+        "unit": {target: profiler.unit for target, profiler in profilers.items()},
+        "nets": {
+            target: {
+                "choices": sample,
+                "log_probability": log_probability(probs, sample),
+                "table": {name: float(profiler.profile(sample)) for name, profiler in profilers.items()},
+                "measured": {CPU: ms},
+            }
+            for (target, sample), ms in zip(nets.items(), times, strict=True)
+        },
+    }
+
+
+def cpu_table(space: MobileNetV2Space, estimator: DeviceEstimator, options: argparse.Namespace) -> LookupTable:
+    """The recorded table, if it is of this CPU; else one that is measured now and, if there was none, recorded."""
+    recorded = options.folder / TABLE
+    if recorded.exists():
+        table = LookupTable.read(recorded)
+        if table.conditions.get("device") == estimator.conditions["device"]:
+            return table
+    how = DeviceEstimator(repeats=6, warmup=2) if options.short else DeviceEstimator(repeats=100)
+    described = {"name": "mobilenetv2", "arguments": {"num_classes": 1000}}
+    table = build_lookup_table(space, IMAGENET, how, description=described)
+    if not options.short and not recorded.exists():
+        table.write(recorded)
+    return table
+
+
+# -- C: the paper's nets ---------------------------------------------------------------------------------------------------
+
+
+def part_c(repeats: int) -> dict[str, Any]:
+    """Milliseconds of each of the paper's nets on this CPU, an image at a time and eight at a time, in turns."""
+    networks = [timm.create_model(name) for name in PAPER]
+    found: dict[str, dict[str, Any]] = {name: {} for name in PAPER}
+    for batch in (1, 8):
+        estimator = DeviceEstimator(batch=batch, warmup=2, repeats=max(4, repeats // batch))
+        for name, ms in zip(PAPER, timed_in_turns(networks, IMAGENET, estimator), strict=True):
+            found[name][f"batch {batch}"] = ms
+    return found
+
+
+# -- bars ------------------------------------------------------------------------------------------------------------------
+
+
+def own_by_other(own: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
+    """Median over rounds of the own net's milliseconds by the other's, and half the distance of its quartiles."""
+    ratios = [a / b for a, b in zip(own, other, strict=True)]
+    low, _, high = statistics.quantiles(ratios, n=4)
+    return statistics.median(ratios), (high - low) / 2
+
+
+def mean_and_noise(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Mean of figures with a noise of their own; of several, twice the standard error between them."""
+    values = [value for value, _ in pairs]
+    if len(values) == 1:
+        return pairs[0]
+    return statistics.mean(values), 2 * statistics.stdev(values) / len(values) ** 0.5
+
+
+def bars(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    found = []
+    a = result["small"]
+    targets = list(a["unit"])
+    groups = [("small", [r["nets"] for r in a["runs"]])]
+    if result["imagenet"] is not None:
+        groups.append(("ImageNet space", [result["imagenet"]["nets"]]))
+    for name, runs in groups:
+        devices = [target for target in runs[0] if target != MACS]
+        for t, u in itertools.combinations(devices, 2):
+            least = min(n_different(nets[t]["choices"], nets[u]["choices"]) for nets in runs)
+            found.append(record.bar(f"{name}: choices in which the nets for {t} and {u} differ", least, at_least=1))
+        for target in runs[0][next(iter(runs[0]))]["measured"]:
+            worst = max(
+                mean_and_noise([own_by_other(nets[target]["measured"][target], nets[other]["measured"][target]) for nets in runs])
+                for other in runs[0]
+                if other != target
+            )  # fmt: skip
+            found.append(
+                record.bar(
+                    f"{name}: own net on {target}, timed, by the fastest other", worst[0], at_most=1, noise=worst[1]
+                )
+            )
+    for target in targets:
+        gaps = [accuracy_gap(r["nets"], target, a["test_images"]) for r in a["runs"]]
+        value, noise = mean_and_noise(gaps)
+        found.append(
+            record.bar(f"small: accuracy of the net for {target} less the mean of all", value, at_least=0, noise=noise)
+        )
+    return found
+
+
+def accuracy_gap(nets: Mapping[str, Any], target: str, n_images: int) -> tuple[float, float]:
+    """A net's accuracy less the mean of all, and twice the standard error that so many test images leave."""
+    accuracies = {t: net["accuracy"] for t, net in nets.items()}
+    mean = statistics.mean(accuracies.values())
+    return accuracies[target] - mean, 2 * math.sqrt(mean * (1 - mean) / n_images)
+
+
+# -- the report ------------------------------------------------------------------------------------------------------------
+
+
+def cells(nets: Sequence[Mapping[str, Any]], column: str, row: str) -> tuple[float, float | None]:
+    """Mean over seeds of what the net for ``row`` takes on ``column``, by the table and timed."""
+    by_table = statistics.mean(net[row]["table"][column] for net in nets)
+    timed = [statistics.median(net[row]["measured"][column]) for net in nets if column in net[row]["measured"]]
+    return by_table, statistics.mean(timed) if timed else None
+
+
+def cross_table(nets: Sequence[Mapping[str, Any]], units: Mapping[str, str]) -> list[str]:
+    rows = []
+    for row in units:
+        line = [f"net for {row}"]
+        for column in units:
+            by_table, timed = cells(nets, column, row)
+            text = f"{by_table:.2f}" + (f" ({timed:.2f})" if timed is not None else "")
+            line.append(f"**{text}**" if row == column else text)
+        accuracies = [net[row]["accuracy"] for net in nets if "accuracy" in net[row]]
+        error = statistics.stdev(accuracies) / len(accuracies) ** 0.5 if len(accuracies) > 1 else None
+        line.append(
+            ""
+            if not accuracies
+            else f"{statistics.mean(accuracies):.4f}" + ("" if error is None else f" ± {error:.4f}")
+        )
+        line.append(f"{statistics.mean(net[row]['log_probability'] for net in nets):.2f}")
+        rows.append(line)
+    short = {"million multiply-adds": "M"}
+    return record.table(("", *(f"{t}, {short.get(u, u)}" for t, u in units.items()), "test accuracy", "score"), rows)
+
+
+def markdown(result: dict[str, Any]) -> list[str]:
+    """Lines of the result as a person reads it."""
+    a, b = result["small"], result["imagenet"]
+    lines = [
+        *record.head(result),
+        "",
+        "One search per seed without a latency term; from it, for each target, the fastest net of one and the same score. By the table, "
+        "and in brackets timed as a whole; a net on its own target is bold. By its own table no net of the score is faster: that is "
+        "arithmetic. The times in brackets and the accuracies are measurements.",
+        "",
+        f"A. Space `small`, {len(a['runs'])} seed(s), nets trained to the end, {a['test_images']} test images:",
+        "",
+        *cross_table([r["nets"] for r in a["runs"]], a["unit"]),
+    ]
+    if b is not None:
+        lines += [
+            "",
+            "B. The ImageNet space, 21 choices at 224 pixels, not trained; probabilities from a search on the digits in the same choices:",
+            "",
+            *cross_table([b["nets"]], b["unit"]),
+        ]
+    lines += [
+        "",
+        "C. The paper's nets, milliseconds here, and what the paper says (top-1; GPU, CPU, mobile):",
+        "",
+        *record.table(
+            ("", "1 image", "8 images", "paper: top-1", "GPU ms", "CPU ms", "mobile ms"),
+            [
+                (name, *(f"{statistics.median(ms):.1f}" for ms in found.values()), *PAPER[name])
+                for name, found in result["paper"].items()
+            ],
+        ),
+        "",
+        *record.bars_table(result["bars"]),
+        "",
+        "Noise: with several seeds, twice the standard error between them; with one, half the distance of quartiles between rounds of "
+        "timing, and for accuracies twice the standard error of so many test images. What this does not show: that a search with the "
+        "target's latency in its loss finds the same nets, and, in B, anything about accuracy on ImageNet.",
+    ]
+    return lines
+
+
+def picture(result: dict[str, Any], path: Path) -> None:
+    """The cross tables: what each net takes on each target, by the target's own net; the paper's figures beside them."""
+    from matplotlib.figure import Figure
+
+    from nni_proxyless.pictures.nets import save_picture
+
+    panels = [("A. small, trained", *grid([r["nets"] for r in result["small"]["runs"]], result["small"]["unit"]))]
+    if result["imagenet"] is not None:
+        panels.append(("B. ImageNet space", *grid([result["imagenet"]["nets"]], result["imagenet"]["unit"])))
+    names = {"GPU": "proxyless_gpu", "CPU": "proxyless_cpu", "mobile": "proxyless_mobile"}
+    values = [[PAPER[net][1 + column] / PAPER[own][1 + column] for column, own in enumerate(names.values())] for net in names.values()]  # fmt: skip
+    texts = [[f"{PAPER[net][1 + column]:g}" for column in range(3)] for net in names.values()]
+    panels.append(("The paper, ms", list(names), values, texts))
+    figure = Figure(figsize=(4 * len(panels), 3.6), layout="constrained")
+    for axes, (title, targets, ratios, text) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        axes.imshow(ratios, cmap="YlOrBr", vmin=1, vmax=2)
+        for (i, row), j in itertools.product(enumerate(text), range(len(targets))):
+            axes.text(j, i, row[j], ha="center", va="center", fontsize=9, fontweight="bold" if i == j else None)
+        axes.set_xticks(range(len(targets)), [f"on {t}" for t in targets], fontsize=8)
+        axes.set_yticks(range(len(targets)), [f"net for\n{t}" for t in targets], fontsize=8)
+        axes.set_title(title, fontsize=10)
+    save_picture(figure, path)
+
+
+def grid(nets: Sequence[Mapping[str, Any]], units: Mapping[str, str]) -> tuple[list[str], list[list[float]], list[list[str]]]:  # fmt: skip
+    """Targets, what each net takes by the target's own net, and in figures; timed where it is timed."""
+
+    def shown(column: str, row: str) -> float:
+        by_table, timed = cells(nets, column, row)
+        return by_table if timed is None else timed
+
+    values = [[shown(column, row) / shown(column, column) for column in units] for row in units]
+    texts = [[f"{shown(c, r):.3g} {'M' if units[c].startswith('million') else units[c]}" for c in units] for r in units]
+    return list(units), values, texts
+
+
+def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--short", action="store_true", help="A: digits, one seed; B: probabilities that are recorded")
+    parser.add_argument("--seeds", type=int, nargs="+", help="of the searches (default: 0 1 2; short: 0)")
+    parser.add_argument("--folder", type=Path, default=RECORDED,
+                        help="with the table and the probabilities of B; what is missing is made and, in the long form, left there")  # fmt: skip
+    parser.add_argument("--output", type=Path, help="JSON file for the result")
+    parser.add_argument("--picture", type=Path, help="SVG or PNG file for the picture")
+    options = parser.parse_args(arguments)
+    options.seeds = options.seeds or SIZES["short" if options.short else "long"]["seeds"]
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = options_from(arguments)
+    sizes = SIZES["short" if options.short else "long"]
+    options.folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    logging.getLogger("nni_proxyless").setLevel(logging.WARNING)
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as name, bar(4 * len(options.seeds) + 2, "specialisation", "net") as done:
+        found = {
+            "small": part_a(sizes, options.seeds, Path(name), done),
+            "imagenet": part_b(options, Path(name), done),
+            "paper": part_c(sizes["repeats"]),
+        }
+        done.update()
+    settings = argparse.Namespace(short=options.short, seeds=options.seeds)  # the rest says where something lies
+    result = record.provenance(__file__, settings, time.perf_counter() - began) | found | {"bars": bars(found)}
+    record.write(result, options.output)
+    if options.picture:
+        picture(result, options.picture)
+    print("\n".join(markdown(result)))
+    if missed := record.missed(result["bars"]):
+        print("specialisation: missed: " + "; ".join(missed), file=sys.stderr)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
