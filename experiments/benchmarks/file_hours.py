@@ -45,7 +45,9 @@ def images_per_second(
     names = list(stages(config))
     if config.strategy.name == "dsnas":
         weights += SHARES["data.alphas"]
-    n_images = math.ceil(batches * size / weights / N_CLASSES) * N_CLASSES
+    n_images = max(
+        20 * N_CLASSES, math.ceil(batches * size / weights / N_CLASSES) * N_CLASSES
+    )  # some of each for every part
     image_size = config.data.arguments.get("image_size", 224)
     changes = {
         "data": f"{{name: synthetic, n_images: {n_images}, num_classes: {N_CLASSES}, image_size: {image_size}, batch_size: {size}}}",

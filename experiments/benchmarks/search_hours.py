@@ -239,9 +239,13 @@ def picture(result: dict[str, Any], path: Path) -> None:
         left = 0.0
         for stage, width in parts:
             axes.barh(y, width, left=left, color=colours[stage], edgecolor="white", height=0.6)
-            axes.annotate(f"{stage}\n{width:.2f}", (left + width / 2, y), ha="center", va="center", fontsize=7,
-                          color="black" if stage == "warm-up" else "white")  # fmt: skip
+            narrow = width < 0.2  # no room for words inside
+            axes.annotate(
+                f"{stage} {width:.2f}" if narrow else f"{stage}\n{width:.2f}", (left + (0 if narrow else width / 2), y + 0.32 * narrow),
+                ha="left" if narrow else "center", va="bottom" if narrow else "center", fontsize=7, color="black" if narrow else "white",
+            )  # fmt: skip
             left += width
+    axes.set_ylim(-0.45, len(FILES) - 0.3)
     axes.set_yticks(range(len(FILES)), [TITLES[name] for name in reversed(FILES)])
     axes.axvline(1.0, color="#666666", linestyle="--", linewidth=0.8)
     axes.set_xlabel(f"time, by one training of {TRAINING_EPOCHS} epochs of the same networks")

@@ -245,9 +245,11 @@ def times(step: Step) -> dict[str, Any]:
 
 
 def entry(step: Step) -> dict[str, Any]:
-    """What is recorded of one step that was timed and inspected."""
+    """What is recorded of one step."""
     if len(step.executed) > 1:
         raise RuntimeError(f"{step.name}: different numbers of candidates were run: {sorted(step.executed)}")
+    if not step.activations:  # timed alone
+        return times(step)
     return times(step) | {
         "executed_per_layer": step.executed.copy().pop(),
         "activation_bytes": statistics.median(ours for ours, _ in step.activations),

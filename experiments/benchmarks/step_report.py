@@ -169,11 +169,16 @@ def markdown(result: dict[str, Any]) -> list[str]:
         mine = [e for e in entries if e["memory_format"] == memory]
         lines += ["", f"{memory.capitalize()} memory:", ""]
         lines += cells("time", mine, lambda e: f"{e['ratio']:.3f}" + (" ({:.3f}–{:.3f})".format(*e["ratio_quartiles"]) if "noise" in e else ""))  # fmt: skip
-        lines += ["", *cells("saved activations", mine, lambda e: f"{e['activation_ratio']:.3f}")]
-        lines += ["", *cells("candidates run per layer", mine, lambda e: f"{e['executed_per_layer']:g}")]
-        floors = [(e, e["seconds"]) for e in mine if e["name"] == "floor again"]
+        if inspected := [e for e in mine if "activation_ratio" in e]:
+            lines += ["", *cells("saved activations", inspected, lambda e: f"{e['activation_ratio']:.3f}")]
+            lines += ["", *cells("candidates run per layer", inspected, lambda e: f"{e['executed_per_layer']:g}")]
         heads = labels(mine)
-        lines += ["", "One floor step, ms: " + ", ".join(f"{heads[tuple(e[key] for key in SIZES)]} {1000 * s:.1f}" for e, s in floors) + "."]  # fmt: skip
+        said = [
+            f"{heads[tuple(e[key] for key in SIZES)]}: {1000 * e['seconds']:.1f}"
+            for e in mine
+            if e["name"] == "floor again"
+        ]
+        lines += ["", f"One floor step, ms: {'; '.join(said)}."] if said else []
     if result["memory"]:
         lines += [
             "",
@@ -232,16 +237,15 @@ def picture(result: dict[str, Any], path: Path) -> None:
                 low, high = zip(*(e.get("ratio_quartiles", [e["ratio"]] * 2) for e in line), strict=True)
                 axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
                 axes.plot(x, y, "o-", color=colour, markersize=5, linewidth=1.8, label=label)
-        for limit, text, place in ((1.25, "bar of ProxylessNAS, 1.25", "bottom"), (1.05, "bar of DSNAS, 1.05", "top")):
-            axes.axhline(limit, color="#999999", linestyle="--", linewidth=0.8)
-            axes.annotate(
-                text, (0.02, limit), xycoords=("axes fraction", "data"), fontsize=7, color="#666666", va=place
-            )
+        for name, limit in ((WHOLE, 1.25), (DSNAS, 1.05)):
+            label, colour = SHOWN[name]
+            axes.axhline(limit, color=colour, linestyle="--", linewidth=0.9, label=f"bar of {label}: {limit}")
         ticks = sorted({e[key] for e in entries})
         axes.set_yscale("log")
         axes.set_xscale("log")
         axes.set_xticks(ticks, [str(t) for t in ticks])
         axes.minorticks_off()
+        axes.set_ylim(bottom=0.8)
         axes.set_yticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
         axes.set_xlabel({"candidates": "candidates per layer", "layers": "searched layers", "pixels": "pixels"}[key])
         axes.grid(color="#dddddd", linewidth=0.6)
