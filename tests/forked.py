@@ -15,6 +15,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import torch
+
 # ``tests.strategies.searches`` for test_resume.py: there is one server, and it imports once.
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["nni_proxyless.search", "nni_proxyless.training.loop", "tests.strategies.searches"])
@@ -38,4 +40,5 @@ def _run(function: Callable[..., Any], arguments: tuple, cwd: str, said: str, en
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(cwd)
+    torch.set_num_threads(1)  # OMP_NUM_THREADS has been read
     sys.exit(function(*arguments))

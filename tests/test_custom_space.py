@@ -20,6 +20,7 @@ from nni_proxyless.derive import Architecture
 from nni_proxyless.errors import UserError
 from nni_proxyless.own_code import make_images, make_space
 
+from .forked import fork
 from .test_experiment import run_to_the_end
 
 
@@ -58,15 +59,11 @@ def test_the_walk_from_an_empty_folder_to_a_trained_net(command, tmp_path, pytes
         "PYTHONPATH": str(tmp_path / "site"), "HOME": str(tmp_path), "PIP_ROOT_USER_ACTION": "ignore",
     }  # fmt: skip
 
-    def give(line: str) -> str:
-        assert line in commands
-        commands.remove(line)
-        done = command(*line.replace("RUN", str(run)).split(), **own)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
     run = tmp_path / "first"
-    give("nni-proxyless search search.yml output=first")
+    commands.remove("nni-proxyless search search.yml output=first")
+    search = fork(main, ["search", "search.yml", "output=first"], cwd=tmp_path, said=tmp_path / "said")
+    search.join()
+    assert search.exitcode == 0, (tmp_path / "said").read_text()
     first = Architecture.read(run / "architecture.json")
     assert first.space == {
         "name": "my_package.space:Blocks",
@@ -75,11 +72,18 @@ def test_the_walk_from_an_empty_folder_to_a_trained_net(command, tmp_path, pytes
     assert set(first.choices) == {"first", "more0", "more1", "more2", "depth"}
     assert first.latency["conditions"]["device"] == "my board"
 
-    give("pip install .")
+    commands.remove("pip install .")
+    installed = command("pip", "install", ".", **own)
+    assert installed.returncode == 0, installed.stderr
     commands.remove("nnictl create --config experiment.yml --port 8080")
     experiment, trials, _ = run_to_the_end(command, tmp_path, "experiment.yml", own)
     assert [trial["status"] for trial in trials] == ["SUCCEEDED"] * 2
-    table = give("nni-proxyless report")
+    commands.remove("nni-proxyless report")
+    with monkeypatch.context() as at_home:
+        at_home.setenv("HOME", str(tmp_path))
+        capsys.readouterr()
+        assert main(["report"]) == 0
+    table = capsys.readouterr().out
     found = {}
     for trial in trials:
         (run,) = tmp_path.glob(f"nni-experiments/{experiment}/environments/*/trials/{trial['trialJobId']}")
@@ -91,8 +95,8 @@ def test_the_walk_from_an_empty_folder_to_a_trained_net(command, tmp_path, pytes
     assert all(a.choices == first.choices for a in found.values())  # by whatever name, the same search
 
     run = next(run for run, a in found.items() if a.space["name"] == "my-blocks")
-    with monkeypatch.context() as installed:  # in this process, as starting one takes longer than each of these does
-        installed.syspath_prepend(tmp_path / "site")
+    with monkeypatch.context() as patched:  # in this process, as starting one takes longer than each of these does
+        patched.syspath_prepend(tmp_path / "site")
         for line in (
             "nni-proxyless derive RUN --budget-ms 1.5",
             "nni-proxyless train RUN/budget-1.500/architecture.json epochs=3 batch_size=32 dropout=0.1",

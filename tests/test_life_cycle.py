@@ -166,7 +166,9 @@ def assert_the_same(found: Path, expected: Path) -> None:
     assert histories[0] == histories[1]
 
 
-def test_killed_trial_manager_and_both_end_as_if_nothing_had_happened(experiment, undisturbed, tmp_path):
+def test_killed_trial_manager_and_both_end_as_if_nothing_had_happened(
+    experiment, undisturbed, tmp_path, monkeypatch, capsys
+):
     """Three trials, stopped and resumed once; then one is killed, one loses its manager, one is killed together with it.
 
     The first is finished by ``search --resume``, the others by ``nnictl resume``. Besides: each trial has the parameters that
@@ -213,9 +215,11 @@ def test_killed_trial_manager_and_both_end_as_if_nothing_had_happened(experiment
     waiting = f"waiting: process {left_by_the_manager.pid} searches in"
     until(lambda: waiting in experiment.said(orphaned), "the trial in its place waits for it")
     left_by_the_manager.resume()
-    resumed = experiment.command("nni-proxyless", "search", "--resume", experiment.folder(killed))
-    assert resumed.returncode == 0, resumed.stderr
-    assert "going on after epoch" in resumed.stderr
+    by_hand = tmp_path / "by_hand"
+    resumed = fork(main, ["search", "--resume", str(experiment.folder(killed))], cwd=tmp_path, said=by_hand)
+    resumed.join()
+    assert resumed.exitcode == 0, by_hand.read_text()
+    assert "going on after epoch" in by_hand.read_text()
     until(lambda: {experiment.state(name) for name in (orphaned, both)} == {"SUCCEEDED"}, "the trials succeed")
 
     for name in names:
@@ -223,9 +227,10 @@ def test_killed_trial_manager_and_both_end_as_if_nothing_had_happened(experiment
         assert not (experiment.folder(name) / ".lock").exists()
     assert "finished already: " in experiment.said(orphaned)
     assert "going on after epoch" in experiment.said(both)
-    report = experiment.command("nni-proxyless", "report", experiment.id, HOME=str(tmp_path))
-    assert report.stdout.count("SUCCEEDED") == 3, "the one that was finished by hand, too"
-    assert report.returncode == 0, report.stdout
+    monkeypatch.setenv("HOME", str(tmp_path))
+    capsys.readouterr()
+    assert main(["report", experiment.id]) == 0
+    assert capsys.readouterr().out.count("SUCCEEDED") == 3, "the one that was finished by hand, too"
     for name in (orphaned, both):  # NNI and its web UI know the whole story
         metrics = json.loads(ask(experiment.port, f"/api/v1/nni/metric-data/{name}"))
         shown = {m["sequence"]: json.loads(json.loads(m["data"])) for m in metrics if m["type"] == "PERIODICAL"}

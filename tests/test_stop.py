@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 
 import pytest
 
+from nni_proxyless.cli import main
 from nni_proxyless.training.curves import Curves
 
+from .forked import fork
 from .test_search import TINY
 
 
@@ -23,20 +24,18 @@ def test_an_interrupted_command_ends_by_the_signal(tmp_path, pytestconfig, what)
         "search": ["search", "search.yml", "output=run", "training.epochs=500", "latency.estimator={name: macs}", "latency.target_ms=90%"],
         "train": ["train", str(net), "weights=scratch", "epochs=500", "output=run"],
     }[what]  # fmt: skip
-    said = []
-    started = [sys.executable, "-m", "nni_proxyless", *words]
-    with subprocess.Popen(
-        started, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs of a shell inherit that it is ignored
-    ) as command:  # fmt: skip
-        for line in command.stderr:
-            said.append(line)
-            if "epoch 1/500" in line:
-                command.send_signal(signal.SIGINT)
-            if "epoch 20/500" in line:
-                command.kill()
-    assert command.returncode == -signal.SIGINT, "".join(said)
-    assert said[-1] == "nni-proxyless: interrupted\n"
+    said = tmp_path / "said"
+    command = fork(main, words, cwd=tmp_path, said=said)
+    while "epoch 1/500" not in said.read_text():
+        assert command.exitcode is None, said.read_text()
+        time.sleep(0.01)
+    os.kill(command.pid, signal.SIGINT)
+    while command.exitcode is None and "epoch 20/500" not in said.read_text():
+        time.sleep(0.01)
+    command.kill()
+    command.join()
+    assert command.exitcode == -signal.SIGINT, said.read_text()
+    assert said.read_text().endswith("\nnni-proxyless: interrupted\n")
 
 
 def test_a_wake_up_that_an_interrupt_has_lost_does_not_delay_the_end(tmp_path):

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from nni_proxyless.cli import main
 
-from .conftest import ROOT
+from .forked import fork
+from .test_experiment import free_port
 from .test_training import plain, small
 
 TWO = ("torchrun", "--standalone", "--nproc-per-node", "2", "-m", "nni_proxyless", "train")
@@ -38,13 +39,20 @@ def test_two_processes_leave_one_log_and_one_set_of_files(command, tmp_path, cap
     assert f"test accuracy: {result['accuracy']:.4f}" in capsys.readouterr().out
 
 
-def test_two_processes_take_the_steps_of_one_with_twice_the_batch(command, tmp_path):
+def test_two_processes_take_the_steps_of_one_with_twice_the_batch(tmp_path):
     """Without batch norm, whose statistics are each process's own, the gradients are the same sums."""
     words = ["epochs=2", "learning_rate=0.05", "ema_decay=0.9", "threads=1", "device=cpu"]
     path = plain(tmp_path)
     assert main(["train", str(path), *words, "batch_size=16", f"output={tmp_path / 'one'}"]) == 0
-    done = command(*TWO, path, *words, "batch_size=8", f"output={tmp_path / 'two'}", PYTHONPATH=str(ROOT), timeout=150)
-    assert done.returncode == 0, done.stderr
+    told = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}  # what torchrun tells them
+    words = ["train", str(path), *words, "batch_size=8", f"output={tmp_path / 'two'}"]
+    processes = [
+        fork(main, words, cwd=tmp_path, said=tmp_path / "said", RANK=str(rank), LOCAL_RANK=str(rank), **told)
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.join(150)
+    assert [process.exitcode for process in processes] == [0, 0], (tmp_path / "said").read_text()
     one, two = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
     assert all(torch.allclose(two[name], tensor, atol=1e-6) for name, tensor in one.items())
     assert not all(
