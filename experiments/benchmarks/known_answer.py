@@ -133,14 +133,16 @@ class Task(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-# As the shipped files of experiments/ have them, where they say something.
+# One learning rate for all. With 0.1, as experiments/search.yml has it, two-path with a target was decided before it had learnt:
+# regrets of 0.07 and 0.01 at 40 %, in the place of 0.01, 0.01 and 0.01. The entropy's weight is that of the shipped files.
+RATE = 0.05
 STRATEGIES: dict[str, Callable[..., Any]] = {
-    "two-path": functools.partial(ProxylessNAS, update="two-path", arc_update_every=1, arc_learning_rate=0.1, entropy_weight=1.0),
-    "full": functools.partial(ProxylessNAS, update="full", arc_update_every=1, arc_learning_rate=0.1, entropy_weight=1.0),
-    "reinforce": functools.partial(ProxylessNAS, update="reinforce", arc_update_every=1, arc_learning_rate=0.1, reinforce_samples=10),
-    "dsnas": functools.partial(DSNAS, search_epochs=SEARCH_EPOCHS, fix_gap=0.9, arc_learning_rate=0.05, entropy_weight=1.0),
-    "nni-proxyless": functools.partial(Proxyless, arc_learning_rate=0.05),
-    "nni-gumbel-darts": functools.partial(GumbelDARTS, arc_learning_rate=0.05),
+    "two-path": functools.partial(ProxylessNAS, update="two-path", arc_update_every=1, entropy_weight=1.0),
+    "full": functools.partial(ProxylessNAS, update="full", arc_update_every=1, entropy_weight=1.0),
+    "reinforce": functools.partial(ProxylessNAS, update="reinforce", arc_update_every=1, reinforce_samples=10),
+    "dsnas": functools.partial(DSNAS, search_epochs=SEARCH_EPOCHS, fix_gap=0.9, entropy_weight=1.0),
+    "nni-proxyless": Proxyless,
+    "nni-gumbel-darts": GumbelDARTS,
 }  # fmt: skip
 
 
@@ -150,7 +152,9 @@ def search(name: str, seed: int, share: float | None) -> dict[str, Any]:
     space: Any = Small()
     profiler = LatencyProfiler(space, MacsEstimator(), SHAPE)
     target = None if share is None else share * profiler.bounds()[1]
-    arguments: dict[str, Any] = {"warmup_epochs": WARMUP_EPOCHS, "log_prob_every_n_step": 10**9}
+    arguments: dict[str, Any] = {
+        "arc_learning_rate": RATE, "warmup_epochs": WARMUP_EPOCHS, "log_prob_every_n_step": 10**9,
+    }  # fmt: skip
     if target is not None:
         arguments["penalty"] = LatencyPenalty(profiler, target, "auto")
     if name in OURS:
@@ -241,18 +245,18 @@ def markdown(result: dict[str, Any]) -> list[str]:
     order = sorted(accuracies, key=lambda name: -accuracies[name])
     trainings = min(map(len, truth["accuracies"].values()))
     lines = [
-        *record.head(result), "", "### Planted candidates", "",
+        *record.head(result), "", "# Planted candidates", "",
         f"{LAYERS} choices of 4 candidates, weights still, batches of {PLANTED_BATCH} images.", "",
         *record.table(
             ("strategy", "block", "steps of the logits", "seeds with all found", "choices found"),
             [
-                (row["strategy"], "x + branch" if row["residual"] else "branch",
+                (row["strategy"], "x + branch" if row["residual"] else "branch", row["steps"],
                  f"{sum(n == LAYERS for n in row['found'])} of {len(row['found'])}",
                  f"{statistics.mean(row['found']) / LAYERS:.2f}")
                 for row in result["planted"]
             ],
         ),
-        "", *record.bars_table(result["bars"]), "", "### All networks of a small space", "",
+        "", *record.bars_table(result["bars"]), "", "# All networks of a small space", "",
         f"{len(order)} networks on the digits, {N_TRAIN} images to train on, {result['judging_images']} to judge by, {trainings} trainings "
         f"each. Mean accuracy {accuracies[order[-1]]:.4f} to {accuracies[order[0]]:.4f}, standard deviation "
         f"{statistics.stdev(accuracies.values()):.4f}. Best: "
@@ -416,7 +420,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A training, by its steps, is this share of a search with ProxylessNAS.
     steps = (N_TRAIN - N_ALPHAS) // BATCH * (WARMUP_EPOCHS + 2 * SEARCH_EPOCHS)
     draws = max(1, round(steps / (EPOCHS * (N_TRAIN // BATCH))))
-    shown = argparse.Namespace(**{name: v for name, v in vars(options).items() if name not in ("picture", "truth")})
+    shown = argparse.Namespace(**{name: v for name, v in vars(options).items() if name != "truth"})
     result = {
         **record.provenance(__file__, shown, time.perf_counter() - began), "bars": bars(planted), "planted": planted,
         "truth": truth, "judging_images": len(images()[1]),

@@ -409,8 +409,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result["control"] = {**tau(first, second, sizes.resamples), "in_band": tau_in_band(first, second, macs_of)}
     variances = [statistics.variance(network["final"]) for network in networks]
     result["noise"] = math.sqrt(statistics.mean(variances) / options.trainings)
-    shown = argparse.Namespace(**{name: value for name, value in vars(options).items() if name != "picture"})
-    result = {**record.provenance(__file__, shown, time.perf_counter() - began), **result}
+    result = {**record.provenance(__file__, options, time.perf_counter() - began), **result}
     record.write(result, options.output)
     if options.picture:
         picture(result, options.picture)
