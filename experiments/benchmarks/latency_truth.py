@@ -148,7 +148,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.runs = options.runs or (1 if options.short else 3)
     for name, words in SHORT.items():
         if getattr(options, name) is None:
-            setattr(options, name, words if options.short else "")
+            setattr(options, name, words if options.short else None)
     return options
 
 
@@ -161,7 +161,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(options.runs):
             for method in options.methods:
-                runs.append(run(Path(folder), method, space, options.build.split(), options.check.split()))
+                runs.append(
+                    run(Path(folder), method, space, (options.build or "").split(), (options.check or "").split())
+                )
                 seconds = time.perf_counter() - began
                 result = record.provenance(__file__, options, seconds) | {
                     "threads": runs[0]["conditions"]["threads"],  # of the commands, not of this process

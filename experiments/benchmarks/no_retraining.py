@@ -146,7 +146,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--short", action="store_true", help="one seed, few epochs: shows that it runs, and has no bar")
     parser.add_argument("--task", choices=sorted(TASKS), default="digits", help="(default: %(default)s)")
-    parser.add_argument("--overrides", nargs="+", default=[], metavar="key=value", help="of the search")
+    parser.add_argument("--overrides", nargs="+", metavar="key=value", help="of the search")
     parser.add_argument("--seeds", type=int, nargs="+", help="(default: 0 to 4; short: 0)")
     parser.add_argument("--output", type=Path, help="JSON file for the result, written after every seed")
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)  # task and overrides without their flags, as before
@@ -154,7 +154,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     if words := vars(options).pop("words"):
         if words[0] not in TASKS:
             parser.error(f"task: {words[0]!r} is not allowed here; allowed: {', '.join(sorted(TASKS))}")
-        options.task, options.overrides = words[0], [*words[1:], *options.overrides]
+        options.task, options.overrides = words[0], [*words[1:], *(options.overrides or ())] or None
     options.seeds = options.seeds or ([0] if options.short else [0, 1, 2, 3, 4])
     return options
 
@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = options_from(arguments)
     logging.getLogger("nni_proxyless").setLevel(logging.INFO)
     torch.set_num_threads(1)
-    overrides = [*(SHORT if options.short else ()), *options.overrides]
+    overrides = [*(SHORT if options.short else ()), *(options.overrides or ())]
     runs: list[dict[str, Any]] = []
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
