@@ -21,8 +21,9 @@ os.environ["NNI_PROXYLESS_QUIET_SECONDS"] = "0"
 EXPERIMENTS = ("test_web_ui", "test_life_cycle", "test_remote", "test_custom_space", "test_experiment")
 # What takes longest begins first, or one process would be alone with it in the end.
 LONG = (
-    "test_dsnas_planted", "test_search", "test_dsnas", "test_proxyless_search", "test_export", "test_updates", "test_spaces", "test_resume",
-    "test_training", "test_torchrun", "test_readme", "test_derive_command", "test_benchmarks", "test_processes",
+    "test_search", "test_export", "test_resume", "test_dsnas_planted", "test_budget", "test_training", "test_exporting",
+    "test_derive_command", "test_spaces", "test_torchrun", "test_readme", "test_proxyless_search", "test_imports", "test_processes",
+    "test_latency_command", "test_benchmarks", "test_hub", "test_dsnas_spaces",
 )  # fmt: skip
 
 
