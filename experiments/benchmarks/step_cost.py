@@ -134,8 +134,8 @@ def measured(searches: Sequence[Search], steps: Sequence[Step], options: argpars
         warmed = [s for s in steps if s.name not in (*NNI_STEPS, "whole batch")]
         # The short form leaves out NNI's slow steps, of which no bar asks but for the time, several times what it may be.
         inspected = [s for s in steps if s.name not in NNI_STEPS] if options.short else list(steps)
-        if not options.short:
-            inspected += [s for s in steps for _ in range(TIMES - 1) if s.name in OFTEN]
+        # What this one keeps depends on the path, also by the floor of the same path.
+        inspected += [s for s in steps for _ in range(TIMES - 1) if s.name == "two-path step"]
         order = [s for s in steps for _ in range(times_in_a_round(s, short=options.short))]
         with bar(len(warmed) + len(inspected) + options.rounds * len(order), "step cost", "step") as done:
             for step in warmed:
@@ -204,7 +204,9 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=12, help="searched layers (default: %(default)s)")
     parser.add_argument("--pixels", type=int, default=64, help="height and width of an image (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=32, help="images (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, help="how often all is timed (default: 3; with --short 1)")
+    parser.add_argument(
+        "--rounds", type=int, help="how often all is timed (default: 3; with --sweep 2, with --short 1)"
+    )
     parser.add_argument("--steps", nargs="+", metavar="NAME", help="only these steps, more closely; no bars then")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: %(default)s)")
@@ -216,7 +218,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--picture", type=Path, help="SVG file for a picture of it")
     options = parser.parse_args(arguments)
     if options.rounds is None:
-        options.rounds = 1 if options.short else 3
+        options.rounds = 1 if options.short else 2 if options.sweep else 3
     known = [*NAMES, CONTIGUOUS]
     if unknown := set(options.steps or ()) - set(known):
         parser.error(f"argument --steps: unknown {sorted(unknown)}; allowed: {', '.join(known)}")

@@ -173,10 +173,8 @@ def nni_step(name: str, search: Search) -> Step:
         trainer.fit_loop.epoch_loop.automatic_optimization.run(trainer.optimizers[0], 1, batch)
 
     def first_path() -> list[Path]:
-        state = torch.get_rng_state()
-        path = module.resample()
-        torch.set_rng_state(state)
-        return [path]
+        with torch.random.fork_rng([search.device] if search.device.type == "cuda" else []):
+            return [module.resample()]
 
     def sampled_path() -> list[Path]:
         return [{layer.label: layer._sampled for layer in search.layers}]
