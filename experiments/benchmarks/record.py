@@ -22,7 +22,12 @@ from nni_proxyless.files import write_text
 from nni_proxyless.latency.timing import device_name
 
 PACKAGES = ("torch", "nni", "pytorch-lightning", "timm", "nni-proxyless")
-PLACES = ("output", "report", "picture", "folder")  # options that say where something lies, which is nobody else's business
+PLACES = (
+    "output",
+    "report",
+    "picture",
+    "folder",
+)  # options that say where something lies, which is nobody else's business
 
 
 def provenance(script: str, options: argparse.Namespace, seconds: float | None = None) -> dict[str, Any]:
@@ -113,9 +118,10 @@ def head(result: dict[str, Any]) -> list[str]:
     """Lines that say where, when and how a result came about."""
     machine = result["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+    threads = "" if result["threads"] is None else f", {result['threads']} thread(s)"
     took = "" if result["seconds"] is None else f"; took {result['seconds'] / 60:.0f} min"
     return [
-        f"{machine['cpu']}, {machine['cores']} cores, {result['threads']} thread(s); {result['date']}; {versions}{took}.",
+        f"{machine['cpu']}, {machine['cores']} cores{threads}; {result['date']}; {versions}{took}.",
         "",
         f"    {result['command']}",
     ]

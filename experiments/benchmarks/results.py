@@ -58,7 +58,9 @@ def lines() -> Iterator[str]:
         path = HERE / section.record
         if path.exists():
             # Deeper headings than this one's.
-            for line in importlib.import_module(section.benchmark).markdown(json.loads(path.read_text(encoding="utf-8"))):
+            for line in importlib.import_module(section.benchmark).markdown(
+                json.loads(path.read_text(encoding="utf-8"))
+            ):
                 yield f"##{line}" if line.startswith("#") else line
         else:
             yield f"Not recorded yet: `python experiments/benchmarks/{section.benchmark}.py`."

@@ -1,0 +1,16 @@
+"""RESULTS.md says what the records say."""
+
+from __future__ import annotations
+
+import results
+
+
+def test_results_are_those_of_the_records():
+    """Written anew they are the same: no figure was changed by hand, none is of an older record."""
+    assert (results.HERE / "RESULTS.md").read_text(encoding="utf-8").splitlines() == list(results.lines())
+
+
+def test_every_picture_of_a_record_is_there():
+    for section in results.SECTIONS:
+        if section.picture and (results.HERE / section.record).exists():
+            assert (results.DOCS / section.picture).exists(), section
