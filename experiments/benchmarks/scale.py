@@ -32,7 +32,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -171,10 +171,13 @@ def run(strategy: str, processes: int, options: argparse.Namespace, plain: Plain
             search = psutil.Popen(
                 [sys.executable, "-m", "nni_proxyless", "search", *words], env=environment, stdout=subprocess.DEVNULL, stderr=log
             )  # fmt: skip
+            helpers: set[psutil.Process] = set()
             try:
-                halts = halted_now_and_then(search, processes, folder, stage, options, plain, done)
+                halts = halted_now_and_then(search, helpers, processes, folder, stage, options, plain, done)
+                left = left_over(helpers)
             finally:
-                for process in (*search.children(recursive=True), search) if search.is_running() else ():
+                helpers |= set(search.children(recursive=True)) if is_alive(search) else set()
+                for process in filter(is_alive, (*helpers, search)):
                     process.kill()
         seconds = time.perf_counter() - began
         if search.returncode:
@@ -185,12 +188,12 @@ def run(strategy: str, processes: int, options: argparse.Namespace, plain: Plain
         notes = read_notes(folder)
     per_epoch = len(next(iter(notes.values()))) // (epochs + (CHILD if strategy == "dsnas" else 0))
     searched = {pid: rows[: per_epoch * epochs] for pid, rows in notes.items()}
-    alive = [pid for pid in searched if psutil.pid_exists(pid)]
     starts = [row[0] for row in next(iter(searched.values()))]  # all processes wait for each other in every step
     ratios = ratios_of_turns(starts, halts, per_epoch, WARMUP * per_epoch)
     return {
         "strategy": strategy, "processes": processes, "seconds": round(seconds, 1), "steps_per_epoch": per_epoch,
-        "steps": [len(rows) for rows in notes.values()], "ended_well": finished and not alive and len(notes) == processes,
+        "steps": [len(rows) for rows in notes.values()], "left_a_net": finished,
+        "processes_that_trained": len(notes), "processes_left_over": left,
         "resident_mib": [[round(row[1], 1) for row in rows] for rows in searched.values()],
         "peak_mib": [round(rows[-1][2], 1) for rows in notes.values()],
         "growth": [growth([row[1] for row in rows]) for rows in searched.values()],
@@ -201,6 +204,7 @@ def run(strategy: str, processes: int, options: argparse.Namespace, plain: Plain
 
 def halted_now_and_then(
     search: psutil.Popen,
+    helpers: set[psutil.Process],
     processes: int,
     folder: Path,
     stage: range,
@@ -208,7 +212,10 @@ def halted_now_and_then(
     plain: Plain,
     done: Any,
 ) -> list[Halt]:
-    """Wait for the end of a search; while all its processes are in ``stage``, halt it every few steps to train plainly."""
+    """Wait for the end of a search; while all its processes are in ``stage``, halt it every few steps to train plainly.
+
+    ``helpers`` gets the processes that the search has started.
+    """
     halts: list[Halt] = []
     seen, last = 0, -options.turn
     while search.poll() is None:
@@ -220,7 +227,8 @@ def halted_now_and_then(
         if least - 1 not in stage or least < last + options.turn:
             continue
         last = least
-        halted = [search, *search.children(recursive=True)]
+        helpers |= set(search.children(recursive=True))
+        halted = [search, *helpers]
         for process in halted:
             process.suspend()
         began = time.perf_counter()
@@ -230,6 +238,22 @@ def halted_now_and_then(
         for process in reversed(halted):
             process.resume()
     return halts
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it still runs; one that has ended and that nobody has asked how does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def left_over(helpers: Iterable[psutil.Process]) -> int:
+    """How many of them live on a minute after the search has ended."""
+    end = time.monotonic() + 60
+    while (alive := sum(map(is_alive, helpers))) and time.monotonic() < end:
+        time.sleep(0.2)
+    return alive
 
 
 def read_notes(folder: Path) -> dict[int, list[list[float]]]:
@@ -283,8 +307,11 @@ def bars(runs: Sequence[dict[str, Any]], form: str) -> list[dict[str, Any]]:
         found.append(
             record.bar(f"{name}: growth of memory", worst["share"], at_most=GROWTH[form], noise=worst["noise"])
         )
-        same = r["ended_well"] and len(set(r["steps"])) == 1
-        found.append(record.bar(f"{name}: searched to the end, equal steps", float(same), at_least=1))
+        well = r["left_a_net"] and r["processes_that_trained"] == r["processes"] and not r["processes_left_over"]
+        same = well and len(set(r["steps"])) == 1
+        found.append(
+            record.bar(f"{name}: searched to the end, equal steps, no process left over", float(same), at_least=1)
+        )
         if r["processes"] == 1:
             value, noise = mean_and_noise(r["ratios"])
             found.append(

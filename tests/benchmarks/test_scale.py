@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 
+import psutil
 import pytest
+import record
 import scale
 from scale import Halt
 
@@ -37,23 +40,43 @@ def test_steps_between_two_halts_are_set_against_the_plain_steps_of_both():
 
 def test_bars_judge_the_process_that_grows_most_and_one_that_stopped_early():
     run = {
-        "strategy": "dsnas", "processes": 1, "ratios": [1.0, 1.2], "steps": [60], "ended_well": True,
+        "strategy": "dsnas", "processes": 1, "ratios": [1.0, 1.2], "steps": [60], "left_a_net": True,
+        "processes_that_trained": 1, "processes_left_over": 0,
         "growth": [{"share": 0.001, "noise": 0.0}],
     }  # fmt: skip
     two = run | {
         "processes": 2,
+        "processes_that_trained": 2,
         "steps": [60, 59],
         "growth": [{"share": 0.0, "noise": 0.0}, {"share": 0.03, "noise": 0.01}],
     }
     verdicts = {b["bar"]: b["verdict"] for b in scale.bars([run, two], "long")}
     assert verdicts == {
         "dsnas, 1 process: growth of memory": "met",
-        "dsnas, 1 process: searched to the end, equal steps": "met",
+        "dsnas, 1 process: searched to the end, equal steps, no process left over": "met",
         "dsnas, 1 process: time of a step by a plain one": "met",
         "dsnas, 2 processes: growth of memory": "missed",
-        "dsnas, 2 processes: searched to the end, equal steps": "missed",
+        "dsnas, 2 processes: searched to the end, equal steps, no process left over": "missed",
     }
-    assert "missed" not in {b["verdict"] for b in scale.bars([two | {"steps": [60, 60]}], "short")}
+    two["steps"] = [60, 60]
+    assert "missed" not in {b["verdict"] for b in scale.bars([two], "short")}
+    for wrong in ({"left_a_net": False}, {"processes_that_trained": 1}, {"processes_left_over": 1}):
+        assert len(record.missed(scale.bars([two | wrong], "short"))) == 1
+
+
+def test_a_process_that_lives_on_is_found(monkeypatch):
+    ended, lives = (psutil.Popen([sys.executable, "-c", f"import time; time.sleep({s})"]) for s in (0, 60))
+    clock = iter(range(0, 1000, 25))
+    monkeypatch.setattr(scale.time, "monotonic", lambda: next(clock))
+    try:
+        while scale.is_alive(ended):  # in the end it is a zombie: nobody waits for it
+            pass
+        assert scale.left_over([ended]) == 0
+        assert scale.left_over([ended, lives]) == 1
+    finally:
+        lives.kill()
+        lives.wait()
+        ended.wait()
 
 
 def test_images_note_the_beginning_of_every_batch(tmp_path, monkeypatch):
