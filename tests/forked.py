@@ -26,12 +26,18 @@ def fork(function: Callable[..., Any], *arguments: Any, cwd: Path, said: Path, *
     """Start ``function(*arguments)`` in the folder ``cwd``; what it prints goes to the file ``said``, what it returns is the exit code."""
     given = {**os.environ, "PYTHONWARNINGS": "", "OMP_NUM_THREADS": "1", **environment}
     said.touch()
-    process = processes.Process(target=_run, args=(function, arguments, str(cwd), str(said), given))
+    process = processes.Process(
+        target=_run, args=(function, arguments, str(cwd), str(said), given, multiprocessing.get_start_method())
+    )
     process.start()
     return process
 
 
-def _run(function: Callable[..., Any], arguments: tuple, cwd: str, said: str, environment: dict[str, str]) -> None:
+def _run(
+    function: Callable[..., Any], arguments: tuple, cwd: str, said: str, environment: dict[str, str], method: str
+) -> None:
+    # Else its own processes would come from another server, and those of a loader would outlive it when it is killed.
+    multiprocessing.set_start_method(method, force=True)
     os.setsid()  # as the fixture ``command`` does, and for its reason
     signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell inherit that it is ignored
     file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
