@@ -45,11 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"nni-proxyless: {error}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, SystemExit) as error:
-        # Lightning makes an exit with code 1 of an interrupt.
+        # Lightning makes an exit with code 1 of an interrupt, and of SIGTERM one with code 0, which would pass for a search that is done.
+        if type(error).__name__ == "SIGTERMException":
+            print("nni-proxyless: terminated", file=sys.stderr)
+            return _end_by(signal.SIGTERM)
         if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
             raise
         print("nni-proxyless: interrupted", file=sys.stderr)
-        return _end_by_interrupt()
+        return _end_by(signal.SIGINT)
     except Exception as error:
         if (reason := in_words(error)) is None:
             raise
@@ -57,14 +60,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _end_by_interrupt() -> int:
+def _end_by(number: signal.Signals) -> int:
     """End by the signal itself, so that whoever started this knows: NNI takes any exit code for a failed trial, and a trial
     that has ended by a signal for one that its assessor or its user has stopped."""
     sys.stdout.flush()
     sys.stderr.flush()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    os.kill(os.getpid(), signal.SIGINT)
-    return 130  # where signals are no more than exit codes
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    return 128 + number  # where signals are no more than exit codes
 
 
 def _parser() -> argparse.ArgumentParser:

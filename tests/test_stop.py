@@ -1,4 +1,4 @@
-"""A command that is interrupted ends by the signal, which NNI tells from a failure."""
+"""A command that is interrupted or terminated ends by the signal, which NNI tells from a failure, and a scheduler from success."""
 
 from __future__ import annotations
 
@@ -16,8 +16,16 @@ from .forked import fork
 from .test_search import TINY
 
 
-@pytest.mark.parametrize("what", ["search", "train"])
-def test_an_interrupted_command_ends_by_the_signal(tmp_path, pytestconfig, what):
+@pytest.mark.parametrize(
+    ("what", "number", "last_words"),
+    [
+        ("search", signal.SIGINT, "\nnni-proxyless: interrupted\n"),
+        ("search", signal.SIGTERM, "\nnni-proxyless: terminated\n"),
+        ("train", signal.SIGINT, "\nnni-proxyless: interrupted\n"),
+    ],
+    ids=["search interrupted", "search terminated", "training interrupted"],
+)
+def test_a_stopped_command_ends_by_the_signal(tmp_path, pytestconfig, what, number, last_words):
     (tmp_path / "search.yml").write_text(TINY)
     net = pytestconfig.rootpath / "experiments" / "digits_architecture.json"
     words = {
@@ -29,13 +37,13 @@ def test_an_interrupted_command_ends_by_the_signal(tmp_path, pytestconfig, what)
     while "epoch 1/500" not in said.read_text():
         assert command.exitcode is None, said.read_text()
         time.sleep(0.01)
-    os.kill(command.pid, signal.SIGINT)
+    os.kill(command.pid, number)
     while command.exitcode is None and "epoch 20/500" not in said.read_text():
         time.sleep(0.01)
     command.kill()
     command.join()
-    assert command.exitcode == -signal.SIGINT, said.read_text()
-    assert said.read_text().endswith("\nnni-proxyless: interrupted\n")
+    assert command.exitcode == -number, said.read_text()
+    assert said.read_text().endswith(last_words)
 
 
 def test_a_wake_up_that_an_interrupt_has_lost_does_not_delay_the_end(tmp_path):
