@@ -51,7 +51,7 @@ TASKS = {
         "strategy.warmup_epochs=1", "strategy.search_epochs=3", "training.epochs=24",
     ],
 }  # fmt: skip
-SHORT = ["strategy.warmup_epochs=1", "strategy.search_epochs=3", "training.epochs=8"]
+SHORT = ["strategy.warmup_epochs=1", "strategy.search_epochs=2", "training.epochs=5"]
 
 
 def from_scratch(config: SearchConfig, architecture: Architecture) -> float:
@@ -136,8 +136,9 @@ def markdown(result: dict[str, Any]) -> list[str]:
         "",
         *record.table(("seed", "deployed", "from scratch", "difference", "M MACs (target)"), [*rows, ("mean", *means, f"{mean:+.4f}", "")]),
         "",
-        f"{result['task']}: difference {mean:+.4f}, standard error {error:.4f} over {len(runs)} seed(s). The noise of the bar is twice "
-        "that. Both networks had as many epochs; the search has spent its first ones on all candidates.",
+        f"{result['task']}: difference {mean:+.4f}, "
+        + (f"standard error {error:.4f} over {len(runs)} seeds; the noise of the bar is twice that. " if len(runs) > 1 else "one seed. ")
+        + "Both networks had as many epochs; the search has spent its first ones on all candidates.",
     ]  # fmt: skip
     return [*lines, "", *record.bars_table(result["bars"])] if result["bars"] else lines
 
