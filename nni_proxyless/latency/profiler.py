@@ -129,7 +129,7 @@ class LatencyProfiler(ExpressionProfiler):
         """Expected cost of a network whose choices are drawn independently.
 
         For a sum it is exact: F_0 + sum over labels of sum_c p_c F_c (ProxylessNAS eq. 5, 6). For a maximum it would take
-        all networks, 7^17 x 6^4 of the paper's; instead it is the largest expected cost of one label, max(F_0, max over
+        all networks, 7^15 x 6^6 of the paper's; instead it is the largest expected cost of one label, max(F_0, max over
         labels of sum_c p_c F_c). That is a lower bound, E max >= max E (Jensen), which is met when every choice is decided.
 
         Parameters
