@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -42,7 +43,10 @@ def run(name: str, folder: Path) -> dict[str, Any]:
     output.unlink(missing_ok=True)
     words = [sys.executable, str(HERE / f"{name}.py"), "--short", "--output", str(output)]
     if name == "quality":
-        words += ["--folder", str(folder / "quality")]
+        with socket.socket() as any_free:  # somebody's web UI may have the usual one
+            any_free.bind(("127.0.0.1", 0))
+            port = any_free.getsockname()[1]
+        words += ["--folder", str(folder / "quality"), "--port", str(port)]
     began = time.monotonic()
     with log.open("w", encoding="utf-8") as file:
         code = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, check=False, env=environment()).returncode

@@ -104,7 +104,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
     ]
 
 
-def bars_table(bars: Iterable[dict[str, Any]]) -> list[str]:
+def bars_table(bars: Sequence[dict[str, Any]]) -> list[str]:
+    if not bars:
+        return []
     return table(
         ("bar", "measured", "allowed", "noise", ""),
         [

@@ -26,7 +26,7 @@ ALSO_CONTIGUOUS = {
     "floor again", "two-path step", "DSNAS batch", "NNI Proxyless batch", "NNI GumbelDARTS batch", "NNI DARTS batch", "NNI RandomOneShot batch"
 }  # fmt: skip
 BARS = [
-    "floor again, furthest from 1", "weight step, time", "weight step, saved activations", "two-path step, time",
+    "weight step, time", "weight step, saved activations", "two-path step, time",
     "two-path step, saved activations", "whole batch, one update in 5, time",
     "DSNAS batch, time", "DSNAS batch, saved activations", "DSNAS batch, gradient reward, time",
     "DSNAS batch, gradient reward, saved activations",
