@@ -181,11 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         entries.append(beside_exhaustion(options, done))
     seconds = time.perf_counter() - began
     result = record.provenance(__file__, options, seconds) | {"entries": entries, "bars": bars(entries)}
-    record.write(result, options.output)
-    print("\n".join(markdown(result)))
-    if missed := record.missed(result["bars"]):
-        print("budget: missed: " + "; ".join(missed), file=sys.stderr)
-    return 1 if missed else 0
+    return record.finish(result, options, markdown)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
-import logging
 import math
 import statistics
 import sys
@@ -54,7 +53,7 @@ from known_networks import (
 from nni.nas.evaluator.pytorch import DataLoader, Lightning, LightningModule
 from nni_proxyless.strategies import DSNAS, ProxylessNAS
 from nni_proxyless.strategies.peers import Proxyless
-from rewards import LAYERS, SPACE_EPS, EndAfter, StillWeights, Way, planted_task, trainer
+from rewards import LAYERS, SPACE_EPS, EndAfter, StillWeights, Way, planted_task, silence, trainer
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Subset
@@ -388,11 +387,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = options_from(arguments)
-    for name in ("pytorch_lightning", "lightning", "nni", "nni_proxyless"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    # These two set a level of their own, and warn of what is meant here: no validation data.
-    for name in ("pytorch_lightning.utilities.rank_zero", "nni.nas.evaluator.pytorch.lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    silence()
     torch.set_num_threads(1)
     began = time.perf_counter()
 
@@ -427,13 +422,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "truth": truth, "judging_images": len(images()[1]),
         "searches": judged(searches, truth), "chance": [chance(truth, share, draws) for share in TARGETS],
     }  # fmt: skip
-    record.write(result, options.output)
-    if options.picture:
-        picture(result, options.picture)
-    print("\n".join(markdown(result)))
-    for sentence in (lost := record.missed(result["bars"])):
-        print(f"known_answer.py: bar missed: {sentence}", file=sys.stderr)
-    return 1 if lost else 0
+    return record.finish(result, options, markdown, picture)
 
 
 if __name__ == "__main__":

@@ -154,7 +154,6 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = options_from(arguments)
-    drawn: Path | None = vars(options).pop("picture")  # where it lies is nobody else's business
     space = ["--space", *options.space, "--resolution", options.resolution, "--channels", options.channels]
     runs: list[dict[str, Any]] = []
     began = time.perf_counter()
@@ -171,12 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     "bars": bars(runs, short=options.short),
                 }
                 record.write(result, options.output)
-    if drawn:
-        picture(result, drawn)
-    print("\n".join(markdown(result)))
-    if missed := record.missed(result["bars"]):
-        print("latency_truth: missed: " + "; ".join(missed), file=sys.stderr)
-    return 1 if missed else 0
+    return record.finish(result, options, markdown, picture)
 
 
 if __name__ == "__main__":

@@ -177,10 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "bars": bars(runs, short=options.short),
             }
             record.write(result, options.output)
-    print("\n".join(markdown(result)))
-    if missed := record.missed(result["bars"]):
-        print("no_retraining: missed: " + "; ".join(missed), file=sys.stderr)
-    return 1 if missed else 0
+    return record.finish(result, options, markdown)
 
 
 if __name__ == "__main__":

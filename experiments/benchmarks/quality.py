@@ -294,10 +294,7 @@ def main(arguments: list[str] | None = None) -> None:
         "targets": json.loads((folder / "targets.json").read_text(encoding="utf-8")),
         "cells": cells, "compared": compared(cells),
     }  # fmt: skip
-    record.write(result, options.output)
-    if options.picture:
-        picture(result, options.picture)
-    print("\n".join(markdown(result)))
+    record.finish(result, options, markdown, picture)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ import argparse
 import copy
 import functools
 import itertools
-import logging
 import math
 import random
 import statistics
@@ -44,7 +43,7 @@ from nni_proxyless.search_spaces import MobileNetV2Space
 from nni_proxyless.strategies import DSNAS, ProxylessNAS
 from nni_proxyless.strategies.peers import RandomOneShot
 from pytorch_lightning import Callback
-from rewards import EndAfter, trainer
+from rewards import EndAfter, silence, trainer
 from scipy import stats
 from timm.optim import create_optimizer_v2
 from torch.nn.functional import cross_entropy
@@ -380,11 +379,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = options_from(arguments)
-    for name in ("pytorch_lightning", "lightning", "nni", "nni_proxyless"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    # These two set a level of their own, and warn of what is meant here: no validation data.
-    for name in ("pytorch_lightning.utilities.rank_zero", "nni.nas.evaluator.pytorch.lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    silence()
     torch.set_num_threads(1)
     began = time.perf_counter()
     sizes = SHORT if options.short else Sizes()
@@ -415,11 +410,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     variances = [statistics.variance(network["final"]) for network in networks]
     result["noise"] = math.sqrt(statistics.mean(variances) / options.trainings)
     result = {**record.provenance(__file__, options, time.perf_counter() - began), **result}
-    record.write(result, options.output)
-    if options.picture:
-        picture(result, options.picture)
-    print("\n".join(markdown(result)))
-    return 0
+    return record.finish(result, options, markdown, picture)
 
 
 if __name__ == "__main__":

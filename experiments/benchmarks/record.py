@@ -10,7 +10,8 @@ import json
 import os
 import platform
 import shlex
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -133,3 +134,18 @@ def write(result: dict[str, Any], path: Path | None) -> None:
     """As JSON; nothing where no file is wanted. A file is there whole or not at all."""
     if path is not None:
         write_text(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+
+
+def finish(
+    result: dict[str, Any], options: argparse.Namespace, markdown: Callable[[dict[str, Any]], Iterable[str]],
+    picture: Callable[[dict[str, Any], Path], None] | None = None,
+) -> int:  # fmt: skip
+    """Write, draw and print a result as its options say; the exit code is 1 where a bar is missed, which stderr then names."""
+    write(result, options.output)
+    if picture is not None and options.picture is not None:
+        picture(result, options.picture)
+    print("\n".join(markdown(result)))
+    lost = missed(result["bars"])
+    for sentence in lost:
+        print(f"missed: {sentence}", file=sys.stderr)
+    return 1 if lost else 0

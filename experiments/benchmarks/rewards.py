@@ -503,6 +503,15 @@ def markdown(result: dict[str, Any]) -> list[str]:
     return [*lines, "", *record.bars_table(result["bars"])] if result["bars"] else lines
 
 
+def silence() -> None:
+    """Hear errors alone of what runs many small fits."""
+    for name in ("pytorch_lightning", "lightning", "nni", "nni_proxyless"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # These two set a level of their own, and warn of what is meant here: no validation data.
+    for name in ("pytorch_lightning.utilities.rank_zero", "nni.nas.evaluator.pytorch.lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
 def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seeds", type=int, help="of the planted candidates (default: 20; short: 2)")
@@ -518,11 +527,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = options_from(arguments)
-    for name in ("pytorch_lightning", "lightning", "nni", "nni_proxyless"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    # These two set a level of their own, and warn of what is meant here: no validation data.
-    for name in ("pytorch_lightning.utilities.rank_zero", "nni.nas.evaluator.pytorch.lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    silence()
     torch.set_num_threads(1)
     sizes = QUICK if options.quick else SHORT if options.short else Sizes()
     ways = [way for way in WAYS if way.reward == "loss" or not options.short]
@@ -535,11 +540,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = record.provenance(__file__, options, time.perf_counter() - began) | found
     result["settings"] |= {"arc_learning_rate": ARC_LEARNING_RATE, **sizes._asdict()}
     result["bars"] = bars(result)
-    record.write(result, options.output)
-    print("\n".join(markdown(result)))
-    if missed := record.missed(result["bars"]):
-        print("rewards: missed: " + "; ".join(missed), file=sys.stderr)
-    return 1 if missed else 0
+    return record.finish(result, options, markdown)
 
 
 if __name__ == "__main__":

@@ -421,7 +421,6 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = options_from(arguments)
-    drawn: Path | None = vars(options).pop("picture")  # where it lies is nobody else's business
     torch.set_num_threads(1)
     began = time.perf_counter()
     plain = Plain(options.batch, options.seed)
@@ -439,13 +438,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "runs": runs,
         "bars": bars(runs, "short" if options.short else "long"),
     }
-    record.write(result, options.output)
-    if drawn:
-        picture(result, drawn)
-    print("\n".join(markdown(result)))
-    if missed := record.missed(result["bars"]):
-        print("scale: missed: " + "; ".join(missed), file=sys.stderr)
-    return 1 if missed else 0
+    return record.finish(result, options, markdown, picture)
 
 
 if __name__ == "__main__":

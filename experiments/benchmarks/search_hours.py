@@ -287,21 +287,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     for name in ("file", "items", "batches", "images", "classes"):
         delattr(options, name)
-    drawn: Path | None = vars(options).pop("picture")  # where it lies is nobody else's business
     for name in ("pytorch_lightning", "lightning", "nni"):
         logging.getLogger(name).setLevel(logging.ERROR)
     torch.set_num_threads(options.threads)
     random.seed(options.seed)
     result = measured(options)
     result = {**record.provenance(__file__, options, time.perf_counter() - began), "bars": bars(result), **result}
-    record.write(result, options.output)
-    if drawn:
-        picture(result, drawn)
-    print("\n".join(markdown(result)))
-    missed = record.missed(result["bars"])
-    for sentence in missed:
-        print(f"missed: {sentence}", file=sys.stderr)
-    return 1 if missed else 0
+    return record.finish(result, options, markdown, picture)
 
 
 if __name__ == "__main__":

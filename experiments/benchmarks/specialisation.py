@@ -473,13 +473,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else bars(found)  # after three epochs on one seed nets differ by chance or not at all
         }
     )
-    record.write(result, options.output)
-    if options.picture:
-        picture(result, options.picture)
-    print("\n".join(markdown(result)))
-    if missed := record.missed(result["bars"]):
-        print("specialisation: missed: " + "; ".join(missed), file=sys.stderr)
-    return 1 if missed else 0
+    return record.finish(result, options, markdown, picture)
 
 
 if __name__ == "__main__":

@@ -227,7 +227,6 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = options_from(arguments)
-    drawn: Path | None = vars(options).pop("picture")  # where it lies is nobody else's business
     began = time.perf_counter()
     for name in ("pytorch_lightning", "lightning", "nni"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -256,14 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "entries": entries + ([] if options.steps else from_pieces(entries)),
         "memory": in_memory,
     }
-    record.write(result, options.output)
-    if drawn:
-        picture(result, drawn)
-    print("\n".join(markdown(result)))
-    missed = record.missed(result["bars"])
-    for sentence in missed:
-        print(f"missed: {sentence}", file=sys.stderr)
-    return 1 if missed else 0
+    return record.finish(result, options, markdown, picture)
 
 
 if __name__ == "__main__":
