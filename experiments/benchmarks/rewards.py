@@ -19,8 +19,6 @@ C. *Digits.* In a supernet that has been trained for a while, does a candidate's
 from __future__ import annotations
 
 import argparse
-import copy
-import logging
 import math
 import statistics
 import sys
@@ -36,23 +34,30 @@ warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec")
 
 import record
 import torch
-from nni.nas.evaluator.pytorch import DataLoader, Lightning, LightningModule, Trainer
-from nni.nas.nn.pytorch import LayerChoice, ModelSpace
+from nni.nas.evaluator.pytorch import DataLoader, Lightning
+from nni.nas.nn.pytorch import LayerChoice
 from nni_proxyless.search_spaces import MobileNetV2Space
 from nni_proxyless.strategies import DSNAS
 from nni_proxyless.strategies.gate import Gate, batch_norm_statistics_kept, route_gate_gradients
-from pytorch_lightning import Callback
+from planted import (
+    LAYERS,
+    SPACE_EPS,
+    EndAfter,
+    StillWeights,
+    Way,
+    planted_task,
+    silence,
+    trainer,
+)
+from rewards_report import ARC_LEARNING_RATE, EPS, bars, markdown
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import Subset, TensorDataset
+from torch.utils.data import Subset
 
 from nni_proxyless.accuracy import as_channels_last
 from nni_proxyless.data import digits, loader, split
 from nni_proxyless.evaluator import ImageClassification
 from nni_proxyless.progress import bar
-
-EPS = (1e-5, 1e-3, 1e-2)  # torch's default, the search space's, DSNAS's own code's in its search
-SPACE_EPS = 1e-3
 
 
 class Sizes(NamedTuple):
@@ -69,16 +74,6 @@ class Sizes(NamedTuple):
 
 QUICK = Sizes(draws=5, images=32, epochs=1, pretraining=1, digits=32, paths=26)
 SHORT = QUICK._replace(draws=20, images=512, epochs=20)
-
-LARGER, FOUND = (
-    300.0,
-    0.95,
-)  # bars: of the reward from eps 1e-5 to 1e-2, which are a factor of 1000; of the choices, by the loss
-
-# B: a chain small enough for hundreds of searches
-CHANNELS, PIXELS, LAYERS, CANDIDATES, CLASSES = 6, 6, 4, 4, 10
-ARC_LEARNING_RATE = 0.03
-SHARPNESS = 3.0  # standard deviation of the logits of the network of the planted candidates
 
 
 # -- A: the size of the gradient reward ----------------------------------------------------------------------------------
@@ -127,122 +122,11 @@ def sizes_of_reward(draws: int) -> list[dict[str, Any]]:
 # -- B: planted candidates -----------------------------------------------------------------------------------------------
 
 
-class Way(NamedTuple):
-    """One way to reward: which reward, the eps of all batch norms, and where the gate stands."""
-
-    name: str
-    reward: str
-    eps: float
-    on_branch: bool = False
-
-
 WAYS = [
     *(Way(f"gradient, eps {eps:g}", "gradient", eps) for eps in EPS),
     Way(f"gradient on the branch, eps {SPACE_EPS:g}", "gradient", SPACE_EPS, on_branch=True),
     Way(f"loss, eps {SPACE_EPS:g}", "loss", SPACE_EPS),
 ]
-
-
-class Branch(nn.Module):
-    """Convolution, batch norm, ReLU; with its input added, if it is a residual block."""
-
-    def __init__(self, eps: float, *, residual: bool):
-        super().__init__()
-        self.conv = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(CHANNELS, eps=eps)
-        self.residual = residual
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = torch.relu(self.norm(self.conv(x)))
-        return x + y if self.residual else y
-
-
-class Chosen(nn.Module):
-    """A choice among branches; its input is added behind the gate, so that the gate measures the branch alone."""
-
-    def __init__(self, choice: LayerChoice, *, add_input: bool):
-        super().__init__()
-        self.choice, self.add_input = choice, add_input
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.choice(x)
-        return x + y if self.add_input else y
-
-
-class Chain(ModelSpace):
-    """Four choices between a stem and a head. Where the residual is added changes no number that the network computes."""
-
-    def __init__(self, way: Way, *, residual: bool):
-        super().__init__()
-        inside = residual and not way.on_branch
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, CHANNELS, 3, padding=1, bias=False), nn.BatchNorm2d(CHANNELS, eps=way.eps)
-        )
-        layers = []
-        for i in range(LAYERS):
-            candidates: list[nn.Module] = [Branch(way.eps, residual=inside) for _ in range(CANDIDATES)]
-            layers.append(Chosen(LayerChoice(candidates, label=f"layer{i}"), add_input=residual and way.on_branch))
-        self.layers = nn.Sequential(*layers)
-        self.head = nn.Sequential(
-            nn.Conv2d(CHANNELS, 16, 1, bias=False), nn.BatchNorm2d(16, eps=way.eps), nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, CLASSES),
-        )  # fmt: skip
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.layers(self.stem(x)))
-
-
-class StillWeights(LightningModule):
-    """Cross entropy; an optimizer is there, since a search has one, and does nothing."""
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        return cross_entropy(self.model(batch[0]), batch[1])
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.model.parameters(), lr=0.0)
-
-
-class EndAfter(Callback):
-    """Ends a fit after so many epochs, before the stage of a search that nobody asks for here."""
-
-    def __init__(self, epochs: int):
-        self.epochs = epochs
-
-    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
-        trainer.should_stop |= trainer.current_epoch + 1 == self.epochs
-
-
-def trainer(epochs: int, *callbacks: Callback) -> Any:
-    return Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=list(callbacks),
-    )  # fmt: skip
-
-
-def planted_task(way: Way, *, residual: bool, seed: int, images: int) -> tuple[Chain, dict[str, int], TensorDataset]:
-    """A chain, which candidates are planted in it, and images with the labels that the network of these gives them."""
-    torch.manual_seed(seed)
-    space = Chain(way, residual=residual)
-    planted = {f"layer{i}": int(torch.randint(CANDIDATES, ())) for i in range(LAYERS)}
-    with torch.no_grad():
-        for i, best in enumerate(planted.values()):
-            layer: Any = space.layers[i]
-            for j in range(CANDIDATES):
-                if j != best:  # not quite another function, or the choice would be too easy
-                    weight = layer.choice[j].conv.weight
-                    weight.copy_(math.sqrt(0.5) * (weight + layer.choice[best].conv.weight))
-        x = torch.randn(images, 3, PIXELS, PIXELS)
-        network = copy.deepcopy(space).freeze(planted).train()
-        # Logits of one size and mean for every class, in the supernet too: else one class would have most of the images.
-        logits = network(x)
-        classifier: Any = space.head[-1]
-        scale = logits.std(0) / SHARPNESS
-        classifier.weight.div_(scale[:, None])
-        classifier.bias.sub_(logits.mean(0)).div_(scale)
-        labels = ((logits - logits.mean(0)) / scale).argmax(1)
-    for p in space.parameters():
-        p.requires_grad_(False)  # spares their half of backward; logits have their gradients all the same
-    return space, planted, TensorDataset(x, labels)
 
 
 def found_by(way: Way, *, residual: bool, seed: int, sizes: Sizes) -> int:
@@ -418,98 +302,6 @@ def rewards_on_digits(eps: float, sizes: Sizes) -> dict[str, Any]:
         "eps": eps, "mean_loss": float(drawn.loss.mean()), "std_of_one_loss": float(drawn.loss.std()), "choices": choices,
         "seconds": round(time.perf_counter() - began, 1),
     }  # fmt: skip
-
-
-# -- the report ----------------------------------------------------------------------------------------------------------
-
-
-def bars(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Of the tiny sizes none: they measure nothing."""
-    if result["settings"]["quick"]:
-        return []
-    grown = next(r for r in result["size"] if not r["skip_connection_behind"] and r["eps"] == EPS[-1])
-    name = f"gradient reward where nothing is added, eps {EPS[-1]:g} by {EPS[0]:g}"
-    found = [record.bar(name, grown["ratio_to_smallest_eps"], at_least=LARGER)]
-    for row in result["planted"]:
-        if row["reward"] == "loss":
-            name = f"loss as reward, {'x + branch' if row['residual'] else 'branch'}: choices right"
-            one = 1 / (LAYERS * len(row["found"]))  # choice of one seed
-            found.append(record.bar(name, row["share_of_choices"], at_least=FOUND, noise=one))
-    return found
-
-
-def markdown(result: dict[str, Any]) -> list[str]:
-    """Lines of the result as a person reads it."""
-    settings = result["settings"]
-    steps = settings["epochs"] * -(-settings["images"] // settings["batch"])
-    lines = [
-        *record.head(result),
-        "",
-        "# A. Size of the gradient reward",
-        "",
-        f"y goes through a convolution, batch norm, ReLU and a classifier; mean |r| over {settings['draws']} draws, float64. "
-        "*Share*: mean |r| by mean sum |dL/dy · y|, which is 1 if nothing cancels.",
-        "",
-        "| what y feeds | eps | mean abs r | by eps 1e-05 | share |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {'y + x, then conv, norm' if row['skip_connection_behind'] else 'conv, norm'} | {row['eps']:g} | "
-        f"{row['mean_abs_reward']:.2e} | {row['ratio_to_smallest_eps']:.3g} | {row['relative_to_terms']:.2e} |"
-        for row in result["size"]
-    ]
-    lines += [
-        "",
-        "# B. Planted candidates",
-        "",
-        f"{LAYERS} choices of {CANDIDATES} candidates, weights still, {steps} steps of {settings['batch']} images at "
-        f"arc_learning_rate {ARC_LEARNING_RATE:g}, {settings['seeds']} seeds. By chance: {1 / CANDIDATES:.2f} of the choices.",
-        "",
-        "| block | reward | seeds with all choices right | choices right |",
-        "|---|---|---|---|",
-    ]
-    lines += [
-        f"| {'x + branch' if row['residual'] else 'branch'} | {row['way']} | {row['seeds_with_all']} of {len(row['found'])} | "
-        f"{row['share_of_choices']:.2f} |"
-        for row in result["planted"]
-    ]
-    lines += [
-        "",
-        "# C. A supernet on the digits",
-        "",
-        f"MobileNetV2 space `small`, pretrained for {settings['pretraining']} epochs; then {settings['paths']} random paths, one "
-        "batch each, weights still. Per choice, over its candidates: *r with Q*, Pearson's correlation of the mean gradient "
-        "reward with the mean loss Q of the networks that contain the candidate. r is a cost, so a good reward has 1. *Q with "
-        "Q*: of Q between the two halves of the paths, which is what the noise of as many paths allows, and what the loss "
-        "reward learns from; *r with r*: the same of r. *Share*: mean |r| by mean sum |dL/dy · y|.",
-    ]
-    for measured in result["digits"]:
-        lines += [
-            "",
-            f"eps {measured['eps']:g}; loss {measured['mean_loss']:.3f}, standard deviation {measured['std_of_one_loss']:.3f}:",
-            "",
-            "| choice | r with Q | Q with Q | r with r | spread of Q | spread of r | noise of one r | share |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
-        names = ("reward_with_loss", "loss_between_halves", "reward_between_halves")
-        for c in measured["choices"]:
-            correlations = " | ".join(f"{c[name]:+.2f}" for name in names)
-            lines.append(
-                f"| {c['label']} | {correlations} | {c['spread_of_mean_loss']:.3f} | {c['spread_of_mean_reward']:.1e} | "
-                f"{c['std_of_one_reward']:.1e} | {c['reward_relative_to_terms']:.1e} |"
-            )
-        means = " | ".join(f"{statistics.mean(c[name] for c in measured['choices']):+.2f}" for name in names)
-        lines.append(f"| mean | {means} | | | | |")
-    return [*lines, "", *record.bars_table(result["bars"])] if result["bars"] else lines
-
-
-def silence() -> None:
-    """Hear errors alone of what runs many small fits."""
-    for name in ("pytorch_lightning", "lightning", "nni", "nni_proxyless"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    # These two set a level of their own, and warn of what is meant here: no validation data.
-    for name in ("pytorch_lightning.utilities.rank_zero", "nni.nas.evaluator.pytorch.lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -59,12 +59,10 @@ def test_nets_of_the_grid_are_within_their_target(tmp_path):
 
 
 def test_a_grid_that_is_not_done_says_what_lacks(tmp_path):
-    done = tmp_path / "cells" / "dsnas-0.75-0" / "cell.json"
+    done = tmp_path / "cells" / "dsnas-0.5-0" / "cell.json"
     done.parent.mkdir(parents=True)
     done.write_text(json.dumps(a_cell("dsnas", 0, 0.9)))
-    with pytest.raises(
-        SystemExit, match=r"3 of 4 cells are not done: two-path-0.75-0, random-0.75-0, mobilenetv2-0.75-0"
-    ):
+    with pytest.raises(SystemExit, match=r"3 of 4 cells are not done: two-path-0.5-0, random-0.5-0, mobilenetv2-0.5-0"):
         quality.collect(GRID, tmp_path)
 
 

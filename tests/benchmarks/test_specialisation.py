@@ -7,6 +7,7 @@ import random
 
 import pytest
 import specialisation
+import specialisation_report
 from nni_proxyless.search_spaces import MobileNetV2Space
 
 from nni_proxyless.latency import LatencyEstimator, LatencyProfiler, MacsEstimator
@@ -27,7 +28,7 @@ def profilers() -> dict[str, LatencyProfiler]:
     small = {"preset": "small", "widths": (8, 16), "depths": (2, 2), "strides": (1, 2), "aligned_init": False}
     space = MobileNetV2Space(**small, kernels=(3, 5), in_channels=1)
     return {name: LatencyProfiler(space, estimator, (1, 8, 8))
-            for name, estimator in (("skips", BySkips()), (specialisation.MACS, MacsEstimator()))}  # fmt: skip
+            for name, estimator in (("skips", BySkips()), (specialisation_report.MACS, MacsEstimator()))}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_nets_of_all_targets_have_the_score_and_are_fastest_on_their_own(profile
     monkeypatch.setattr(specialisation, "SHARE", 0.7)
     score, nets = specialisation.nets_of(probs, profilers)
     assert all(log_probability(probs, net) >= score - 1e-9 for net in nets.values())
-    assert specialisation.n_different(nets["skips"], nets[specialisation.MACS]) >= 1
+    assert specialisation_report.n_different(nets["skips"], nets[specialisation_report.MACS]) >= 1
     for name, profiler in profilers.items():
         assert profiler.profile(nets[name]) <= min(map(profiler.profile, nets.values())) * (1 + specialisation.CLOSE)
 
@@ -73,14 +74,14 @@ def made_up(faster: float, accuracy: float) -> dict:
         own = faster * (1 + 0.001 * seed) if target == "a" else 1.0
         return {
             "choices": {"l": target}, "accuracy": accuracy + 0.001 * seed if target == "a" else 0.9, "log_probability": -2.0,
-            "table": {"a": own, specialisation.MACS: 5.0}, "measured": {"a": [own, own * 1.01, own, own * 0.99]},
+            "table": {"a": own, specialisation_report.MACS: 5.0}, "measured": {"a": [own, own * 1.01, own, own * 0.99]},
         }  # fmt: skip
 
     runs = [
-        {"seed": seed, "score": -2.0, "nets": {t: net(t, seed) for t in ("a", specialisation.MACS)}} for seed in (0, 1)
+        {"seed": seed, "score": -2.0, "nets": {t: net(t, seed) for t in ("a", specialisation_report.MACS)}} for seed in (0, 1)
     ]
-    small = {"test_images": 1000, "unit": {"a": "ms", specialisation.MACS: "million multiply-adds"}, "runs": runs}
-    paper = {name: {"batch 1": [1.0, 2.0], "batch 8": [3.0]} for name in specialisation.PAPER}
+    small = {"test_images": 1000, "unit": {"a": "ms", specialisation_report.MACS: "million multiply-adds"}, "runs": runs}
+    paper = {name: {"batch 1": [1.0, 2.0], "batch 8": [3.0]} for name in specialisation_report.PAPER}
     found = {"small": small, "imagenet": None, "paper": paper}
     provenance = {"machine": {"cpu": "a CPU", "cores": 2}, "threads": 1, "date": "2026-11-23", "versions": {"torch": "2.15"},
                   "command": "python x.py", "settings": {}, "seconds": 60}  # fmt: skip
