@@ -28,7 +28,9 @@ from .preprocessing import CIFAR, FASHION_MNIST, IMAGENET, Statistics
 if TYPE_CHECKING:  # it needs NNI
     from .latency.operation import Shape
 
-__all__ = ["ImageData", "Parts", "cifar10", "cifar100", "digits", "fashion_mnist", "folder", "split", "synthetic"]
+__all__ = [
+    "ImageData", "Parts", "TensorImages", "cifar10", "cifar100", "digits", "fashion_mnist", "folder", "split", "synthetic",
+]  # fmt: skip
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 SPLIT_SEED = 0  # fixed, as in the official code: a search's seed must not change what it is judged on
@@ -162,8 +164,8 @@ def loader(
 # -- the data sets -------------------------------------------------------------------------------------------------
 
 
-class _Tensors(Dataset):
-    """Images in memory, transformed one by one."""
+class TensorImages(Dataset):
+    """Images in memory, shape (n, channels, height, width), with their classes; transformed one by one."""
 
     def __init__(self, images: torch.Tensor, targets: torch.Tensor, transform: Callable | None = None):
         self.images, self.targets, self.transform = images, targets, transform
@@ -210,9 +212,9 @@ def digits(*, image_size: int = 16) -> ImageData:
         degrees=10, translate=(1 / 8, 1 / 8), scale=(0.9, 1.1), fill=blank, interpolation=v2.InterpolationMode.BILINEAR
     )
     return ImageData(
-        train=_Tensors(images[train], targets[train], augment),
-        train_plain=_Tensors(images[train], targets[train]),
-        test=_Tensors(images[~train], targets[~train]),
+        train=TensorImages(images[train], targets[train], augment),
+        train_plain=TensorImages(images[train], targets[train]),
+        test=TensorImages(images[~train], targets[~train]),
         targets=targets[train].tolist(),
         num_classes=10,
         shape=(1, image_size, image_size),
@@ -313,8 +315,8 @@ def synthetic(
     generator = torch.Generator().manual_seed(seed)
     shape = (channels, image_size, image_size)
 
-    def noise() -> _Tensors:
-        return _Tensors(torch.randn(n_images, *shape, generator=generator), torch.arange(n_images) % num_classes)
+    def noise() -> TensorImages:
+        return TensorImages(torch.randn(n_images, *shape, generator=generator), torch.arange(n_images) % num_classes)
 
     train = noise()
     return ImageData(train, train, noise(), train.targets.tolist(), num_classes, shape)

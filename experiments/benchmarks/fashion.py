@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from nni_proxyless.data import ImageData, _Tensors, fashion_mnist
+from nni_proxyless.data import ImageData, TensorImages, fashion_mnist
 
 
 def shifted_and_flipped(image: torch.Tensor) -> torch.Tensor:
@@ -20,9 +20,9 @@ def part_of_fashion_mnist(n_train: int = 10_000) -> ImageData:
     """So many training images of Fashion-MNIST, of every class as many, and all test images."""
     data = fashion_mnist(n_train=n_train if n_train < 60_000 else None)
 
-    def in_memory(images: Any, transform: Any = None) -> _Tensors:
+    def in_memory(images: Any, transform: Any = None) -> TensorImages:
         tensors, targets = zip(*images, strict=True)
-        return _Tensors(torch.stack(tensors), torch.tensor(targets), transform)
+        return TensorImages(torch.stack(tensors), torch.tensor(targets), transform)
 
     return dataclasses.replace(
         data,
