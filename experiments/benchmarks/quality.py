@@ -219,6 +219,11 @@ def markdown(result: dict[str, Any]) -> list[str]:
         )
         for c in result["compared"]
     ]  # fmt: skip
+    if alone := [accuracy for c in cells if c["method"] == "random" for accuracy in c["test_accuracies"]]:
+        lines += [
+            "",
+            f"All {len(alone)} random nets, of which the best of each seed count above: {mean_and_error(alone)} %.",
+        ]
     return [
         *lines,
         "",

@@ -69,7 +69,7 @@ def test_a_grid_that_is_not_done_says_what_lacks(tmp_path):
 def test_the_picture_and_the_tables_come_from_the_record_alone(tmp_path):
     cells = [
         a_cell(method, seed, 0.8 + i / 100 + seed * (i + 1) / 1000)
-        | {"by_mobilenetv2": 1.0, "macs": 10**6, "n_params": 10**5, "seconds": 60.0}
+        | {"by_mobilenetv2": 1.0, "macs": 10**6, "n_params": 10**5, "seconds": 60.0, "test_accuracies": [0.75, 0.85]}
         for i, method in enumerate(GRID.methods)
         for seed in (0, 1)
     ]
@@ -81,5 +81,6 @@ def test_the_picture_and_the_tables_come_from_the_record_alone(tmp_path):
     text = "\n".join(quality.markdown(result))
     assert "| ProxylessNAS, two-path | 80.05 ± 0.05 | 1.000 | 1.00 | 100 | 1.0 |" in text
     assert "| DSNAS | best of random nets | -1.05 | 0.05 |" in text
+    assert "All 4 random nets, of which the best of each seed count above: 80.00 ± 2.89 %." in text
     quality.picture(result, tmp_path / "quality.svg")
     assert "DSNAS" in (tmp_path / "quality.svg").read_text(encoding="utf-8")

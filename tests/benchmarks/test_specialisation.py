@@ -78,9 +78,14 @@ def made_up(faster: float, accuracy: float) -> dict:
         }  # fmt: skip
 
     runs = [
-        {"seed": seed, "score": -2.0, "nets": {t: net(t, seed) for t in ("a", specialisation_report.MACS)}} for seed in (0, 1)
+        {"seed": seed, "score": -2.0, "nets": {t: net(t, seed) for t in ("a", specialisation_report.MACS)}}
+        for seed in (0, 1)
     ]
-    small = {"test_images": 1000, "unit": {"a": "ms", specialisation_report.MACS: "million multiply-adds"}, "runs": runs}
+    small = {
+        "test_images": 1000,
+        "unit": {"a": "ms", specialisation_report.MACS: "million multiply-adds"},
+        "runs": runs,
+    }
     paper = {name: {"batch 1": [1.0, 2.0], "batch 8": [3.0]} for name in specialisation_report.PAPER}
     found = {"small": small, "imagenet": None, "paper": paper}
     provenance = {"machine": {"cpu": "a CPU", "cores": 2}, "threads": 1, "date": "2026-11-23", "versions": {"torch": "2.15"},
