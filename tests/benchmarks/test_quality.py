@@ -21,7 +21,7 @@ GRID = GRIDS["short"]
 
 
 def a_cell(method: str, seed: int, accuracy: float) -> dict:
-    return {"method": method, "width": 0.75, "seed": seed, "test_accuracy": accuracy}
+    return {"method": method, "width": 0.5, "seed": seed, "test_accuracy": accuracy}
 
 
 def test_methods_are_compared_seed_by_seed():
