@@ -32,8 +32,8 @@ A search in four stages, on one schedule:
     pretraining     weights only, on paths drawn from p, which is nearly uniform
     search          weights and logits; a choice whose two best probabilities differ by h is fixed at the start of an
                     epoch (eq. 8)
-    child           choices that are left take their best candidate. All other candidates leave memory, batch-norm
-                    statistics are estimated afresh, and the weights go on training
+    child           choices that are left take their best candidates, together within the target. All others leave memory,
+                    batch-norm statistics are estimated afresh, and the weights go on training
     end             a trained network
 """
 
@@ -45,9 +45,11 @@ from typing import Any, Literal
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from .gate import Gate
+from .limits import Limits, limits_of, most_probable_within
 from .module import SampledOneShotModule, entropy
 from .oneshot import SampledStrategy
 from .processes import average, average_gradients
@@ -106,6 +108,7 @@ class DSNASModule(SampledOneShotModule):
         paths: str,
         entropy_weight: float,
         baseline: MovingBaseline,
+        limits: Limits,
         **kwargs: Any,
     ):
         super().__init__(training_module, **kwargs)
@@ -115,6 +118,7 @@ class DSNASModule(SampledOneShotModule):
         self.paths = paths
         self.entropy_weight = entropy_weight
         self.baseline = baseline
+        self.limits = limits
         self.child_since: int | None = None  # epoch
         self._momenta: dict[nn.modules.batchnorm._BatchNorm, float | None] = {}
 
@@ -143,6 +147,10 @@ class DSNASModule(SampledOneShotModule):
                 f"strategy: warmup_epochs is {self.warmup_epochs} and search_epochs {search}, of {epochs} epochs; allowed: at "
                 "least one epoch of search and, after it, one in which the child trains"
             )
+        if self.limits and most_probable_within(self.limits, self.gates, {}) is None:
+            targets = ", ".join(f"{target:.6g} {profiler.unit}" for profiler, target in self.limits)
+            rank_zero_warn(f"strategy: no network of this space is within {targets}: the child will not be either")
+            self.limits = ()
         if self.paths == "per-process" and self.trainer.world_size > 1:
             self.gates[0].generator.manual_seed(self.seed * self.trainer.world_size + self.trainer.global_rank)
         return super().on_train_start()
@@ -173,14 +181,25 @@ class DSNASModule(SampledOneShotModule):
             return
         over = self.trainer.current_epoch >= self.child_epoch
         for gate in self.searched:
-            if not gate.fixed and (over or is_decided(gate.probs(), self.fix_gap)):
+            if not gate.fixed and is_decided(gate.probs(), self.fix_gap) and self._leaves_a_network(gate):
                 self._fix(gate)
+        if over:
+            chosen = most_probable_within(self.limits, self.gates, {}) if self.limits else None
+            for gate in self.searched:
+                if not gate.fixed:
+                    self._fix(gate, None if chosen is None else chosen[gate])
         if len(self.fixed) == len(self.searched):
             self.child_since = self.trainer.current_epoch
             self._become_child()
 
-    def _fix(self, gate: Gate) -> None:
-        gate.fix()
+    def _leaves_a_network(self, gate: Gate) -> bool:
+        """Whether a network within the targets remains if the gate's most probable candidate is chosen for good."""
+        return (
+            not self.limits or most_probable_within(self.limits, self.gates, {gate: gate.most_probable()}) is not None
+        )
+
+    def _fix(self, gate: Gate, index: int | None = None) -> None:
+        gate.fix(index)
         gate.alpha.grad = None  # Adam leaves alone what has no gradient
 
     def _become_child(self) -> None:
@@ -253,7 +272,7 @@ class DSNASModule(SampledOneShotModule):
 
     def method_state(self) -> dict[str, Any]:
         return {
-            "fixed": [gate.label for gate in self.fixed],
+            "fixed": {gate.label: gate.choice for gate in self.fixed},
             "baseline": self.baseline.value,
             "child_since": self.child_since,
         }
@@ -262,7 +281,7 @@ class DSNASModule(SampledOneShotModule):
         self.baseline.value = state["baseline"]
         for gate in self.searched:
             if gate.label in state["fixed"]:
-                self._fix(gate)
+                self._fix(gate, state["fixed"][gate.label])
         self.child_since = state["child_since"]
         if self.child_since is not None:
             self._become_child()
@@ -286,6 +305,7 @@ class DSNAS(SampledStrategy):
     ``penalty``            automatic or additive, over all candidates, see ``LatencyPenalty``; ``form='threshold'`` is
                            the paper's. Its weight against the loss does not depend on the number of processes, with
                            which it grows quadratically in the official code
+    ``within_target``      the child is within the target; in paper and official code it has what its argmax costs
     ``paths``              every process samples its own network (paper); ``'shared'``: all the same
     candidates off the     nothing moves them; in the official code weight decay and momentum do
     path
@@ -303,6 +323,10 @@ class DSNAS(SampledStrategy):
         h: a choice is made, for good, at the start of an epoch in which its two best probabilities differ by this or
         more. 1 practically never. With a penalty, probabilities first follow the cost; 0.9 then keeps choices from being
         made before the loss has had its say.
+    within_target
+        Whether the target of a ``LatencyPenalty``, or each of several, is a limit to the child, and not only to the expected
+        cost: a choice waits while making it would leave no network within it, and those made last are the most probable ones
+        within it, together. False: each takes its most probable candidate.
     reward
         ``'loss'`` or ``'gradient'``.
     paths
@@ -338,6 +362,7 @@ class DSNAS(SampledStrategy):
         search_epochs: int | None = None,
         warmup_epochs: int = 0,
         fix_gap: float = 0.3,
+        within_target: bool = True,
         reward: Literal["loss", "gradient"] = "loss",
         paths: Literal["per-process", "shared"] = "per-process",
         entropy_weight: float = 0.0,
@@ -354,6 +379,7 @@ class DSNAS(SampledStrategy):
     ):
         self.search_epochs = search_epochs
         self.fix_gap = fix_gap
+        self.within_target = within_target
         self.reward = reward
         self.paths = paths
         self.entropy_weight = entropy_weight
@@ -389,7 +415,7 @@ class DSNAS(SampledStrategy):
         return problems
 
     def identity(self) -> dict[str, Any]:
-        names = ("search_epochs", "fix_gap", "reward", "paths", "entropy_weight", "baseline_weight")
+        names = ("search_epochs", "fix_gap", "within_target", "reward", "paths", "entropy_weight", "baseline_weight")
         return {**super().identity(), **{name: getattr(self, name) for name in names}}
 
     def configure_oneshot_module(self, training_module: LightningModule) -> DSNASModule:
@@ -401,5 +427,6 @@ class DSNAS(SampledStrategy):
             paths=self.paths,
             entropy_weight=self.entropy_weight,
             baseline=MovingBaseline(self.baseline_weight, "after"),
+            limits=limits_of(self.penalty) if self.within_target else (),
             **self.module_arguments(),
         )

@@ -246,8 +246,8 @@ class Gate(nn.Module):
     ----------
     skips
         Indices of the candidates that do nothing, in every layer of this label; None before there is a layer.
-    fixed
-        Whether the choice is made: all probability is on the most probable candidate, whatever the logits say.
+    choice
+        Index of the candidate that is chosen for good: all probability is on it, whatever the logits say. None before.
     ran
         Whether a layer of this label has run since the gate was opened: a layer in a candidate that is not sampled does
         not.
@@ -264,7 +264,7 @@ class Gate(nn.Module):
         self.alpha = nn.Parameter(alpha)
         self.generator = generator
         self.skips: frozenset[int] | None = None
-        self.fixed = False
+        self.choice: int | None = None
         self.reset()
 
     def add_layer(self, skips: set[int]) -> None:
@@ -294,9 +294,14 @@ class Gate(nn.Module):
         self.ran = True
         return self.current
 
-    def fix(self) -> None:
-        """Make the choice, for good: the most probable candidate."""
-        self.fixed = True
+    def fix(self, index: int | None = None) -> None:
+        """Make the choice, for good: this candidate, or the most probable one."""
+        self.choice = self.most_probable() if index is None else index
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the choice is made."""
+        return self.choice is not None
 
     @property
     def current(self) -> int:
@@ -323,19 +328,22 @@ class Gate(nn.Module):
     def __deepcopy__(self, memo: dict) -> Gate:
         # Logits are copied, the generator stays the search's own: torch cannot copy one before 2.5.
         copied = Gate(self.label, self.choices, self.alpha.detach().clone(), self.generator)
-        copied.skips, copied.fixed = self.skips, self.fixed
+        copied.skips, copied.choice = self.skips, self.choice
         memo[id(self)] = copied
         return copied
 
     def probs(self) -> Tensor:
         """softmax(alpha), shape (N,), with its graph; one-hot and without a graph where the choice is fixed."""
-        if self.fixed:
-            return torch.nn.functional.one_hot(self.alpha.detach().argmax(), len(self.choices)).to(self.alpha.dtype)
-        return torch.softmax(self.alpha, dim=0)
+        return torch.softmax(self.alpha, dim=0) if self.choice is None else self.one_hot(self.choice)
+
+    def one_hot(self, index: int) -> Tensor:
+        """All probability on one candidate, shape (N,)."""
+        alpha = self.alpha.detach()
+        return torch.nn.functional.one_hot(torch.tensor(index, device=alpha.device), len(alpha)).to(alpha.dtype)
 
     def most_probable(self) -> int:
-        """Index of the largest logit; the first one among equals, so that an export is deterministic."""
-        return int(torch.argmax(self.alpha.detach()))
+        """Index of the choice if it is made, else of the largest logit; the first one among equals, so that an export is deterministic."""
+        return int(torch.argmax(self.alpha.detach())) if self.choice is None else self.choice
 
     def sample_path(self) -> int:
         """Draw the active candidate from p and open the gate for it alone."""
