@@ -101,6 +101,17 @@ class _Probe:
     autocast: tuple[str, torch.dtype, bool]
     returned: list[tuple[Tensor, int]] = field(default_factory=list)
 
+    @property
+    def alone(self) -> bool:
+        """Whether the output of the active candidate is all that is needed."""
+        return not self.shift and all(run is None for run in self.outputs)
+
+    def tell(self) -> None:
+        """Report whether something has changed what was returned, and forget it."""
+        if self.report and self.copy:
+            self.report(any(t._version != version for t, version in self.returned))
+        self.returned = []
+
 
 class _RouteGateGradients(torch.autograd.Function):
     """Identity on ``y`` whose backward fills the gradient of the gates; see :func:`route_gate_gradients`."""
@@ -123,6 +134,11 @@ class _RouteGateGradients(torch.autograd.Function):
         probe: _Probe = ctx.probe
         gates, *tensors = ctx.saved_tensors
         y, inputs = tensors[: probe.n_outputs], tensors[probe.n_outputs :]
+        if probe.alone:  # nothing runs, so nothing has to be set up, which every choice of every step would feel
+            with torch.no_grad():
+                r = torch.stack([_inner(grad, o, None) for grad, o in zip(grad_y, y, strict=True)]).sum()
+            probe.tell()
+            return r.to(gates).expand(gates.shape), None, *grad_y
         args, kwargs = _with_tensors(probe.arguments, iter(inputs))
         shifts = inputs[: len(grad_y)] if probe.shift else [None] * len(grad_y)
         device, dtype, enabled = probe.autocast
@@ -142,9 +158,7 @@ class _RouteGateGradients(torch.autograd.Function):
             raise RuntimeError(
                 "a probed candidate changes its input in place, which falsifies what the others are measured on"
             )
-        if probe.report and probe.copy:
-            probe.report(any(t._version != version for t, version in probe.returned))
-        probe.returned = []
+        probe.tell()
         return grad_gates, None, *grad_y, *(None for _ in inputs)
 
 
@@ -205,12 +219,14 @@ def route_gate_gradients(
     report
         Called in backward with whether something has changed the copy in place.
     """
-    # A gradient of the active candidate alone needs its output and nothing more.
-    alone = not shift and all(run is None for run in outputs)
-    arguments = ((), {}) if alone else (tuple(args), kwargs or {})
-    y_tensors, inputs = tensors_in(y), tensors_in(arguments)
-    device = y_tensors[0].device.type
-    probe = _Probe(tuple(outputs), _hollow(arguments), len(y_tensors), shift, copy, report, _autocast_now(device))
+    y_tensors = tensors_in(y)
+    probe = _Probe(
+        tuple(outputs), ((), {}), len(y_tensors), shift, copy, report, _autocast_now(y_tensors[0].device.type)
+    )
+    inputs: list[Tensor] = []
+    if not probe.alone:  # a gradient of the active candidate alone needs its output and nothing more
+        arguments = (tuple(args), kwargs or {})
+        inputs, probe.arguments = tensors_in(arguments), _hollow(arguments)
     routed = _RouteGateGradients.apply(gates, probe, *y_tensors, *inputs)
     return _with_tensors(y, iter(routed if len(y_tensors) > 1 else (routed,)))
 
