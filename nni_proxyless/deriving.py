@@ -118,8 +118,8 @@ class FinishedSearch:
             *judging_loaders(config, parts),
         )  # fmt: skip
 
-    def best(self, budget: float) -> dict[str, Any]:
-        """The choices of the most probable network under the budget.
+    def best(self, budget: float, at_least: float | None = None) -> dict[str, Any]:
+        """The choices of the most probable network under the budget, of those that cost ``at_least`` so much if there are any.
 
         Raises
         ------
@@ -127,7 +127,8 @@ class FinishedSearch:
             There is none; the message names the fastest that can be reached.
         """
         try:
-            sample = best_under_budget(self.probs, self.profiler, budget)
+            least = -math.inf if at_least is None else at_least
+            sample = best_under_budget(self.probs, self.profiler, budget, at_least_ms=least)
         except BudgetError as error:
             raise UserError(str(error)) from error
         except ValueError as error:
@@ -200,8 +201,10 @@ class Derived:
         )  # fmt: skip
 
 
-def derive_under_budget(run: Path, budget: float, folder: Path) -> Architecture:
+def derive_under_budget(run: Path, budget: float, folder: Path, *, at_least: float | None = None) -> Architecture:
     """Take the most probable network under a budget out of a finished search and write it to ``folder``.
+
+    With ``at_least``, one that costs at least so much, if there is one.
 
     Raises
     ------
@@ -212,7 +215,7 @@ def derive_under_budget(run: Path, budget: float, folder: Path) -> Architecture:
         raise UserError("--budget-ms: nan; allowed: a number")
     _require_free(folder)
     search = FinishedSearch.read(run)
-    derived = search.derive(search.best(budget), budget, measured=True)
+    derived = search.derive(search.best(budget, at_least), budget, measured=True)
     derived.write(folder)
     return derived.architecture
 

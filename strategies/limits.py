@@ -2,11 +2,12 @@
 
 A penalty brings the *expected* cost to its target. The network that is left at the end is one of many, and may cost more; a
 network that is deployed as it is must not. So a choice is made only if a network within the targets remains possible, and
-the last ones together: the most probable network within the targets, given what is fixed already.
+the last ones together: the most probable network within the targets and close to the first, given what is fixed already.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from nni_proxyless.latency.penalties import Penalties
 from .gate import Gate
 
 __all__ = ["Limits", "limits_of", "most_probable_within"]
+
+CLOSE = 0.05  # of the first target may be left over, where the choices allow it
 
 Limits = Sequence[tuple[LatencyProfiler, float]]
 
@@ -33,7 +36,7 @@ def limits_of(penalty: Any) -> Limits:
 
 
 def most_probable_within(limits: Limits, gates: Sequence[Gate], made: Mapping[Gate, int]) -> dict[Gate, int] | None:
-    """The most probable candidate of every gate, together within all limits.
+    """The most probable candidate of every gate, together within all limits and, if there are any such, close to the first.
 
     Parameters
     ----------
@@ -57,7 +60,8 @@ def most_probable_within(limits: Limits, gates: Sequence[Gate], made: Mapping[Ga
     }
     (profiler, target), *others = limits
     try:
-        sample = best_under_budget(probs, profiler, target, also=others)
+        least = -math.inf if profiler.combine == "max" else target * (1 - CLOSE)
+        sample = best_under_budget(probs, profiler, target, at_least_ms=least, also=others)
     except BudgetError:
         return None
     found = {gate: next(i for i in range(len(gate.choices)) if gate.value(i) == sample[gate.label]) for gate in gates}

@@ -22,6 +22,9 @@ def add_derive_command(commands: Any) -> None:
                       help="what the network may cost at most, in the unit of the search's latencies")  # fmt: skip
     what.add_argument("--front", type=int, metavar="N",
                       help="a network for each of N budgets, from the fastest network to the slowest")  # fmt: skip
+    derive.add_argument("--at-least-ms", type=float, metavar="MS",
+                        help="with --budget-ms: a network that costs at least this much, if there is one; without it, choices that the "
+                        "search has not decided may leave most of the budget unused")  # fmt: skip
     derive.add_argument("--output", type=Path, metavar="DIR",
                         help="default: RUN/budget-MS, or RUN/front")  # fmt: skip
     derive.set_defaults(run=_derive)
@@ -29,14 +32,17 @@ def add_derive_command(commands: Any) -> None:
 
 def _derive(arguments: argparse.Namespace) -> int:
     from ..deriving import budget_folder, derive_front, derive_under_budget, front_table
+    from ..errors import UserError
     from ..reporting.table import figures
 
     if arguments.front is not None:
+        if arguments.at_least_ms is not None:
+            raise UserError("--at-least-ms: not with --front; allowed: with --budget-ms")
         folder = arguments.output or arguments.folder / "front"
         print(front_table(derive_front(arguments.folder, arguments.front, folder)))
         print(f"front: {folder / 'front.csv'}")
         return 0
     folder = arguments.output or arguments.folder / budget_folder(arguments.budget_ms)
-    print(figures(derive_under_budget(arguments.folder, arguments.budget_ms, folder)))
+    print(figures(derive_under_budget(arguments.folder, arguments.budget_ms, folder, at_least=arguments.at_least_ms)))
     print(f"architecture: {folder / 'architecture.json'}")
     return 0

@@ -43,7 +43,12 @@ class BudgetError(ValueError):
 
 
 def best_under_budget(
-    probs: Mapping[str, Mapping[Any, Any]], profiler: LatencyProfiler, budget_ms: float, *, also: Sequence[Limit] = ()
+    probs: Mapping[str, Mapping[Any, Any]],
+    profiler: LatencyProfiler,
+    budget_ms: float,
+    *,
+    at_least_ms: float = -math.inf,
+    also: Sequence[Limit] = (),
 ) -> dict[str, Any]:
     """The most probable architecture among those that cost at most ``budget_ms``.
 
@@ -60,6 +65,10 @@ def best_under_budget(
         What a network costs; nested and shared choices and depths included.
     budget_ms
         In the profiler's unit. Infinite: no limit.
+    at_least_ms
+        Only networks that cost this much, if choices of a probability above 0 make any. A search that holds its target by
+        a mixture is about networks near the target: where its choices are not decided, each by itself may favour what is
+        cheap, and together they leave most of the budget unused. Not for a cost that is a maximum.
     also
         Further (profiler, budget) pairs that hold at once, such as multiply-adds beside milliseconds.
 
@@ -73,18 +82,40 @@ def best_under_budget(
     BudgetError
         No network is within the budgets; the message names the fastest that can be reached.
     ValueError
-        Labels or choices do not agree, a probability is no number of 0 or more, or a budget is no number.
+        Labels or choices do not agree, a probability is no number of 0 or more, a budget is no number, or ``at_least_ms`` is
+        above it or of a maximum.
     """
     limits = [(profiler, budget_ms), *also]
     choices = _choices(limits)
     numbers = _checked_probs(probs, choices)
+    if not at_least_ms <= budget_ms:
+        raise ValueError(f"at_least_ms is {at_least_ms!r}; allowed: up to the budget, {budget_ms!r} {profiler.unit}")
+    if at_least_ms > -math.inf and profiler.combine == "max":
+        raise ValueError(
+            f"at_least_ms is {at_least_ms!r}; allowed: none, a network costs the largest of its operations"
+        )
     result = {label: max(ps, key=lambda choice: ps[choice]) for label, ps in numbers.items()}
-    if not _exceeded(limits, result):
-        return _as_nni_has_it(result)
+    fits = not _exceeded(limits, result)
+    for least in dict.fromkeys((at_least_ms, -math.inf)):
+        if fits and profiler.profile(result) >= least:
+            return _as_nni_has_it(result)
+        found = _most_probable(limits, choices, numbers, result, least)
+        if found is not None:
+            return _as_nni_has_it(found)
+    raise BudgetError(_out_of_reach(limits))
 
+
+def _most_probable(
+    limits: Sequence[Limit],
+    choices: Mapping[str, Sequence[Any]],
+    numbers: Mapping[str, Mapping[Any, float]],
+    rest: Mapping[str, Any],
+    least: float,
+) -> dict[str, Any] | None:
+    """The most probable network within the limits; one that costs ``least`` only without choices of probability 0."""
     program = _program(limits, choices)
     if not program.choices:
-        raise BudgetError(_out_of_reach(limits))
+        return None
     costs = {label: numbers[label] for label in program.choices}
     for limit in limits:
         _limit(program, *limit)
@@ -94,16 +125,20 @@ def best_under_budget(
         for choice, p in ps.items()
     }
     zeros = {program.column[label, choice]: 1.0 for label, ps in costs.items() for choice, p in ps.items() if p == 0}
-    found = _verified(program, objective, limits, result, excluded=zeros)
+    if least > -math.inf:
+        profiler = limits[0][0]
+        scale = COST_SCALE / (_span(profiler) or 1.0)
+        expression = {column: ms * scale for column, ms in program.cost(profiler).items()}
+        program.require(expression, (least - profiler.fixed_ms) * scale, math.inf)
+        return _verified(program, objective, limits, rest, excluded=zeros)
+    found = _verified(program, objective, limits, rest, excluded=zeros)
     if found is None and zeros:
-        fewest = _verified(program, zeros, limits, result)
+        fewest = _verified(program, zeros, limits, rest)
         if fewest is not None:
             n_zeros = sum(costs[label][fewest[label]] == 0 for label in costs)
             program.require(zeros, 0.0, n_zeros)
-            found = _verified(program, objective, limits, result)
-    if found is None:
-        raise BudgetError(_out_of_reach(limits))
-    return _as_nni_has_it(found)
+            found = _verified(program, objective, limits, rest)
+    return found
 
 
 def fastest(profiler: LatencyProfiler) -> tuple[dict[str, Any], float]:

@@ -230,6 +230,40 @@ def test_several_budgets_at_once():
     assert refused
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_at_least_so_much_if_there_is_any(seed):
+    """Among networks between two costs, where choices of probability above 0 make one; else as without it."""
+    draw = random.Random(seed)
+    profiler = profiler_of(OfEveryKind(seed), (2,), lambda: draw.uniform(0, 3))
+    probs = random_probs(profiler, draw)
+    networks = [(sample, profiler.profile(sample)) for sample in all_networks(profiler)]
+    costs = sorted(ms for _, ms in networks)
+    for _ in range(4):
+        i, j = sorted((draw.randrange(1, len(costs)), draw.randrange(1, len(costs))))
+        least, budget = (costs[i - 1] + costs[i]) / 2, costs[j]
+        if least > budget:
+            continue
+        within = [(sample, ms) for sample, ms in networks if ms <= budget]
+        near = [sample for sample, ms in within if ms >= least and rank(probs, sample)[0] == 0]
+        found = best_under_budget(probs, profiler, budget, at_least_ms=least)
+        assert profiler.profile(found) <= budget
+        assert not near or profiler.profile(found) >= least
+        expected = max(rank(probs, sample) for sample in near or [sample for sample, _ in within])
+        assert rank(probs, found) == pytest.approx(expected, abs=1e-9)
+
+
+def test_undecided_choices_leave_the_budget_unused_without_it():
+    """Each is for what is cheap, and by little."""
+    space = LatencyProfiler(Small(), OfNames(), (2,))
+    probs = {"block0": {"wide": 0.4, "narrow": 0.6}, "block1": {"wide": 0.45, "narrow": 0.55}}
+    assert tuple(best_under_budget(probs, space, 6.0).values()) == ("narrow", "narrow")
+    assert tuple(best_under_budget(probs, space, 6.0, at_least_ms=5.0).values()) == ("narrow", "wide")
+    assert tuple(best_under_budget(probs, space, 6.0, at_least_ms=5.8).values()) == (
+        "narrow",
+        "narrow",
+    )  # there is none
+
+
 # -- what is asked for and cannot be -------------------------------------------------------------------------------------
 
 
@@ -328,6 +362,18 @@ def test_a_budget_that_is_no_number_is_refused(small, budget):
         best_under_budget(PROBS, small, budget)
     with pytest.raises(ValueError, match=r"also\[0\] is .*; allowed: a number, in ms"):
         best_under_budget(PROBS, small, 3.0, also=[(small, budget)])
+
+
+@pytest.mark.parametrize("least", [5.1, float("nan")])
+def test_a_least_cost_above_the_budget_is_refused(small, least):
+    with pytest.raises(ValueError, match=r"at_least_ms is .*; allowed: up to the budget, 5\.0 ms"):
+        best_under_budget(PROBS, small, 5.0, at_least_ms=least)
+
+
+def test_a_least_cost_of_a_maximum_is_refused():
+    of_maximum = LatencyProfiler(OfEveryKind(0), OfRows(lambda: 1.0), (2,))
+    with pytest.raises(ValueError, match=r"at_least_ms is 0\.5; allowed: none, a network costs the largest"):
+        best_under_budget(random_probs(of_maximum, random.Random(0)), of_maximum, 5.0, at_least_ms=0.5)
 
 
 def test_profilers_of_two_spaces_are_refused(small):

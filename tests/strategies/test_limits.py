@@ -71,14 +71,18 @@ def random_gates(space: ModelSpace, seed: int) -> list[Gate]:
 
 
 def enumerated(profiler: LatencyProfiler, target: float, gates: list[Gate], made: dict[Gate, int]) -> float | None:
-    """The largest log-probability of all paths within the target that keep to what is made."""
-    best = None
+    """The largest log-probability of all paths that keep to what is made and take 95 to 100 % of the target, or else less."""
+    near, within = [], []
     for path in itertools.product(*(range(len(gate.choices)) for gate in gates)):
-        stands = all(k == made.get(g, k if g.choice is None else g.choice) for g, k in zip(gates, path, strict=True))
-        if stands and profiler.profile({g.label: g.value(k) for g, k in zip(gates, path, strict=True)}) <= target:
-            log_p = sum(float(g.probs().detach()[k].log()) for g, k in zip(gates, path, strict=True) if g not in made)
-            best = log_p if best is None else max(best, log_p)
-    return best
+        of = dict(zip(gates, path, strict=True))
+        if any(k != made.get(g, k if g.choice is None else g.choice) for g, k in of.items()):
+            continue
+        ms = profiler.profile({g.label: g.value(k) for g, k in of.items()})
+        if ms <= target:
+            log_p = sum(float(g.probs().detach()[k].log()) for g, k in of.items() if g not in made)
+            within.append(log_p)
+            near += [log_p] if ms >= 0.95 * target else []
+    return max(near or within, default=None)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -142,9 +146,8 @@ def test_the_child_is_within_the_target(seed, fix_gap):
     child = module.export()
     assert limit.profiler.profile(child) <= 57.0
     assert {g.label: g.value(g.choice) for g in module.gates} == child
-    # The most probable choice that was made last could not be improved on.
-    argmax = {g.label: g.value(int(g.alpha.argmax())) for g in module.gates}
-    assert limit.profiler.profile(argmax) > 57.0 or argmax == child
+    if fix_gap == 1.0:  # all choices are made together
+        assert limit.profiler.profile(child) >= 0.95 * 57.0
 
 
 def test_without_it_the_child_is_the_argmax():
