@@ -18,7 +18,7 @@ from .gate import Gate
 
 __all__ = ["Limits", "limits_of", "most_probable_within"]
 
-CLOSE = 0.05  # of the first target may be left over, where the choices allow it
+CLOSE = 0.03  # of the first target may be left over, where the choices allow it
 
 Limits = Sequence[tuple[LatencyProfiler, float]]
 

@@ -194,7 +194,8 @@ def markdown(result: dict[str, Any]) -> list[str]:
     lines = [
         *record.head(result), "",
         f"{grid['images']} training images of Fashion-MNIST, all 10,000 test images; {len(grid['seeds'])} seed(s). A search is "
-        f"{grid['search_epochs']} epochs, its net then trains for {grid['final_epochs']} from scratch, as all nets do. Of random nets, "
+        f"{grid['search_epochs']} epochs in batches of {grid['search_batch_size']}, its net then trains for {grid['final_epochs']} from scratch in "
+        f"batches of {grid['batch_size']}, as all nets do. Of random nets, "
         f"{grid['n_random']} are trained so, and the best on held-out images counts. Accuracy in per cent with standard errors; milliseconds of "
         f"a batch of {BATCH} as a share of MobileNetV2's, in turns. CPU time: search and final training(s) of a cell.",
     ]  # fmt: skip

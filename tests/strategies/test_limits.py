@@ -71,7 +71,7 @@ def random_gates(space: ModelSpace, seed: int) -> list[Gate]:
 
 
 def enumerated(profiler: LatencyProfiler, target: float, gates: list[Gate], made: dict[Gate, int]) -> float | None:
-    """The largest log-probability of all paths that keep to what is made and take 95 to 100 % of the target, or else less."""
+    """The largest log-probability of all paths that keep to what is made and take 97 to 100 % of the target, or else less."""
     near, within = [], []
     for path in itertools.product(*(range(len(gate.choices)) for gate in gates)):
         of = dict(zip(gates, path, strict=True))
@@ -81,7 +81,7 @@ def enumerated(profiler: LatencyProfiler, target: float, gates: list[Gate], made
         if ms <= target:
             log_p = sum(float(g.probs().detach()[k].log()) for g, k in of.items() if g not in made)
             within.append(log_p)
-            near += [log_p] if ms >= 0.95 * target else []
+            near += [log_p] if ms >= 0.97 * target else []
     return max(near or within, default=None)
 
 
@@ -147,7 +147,7 @@ def test_the_child_is_within_the_target(seed, fix_gap):
     assert limit.profiler.profile(child) <= 57.0
     assert {g.label: g.value(g.choice) for g in module.gates} == child
     if fix_gap == 1.0:  # all choices are made together
-        assert limit.profiler.profile(child) >= 0.95 * 57.0
+        assert limit.profiler.profile(child) >= 0.97 * 57.0
 
 
 def test_without_it_the_child_is_the_argmax():
