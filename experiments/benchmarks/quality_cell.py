@@ -186,7 +186,7 @@ def strategy_of(method: str, grid: Grid) -> dict[str, Any]:
     if method == "dsnas":
         return {
             "name": "dsnas", "warmup_epochs": grid.warmup_epochs,
-            "search_epochs": grid.search_epochs - grid.warmup_epochs - 1, "fix_gap": 1.0, "arc_learning_rate": 0.0015,
+            "search_epochs": grid.search_epochs - grid.warmup_epochs - 1, "fix_gap": 0.9, "arc_learning_rate": 0.006,
         }  # fmt: skip
     if method == "nni-random":
         return {"name": method}
