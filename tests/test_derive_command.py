@@ -139,6 +139,23 @@ def test_a_front_climbs(searched, reach, tmp_path, capsys):
     capsys.readouterr()
 
 
+def test_at_least_so_much_of_the_budget(searched, reach, tmp_path, capsys):
+    """The net between two costs that is most probable, where the one below a budget alone costs less than both."""
+    search, (low, high) = FinishedSearch.read(searched), reach
+    budgets = [low + (high - low) * i / 40 for i in range(4, 40)]
+    unused = [(b, search.profiler.profile(search.best(b))) for b in budgets]
+    budget, alone = max(unused, key=lambda pair: pair[0] - pair[1])
+    least = (alone + budget) / 2
+    words = ["derive", str(searched), "--budget-ms", repr(budget), "--output", str(tmp_path / "net")]
+    assert main([*words, "--at-least-ms", repr(least)]) == 0
+    found = Architecture.read(tmp_path / "net" / "architecture.json").latency["table_ms"]
+    assert least <= found <= budget
+    assert main([*words, "--at-least-ms", repr(2 * budget)]) == 2
+    assert "at_least_ms is" in capsys.readouterr().err
+    assert main(["derive", str(searched), "--front", "3", "--at-least-ms", "1"]) == 2
+    assert "--at-least-ms: not with --front; allowed: with --budget-ms" in capsys.readouterr().err
+
+
 def test_on_a_device_the_network_is_timed(tmp_path, capsys):
     run = search(tmp_path, "latency.estimator={warmup: 1, repeats: 3}", "training.epochs=1", "strategy.warmup_epochs=0")
     profiler = FinishedSearch.read(run).profiler
@@ -156,13 +173,15 @@ def test_on_a_device_the_network_is_timed(tmp_path, capsys):
 
 
 def test_after_dsnas_weights_are_fresh(tmp_path, capsys):
-    """Its candidates are gone; its probabilities are those that the choices were made from, not one and zero."""
+    """Its candidates are gone; its probabilities are those that its net was the best of within the target, not one and zero."""
     strategy = "strategy={name: dsnas, warmup_epochs: 1, search_epochs: 1, arc_learning_rate: 0.1}"
     run = search(tmp_path, strategy, "training.epochs=3")
     assert not (run / "supernet.safetensors").exists()
     probs = read_probabilities(run)
-    chosen = Architecture.read(run / "architecture.json").choices
-    assert {label: max(ps, key=ps.get) for label, ps in probs.items()} == chosen
+    net = Architecture.read(run / "architecture.json")
+    target = net.latency["target_ms"]
+    assert FinishedSearch.read(run).best(target, at_least=0.97 * target) == net.choices
+    assert net.latency["table_ms"] <= target
     assert all(min(ps.values()) > 0 for ps in probs.values())
     low = fastest(FinishedSearch.read(run).profiler)[1]
     capsys.readouterr()
