@@ -50,7 +50,7 @@ from torch import Tensor, nn
 
 from .gate import Gate
 from .limits import Limits, limits_of, most_probable_within
-from .module import SampledOneShotModule
+from .module import SampledOneShotModule, entropy
 from .oneshot import SampledStrategy
 from .processes import average, average_gradients
 from .reinforce import MovingBaseline
@@ -245,9 +245,9 @@ class DSNASModule(SampledOneShotModule):
             return task
         probs = {gate: gate.probs() for gate in self.gates}
         if self.entropy_weight > 0:
-            undecided = {gate: probs[gate] for gate in self.searched if not gate.fixed}
-            indecision = self.indecision(undecided, self.warmup_epochs, self.child_epoch)
-            task = task + (self.entropy_weight * indecision).to(task)
+            undecided = [p for gate, p in probs.items() if not gate.fixed]
+            weight = self.rising(self.entropy_weight, self.warmup_epochs, self.child_epoch)
+            task = task + (weight * entropy(undecided)).to(task)
         return self.add_penalty(task, probs)
 
     def _step_logits(self, scale: float) -> None:
@@ -333,8 +333,7 @@ class DSNAS(SampledStrategy):
         ``'per-process'`` or ``'shared'``; the same with one process.
     entropy_weight
         Adds the entropy of the choices to the loss, in units of the loss, rising from 0 in the first epoch of the search
-        to this weight, with a penalty for the choices first whose candidates differ most in cost, for the last in the last
-        epoch. It makes choices decide in searches that are too short to decide by themselves, and
+        to this weight in the last. It makes choices decide in searches that are too short to decide by themselves, and
         so brings the latency of the child to the expected one. 0: as in the paper.
     baseline_weight
         Of the newest loss in the moving average b.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import nni.nas.strategy  # noqa: F401  (first: else NNI's circular imports leave nni.nas.strategy with broken strategies)
@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from nni_proxyless.latency import LatencyPenalty
 from nni_proxyless.latency.penalties import Penalties
 
-from .decisions import cost_spread, entropy, share_of_weight, turns
 from .gate import Gate
 from .processes import average, average_gradients, check_strategy, reduces_by_itself
 from .replay import HeldOutBatches, ReplayableLoader, for_this_rank
 from .resume import StopAndGo
 
-__all__ = ["SampledOneShotModule", "divided", "loss_of"]
+__all__ = ["SampledOneShotModule", "divided", "entropy", "loss_of"]
 
 
 class SampledOneShotModule(BaseOneShotLightningModule):
@@ -80,7 +79,6 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         self.stop_and_go = stop_and_go
         self._accumulated = 0
         self._path: dict[Gate, int] = {}
-        self._turns: dict[Gate, float] | None = None
         self._parts: tuple[list[nn.Parameter], list[nn.Module]] | None = None
 
     # -- life in Lightning -----------------------------------------------------------------------------------------
@@ -285,13 +283,9 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         self.log_dict({f"penalty/{name}": torch.as_tensor(value).detach() for name, value in details.items()})
         return loss
 
-    def indecision(self, distributions: Mapping[Gate, Tensor], first: int, end: int) -> Tensor:
-        """Entropies of choices, at least one, whose weights rise from 0 in epoch ``first`` on; the dearest choices' first."""
-        if self._turns is None:
-            spread = {} if self.penalty is None else cost_spread(self.penalty, self.gates)
-            self._turns = turns({gate: spread.get(gate, 0.0) for gate in self.searched})
-        shares = [share_of_weight(self.trainer.current_epoch, first, end, self._turns[gate]) for gate in distributions]
-        return entropy(distributions.values(), shares)
+    def rising(self, weight: float, first: int, end: int) -> float:
+        """A weight that rises from 0 in epoch ``first`` to its whole in the last epoch before ``end``."""
+        return weight * min(1.0, (self.trainer.current_epoch - first) / max(1, end - first - 1))
 
     def sampled_path(self) -> dict[str, Any]:
         """Label -> choice of the path that is open."""
@@ -342,6 +336,11 @@ class SampledOneShotModule(BaseOneShotLightningModule):
 def divided(loader: Any, trainer: Any, seed: int) -> Any:
     """The part of a loader's data that belongs to this process."""
     return for_this_rank(loader, trainer.global_rank, trainer.world_size, seed=seed)
+
+
+def entropy(distributions: Iterable[Tensor]) -> Tensor:
+    """Sum of the entropies, in nats, a scalar with its graph."""
+    return torch.stack([torch.special.entr(p).sum() for p in distributions]).sum()
 
 
 def loss_of(result: Any) -> Tensor:

@@ -47,7 +47,7 @@ from nni_proxyless.latency import LatencyReward
 from nni_proxyless.latency.penalties import Penalties
 
 from .gate import Gate, batch_norm_statistics_kept, gradients_off
-from .module import SampledOneShotModule
+from .module import SampledOneShotModule, entropy
 from .oneshot import SampledStrategy
 from .processes import average
 from .reinforce import MovingBaseline, accuracy_of, reinforce_loss
@@ -214,9 +214,9 @@ class ProxylessModule(SampledOneShotModule):
         """Entropy of what the gates stand for, with a weight that rises from 0 to ``entropy_weight`` during the search."""
         if self.entropy_weight == 0:
             return 0.0
-        stands_for = {gate: gate.variables for gate in gates if gate.variables is not None}
+        stands_for = [gate.variables for gate in gates if gate.variables is not None]
         first = self.warmup_epochs + self.arc_start_epoch
-        return self.entropy_weight * self.indecision(stands_for, first, self.trainer.max_epochs or 0)
+        return self.rising(self.entropy_weight, first, self.trainer.max_epochs or 0) * entropy(stands_for)
 
     def _with_decided(self, probs: dict[Gate, Tensor]) -> dict[Gate, Tensor]:
         """Together with the gates that have only one choice."""
@@ -324,8 +324,7 @@ class ProxylessNAS(SampledStrategy):
         See above.
     entropy_weight
         Adds the entropy of the choices to the loss of the architecture, in units of the loss, rising from 0 in the first
-        epoch of the search to this weight, with a penalty for the choices first whose candidates differ most in cost, for the
-        last in the last epoch. It makes choices decide, and so brings the latency of the
+        epoch of the search to this weight in the last. It makes choices decide, and so brings the latency of the
         derived net to the expected one, in searches that are too short to decide by themselves. 0: as in the paper.
         Not with ``'reinforce'``.
     reinforce_samples
