@@ -326,7 +326,8 @@ class DSNAS(SampledStrategy):
     within_target
         Whether the target of a ``LatencyPenalty``, or each of several, is a limit to the child, and not only to the expected
         cost: a choice waits while making it would leave no network within it, and those made last are the most probable ones
-        within it, together. False: each takes its most probable candidate.
+        within it, together; of those that take 97 % of it or more, if there are any. False: each takes its most probable
+        candidate.
     reward
         ``'loss'`` or ``'gradient'``.
     paths
