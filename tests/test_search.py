@@ -186,6 +186,7 @@ def test_dsnas_leaves_a_trained_network(searched, tmp_path):
     assert (fixed[0], fixed[4], fixed[5]) == (0, 4, 4)
     assert history[-1]["entropy"] == 0
     assert history[-1]["expected_ms"] == pytest.approx(history[-1]["table_ms"])
+    assert architecture.latency["table_ms"] <= architecture.latency["target_ms"]
 
     weights = load_weights(out / "weights.safetensors")
     network = to_timm(architecture, weights)
