@@ -136,7 +136,7 @@ def test_the_child_is_within_the_target(seed, fix_gap):
     """Whatever is chosen first, and where the most probable path is not; without it, that path is the child."""
     torch.manual_seed(seed)
     space = Wide()
-    limit = penalty(space, 57.0)
+    limit = penalty(space, 56.0)
     options = {"arc_learning_rate": 0.05, "search_epochs": 6, "penalty": limit, "fix_gap": fix_gap, "seed": seed}
     module, run = prepare(space, Watched(**options), Task(), epochs=8, data=images(4 * BATCH))
     for gate in module.gates:  # all for what is wide
@@ -144,10 +144,10 @@ def test_the_child_is_within_the_target(seed, fix_gap):
             gate.alpha[-1] += 1.5
     run()
     child = module.export()
-    assert limit.profiler.profile(child) <= 57.0
+    assert limit.profiler.profile(child) <= 56.0
     assert {g.label: g.value(g.choice) for g in module.gates} == child
     if fix_gap == 1.0:  # all choices are made together
-        assert limit.profiler.profile(child) >= 0.97 * 57.0
+        assert limit.profiler.profile(child) >= 0.97 * 56.0
 
 
 def test_without_it_the_child_is_the_argmax():
