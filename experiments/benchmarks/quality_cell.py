@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from nni_proxyless.strategies.limits import CLOSE
 
 from nni_proxyless import registry
 from nni_proxyless.architecture import Architecture
@@ -210,7 +211,7 @@ def search(grid: Grid, method: str, target_ms: float, seed: int, table: Path, fo
             write_text(folder / "search.yml", yaml.safe_dump(config, sort_keys=False))
             run(["search", str(folder / "search.yml")])
     if not (within / "architecture.json").exists():
-        left, least = Architecture.read(found / "architecture.json"), 0.97 * target_ms
+        left, least = Architecture.read(found / "architecture.json"), (1 - CLOSE) * target_ms
         if least <= left.latency["table_ms"] <= target_ms:
             left.write(within / "architecture.json")
         else:

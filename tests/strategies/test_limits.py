@@ -133,7 +133,7 @@ def test_whose_target_is_a_limit():
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("fix_gap", [0.2, 1.0])
 def test_the_child_is_within_the_target(seed, fix_gap):
-    """Whatever is chosen first, and where the most probable path is not; without it, that path is the child."""
+    """Whatever is chosen first; and near it where all choices are made together."""
     torch.manual_seed(seed)
     space = Wide()
     limit = penalty(space, 56.0)
