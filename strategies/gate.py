@@ -396,10 +396,12 @@ def batch_norm_statistics_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
     tracking = [
         m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats and m.training
     ]
+    # Past torch's own, which asks of every value whether it is a parameter, a module or a buffer: felt at every step of a
+    # search with many candidates, each with batch norms of its own.
     for m in tracking:
-        m.track_running_stats = False
+        object.__setattr__(m, "track_running_stats", False)
     try:
         yield
     finally:
         for m in tracking:
-            m.track_running_stats = True
+            object.__setattr__(m, "track_running_stats", True)

@@ -205,7 +205,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--pixels", type=int, default=64, help="height and width of an image (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=32, help="images (default: %(default)s)")
     parser.add_argument(
-        "--rounds", type=int, help="how often all is timed (default: 3; with --sweep 2, with --short 1)"
+        "--rounds", type=int, help="how often all is timed (default: 3; with --sweep or --short 2)"
     )
     parser.add_argument("--steps", nargs="+", metavar="NAME", help="only these steps, more closely; no bars then")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
@@ -218,7 +218,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--picture", type=Path, help="SVG file for a picture of it")
     options = parser.parse_args(arguments)
     if options.rounds is None:
-        options.rounds = 1 if options.short else 2 if options.sweep else 3
+        options.rounds = 2 if options.short or options.sweep else 3
     known = [*NAMES, CONTIGUOUS]
     if unknown := set(options.steps or ()) - set(known):
         parser.error(f"argument --steps: unknown {sorted(unknown)}; allowed: {', '.join(known)}")

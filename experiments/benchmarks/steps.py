@@ -7,7 +7,7 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import nni.nas.strategy
 import torch
@@ -26,6 +26,8 @@ OTHER_UPDATES = {"full step": "full", "REINFORCE update": "reinforce"}
 NAMES = (
     "floor again", "weight step", "two-path step", "full step", "REINFORCE update", "whole batch", *DSNAS_STEPS.values(), *NNI_STEPS
 )  # fmt: skip
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -56,8 +58,8 @@ class Step:
     times: list[tuple[Any, Any]] = field(default_factory=list)
 
 
-def foreseen(module: Any, *draws: Callable[[Any], Path]) -> list[Path]:
-    """The paths that a search will sample next: drawn, and the generator put back to where it was."""
+def foreseen(module: Any, *draws: Callable[[Any], T]) -> list[T]:
+    """What a search will sample next: drawn, and the generator put back to where it was."""
     generator = module.gates[0].generator
     state = generator.get_state()
     paths = [draw(module) for draw in draws]
@@ -71,7 +73,14 @@ def one_path(module: Any) -> Path:
 
 
 def active_of_pairs(module: Any) -> Path:
-    return {gate.label: gate.choices[sample_pair(gate.probs(), gate.generator)[0]] for gate in module.gates}
+    return both_of_pairs(module)[0]
+
+
+def both_of_pairs(module: Any) -> tuple[Path, Path]:
+    """The active candidates of the pairs, and the others."""
+    pairs = {gate: sample_pair(gate.probs(), gate.generator) for gate in module.gates}
+    active, other = ({gate.label: gate.choices[pair[i]] for gate, pair in pairs.items()} for i in range(2))
+    return active, other
 
 
 def steps_of(names: Collection[str], search: Callable[[Any], Search], seed: int) -> list[Step]:
@@ -109,7 +118,7 @@ def two_path_steps(search: Search) -> list[Step]:
         Step(
             "weight step", search, lambda: module.weight_step(search.batch, 0), functools.partial(foreseen, module, one_path)
         ),
-        architecture_step("two-path step", search, active_of_pairs),
+        architecture_step("two-path step", search),
         Step(
             "whole batch", search, whole_batches,
             functools.partial(foreseen, module, *[one_path] * UPDATE_EVERY, active_of_pairs), batches=UPDATE_EVERY,
@@ -117,14 +126,16 @@ def two_path_steps(search: Search) -> list[Step]:
     ]  # fmt: skip
 
 
-def architecture_step(name: str, search: Search, draw: Callable[[Any], Path] = one_path) -> Step:
+def architecture_step(name: str, search: Search) -> Step:
     """One update of the architecture of ProxylessNAS, by any of its three."""
     module = search.module
     samples = module.reinforce_samples if name == "REINFORCE update" else 1
 
     def paths() -> list[Path]:
+        if name == "two-path step":  # runs both, so that its ratio does not depend on which of the two is the larger
+            return list(*foreseen(module, both_of_pairs))
         # Of the networks of one update of REINFORCE, first and last: two are enough for their mean, over the rounds.
-        drawn = foreseen(module, *[draw] * samples)
+        drawn = foreseen(module, *[one_path] * samples)
         return drawn if samples == 1 else [drawn[0], drawn[-1]]
 
     return Step(name, search, lambda: module.architecture_step(search.held_out, 0), paths)
