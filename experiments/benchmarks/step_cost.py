@@ -204,9 +204,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=12, help="searched layers (default: %(default)s)")
     parser.add_argument("--pixels", type=int, default=64, help="height and width of an image (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=32, help="images (default: %(default)s)")
-    parser.add_argument(
-        "--rounds", type=int, help="how often all is timed (default: 3; with --sweep or --short 2)"
-    )
+    parser.add_argument("--rounds", type=int, help="how often all is timed (default: 3; with --sweep or --short 2)")
     parser.add_argument("--steps", nargs="+", metavar="NAME", help="only these steps, more closely; no bars then")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: %(default)s)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: %(default)s)")
