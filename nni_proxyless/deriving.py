@@ -31,6 +31,7 @@ from .files import write_text, write_weights
 from .latency import BudgetError, DeviceEstimator, LatencyEstimator, LatencyProfiler, best_under_budget
 from .latency.budget import fastest, log_probability, slowest
 from .latency.operation import trace_operations
+from .latency.penalty import holds_target
 from .measuring import make_profiler, measure_beside_path, say_if_drifted
 from .monitor import judge, judging_loaders
 from .own_code import make_images, make_space
@@ -119,7 +120,10 @@ class FinishedSearch:
         )  # fmt: skip
 
     def best(self, budget: float, at_least: float | None = None) -> dict[str, Any]:
-        """The choices of the most probable network under the budget, of those that cost ``at_least`` so much if there are any.
+        """The choices of the most probable network under the budget.
+
+        Of those that cost ``at_least`` so much, if there are any. Without it, if the search held a target, of those near the
+        target, which its probabilities are about, or near the budget, if that is lower.
 
         Raises
         ------
@@ -127,13 +131,21 @@ class FinishedSearch:
             There is none; the message names the fastest that can be reached.
         """
         try:
-            least = -math.inf if at_least is None else at_least
-            sample = best_under_budget(self.probs, self.profiler, budget, at_least_ms=least)
+            if at_least is None:
+                sample = best_under_budget(self.probs, self.profiler, budget, near_ms=self._near(budget))
+            else:
+                sample = best_under_budget(self.probs, self.profiler, budget, at_least_ms=at_least)
         except BudgetError as error:
             raise UserError(str(error)) from error
         except ValueError as error:
             raise UserError(f"{self.folder}: {error}") from error
         return {label: self._choice(label, choice) for label, choice in sample.items()}
+
+    def _near(self, budget: float) -> float:
+        target, latency = self.architecture.latency.get("target_ms"), self.config.latency
+        if target is None or self.profiler.combine == "max" or not holds_target(latency.weight, latency.nonlinear):
+            return -math.inf
+        return min(target, budget)
 
     def _choice(self, label: str, choice: Any) -> Any:
         # NNI's own strategies give a probability per input, not per set of inputs: the search's choice stays.
@@ -204,7 +216,7 @@ class Derived:
 def derive_under_budget(run: Path, budget: float, folder: Path, *, at_least: float | None = None) -> Architecture:
     """Take the most probable network under a budget out of a finished search and write it to ``folder``.
 
-    With ``at_least``, one that costs at least so much, if there is one.
+    With ``at_least``, one that costs at least so much, if there is one; see :meth:`FinishedSearch.best`.
 
     Raises
     ------
@@ -239,7 +251,7 @@ def derive_front(run: Path, n: int, folder: Path) -> list[Derived]:
     chosen: list[tuple[float, dict[str, Any]]] = []
     with bar(2 * n, "front", "step") as steps:
         for budget in budgets:
-            sample = search.best(budget)
+            sample = search.best(budget, at_least=-math.inf)
             # A network that was within the last budget already ties with that one.
             if not chosen or search.profiler.profile(sample) > chosen[-1][0]:
                 chosen.append((budget, sample))

@@ -45,11 +45,10 @@ from typing import Any, Literal
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from .gate import Gate
-from .limits import Limits, limits_of, most_probable_within
+from .limits import most_probable_within
 from .module import SampledOneShotModule, entropy
 from .oneshot import SampledStrategy
 from .processes import average, average_gradients
@@ -108,7 +107,6 @@ class DSNASModule(SampledOneShotModule):
         paths: str,
         entropy_weight: float,
         baseline: MovingBaseline,
-        limits: Limits,
         **kwargs: Any,
     ):
         super().__init__(training_module, **kwargs)
@@ -118,7 +116,6 @@ class DSNASModule(SampledOneShotModule):
         self.paths = paths
         self.entropy_weight = entropy_weight
         self.baseline = baseline
-        self.limits = limits
         self.child_since: int | None = None  # epoch
         self._momenta: dict[nn.modules.batchnorm._BatchNorm, float | None] = {}
 
@@ -147,10 +144,6 @@ class DSNASModule(SampledOneShotModule):
                 f"strategy: warmup_epochs is {self.warmup_epochs} and search_epochs {search}, of {epochs} epochs; allowed: at "
                 "least one epoch of search and, after it, one in which the child trains"
             )
-        if self.limits and most_probable_within(self.limits, self.gates, {}) is None:
-            targets = ", ".join(f"{target:.6g} {profiler.unit}" for profiler, target in self.limits)
-            rank_zero_warn(f"strategy: no network of this space is within {targets}: the child will not be either")
-            self.limits = ()
         if self.paths == "per-process" and self.trainer.world_size > 1:
             self.gates[0].generator.manual_seed(self.seed * self.trainer.world_size + self.trainer.global_rank)
         return super().on_train_start()
@@ -184,19 +177,18 @@ class DSNASModule(SampledOneShotModule):
             if not gate.fixed and is_decided(gate.probs(), self.fix_gap) and self._leaves_a_network(gate):
                 self._fix(gate)
         if over:
-            chosen = most_probable_within(self.limits, self.gates, {}) if self.limits else None
+            chosen = self.most_probable()
             for gate in self.searched:
                 if not gate.fixed:
-                    self._fix(gate, None if chosen is None else chosen[gate])
+                    self._fix(gate, chosen[gate])
         if len(self.fixed) == len(self.searched):
             self.child_since = self.trainer.current_epoch
             self._become_child()
 
     def _leaves_a_network(self, gate: Gate) -> bool:
         """Whether a network within the targets remains if the gate's most probable candidate is chosen for good."""
-        return (
-            not self.limits or most_probable_within(self.limits, self.gates, {gate: gate.most_probable()}) is not None
-        )
+        made = {gate: gate.most_probable()}
+        return not self.limits or most_probable_within(self.limits, self.gates, made, near=False) is not None
 
     def _fix(self, gate: Gate, index: int | None = None) -> None:
         gate.fix(index)
@@ -326,8 +318,8 @@ class DSNAS(SampledStrategy):
     within_target
         Whether the target of a ``LatencyPenalty``, or each of several, is a limit to the child, and not only to the expected
         cost: a choice waits while making it would leave no network within it, and those made last are the most probable ones
-        within it, together; of those that take 97 % of it or more, if there are any. False: each takes its most probable
-        candidate.
+        within it, with ``weight='auto'`` near it, together, as :func:`~nni_proxyless.latency.best_under_budget` has it. False:
+        each takes its most probable candidate.
     reward
         ``'loss'`` or ``'gradient'``.
     paths
@@ -380,7 +372,6 @@ class DSNAS(SampledStrategy):
     ):
         self.search_epochs = search_epochs
         self.fix_gap = fix_gap
-        self.within_target = within_target
         self.reward = reward
         self.paths = paths
         self.entropy_weight = entropy_weight
@@ -395,6 +386,7 @@ class DSNAS(SampledStrategy):
             penalty=penalty,
             checkpoint_dir=checkpoint_dir,
             checkpoint_every=checkpoint_every,
+            within_target=within_target,
             seed=seed,
             **kwargs,
         )
@@ -428,6 +420,5 @@ class DSNAS(SampledStrategy):
             paths=self.paths,
             entropy_weight=self.entropy_weight,
             baseline=MovingBaseline(self.baseline_weight, "after"),
-            limits=limits_of(self.penalty) if self.within_target else (),
             **self.module_arguments(),
         )

@@ -1,33 +1,45 @@
-"""Hard limits for a search that makes its choices one after the other: what is chosen stays within every target.
+"""Hard limits: the network that a search leaves is within every target of its penalty, and near the first.
 
-A penalty brings the *expected* cost to its target. The network that is left at the end is one of many, and may cost more; a
-network that is deployed as it is must not. So a choice is made only if a network within the targets remains possible, and
-the last ones together: the most probable network within the targets and close to the first, given what is fixed already.
+A penalty brings the *expected* cost of a mixture to its target. The most probable candidates of all choices, each by itself,
+are one network of many, and may cost more than the target, or much less. So what a search leaves is chosen together: the most
+probable network of those within the targets and near the one that the penalty holds, if it holds one
+(:func:`~nni_proxyless.latency.best_under_budget`). A method that makes choices before the end makes one only if a network
+within the targets remains possible.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from nni_proxyless.latency import BudgetError, LatencyPenalty, LatencyProfiler, best_under_budget
 from nni_proxyless.latency.penalties import Penalties
 
 from .gate import Gate
 
-__all__ = ["Limits", "limits_of", "most_probable_within"]
-
-CLOSE = 0.03  # of the first target may be left over, where the choices allow it
-
-Limits = Sequence[tuple[LatencyProfiler, float]]
+__all__ = ["Limit", "limits_of", "most_probable_within"]
 
 
-def limits_of(penalty: Any) -> Limits:
+class Limit(NamedTuple):
+    """What a network may cost at most.
+
+    Attributes
+    ----------
+    held
+        Whether the search brings the expected cost to this target from both sides: its probabilities are about networks near it.
+    """
+
+    profiler: LatencyProfiler
+    target: float
+    held: bool = False
+
+
+def limits_of(penalty: Any) -> list[Limit]:
     """The targets of a penalty, or of several as one; none of NNI's own penalties and profilers, whose target is no limit."""
     parts = list(penalty.penalties.values()) if isinstance(penalty, Penalties) else [penalty]
     return [
-        (part.profiler, part.target_ms)
+        Limit(part.profiler, part.target_ms, part.holds_target)
         for part in parts
         if isinstance(part, LatencyPenalty)
         and isinstance(part.profiler, LatencyProfiler)
@@ -35,8 +47,10 @@ def limits_of(penalty: Any) -> Limits:
     ]
 
 
-def most_probable_within(limits: Limits, gates: Sequence[Gate], made: Mapping[Gate, int]) -> dict[Gate, int] | None:
-    """The most probable candidate of every gate, together within all limits and, if there are any such, close to the first.
+def most_probable_within(
+    limits: Sequence[Limit], gates: Sequence[Gate], made: Mapping[Gate, int] | None = None, *, near: bool = True
+) -> dict[Gate, int] | None:
+    """The most probable candidate of every gate, together within all limits and near the one that is held.
 
     Parameters
     ----------
@@ -46,22 +60,26 @@ def most_probable_within(limits: Limits, gates: Sequence[Gate], made: Mapping[Ga
         All gates of the search. A fixed one has all its probability on its choice.
     made
         Choices that count as made too.
+    near
+        Whether the network is to be near the limit that is held, as near as there is one.
 
     Returns
     -------
     dict or None
         Gate -> index of its candidate; None if what is made leaves no network within the limits.
     """
+    made = made or {}
     probs = {
         gate.label: dict(
             zip(gate.choices, gate.one_hot(made[gate]) if gate in made else gate.probs().detach(), strict=True)
         )
         for gate in gates
     }
-    (profiler, target), *others = limits
+    (profiler, target, held), *others = sorted(limits, key=lambda limit: not limit.held)
     try:
-        least = -math.inf if profiler.combine == "max" else target * (1 - CLOSE)
-        sample = best_under_budget(probs, profiler, target, at_least_ms=least, also=others)
+        at = target if near and held and profiler.combine != "max" else -math.inf
+        also = [(other.profiler, other.target) for other in others]
+        sample = best_under_budget(probs, profiler, target, near_ms=at, also=also)
     except BudgetError:
         return None
     found = {gate: next(i for i in range(len(gate.choices)) if gate.value(i) == sample[gate.label]) for gate in gates}

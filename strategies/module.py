@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import nni.nas.strategy  # noqa: F401  (first: else NNI's circular imports leave nni.nas.strategy with broken strategies)
@@ -11,12 +11,14 @@ import torch
 from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from nni_proxyless.latency import LatencyPenalty
 from nni_proxyless.latency.penalties import Penalties
 
 from .gate import Gate
+from .limits import Limit, most_probable_within
 from .processes import average, average_gradients, check_strategy, reduces_by_itself
 from .replay import HeldOutBatches, ReplayableLoader, for_this_rank
 from .resume import StopAndGo
@@ -41,6 +43,8 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         What the weights and what the architecture is trained on.
     stop_and_go
         Writes and reads checkpoints; None for none.
+    limits
+        What the network that is left keeps to.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         penalty: Any,
         seed: int,
         stop_and_go: StopAndGo | None,
+        limits: Sequence[Limit] = (),
     ):
         super().__init__(training_module)
         self.gates = list(gates)
@@ -77,6 +82,7 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         self.held_out_data = held_out_data
         self.held_out_batches = HeldOutBatches(held_out_data)
         self.stop_and_go = stop_and_go
+        self.limits = list(limits)
         self._accumulated = 0
         self._path: dict[Gate, int] = {}
         self._parts: tuple[list[nn.Parameter], list[nn.Module]] | None = None
@@ -99,6 +105,12 @@ class SampledOneShotModule(BaseOneShotLightningModule):
             raise MisconfigurationException(
                 "strategy: warmup_learning_rate needs training data of known length; use the evaluator's own schedule"
             )
+        if self.limits and most_probable_within(self.limits, self.gates, near=False) is None:
+            targets = ", ".join(f"{limit.target:.6g} {limit.profiler.unit}" for limit in self.limits)
+            rank_zero_warn(
+                f"strategy: no network of this space is within {targets}: what the search leaves will not be either"
+            )
+            self.limits = []
         if self.stop_and_go is not None:
             self.stop_and_go.restore(self)
         return super().on_train_start()
@@ -309,8 +321,14 @@ class SampledOneShotModule(BaseOneShotLightningModule):
             gate.reset()
 
     def export(self) -> dict[str, Any]:
-        """The most probable choice per label: the same at every call."""
-        return {gate.label: gate.value(gate.most_probable()) for gate in self.gates}
+        """The most probable network, with limits the most probable one within them: the same at every call."""
+        chosen = self.most_probable()
+        return {gate.label: gate.value(chosen[gate]) for gate in self.gates}
+
+    def most_probable(self) -> dict[Gate, int]:
+        """Gate -> index of its candidate in the network that would be left now."""
+        within = most_probable_within(self.limits, self.gates) if self.limits else None
+        return {gate: gate.most_probable() for gate in self.gates} if within is None else within
 
     def export_probs(self) -> dict[str, dict[Any, float]]:
         """Label -> choice -> probability, as plain numbers."""

@@ -19,6 +19,7 @@ from pytorch_lightning import LightningDataModule
 from torch import nn
 
 from .gate import Gate
+from .limits import limits_of
 from .module import divided
 from .replay import ReplayableLoader
 from .resume import StopAndGo
@@ -57,6 +58,7 @@ class SampledStrategy(OneShotStrategy):
         penalty: Any = None,
         checkpoint_dir: str | None = None,
         checkpoint_every: int | None = None,
+        within_target: bool = True,
         seed: int = 0,
         **kwargs: Any,
     ):
@@ -71,6 +73,7 @@ class SampledStrategy(OneShotStrategy):
         self.penalty = ExpectationProfilerPenalty(**penalty) if isinstance(penalty, dict) else penalty
         self.checkpoint_dir = checkpoint_dir
         self.checkpoint_every = checkpoint_every
+        self.within_target = within_target
         self.seed = seed
         self._gates: dict[str, Gate] = {}
         self._training_data = self._held_out_data = ReplayableLoader(None)
@@ -132,6 +135,7 @@ class SampledStrategy(OneShotStrategy):
             "log_prob_every_n_step": self.log_prob_every_n_step,
             "penalty": self.penalty,
             "seed": self.seed,
+            "limits": limits_of(self.penalty) if self.within_target else (),
             "stop_and_go": None
             if self.checkpoint_dir is None
             else StopAndGo(

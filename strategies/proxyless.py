@@ -263,7 +263,7 @@ class ProxylessNAS(SampledStrategy):
     Takes the arguments of ``nni.nas.strategy.Proxyless`` and any evaluator of NNI that is a ``Lightning``; any model
     space of ``LayerChoice``, ``InputChoice`` and ``Repeat``. The evaluator's training data trains the weights, its
     validation data trains the architecture. ``export_top_models(formatter='dict')`` gives the most probable
-    architecture, not a random sample.
+    architecture within the target, not a random sample.
 
     If the evaluator's module has a method ``architecture_loss(batch, batch_idx) -> Tensor``, architecture steps
     minimise it in the place of ``training_step``. Paper and official code use plain cross entropy there, and label
@@ -272,6 +272,7 @@ class ProxylessNAS(SampledStrategy):
     Where paper and official code disagree, there is an argument; what is said first is the default.
 
     =========================  =====================================================================================
+    ``within_target``          what is left is within the target; in paper and official code it has what its argmax costs
     ``update``                 two paths, as in the paper; the official code's own default is ``'full'``
     ``update_active_skip``     the logits move also when the skip is active (paper, eq. 4); the official code leaves
                                them alone in such a step, the gradient of the cost included
@@ -338,6 +339,11 @@ class ProxylessNAS(SampledStrategy):
         one, and ends as if it had not been killed. None: no checkpoints.
     checkpoint_every
         Batches between two checkpoints; one at the end of every epoch is written anyway.
+    within_target
+        Whether the network that is left is within the target of a ``LatencyPenalty``, or each of several, and with
+        ``weight='auto'`` near it: the most probable one of those, as :func:`~nni_proxyless.latency.best_under_budget` has it.
+        False: of every choice its most probable candidate (paper), which together may cost more, or much less. Nothing else
+        in the search depends on it.
     seed
         Of the initial logits and of all sampling.
     mutation_hooks
@@ -373,6 +379,7 @@ class ProxylessNAS(SampledStrategy):
         baseline_weight: float = 0.99,
         checkpoint_dir: str | None = None,
         checkpoint_every: int | None = None,
+        within_target: bool = True,
         seed: int = 0,
         **kwargs: Any,
     ):
@@ -398,6 +405,7 @@ class ProxylessNAS(SampledStrategy):
             penalty=penalty,
             checkpoint_dir=checkpoint_dir,
             checkpoint_every=checkpoint_every,
+            within_target=within_target,
             seed=seed,
             **kwargs,
         )

@@ -6,7 +6,8 @@ A. *Planted candidates.* The chain of ``rewards.py``: one candidate of each of f
    weights stand still, so there is nothing to learn but the choices. How many does each strategy find?
 B. *All 64 networks of a small space*, trained from scratch on scikit-learn's digits, each several times, since the truth has
    noise too. Then searches: where does the network that they find stand among the 64, in accuracy alone and with targets in
-   multiply-adds? A network with a target is the most probable one within it, as ``nni-proxyless derive --budget-ms`` takes it.
+   multiply-adds? A network with a target is the most probable one within it and near it, as a search leaves it; without
+   that, the most probable one of all within it.
 
 The accuracies of the 64 networks are in the result, and ``--truth known_answer.json`` takes them from there, as ``--short``
 does, so that searches can be run again without them.
@@ -70,7 +71,7 @@ PLANTED: dict[str, dict[str, Any]] = {  # epochs of 16 steps of the logits
     "two-path": {"epochs": 6, "arc_learning_rate": 0.1},
     "full": {"epochs": 6, "arc_learning_rate": 0.1},
     "reinforce": {"epochs": 12, "arc_learning_rate": 0.1, "reinforce_samples": 4},
-    "dsnas": {"epochs": 12, "arc_learning_rate": 0.06},
+    "dsnas": {"epochs": 20, "arc_learning_rate": 0.03},
 }
 
 # B
@@ -130,14 +131,15 @@ class Task(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-# One learning rate for all. With 0.1, as experiments/search.yml has it, two-path with a target was decided before it had learnt:
-# at 40 % seeds 0 and 1 had regrets of 0.075 and 0.014, with 0.05 of 0.014 and 0.007. The entropy's weight is that of the shipped files.
-RATE = 0.05
+# One learning rate for all, and no entropy term: choices need not be decided, since what is left is the most probable network near
+# the target. With 0.1, as experiments/search.yml has it, two-path with a target was decided before it had learnt: at 40 % seeds 0 and
+# 1 had regrets of 0.075 and 0.014, with 0.05 of 0.014 and 0.007. Chosen with seeds 100 to 105.
+RATE = 0.02
 STRATEGIES: dict[str, Callable[..., Any]] = {
-    "two-path": functools.partial(ProxylessNAS, update="two-path", arc_update_every=1, entropy_weight=1.0),
-    "full": functools.partial(ProxylessNAS, update="full", arc_update_every=1, entropy_weight=1.0),
+    "two-path": functools.partial(ProxylessNAS, update="two-path", arc_update_every=1),
+    "full": functools.partial(ProxylessNAS, update="full", arc_update_every=1),
     "reinforce": functools.partial(ProxylessNAS, update="reinforce", arc_update_every=1, reinforce_samples=10),
-    "dsnas": functools.partial(DSNAS, search_epochs=SEARCH_EPOCHS, fix_gap=0.9, entropy_weight=1.0),
+    "dsnas": functools.partial(DSNAS, search_epochs=SEARCH_EPOCHS, fix_gap=0.9),
     "nni-proxyless": Proxyless,
 }  # fmt: skip
 
@@ -172,10 +174,14 @@ def search(name: str, seed: int, share: float | None) -> dict[str, Any]:
     evaluator.evaluate(supernet)
     seconds = time.process_time() - began
     probs = evaluator.module.export_probs()
-    probable = evaluator.module.export()
-    found = probable if target is None else best_under_budget(probs, profiler, target)
+    probable = {label: max(ps, key=lambda choice: ps[choice]) for label, ps in probs.items()}
+    found, anywhere = probable, probable
+    if target is not None:
+        found = best_under_budget(probs, profiler, target, near_ms=target)
+        anywhere = best_under_budget(probs, profiler, target)
     return {
-        "strategy": name, "target": share, "seed": seed, "found": name_of(found), "most_probable": name_of(probable),
+        "strategy": name, "target": share, "seed": seed, "found": name_of(found), "anywhere": name_of(anywhere),
+        "most_probable": name_of(probable),
         "expected_macs_by_target": None if target is None else float(profiler.expectation(probs)) / target,
         "seconds": round(seconds, 2),
     }  # fmt: skip
@@ -192,6 +198,7 @@ def judged(searches: list[dict[str, Any]], truth: dict[str, Any]) -> list[dict[s
             {
                 **found,
                 "most_probable_fits": fits,
+                "regret_anywhere": standing(found["anywhere"], allowed(truth, share), 0.0)["regret"],
                 **standing(found["found"], allowed(truth, share), noise_of(truth, share)),
             }
         )

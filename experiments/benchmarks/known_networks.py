@@ -11,6 +11,7 @@ import math
 import statistics
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from torch.utils.data import TensorDataset
 
 from nni_proxyless.data import digits
 from nni_proxyless.derive import count_macs
+from nni_proxyless.latency.budget import NEAR
 from nni_proxyless.progress import bar
 
 CHANNELS, SHAPE, CLASSES = 8, (1, 8, 8), 10
@@ -173,6 +175,16 @@ def allowed(truth: dict[str, Any], share: float | None) -> dict[str, float]:
     return {name: statistics.mean(found) for name, found in truth["accuracies"].items() if truth["macs"][name] <= limit}
 
 
+def near(truth: dict[str, Any], share: float | None) -> dict[str, float]:
+    """Of the networks within the target those near it, as ``best_under_budget`` has it; all of them without a target."""
+    within = allowed(truth, share)
+    if share is None:
+        return within
+    target = share * max(truth["macs"].values())
+    of_each = ({n: a for n, a in within.items() if truth["macs"][n] >= (1 - less) * target} for less in NEAR)
+    return next((some for some in of_each if some), within)
+
+
 def standing(found: str, accuracies: dict[str, float], noise: float) -> dict[str, Any]:
     """Rank and regret of one network among those that are allowed."""
     best = max(accuracies.values())
@@ -185,7 +197,7 @@ def standing(found: str, accuracies: dict[str, float], noise: float) -> dict[str
 
 
 def chance(truth: dict[str, Any], share: float | None, draws: int) -> dict[str, Any]:
-    """What random networks get, in expectation: one of them, and the best of so many, each trained once.
+    """What random networks get, in expectation: one of them, and the best of so many, each trained once; and the same near the target.
 
     The best of several is the one with the best accuracy of one seed, each seed in turn; its worth is the mean over all seeds,
     the chosen one included, which flatters it a little.
@@ -193,21 +205,24 @@ def chance(truth: dict[str, Any], share: float | None, draws: int) -> dict[str, 
     accuracies = allowed(truth, share)
     noise, n = noise_of(truth, share), len(accuracies)
     standings = {name: standing(name, accuracies, noise) for name in accuracies}
-    regrets = []
-    for seed in range(min(map(len, truth["accuracies"].values()))):
-        ordered = sorted(accuracies, key=lambda name: -truth["accuracies"][name][seed])
-        draws = min(draws, n)
-        regrets += [
-            sum(
-                math.comb(n - 1 - i, draws - 1) / math.comb(n, draws) * standings[name]["regret"]
-                for i, name in enumerate(ordered)
-            )
-        ]
+
+    def of_best(names: Sequence[str]) -> float:
+        n, some, regrets = len(names), min(draws, len(names)), []
+        for seed in range(min(map(len, truth["accuracies"].values()))):
+            ordered = sorted(names, key=lambda name: -truth["accuracies"][name][seed])
+            regrets.append(sum(
+                math.comb(n - 1 - i, some - 1) / math.comb(n, some) * standings[name]["regret"] for i, name in enumerate(ordered)
+            ))  # fmt: skip
+        return statistics.mean(regrets)
+
+    close = list(near(truth, share))
     return {
         "target": share, "noise": noise, "networks": n, "best": max(accuracies, key=lambda name: accuracies[name]),
         "best_accuracy": max(accuracies.values()), "rank": statistics.mean(s["rank"] for s in standings.values()),
         "is_best": 1 / n, "top_5": min(1.0, 5 / n),
         "within_noise": statistics.mean(s["within_noise"] for s in standings.values()),
         "regret": statistics.mean(s["regret"] for s in standings.values()),
-        "draws": draws, "regret_of_best_of_draws": statistics.mean(regrets),
+        "draws": min(draws, n), "regret_of_best_of_draws": of_best(list(accuracies)),
+        "near": {"networks": len(close), "regret": statistics.mean(standings[name]["regret"] for name in close),
+                 "regret_of_best_of_draws": of_best(close)},
     }  # fmt: skip

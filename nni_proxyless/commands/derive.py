@@ -23,8 +23,8 @@ def add_derive_command(commands: Any) -> None:
     what.add_argument("--front", type=int, metavar="N",
                       help="a network for each of N budgets, from the fastest network to the slowest")  # fmt: skip
     derive.add_argument("--at-least-ms", type=float, metavar="MS",
-                        help="with --budget-ms: a network that costs at least this much, if there is one; without it, choices that the "
-                        "search has not decided may leave most of the budget unused")  # fmt: skip
+                        help="with --budget-ms: a network that costs at least this much, if there is one; 0: the most probable one, whatever it "
+                        "costs (default: one near the budget, or near the target of the search if that is lower)")  # fmt: skip
     derive.add_argument("--output", type=Path, metavar="DIR",
                         help="default: RUN/budget-MS, or RUN/front")  # fmt: skip
     derive.set_defaults(run=_derive)

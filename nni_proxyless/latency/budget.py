@@ -36,6 +36,13 @@ OBJECTIVE_SCALE = 1e4
 MARGIN = 2e-6  # of a scaled row: HiGHS' tolerance, with room
 MOST_FORBIDDEN = 100
 EPSILON = 2.0**-52
+NEAR = (
+    0.03,
+    0.06,
+    0.12,
+    0.25,
+    0.5,
+)  # how much less than ``near_ms``, as a share of it; the first that any network keeps to
 
 
 class BudgetError(ValueError):
@@ -47,10 +54,16 @@ def best_under_budget(
     profiler: LatencyProfiler,
     budget_ms: float,
     *,
+    near_ms: float = -math.inf,
     at_least_ms: float = -math.inf,
     also: Sequence[Limit] = (),
 ) -> dict[str, Any]:
     """The most probable architecture among those that cost at most ``budget_ms``.
+
+    A search that holds a target holds it by a mixture of networks, and what it has learnt is about networks near the target.
+    Where its choices are not decided, each by itself may favour what is cheap, and the most probable network of all leaves
+    much of the target unused. ``near_ms`` asks for one that does not: among all networks of a small space, trained, those
+    found so were close to the best, those found without it no better than random ones (``experiments/benchmarks/RESULTS.md``).
 
     Choices of probability 0 are made only where nothing else is within the budget: then as few as possible, and among
     those networks the product of all other probabilities is largest. Among equals the solver decides, always alike.
@@ -65,10 +78,11 @@ def best_under_budget(
         What a network costs; nested and shared choices and depths included.
     budget_ms
         In the profiler's unit. Infinite: no limit.
+    near_ms
+        The target of the search, say: only networks that cost at most 3 % less than this, if there are any; else 6 %, 12, 25,
+        50. They may cost more, up to the budget. Not for a cost that is a maximum, which many networks have in common.
     at_least_ms
-        Only networks that cost this much, if choices of a probability above 0 make any. A search that holds its target by
-        a mixture is about networks near the target: where its choices are not decided, each by itself may favour what is
-        cheap, and together they leave most of the budget unused. Not for a cost that is a maximum.
+        Only networks that cost this much, if there are any; ``near_ms`` with a limit of one's own.
     also
         Further (profiler, budget) pairs that hold at once, such as multiply-adds beside milliseconds.
 
@@ -82,21 +96,21 @@ def best_under_budget(
     BudgetError
         No network is within the budgets; the message names the fastest that can be reached.
     ValueError
-        Labels or choices do not agree, a probability is no number of 0 or more, a budget is no number, or ``at_least_ms`` is
-        above it or of a maximum.
+        Labels or choices do not agree, a probability is no number of 0 or more, a budget is no number, or ``near_ms`` or
+        ``at_least_ms`` is above it or of a maximum.
     """
     limits = [(profiler, budget_ms), *also]
     choices = _choices(limits)
     numbers = _checked_probs(probs, choices)
-    if not at_least_ms <= budget_ms:
-        raise ValueError(f"at_least_ms is {at_least_ms!r}; allowed: up to the budget, {budget_ms!r} {profiler.unit}")
-    if at_least_ms > -math.inf and profiler.combine == "max":
-        raise ValueError(
-            f"at_least_ms is {at_least_ms!r}; allowed: none, a network costs the largest of its operations"
-        )
+    for name, ms in (("near_ms", near_ms), ("at_least_ms", at_least_ms)):
+        if not ms <= budget_ms:
+            raise ValueError(f"{name} is {ms!r}; allowed: up to the budget, {budget_ms!r} {profiler.unit}")
+        if ms > -math.inf and profiler.combine == "max":
+            raise ValueError(f"{name} is {ms!r}; allowed: none, a network costs the largest of its operations")
+    near = (max(at_least_ms, near_ms * (1 - share)) for share in NEAR)
     result = {label: max(ps, key=lambda choice: ps[choice]) for label, ps in numbers.items()}
     fits = not _exceeded(limits, result)
-    for least in dict.fromkeys((at_least_ms, -math.inf)):
+    for least in dict.fromkeys((*near, at_least_ms, -math.inf)):
         if fits and profiler.profile(result) >= least:
             return _as_nni_has_it(result)
         found = _most_probable(limits, choices, numbers, result, least)

@@ -21,7 +21,12 @@ from torch import Tensor, nn
 from .multiplier import FLOOR, BackwardPass, leaves_of, multiplier
 from .profiler import LatencyProfiler
 
-__all__ = ["LatencyPenalty", "logits_of"]
+__all__ = ["LatencyPenalty", "holds_target", "logits_of"]
+
+
+def holds_target(weight: float | str, nonlinear: str) -> bool:
+    """Whether a penalty of these arguments brings E to T from both sides."""
+    return weight == "auto" and nonlinear == "linear"
 
 
 def logits_of(model_space: nn.Module) -> dict[str, tuple[Tensor, nn.Module]]:
@@ -143,7 +148,7 @@ class LatencyPenalty(ExpectationProfilerPenalty):
         super().__init__(
             profiler, baseline, scale, nonlinear=nonlinear, aggregate="mul" if form == "mul#log" else "add"
         )
-        self.target_ms, self.weight, self.form = target_ms, weight, form
+        self.target_ms, self.weight, self.form, self.nonlinear = target_ms, weight, form, nonlinear
         self.loss_scale, self.tolerance = loss_scale, tolerance
         # Past nn.Module, which would make the supernet a part of the penalty.
         space = getattr(profiler, "model_space", None) if model_space is None else model_space
@@ -152,6 +157,11 @@ class LatencyPenalty(ExpectationProfilerPenalty):
         self._backward_pass: BackwardPass | None = None
 
     model_space: nn.Module | None
+
+    @property
+    def holds_target(self) -> bool:
+        """Whether E is brought to T from both sides, so that the networks that a search is about are near T."""
+        return holds_target(self.weight, self.nonlinear)
 
     @property
     def last_multiplier(self) -> float:

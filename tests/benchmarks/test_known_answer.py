@@ -49,6 +49,17 @@ def test_what_random_networks_get():
     assert known_networks.chance(TRUTH, None, 2)["regret_of_best_of_draws"] == pytest.approx((2 * 0.05 + 0.15) / 6)
 
 
+def test_random_networks_near_a_target():
+    """Half of the largest is 50: b alone is near it; 45 leaves d, which takes 40, 12 % less."""
+    assert known_networks.near(TRUTH, None) == known_networks.allowed(TRUTH, None)
+    assert list(known_networks.near(TRUTH, 0.5)) == ["b"]
+    assert list(known_networks.near(TRUTH, 0.45)) == ["d"]
+    assert list(known_networks.near(TRUTH, 0.3)) == ["c"], "nothing takes half of it, so all"
+    found = known_networks.chance(TRUTH, 0.5, 2)
+    assert found["near"] == {"networks": 1, "regret": 0, "regret_of_best_of_draws": 0}
+    assert found["regret_of_best_of_draws"] == pytest.approx(0.1 / 3), "d of c and d, else b"
+
+
 def test_networks_side_by_side_never_meet():
     """Each copy sees its own images alone: a gradient of one output reaches no other input."""
     network = known_networks.Small(3).freeze({"layer0": "k5", "layer1": "skip", "layer2": "k3"})

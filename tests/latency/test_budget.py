@@ -252,6 +252,26 @@ def test_at_least_so_much_if_there_is_any(seed):
         assert rank(probs, found) == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_as_near_as_there_is_any(seed):
+    """Among networks at most 3 % below, where choices of probability above 0 make one; else 6, 12, 25, 50 %; else all."""
+    draw = random.Random(seed)
+    profiler = profiler_of(OfEveryKind(seed), (2,), lambda: draw.uniform(0, 3))
+    probs = random_probs(profiler, draw)
+    networks = [(sample, profiler.profile(sample)) for sample in all_networks(profiler)]
+    costs = sorted(ms for _, ms in networks)
+    for _ in range(4):
+        budget = costs[draw.randrange(len(costs))]
+        near_ms = budget * draw.choice((1, 0.9))
+        within = [(sample, ms) for sample, ms in networks if ms <= budget]
+        possible = [(sample, ms) for sample, ms in within if rank(probs, sample)[0] == 0]
+        nearest = ([s for s, ms in possible if ms >= near_ms * (1 - share)] for share in (0.03, 0.06, 0.12, 0.25, 0.5))
+        expected = next((some for some in nearest if some), [sample for sample, _ in within])
+        found = best_under_budget(probs, profiler, budget, near_ms=near_ms)
+        assert profiler.profile(found) <= budget
+        assert rank(probs, found) == pytest.approx(max(rank(probs, sample) for sample in expected), abs=1e-9)
+
+
 def test_undecided_choices_leave_the_budget_unused_without_it():
     """Each is for what is cheap, and by little."""
     space = LatencyProfiler(Small(), OfNames(), (2,))
@@ -262,6 +282,10 @@ def test_undecided_choices_leave_the_budget_unused_without_it():
         "narrow",
         "narrow",
     )  # there is none
+    assert tuple(best_under_budget(probs, space, 6.0, near_ms=6.0).values()) == ("narrow", "wide"), "12 % less"
+    assert tuple(best_under_budget(probs, space, 9.0, near_ms=6.0).values()) == ("wide", "wide"), (
+        "the budget is the limit"
+    )
 
 
 # -- what is asked for and cannot be -------------------------------------------------------------------------------------
@@ -364,16 +388,18 @@ def test_a_budget_that_is_no_number_is_refused(small, budget):
         best_under_budget(PROBS, small, 3.0, also=[(small, budget)])
 
 
+@pytest.mark.parametrize("name", ["at_least_ms", "near_ms"])
 @pytest.mark.parametrize("least", [5.1, float("nan")])
-def test_a_least_cost_above_the_budget_is_refused(small, least):
-    with pytest.raises(ValueError, match=r"at_least_ms is .*; allowed: up to the budget, 5\.0 ms"):
-        best_under_budget(PROBS, small, 5.0, at_least_ms=least)
+def test_a_least_cost_above_the_budget_is_refused(small, least, name):
+    with pytest.raises(ValueError, match=name + r" is .*; allowed: up to the budget, 5\.0 ms"):
+        best_under_budget(PROBS, small, 5.0, **{name: least})
 
 
-def test_a_least_cost_of_a_maximum_is_refused():
+@pytest.mark.parametrize("name", ["at_least_ms", "near_ms"])
+def test_a_least_cost_of_a_maximum_is_refused(name):
     of_maximum = LatencyProfiler(OfEveryKind(0), OfRows(lambda: 1.0), (2,))
-    with pytest.raises(ValueError, match=r"at_least_ms is 0\.5; allowed: none, a network costs the largest"):
-        best_under_budget(random_probs(of_maximum, random.Random(0)), of_maximum, 5.0, at_least_ms=0.5)
+    with pytest.raises(ValueError, match=name + r" is 0\.5; allowed: none, a network costs the largest"):
+        best_under_budget(random_probs(of_maximum, random.Random(0)), of_maximum, 5.0, **{name: 0.5})
 
 
 def test_profilers_of_two_spaces_are_refused(small):

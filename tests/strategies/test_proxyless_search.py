@@ -312,7 +312,9 @@ def test_the_penalty_reaches_the_logits(cost_probs, kind):
         ExpectationProfilerPenalty: lambda: ExpectationProfilerPenalty(profiler, target, weight),
         dict: lambda: {"profiler": profiler, "baseline": target, "scale": weight},
     }[kind]()
-    strategy = ProxylessNAS(arc_update_every=1, penalty=penalty, cost_probs=cost_probs, arc_learning_rate=1e-9)
+    strategy = ProxylessNAS(
+        arc_update_every=1, penalty=penalty, cost_probs=cost_probs, arc_learning_rate=1e-9, within_target=False
+    )
     search(strategy, CostOnly(), space, n=1)
     for label, gate in strategy._gates.items():
         costs = torch.tensor(list(profiler.candidate_ms[label].values()))
@@ -332,7 +334,9 @@ def test_a_large_latency_weight_finds_the_cheapest_network_and_none_does_not(hom
         torch.manual_seed(0)
         space = Space()
         penalty = LatencyPenalty(latency(space), target_ms=100.0, weight=weight)
-        strategy = ProxylessNAS(arc_update_every=1, arc_learning_rate=0.05, warmup_epochs=1, penalty=penalty)
+        strategy = ProxylessNAS(
+            arc_update_every=1, arc_learning_rate=0.05, warmup_epochs=1, penalty=penalty, within_target=False
+        )
         experiment = NasExperiment(space, evaluator(Task(), epochs=8, n=20, held_out=data(20, -1.0, 1)), strategy)
         assert experiment.run()
         (found[weight],) = experiment.export_top_models(formatter="dict")
