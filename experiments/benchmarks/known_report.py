@@ -152,6 +152,8 @@ def picture(result: dict[str, Any], path: Path) -> None:
         axes.axhspan(0, drawn["noise"], color="#dddddd")
         axes.axhline(drawn["regret"], color="black", linestyle="--", linewidth=1)
         axes.axhline(drawn["regret_of_best_of_draws"], color="black", linestyle=":", linewidth=1)
+        if drawn["target"] is not None:
+            axes.axhline(drawn["near"]["regret_of_best_of_draws"], color="#8c8c8c", linewidth=1)
         for i, (name, m) in enumerate(found.items()):
             rows = [r for r in result["searches"] if (r["strategy"], r["target"]) == (name, drawn["target"])]
             axes.plot([i] * len(rows), [r["regret"] for r in rows], "o", color=COLOURS[name], alpha=0.5, markersize=5)
@@ -163,5 +165,8 @@ def picture(result: dict[str, Any], path: Path) -> None:
         )
         axes.tick_params(labelleft=axes is panels[0])
     panels[0].set_ylabel("regret in accuracy")
-    figure.supxlabel("dashed: a random network; dotted: the best of several; grey: noise of the trainings", fontsize=9)
+    figure.supxlabel(
+        "dashed: a random network; dotted: the best of several; grey line: of several near the target; grey area: noise of the trainings",
+        fontsize=9,
+    )
     save_picture(figure, path)
