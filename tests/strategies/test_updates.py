@@ -495,7 +495,12 @@ def test_an_active_skip_stops_its_block_or_does_not(update, moves):
     space = TwoChoices()
     penalty = LatencyPenalty(latency(space), target_ms=50.0, weight=0.5)
     strategy = Watched(
-        update=update, update_active_skip=moves, penalty=penalty, arc_update_every=1, arc_learning_rate=0.01
+        update=update,
+        update_active_skip=moves,
+        penalty=penalty,
+        arc_update_every=1,
+        arc_learning_rate=0.01,
+        within_target=False,
     )
     module = fit(strategy, lambda: space, n=20, task=Task(0.0), alphas={"second": [0.0, 0.1, 0.2]})
     with_skip = [step for step in module.steps if step.path["second"] == 2]
@@ -514,7 +519,8 @@ def test_with_an_active_skip_the_full_gradient_holds_the_cost():
     costs = torch.tensor(list(profiler.candidate_ms["second"].values()), dtype=torch.float64)
     assert costs[2] == 0 < costs[0], "a skip costs nothing"
     penalty = LatencyPenalty(profiler, target_ms=target, weight=weight)
-    module = fit(Watched(update="full", penalty=penalty, arc_update_every=1), lambda: space, n=12, task=Task(0.0))
+    strategy = Watched(update="full", penalty=penalty, arc_update_every=1, within_target=False)
+    module = fit(strategy, lambda: space, n=12, task=Task(0.0))
     module.train()
     assert any(step.path["second"] == 2 for step in module.steps)
     for step in module.steps:
@@ -671,7 +677,7 @@ def test_a_latency_penalty_becomes_a_reward():
     space = TwoChoices()
     profiler = latency(space)
     strategy = Watched(
-        update="reinforce", penalty=LatencyPenalty(profiler, target_ms=70.0), reward_exponent=-0.2, reinforce_samples=4,
+        update="reinforce", penalty=LatencyPenalty(profiler, target_ms=70.0), reward_exponent=-0.2, reinforce_samples=4, within_target=False,
         baseline="never", arc_update_every=1, arc_learning_rate=STILL,
     )  # fmt: skip
     task = Rewarded(lambda i: 0.9)
