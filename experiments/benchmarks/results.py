@@ -38,6 +38,7 @@ SECTIONS = [
     Section("Accuracy in the supernet against accuracy alone", "ranking", "ranking.json", "bench_ranking.svg"),
     Section("Nets for different targets", "specialisation", "specialisation.json", "bench_specialisation.svg"),
     Section("Truth of a table", "latency_truth", "latency_truth.json", "bench_latency_truth.svg"),
+    Section("Truth of a table: another machine", "latency_truth", "latency_truth_epyc.json"),
     Section("Time of an exact derivation", "budget", "budget.json"),
     Section("Scale", "scale", "scale.json", "bench_scale.svg"),
     Section("What DSNAS learns from", "rewards", "rewards.json"),
