@@ -143,7 +143,7 @@ class FinishedSearch:
 
     def _near(self, budget: float) -> float:
         target, latency = self.architecture.latency.get("target_ms"), self.config.latency
-        if target is None or self.profiler.combine == "max" or not holds_target(latency.weight, latency.nonlinear):
+        if target is None or not holds_target(latency.weight, latency.nonlinear):
             return -math.inf
         return min(target, budget)
 

@@ -1,4 +1,4 @@
-"""Hard limits: the network that a search leaves is within every target of its penalty, and near the first.
+"""Hard limits: the network that a search leaves is within every target of its penalty, and near the one that is held.
 
 A penalty brings the *expected* cost of a mixture to its target. The most probable candidates of all choices, each by itself,
 are one network of many, and may cost more than the target, or much less. So what a search leaves is chosen together: the most
@@ -77,7 +77,7 @@ def most_probable_within(
     }
     (profiler, target, held), *others = sorted(limits, key=lambda limit: not limit.held)
     try:
-        at = target if near and held and profiler.combine != "max" else -math.inf
+        at = target if near and held else -math.inf
         also = [(other.profiler, other.target) for other in others]
         sample = best_under_budget(probs, profiler, target, near_ms=at, also=also)
     except BudgetError:

@@ -64,7 +64,7 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         penalty: Any,
         seed: int,
         stop_and_go: StopAndGo | None,
-        limits: Sequence[Limit] = (),
+        limits: Sequence[Limit],
     ):
         super().__init__(training_module)
         self.gates = list(gates)

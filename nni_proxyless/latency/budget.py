@@ -80,9 +80,9 @@ def best_under_budget(
         In the profiler's unit. Infinite: no limit.
     near_ms
         The target of the search, say: only networks that cost at most 3 % less than this, if there are any; else 6 %, 12, 25,
-        50. They may cost more, up to the budget. Not for a cost that is a maximum, which many networks have in common.
+        50. They may cost more, up to the budget. Of a cost that is a maximum, which many networks have in common, it asks nothing.
     at_least_ms
-        Only networks that cost this much, if there are any; ``near_ms`` with a limit of one's own.
+        Only networks that cost this much, if there are any; ``near_ms`` with a limit of one's own. Not of a maximum.
     also
         Further (profiler, budget) pairs that hold at once, such as multiply-adds beside milliseconds.
 
@@ -96,8 +96,8 @@ def best_under_budget(
     BudgetError
         No network is within the budgets; the message names the fastest that can be reached.
     ValueError
-        Labels or choices do not agree, a probability is no number of 0 or more, a budget is no number, or ``near_ms`` or
-        ``at_least_ms`` is above it or of a maximum.
+        Labels or choices do not agree, a probability is no number of 0 or more, a budget is no number, ``near_ms`` or
+        ``at_least_ms`` is above it, or ``at_least_ms`` of a maximum.
     """
     limits = [(profiler, budget_ms), *also]
     choices = _choices(limits)
@@ -105,9 +105,11 @@ def best_under_budget(
     for name, ms in (("near_ms", near_ms), ("at_least_ms", at_least_ms)):
         if not ms <= budget_ms:
             raise ValueError(f"{name} is {ms!r}; allowed: up to the budget, {budget_ms!r} {profiler.unit}")
-        if ms > -math.inf and profiler.combine == "max":
-            raise ValueError(f"{name} is {ms!r}; allowed: none, a network costs the largest of its operations")
-    near = (max(at_least_ms, near_ms * (1 - share)) for share in NEAR)
+    if at_least_ms > -math.inf and profiler.combine == "max":
+        raise ValueError(
+            f"at_least_ms is {at_least_ms!r}; allowed: none, a network costs the largest of its operations"
+        )
+    near = [max(at_least_ms, near_ms * (1 - share)) for share in NEAR] if profiler.combine != "max" else []
     result = {label: max(ps, key=lambda choice: ps[choice]) for label, ps in numbers.items()}
     fits = not _exceeded(limits, result)
     for least in dict.fromkeys((*near, at_least_ms, -math.inf)):

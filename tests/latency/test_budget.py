@@ -230,14 +230,19 @@ def test_several_budgets_at_once():
     assert refused
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_at_least_so_much_if_there_is_any(seed):
-    """Among networks between two costs, where choices of probability above 0 make one; else as without it."""
+def enumerated(seed: int) -> tuple[random.Random, LatencyProfiler, dict, list[tuple[dict, float]], list[float]]:
+    """A random space with all its networks and what they cost, and these costs in order."""
     draw = random.Random(seed)
     profiler = profiler_of(OfEveryKind(seed), (2,), lambda: draw.uniform(0, 3))
     probs = random_probs(profiler, draw)
     networks = [(sample, profiler.profile(sample)) for sample in all_networks(profiler)]
-    costs = sorted(ms for _, ms in networks)
+    return draw, profiler, probs, networks, sorted(ms for _, ms in networks)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_at_least_so_much_if_there_is_any(seed):
+    """Among networks between two costs, where choices of probability above 0 make one; else as without it."""
+    draw, profiler, probs, networks, costs = enumerated(seed)
     for _ in range(4):
         i, j = sorted((draw.randrange(1, len(costs)), draw.randrange(1, len(costs))))
         least, budget = (costs[i - 1] + costs[i]) / 2, costs[j]
@@ -255,11 +260,7 @@ def test_at_least_so_much_if_there_is_any(seed):
 @pytest.mark.parametrize("seed", range(30))
 def test_as_near_as_there_is_any(seed):
     """Among networks at most 3 % below, where choices of probability above 0 make one; else 6, 12, 25, 50 %; else all."""
-    draw = random.Random(seed)
-    profiler = profiler_of(OfEveryKind(seed), (2,), lambda: draw.uniform(0, 3))
-    probs = random_probs(profiler, draw)
-    networks = [(sample, profiler.profile(sample)) for sample in all_networks(profiler)]
-    costs = sorted(ms for _, ms in networks)
+    draw, profiler, probs, networks, costs = enumerated(seed)
     for _ in range(4):
         budget = costs[draw.randrange(len(costs))]
         near_ms = budget * draw.choice((1, 0.9))
@@ -395,11 +396,12 @@ def test_a_least_cost_above_the_budget_is_refused(small, least, name):
         best_under_budget(PROBS, small, 5.0, **{name: least})
 
 
-@pytest.mark.parametrize("name", ["at_least_ms", "near_ms"])
-def test_a_least_cost_of_a_maximum_is_refused(name):
+def test_a_least_cost_of_a_maximum_is_refused_and_nearness_asks_nothing():
     of_maximum = LatencyProfiler(OfEveryKind(0), OfRows(lambda: 1.0), (2,))
-    with pytest.raises(ValueError, match=name + r" is 0\.5; allowed: none, a network costs the largest"):
-        best_under_budget(random_probs(of_maximum, random.Random(0)), of_maximum, 5.0, **{name: 0.5})
+    probs = random_probs(of_maximum, random.Random(0))
+    with pytest.raises(ValueError, match=r"at_least_ms is 0\.5; allowed: none, a network costs the largest"):
+        best_under_budget(probs, of_maximum, 5.0, at_least_ms=0.5)
+    assert best_under_budget(probs, of_maximum, 5.0, near_ms=5.0) == best_under_budget(probs, of_maximum, 5.0)
 
 
 def test_profilers_of_two_spaces_are_refused(small):

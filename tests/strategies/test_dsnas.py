@@ -214,17 +214,18 @@ def images(n: int, seed: int = 0) -> TensorDataset:
 
 
 def prepare(
-    space: ModelSpace, strategy: DSNAS, task: Task | None = None, *, epochs: int = 3, data: Any = None, **trainer: Any
+    space: ModelSpace, strategy: Any, task: Task | None = None, *, epochs: int = 3, data: Any = None, **trainer: Any
 ) -> tuple[Any, Callable[[], None]]:
     """The module of a search, and what runs it."""
     space = strategy.mutate_model(space).double()
     trainer = {"max_epochs": epochs, "precision": "64-true", **trainer}
+    loader = DataLoader(images(BATCH) if data is None else data, batch_size=BATCH)
     evaluator = strategy.mutate_evaluator(
         Lightning(
             task or Task(),
             Trainer(enable_progress_bar=False, enable_checkpointing=False, logger=False, enable_model_summary=False,
                     accelerator="cpu", **trainer),
-            train_dataloaders=DataLoader(images(BATCH) if data is None else data, batch_size=BATCH),
+            train_dataloaders=loader, val_dataloaders=loader if strategy.needs_held_out_data else None,
         )
     )  # fmt: skip
     return evaluator.module, lambda: evaluator.evaluate(space)

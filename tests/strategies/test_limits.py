@@ -6,7 +6,6 @@ import itertools
 import nni.nas.strategy  # noqa: F401  (first: else NNI's circular imports leave it with broken strategies)
 import pytest
 import torch
-from nni.nas.evaluator.pytorch import DataLoader, Lightning, Trainer
 from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace, Repeat
 from nni_proxyless.strategies import ProxylessNAS
 from nni_proxyless.strategies.gate import Gate
@@ -211,17 +210,11 @@ def test_what_proxylessnas_leaves_is_within_the_target_and_near_it(seed, update)
             seed=seed,
             within_target=within_target,
         )
-        supernet = strategy.mutate_model(space).double()
-        few = {"max_epochs": 2, "precision": "64-true", "accelerator": "cpu", "logger": False}
-        quiet = {"enable_progress_bar": False, "enable_checkpointing": False, "enable_model_summary": False}
-        data = DataLoader(images(4 * BATCH), batch_size=BATCH)
-        evaluator = Lightning(Scored(), Trainer(**few, **quiet), train_dataloaders=data, val_dataloaders=data)
-        evaluator = strategy.mutate_evaluator(evaluator)
-        module = evaluator.module
+        module, run = prepare(space, strategy, Scored(), epochs=2, data=images(4 * BATCH))
         for gate in module.gates:  # all for what is wide, or all against it
             with torch.no_grad():
                 gate.alpha[-1] += 1.5 if seed else -1.5
-        evaluator.evaluate(supernet)
+        run()
         logits.append(torch.cat([gate.alpha.detach() for gate in module.gates]))
         exported.append(module.export())
     assert torch.equal(*logits)
