@@ -134,11 +134,15 @@ class DeviceEstimator(LatencyEstimator):
     def prepared(self, modules: Sequence[_Module]) -> Iterator[list[_Module]]:
         """Copies of modules as and where they are to be timed, torch as it is to be while they are, and :meth:`alone`.
 
-        The originals stay in their mode and place. Copied in one go: what several networks share, their copies share.
+        The originals stay in their mode and place. Copied in one go: what several networks share, their copies share. But a
+        parameter that is a view of another one's memory gets its own, as it has in a derived net: a kernel cut out of a
+        larger one would be laid out anew at every run.
         """
         copies = [
             m.to(device=self.device, dtype=PRECISIONS[self.precision]).eval() for m in copy.deepcopy(list(modules))
         ]
+        for parameter in {p for m in copies for p in m.parameters()}:
+            parameter.data = parameter.data.clone()
         with self.alone(), surroundings(self.device, self.threads):
             yield copies
 
