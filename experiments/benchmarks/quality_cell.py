@@ -1,12 +1,14 @@
 """One cell of the grid of ``quality.py``: one method, one target, one seed, from nothing to accuracy on the test images.
 
-    two-path, full, reinforce, dsnas, nni-…   search, the most probable net within the target, its final training
+    two-path, full, reinforce, dsnas, nni-…   search, the most probable net within the target, its final training: once from scratch,
+                                              and once as ``nni-proxyless train`` does it, from the weights that the search has left
     random                                    nets that take 95 to 100 % of the target, each trained to the end; the one that is best
                                               on the held-out images
+    random-longer                             one such net, trained for as many epochs as all of these together
     mobilenetv2                               MobileNetV2's block everywhere, at the width that has set the target
 
-The final training is the same for all: from scratch, a tenth of the training images held out, the weights after the last epoch.
-Every step is a command of this package, leaves its files, and is not repeated when the cell is run again.
+The final training is the same for all but the last but one: a tenth of the training images held out, the weights after the last
+epoch. Every step is a command of this package, leaves its files, and is not repeated when the cell is run again.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,9 +83,9 @@ class Grid:
 
 SPACE = {
     "name": "mobilenetv2", "preset": "small", "stem_width": 16, "stem_stride": 2, "first_width": 8,
-    "widths": [16, 32, 64], "depths": [3, 3, 2], "strides": [2, 2, 1], "feature_mix": 128,
+    "widths": [16, 32, 64], "depths": [3, 3, 2], "strides": [2, 2, 1], "feature_mix": 128, "shared_weights": True,
 }  # fmt: skip
-CORE = ("two-path", "dsnas", "random", "mobilenetv2")
+CORE = ("two-path", "dsnas", "random", "random-longer", "mobilenetv2")
 EVERY = (
     "two-path",
     "full",
@@ -93,6 +96,7 @@ EVERY = (
     "nni-proxyless",
     "nni-random",
     "random",
+    "random-longer",
     "mobilenetv2",
 )
 GRIDS = {
@@ -193,7 +197,7 @@ def strategy_of(method: str, grid: Grid) -> dict[str, Any]:
 
 
 def search(grid: Grid, method: str, target_ms: float, seed: int, table: Path, folder: Path) -> Path:
-    """One search, and the most probable net within the target; returns its ``architecture.json``."""
+    """One search, and the most probable net within the target; returns its ``architecture.json``, its weights beside it."""
     found, within = folder / "search", folder / "net"
     if not (found / "architecture.json").exists():
         if (found / "checkpoint").exists():
@@ -213,27 +217,32 @@ def search(grid: Grid, method: str, target_ms: float, seed: int, table: Path, fo
     if not (within / "architecture.json").exists():
         left = Architecture.read(found / "architecture.json")
         if method in OURS:  # what they leave is within the target and near it
+            within.mkdir(exist_ok=True)
+            shutil.copy(found / "weights.safetensors", within)
             left.write(within / "architecture.json")
         else:
             run(["derive", str(found), "--budget-ms", repr(target_ms), "--output", str(within)])
     return within / "architecture.json"
 
 
-def train(grid: Grid, architecture: Path, seed: int) -> dict[str, Any]:
-    """The final training; accuracy of its last weights on the held-out and on the test images."""
-    final = architecture.parent / "final"
+def train(grid: Grid, architecture: Path, seed: int, weights: str = "scratch", times: int = 1) -> dict[str, Any]:
+    """The final training, of so many times its epochs; what its last weights are worth on the held-out and on the test images."""
+    final, began = architecture.parent / weights, time.process_time()
     if not (final / "result.json").exists():
         if (final / "checkpoint").exists():
             run(["train", "--resume", str(final)])
         else:
             settings = {
-                "weights": "scratch", "epochs": grid.final_epochs, "warmup_epochs": min(1, grid.final_epochs - 1),
+                "weights": weights, "epochs": times * grid.final_epochs, "warmup_epochs": min(1, grid.final_epochs - 1),
                 "batch_size": grid.batch_size, "learning_rate": 0.1, "validation": 0.1, "device": "cpu", "threads": 1,
                 "seed": seed, "output": final,
             }  # fmt: skip
             run(["train", str(architecture), *(f"{name}={value}" for name, value in settings.items())])
     last = json.loads((final / "result.json").read_text(encoding="utf-8"))["last"]
-    return {"test_accuracy": last["test_accuracy"], "held_out_accuracy": last["validation_accuracy"]}
+    return {
+        "test_accuracy": last["test_accuracy"], "held_out_accuracy": last["validation_accuracy"],
+        "seconds": round(time.process_time() - began, 1),
+    }  # fmt: skip
 
 
 def cell(grid: Grid, method: str, width: float, seed: int, folder: Path) -> dict[str, Any]:
@@ -255,24 +264,27 @@ def cell(grid: Grid, method: str, width: float, seed: int, folder: Path) -> dict
         (net,) = reference_nets(any_net(grid), [width])
         paths = [mine / "net" / "architecture.json"]
         net.write(paths[0])
-    elif method == "random":
-        nets = random_within(grid, table, target_ms, grid.n_random, seed)
+    elif method in ("random", "random-longer"):
+        nets = random_within(grid, table, target_ms, grid.n_random if method == "random" else 1, seed)
         paths = [mine / f"net-{i}" / "architecture.json" for i in range(len(nets))]
         for net, path in zip(nets, paths, strict=True):
             net.write(path)
     else:
         paths = [search(grid, method, target_ms, seed, table, mine)]
     searched = time.process_time() - began
-    trained = [train(grid, path, seed) for path in paths]
+    trained = [train(grid, path, seed, times=grid.n_random if method == "random-longer" else 1) for path in paths]
     best = max(range(len(paths)), key=lambda i: trained[i]["held_out_accuracy"])
     net = Architecture.read(paths[best])
     found = {
         "method": method, "width": width, "seed": seed, **trained[best], "target_ms": target_ms,
         "table_ms": net.latency.get("table_ms"), "macs": net.macs, "n_params": net.n_params, "choices": net.choices,
         "architecture": str(paths[best].relative_to(folder)),
-        "search_seconds": round(searched, 1), "seconds": round(time.process_time() - began, 1),
+        "search_seconds": round(searched, 1), "seconds": round(searched + sum(t["seconds"] for t in trained), 1),
         "test_accuracies": [t["test_accuracy"] for t in trained],
     }  # fmt: skip
+    if (paths[0].parent / "weights.safetensors").exists():
+        inherited = train(grid, paths[0], seed, "inherited")
+        found["inherited"] = {**inherited, "seconds": round(searched + inherited["seconds"], 1)}
     if (mine / "search" / "architecture.json").exists():
         left = Architecture.read(mine / "search" / "architecture.json")
         found["left_by_search"] = {

@@ -10,7 +10,7 @@ and among pairs of about equal cost it says nothing at all. What the noise of tr
 
 Supernets are looked at twice: after the pretraining, in which all paths are as likely as the others, and at the end of the
 search. A search of DSNAS ends here where the paper's first stage does: one epoch later all candidates but one are gone.
-``nni-random`` trains on random paths all the time.
+``nni-random`` trains on random paths all the time. With ``+shared`` all candidates of a choice train the same weights.
 """
 
 # ruff: noqa: E402  (NNI warns while it is imported)
@@ -172,6 +172,8 @@ STRATEGIES: dict[str, Callable[..., Any]] = {
     "dsnas": functools.partial(DSNAS, fix_gap=1.0, arc_learning_rate=0.02, entropy_weight=1.0),
     "nni-random": RandomOneShot,
 }
+SHARED = "+shared"
+SUPERNETS = (*STRATEGIES, *(name + SHARED for name in STRATEGIES))
 
 
 class Look(Callback):
@@ -193,7 +195,8 @@ class Look(Callback):
 def inherited(name: str, seed: int, networks: Sequence[dict[str, str]], sizes: Sizes) -> dict[str, Any]:
     """One search without a latency target, and what its supernet says of the networks."""
     torch.manual_seed(seed)
-    space: Any = MobileNetV2Space(**SPACE).to(memory_format=torch.channels_last)  # type: ignore[arg-type]
+    shared, name = name.endswith(SHARED), name.removesuffix(SHARED)
+    space: Any = MobileNetV2Space(**SPACE, shared_weights=shared).to(memory_format=torch.channels_last)  # type: ignore[arg-type]
     epochs = sizes.warmup + sizes.search
     arguments: dict[str, Any] = {}
     if name != "nni-random":
@@ -215,7 +218,10 @@ def inherited(name: str, seed: int, networks: Sequence[dict[str, str]], sizes: S
     )
     began = time.process_time()
     evaluator.evaluate(supernet)
-    return {"strategy": name, "seed": seed, "accuracies": look.seen, "seconds": round(time.process_time() - began, 1)}
+    return {
+        "strategy": name + SHARED * shared, "seed": seed, "accuracies": look.seen,
+        "seconds": round(time.process_time() - began, 1),
+    }  # fmt: skip
 
 
 # -- the command ---------------------------------------------------------------------------------------------------------
@@ -227,7 +233,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, help="of the supernets (default: 2; short: 1)")
     parser.add_argument("--trainings", type=int, default=2, help="of every network, 2 or more (default: %(default)s)")
     parser.add_argument(
-        "--strategies", nargs="+", choices=sorted(STRATEGIES), default=[*STRATEGIES], help="(default: all)"
+        "--strategies", nargs="+", choices=sorted(SUPERNETS), default=[*SUPERNETS], help="(default: all)"
     )
     parser.add_argument("--output", type=Path, help="JSON file for the result")
     parser.add_argument("--picture", type=Path, help="SVG or PNG file")

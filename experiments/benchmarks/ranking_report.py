@@ -131,12 +131,16 @@ COLOURS = {0: "#a8480f", 1: "#3b6ea5", 2: "#4c9a6a"}
 
 
 def picture(result: dict[str, Any], path: Path) -> None:
-    """One panel per strategy: accuracy with inherited weights at the end of the search, and after training."""
+    """One panel per supernet: accuracy with inherited weights at the end of the search, and after training."""
     from matplotlib.figure import Figure
 
     names = [*dict.fromkeys(s["strategy"] for s in result["supernets"])]
-    figure = Figure(figsize=(3.4 * (1 + len(names)), 3.8), layout="constrained")
-    by_cost, *panels = figure.subplots(1, 1 + len(names), sharey=True)
+    columns = min(4, 1 + len(names))
+    lines = -(-(1 + len(names)) // columns)
+    figure = Figure(figsize=(3.4 * columns, 3.8 * lines), layout="constrained")
+    by_cost, *panels = figure.subplots(lines, columns, sharey=True, squeeze=False).flat
+    for empty in panels[len(names) :]:
+        empty.remove()
     final = [statistics.mean(network["final"]) for network in result["networks"]]
     by_cost.plot([network["macs"] / 1e6 for network in result["networks"]], final, "o", color="#6b6b6b")
     by_cost.set(
@@ -145,7 +149,7 @@ def picture(result: dict[str, Any], path: Path) -> None:
         title=f"cost, tau {result['cost']['tau']:+.2f}",
     )
     when = "after the search"
-    for axes, name in zip(panels, names, strict=True):
+    for axes, name in zip(panels, names, strict=False):
         of = [s for s in result["supernets"] if s["strategy"] == name]
         for i, supernet in enumerate(of):
             label = f"seed {supernet['seed']}, tau {supernet['worth'][when]['tau']:+.2f}"

@@ -39,6 +39,23 @@ def test_methods_are_compared_seed_by_seed():
     assert against_mobilenet["difference"] == pytest.approx(0.33)
 
 
+def test_a_searched_net_is_compared_by_both_of_its_trainings():
+    """Of the net that goes on with the weights of its search, accuracy and compute are those of that training, all else is the same."""
+    cells = [a_cell("random", seed, 0.5) for seed in (0, 1)]
+    cells += [
+        a_cell("dsnas", seed, 0.6 + seed / 50)
+        | {"seconds": 60.0, "inherited": {"test_accuracy": 0.7 + seed / 100, "seconds": 70.0}}
+        for seed in (0, 1)
+    ]
+    random, _, scratch, inherited, *_ = quality.entries(cells)
+    assert random == cells[0]
+    assert scratch == cells[2]
+    assert inherited["method"] in quality.NAMES
+    assert (inherited["test_accuracy"], inherited["seconds"], inherited["seed"]) == (0.7, 70.0, 0)
+    found = {(c["method"], c["baseline"]): c["difference"] for c in quality.compared(cells)}
+    assert found == {("dsnas", "random"): pytest.approx(0.11), ("dsnas+weights", "random"): pytest.approx(0.205)}
+
+
 def test_nets_of_the_grid_are_within_their_target(tmp_path):
     """With multiply-adds for milliseconds; of the random nets each takes 95 to 100 %, and they differ by seed."""
     base = any_net(GRID)
@@ -62,7 +79,9 @@ def test_a_grid_that_is_not_done_says_what_lacks(tmp_path):
     done = tmp_path / "cells" / "dsnas-0.5-0" / "cell.json"
     done.parent.mkdir(parents=True)
     done.write_text(json.dumps(a_cell("dsnas", 0, 0.9)))
-    with pytest.raises(SystemExit, match=r"3 of 4 cells are not done: two-path-0.5-0, random-0.5-0, mobilenetv2-0.5-0"):
+    with pytest.raises(
+        SystemExit, match=r"4 of 5 cells are not done: two-path-0.5-0, random-0.5-0, random-longer-0.5-0, mob"
+    ):
         quality.collect(GRID, tmp_path)
 
 

@@ -67,7 +67,7 @@ def test_the_command_searches_trains_and_records(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr()
     result = json.loads(file.read_text(encoding="utf-8"))
     assert result["sizes"] == tiny._asdict()
-    assert [s["strategy"] for s in result["supernets"]] == [*ranking.STRATEGIES]
+    assert [s["strategy"] for s in result["supernets"]] == [*ranking.SUPERNETS]
     for supernet in result["supernets"]:
         assert list(supernet["accuracies"]) == ["after pretraining", "after the search"]
         assert all(len(seen) == 3 and all(0 <= a <= 1 for a in seen) for seen in supernet["accuracies"].values())
