@@ -35,17 +35,13 @@ from nni_proxyless.latency import DeviceEstimator
 from nni_proxyless.reference import reference_nets
 
 HERE = Path(__file__).resolve().parent
-BASELINES = ("random", "random-longer", "mobilenetv2")
-INHERITED = "+weights"  # of a method: its net, trained on from the weights that the search has left
+BASELINES = ("random", "mobilenetv2")
 SEARCHED = {
     "two-path": "ProxylessNAS, two-path", "full": "ProxylessNAS, full", "reinforce": "ProxylessNAS, REINFORCE", "dsnas": "DSNAS",
     "nni-darts": "NNI DARTS", "nni-gumbel-darts": "NNI GumbelDARTS", "nni-proxyless": "NNI Proxyless",
     "nni-random": "NNI RandomOneShot",
 }  # fmt: skip
-NAMES = {
-    **SEARCHED, **{f"{method}{INHERITED}": f"{name}, with its weights" for method, name in SEARCHED.items()},
-    "random": "best of random nets", "random-longer": "a random net, trained as long", "mobilenetv2": "MobileNetV2",
-}  # fmt: skip
+NAMES = SEARCHED | {"random": "best of random nets", "mobilenetv2": "MobileNetV2"}
 
 
 # -- before: the table, and what MobileNetV2 takes ---------------------------------------------------------------------------
@@ -166,23 +162,12 @@ def time_all(cells: list[dict[str, Any]], folder: Path, rounds: int) -> None:
         found["by_mobilenetv2"] = statistics.median(turn[i] / statistics.median(turn[j] for j in same) for turn in ms)
 
 
-def entries(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What is compared: a searched net stands there twice, by its two trainings."""
-    found = []
-    for c in cells:
-        found.append(c)
-        if "inherited" in c:
-            found.append({**c, **c["inherited"], "method": c["method"] + INHERITED})
-    return found
-
-
 def compared(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of every searched method against every baseline: the mean difference of accuracy over seeds and targets, and its p."""
-    accuracy = {(c["method"], c["width"], c["seed"]): c["test_accuracy"] for c in entries(cells)}
+    accuracy = {(c["method"], c["width"], c["seed"]): c["test_accuracy"] for c in cells}
     found = []
-    methods = dict.fromkeys(method for method, _, _ in accuracy)
-    for method in (m for m in methods if m not in BASELINES):
-        for baseline in (b for b in BASELINES if b in methods):
+    for method in dict.fromkeys(c["method"] for c in cells if c["method"] not in BASELINES):
+        for baseline in BASELINES:
             pairs = [
                 (value, accuracy[baseline, width, seed])
                 for (name, width, seed), value in accuracy.items()
@@ -205,20 +190,19 @@ def mean_and_error(values: list[float]) -> str:
 
 def markdown(result: dict[str, Any]) -> list[str]:
     """The result as a person reads it."""
-    cells, grid = entries(result["cells"]), result["grid"]
+    cells, grid = result["cells"], result["grid"]
     lines = [
         *record.head(result), "",
         f"{grid['images']} training images of Fashion-MNIST, all 10,000 test images; {len(grid['seeds'])} seed(s). A search is "
-        f"{grid['search_epochs']} epochs in batches of {grid['search_batch_size']}, its net then trains for {grid['final_epochs']} in "
-        f"batches of {grid['batch_size']}, as all nets do: from scratch, and *with its weights*, which is what `nni-proxyless train` does, from "
-        f"those that the search has left. Of random nets, {grid['n_random']} are trained so, and the best on held-out images counts; the first "
-        f"of them also *as long* as all {grid['n_random']} together. Accuracy in per cent with standard errors; milliseconds of "
-        f"a batch of {BATCH} as a share of MobileNetV2's, in turns. CPU time: search and final training(s).",
+        f"{grid['search_epochs']} epochs in batches of {grid['search_batch_size']}, its net then trains for {grid['final_epochs']} from scratch in "
+        f"batches of {grid['batch_size']}, as all nets do. Of random nets {grid['n_drawn']} a seed are trained so, and what counts is the best on held-out "
+        f"images of {grid['n_random']}, which is what the compute of a search and its training trains: the mean over all sets of so many. Accuracy in per cent with standard errors; milliseconds of "
+        f"a batch of {BATCH} as a share of MobileNetV2's, in turns. CPU time: search and final training(s) of a cell.",
     ]  # fmt: skip
     for width in grid["widths"]:
         lines += ["", f"Target: what MobileNetV2 takes at width {width}.", ""]
         rows = []
-        for method in dict.fromkeys(c["method"] for c in cells):
+        for method in grid["methods"]:
             mine = [c for c in cells if c["method"] == method and c["width"] == width]
             rows.append((
                 NAMES[method], mean_and_error([c["test_accuracy"] for c in mine]),
@@ -239,7 +223,7 @@ def markdown(result: dict[str, Any]) -> list[str]:
     if alone := [accuracy for c in cells if c["method"] == "random" for accuracy in c["test_accuracies"]]:
         lines += [
             "",
-            f"All {len(alone)} random nets, of which the best of each seed count above: {mean_and_error(alone)} %.",
+            f"All {len(alone)} random nets, each by itself: {mean_and_error(alone)} %.",
         ]
     return [
         *lines,
@@ -256,9 +240,8 @@ def picture(result: dict[str, Any], path: Path) -> None:
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "nni-proxyless"}):
         figure = Figure(figsize=(7, 4.2), layout="constrained")
         axes = figure.add_subplot()
-        cells = entries(result["cells"])
-        for i, method in enumerate(dict.fromkeys(c["method"] for c in cells)):
-            mine = [c for c in cells if c["method"] == method]
+        for i, method in enumerate(result["grid"]["methods"]):
+            mine = [c for c in result["cells"] if c["method"] == method]
             ms, accuracy = [c["by_mobilenetv2"] for c in mine], [100 * c["test_accuracy"] for c in mine]
             axes.scatter(ms, accuracy, s=14, alpha=0.45, color=f"C{i}", linewidths=0)
             error = statistics.stdev(accuracy) / len(accuracy) ** 0.5 if len(accuracy) > 1 else 0
