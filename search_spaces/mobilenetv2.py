@@ -163,8 +163,8 @@ class MobileNetV2Space(ModelSpace):
         self.global_pool, self.classifier = create_classifier(layout["feature_mix"], num_classes, pool_type="avg")
         efficientnet_init_weights(self)
         if aligned_init:
-            for candidates in self._candidates():
-                align_candidates(candidates)
+            for residuals in self._candidates():
+                align_candidates(residuals)
         self._share_weights()
 
     # What the latency of the fixed part is made of, by the names of the published tables.
