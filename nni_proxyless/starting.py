@@ -34,7 +34,7 @@ LARGE: dict[str, dict[str, Any]] = {
     "all": {
         "data.batch_size": 128, "data.workers": 4, "strategy.arc_learning_rate": 0.001, "training.epochs": 200,
         "training.optimizer": "sgd", "training.learning_rate": 0.05, "training.label_smoothing": 0.1,
-        "trainer.accelerator": "auto",
+        "trainer.accelerator": "auto", "space.shared_weights": False,
     },
     "proxyless": {"strategy.warmup_epochs": 40, "strategy.arc_update_every": 5, "strategy.entropy_weight": 0},
     "proxyless-reinforce": {"strategy.warmup_epochs": 40, "strategy.arc_update_every": 16},
@@ -153,10 +153,13 @@ def _search(text: str, data: str, data_root: str | None, space: str, strategy: s
 
     text = set_value(text, "space.name", space)
     try:
-        takes_preset = "preset" in registry.accepted_arguments(registry.load("nni_proxyless.search_spaces", space))
+        accepted = registry.accepted_arguments(registry.load("nni_proxyless.search_spaces", space))
     except ValueError as error:
         raise UserError(f"--space: {error}") from error
-    return set_value(text, "space.preset", PRESETS.get(data, "small")) if takes_preset else remove(text, "space.preset")
+    text = set_value(text, "space.preset", PRESETS.get(data, "small"))
+    for key in safe_load(text)["space"].keys() - {"name"} - set(accepted):
+        text = remove(text, f"space.{key}")
+    return text
 
 
 def _with_head(text: str, head: str) -> str:

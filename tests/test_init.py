@@ -47,7 +47,7 @@ def test_another_data_set_space_strategy_and_target(capsys):
     }
     assert experiment["maxTrialNumber"] == 3
     assert (search["data"]["name"], search["data"]["root"]) == ("folder", "/my images/x")
-    assert search["space"]["preset"] == "imagenet"
+    assert search["space"] == {"name": "mobilenetv2", "preset": "imagenet", "shared_weights": False}
     assert search["latency"]["table"] == "tables/folder.yaml"
     assert (search["strategy"]["name"], search["strategy"]["arc_learning_rate"]) == ("dsnas", 0.001)
     assert search["trainer"] == {"accelerator": "auto"}
@@ -59,6 +59,11 @@ def test_a_strategy_of_which_nothing_is_known(capsys):
     assert search["strategy"] == {"name": "nni.nas.strategy:DARTS"}
     assert search["training"]["optimizer"] == "sgd"
     assert Path("new/experiment.yml").exists()
+
+
+def test_a_space_that_knows_nothing_of_the_shipped_one_s_arguments(capsys):
+    _, search, _ = made(capsys, "--space", "nni.nas.hub.pytorch:ShuffleNetSpace", "--data", "cifar10")
+    assert search["space"] == {"name": "nni.nas.hub.pytorch:ShuffleNetSpace"}
 
 
 def test_reinforce(capsys):
