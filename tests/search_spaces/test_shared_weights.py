@@ -10,6 +10,7 @@ import torch
 from nni.nas.evaluator.pytorch import DataLoader, Lightning, Trainer
 from nni_proxyless.search_spaces import MobileNetV2Space
 from nni_proxyless.strategies import DSNAS, ProxylessNAS
+from nni_proxyless.strategies.proxyless import ProxylessModule
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -201,3 +202,31 @@ def test_a_supernet_on_disk_comes_back_as_it_was(tmp_path):
     again.load_state_dict(load_weights(tmp_path / "supernet.safetensors"))
     assert agree(again)
     assert all(torch.equal(tensor, space.state_dict()[name]) for name, tensor in again.state_dict().items())
+
+
+class Stopped(Exception):
+    """In the place of a kill, at a certain batch."""
+
+
+def test_a_search_that_was_stopped_ends_with_the_same_weights(tmp_path, monkeypatch):
+    def search(folder: str):
+        arguments = {"warmup_epochs": 1, "arc_update_every": 2, "checkpoint_every": 2}
+        return trained(ProxylessNAS(checkpoint_dir=str(tmp_path / folder), **arguments), space_of())
+
+    expected = search("whole").model.state_dict()
+    step, done = ProxylessModule.search_step, 0
+
+    def until(self: ProxylessModule, batch: object, batch_idx: int):
+        nonlocal done
+        done += 1
+        if done == 8:
+            raise Stopped
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ProxylessModule, "search_step", until)
+        with pytest.raises(Stopped):
+            search("stopped")
+    module = search("stopped")
+    assert agree(module.model)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in module.model.state_dict().items())
