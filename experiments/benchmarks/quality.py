@@ -196,7 +196,7 @@ def markdown(result: dict[str, Any]) -> list[str]:
         f"{grid['images']} training images of Fashion-MNIST, all 10,000 test images; {len(grid['seeds'])} seed(s). A search is "
         f"{grid['search_epochs']} epochs in batches of {grid['search_batch_size']}, its net then trains for {grid['final_epochs']} from scratch in "
         f"batches of {grid['batch_size']}, as all nets do. Of random nets {grid.get('n_drawn', grid['n_random'])} a seed are trained so, and what counts is the best on held-out "
-        f"images of {grid['n_random']}, which is what the compute of a search and its training trains: the mean over all sets of so many. Accuracy in per cent with standard errors; milliseconds of "
+        f"images of {grid['n_random']}, which is what the compute of a search and its training trains: the mean over all sets of so many; milliseconds and sizes in their row are of the best of all. Accuracy in per cent with standard errors; milliseconds of "
         f"a batch of {BATCH} as a share of MobileNetV2's, in turns. CPU time: search and final training(s) of a cell.",
     ]  # fmt: skip
     for width in grid["widths"]:
