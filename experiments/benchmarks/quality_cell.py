@@ -64,17 +64,21 @@ class Grid:
         Its candidates share their weights, so every step trains all of them.
     images
         Of Fashion-MNIST's 60,000.
+    n_more_test
+        Of those that are left, so many judge with the 10,000 test images: on these alone nets of this grid differ by 0.2 points
+        more than they do.
     """
 
     methods: tuple[str, ...]
     widths: tuple[float, ...]
     seeds: tuple[int, ...]
     n_random: int = 2
-    n_drawn: int = 4
+    n_drawn: int = 2
     search_epochs: int = 12
     warmup_epochs: int = 4
     final_epochs: int = 18
     images: int = 10_000
+    n_more_test: int = 0
     batch_size: int = 64
     search_batch_size: int = 32
     search_learning_rate: float = 0.07
@@ -82,7 +86,7 @@ class Grid:
 
     @property
     def data(self) -> dict[str, Any]:
-        return {"name": "fashion:part_of_fashion_mnist", "n_train": self.images}
+        return {"name": "fashion:part_of_fashion_mnist", "n_train": self.images, "n_more_test": self.n_more_test}
 
 
 SPACE = {
@@ -105,7 +109,8 @@ EVERY = (
 )
 GRIDS = {
     "short": Grid(CORE, (0.5,), (0,), n_random=1, n_drawn=1, search_epochs=3, warmup_epochs=1, final_epochs=1, images=1000),
-    "core": Grid(CORE, (0.5,), (1, 2, 3, 4, 5)),  # settings were chosen by trials with seed 0
+    # Settings were chosen by trials with seed 0, the number of test images and of seeds by what seeds 1 to 5 had shown.
+    "core": Grid(CORE, (0.5,), tuple(range(6, 14)), n_more_test=50_000),
     "full": Grid(EVERY, (0.5, 0.75, 1.0), (0, 1, 2, 3, 4), search_epochs=60, warmup_epochs=15, final_epochs=60, images=60_000),
 }  # fmt: skip
 
