@@ -200,7 +200,10 @@ def test_dsnas_leaves_a_trained_network(searched, tmp_path):
 
 
 def test_two_processes_leave_one_network(searched, command, tmp_path):
-    """trainer.devices=2 on the CPU: Lightning starts a second process of the same command, which writes and says nothing."""
+    """trainer.devices=2 on the CPU: Lightning starts a second process of the same command, which writes and says nothing.
+
+    What candidates share they still share after a search whose gradients came from both.
+    """
     for name in ("search.yml", "table.yaml"):
         shutil.copy(searched / name, tmp_path)
     done = command(
@@ -211,11 +214,17 @@ def test_two_processes_leave_one_network(searched, command, tmp_path):
         "trainer.devices=2",
         "training.epochs=1",
         "strategy.warmup_epochs=0",
+        "space.shared_weights=true",
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("architecture: out/architecture.json") == 1
     assert len((tmp_path / "out" / "history.jsonl").read_text().splitlines()) == 1
     assert Architecture.read(tmp_path / "out" / "architecture.json").search["epochs"] == 1
+    supernet = load_weights(tmp_path / "out" / "supernet.safetensors")
+    narrow, wide = (supernet[f"blocks.1.0.{name}.conv_pw.weight"] for name in ("k3e3", "k3e6"))
+    assert torch.equal(narrow, wide[: len(narrow)])
+    small, large = (supernet[f"blocks.1.0.{name}.conv_dw.weight"] for name in ("k3e6", "k7e6"))
+    assert torch.equal(small, large[:, :, 2:-2, 2:-2])
 
 
 @pytest.mark.parametrize(
