@@ -29,7 +29,8 @@ before a residual addition, r was found to say little about which candidate is t
 
 A search in four stages, on one schedule:
 
-    pretraining     weights only, on paths drawn from p, which is nearly uniform
+    pretraining     weights only, on paths drawn from p, which is nearly uniform, or with ``size_bias`` larger candidates more
+                    often
     search          weights and logits; a choice whose two best probabilities differ by h is fixed at the start of an
                     epoch (eq. 8)
     child           choices that are left take their best candidates, together within the target. All others leave memory,
@@ -213,6 +214,10 @@ class DSNASModule(SampledOneShotModule):
 
     # -- the step ----------------------------------------------------------------------------------------------------
 
+    @property
+    def path_size_bias(self) -> float:
+        return 0.0 if self.learning else self.size_bias  # the estimator's paths are drawn from p
+
     def open_path(self, path: dict[Gate, int]) -> None:
         for gate, active in path.items():
             if self.learning and self.reward == "gradient" and not gate.fixed and len(gate.choices) > 1:
@@ -311,6 +316,8 @@ class DSNAS(SampledStrategy):
         Epochs of search after ``warmup_epochs``; all further ones train the child, at least one. None: half of them.
     warmup_epochs
         Epochs of pretraining.
+    size_bias
+        As for :class:`~nni_proxyless.strategies.ProxylessNAS`, in the pretraining; the search draws its paths from p.
     fix_gap
         h: a choice is made, for good, at the start of an epoch in which its two best probabilities differ by this or
         more. 1 practically never. With a penalty, probabilities first follow the cost; 0.9 then keeps choices from being
@@ -354,6 +361,7 @@ class DSNAS(SampledStrategy):
         arc_learning_rate: float = 1e-3,
         search_epochs: int | None = None,
         warmup_epochs: int = 0,
+        size_bias: float = 0.0,
         fix_gap: float = 0.3,
         within_target: bool = True,
         reward: Literal["loss", "gradient"] = "loss",
@@ -379,6 +387,7 @@ class DSNAS(SampledStrategy):
         super().__init__(
             arc_learning_rate=arc_learning_rate,
             warmup_epochs=warmup_epochs,
+            size_bias=size_bias,
             gradient_clip_val=gradient_clip_val,
             gradient_clip_algorithm=gradient_clip_algorithm,
             accumulate_grad_batches=accumulate_grad_batches,

@@ -262,6 +262,8 @@ class Gate(nn.Module):
     ----------
     skips
         Indices of the candidates that do nothing, in every layer of this label; None before there is a layer.
+    sizes
+        Numbers of weights of the candidates, over all layers of this label.
     choice
         Index of the candidate that is chosen for good: all probability is on it, whatever the logits say. None before.
     ran
@@ -280,12 +282,15 @@ class Gate(nn.Module):
         self.alpha = nn.Parameter(alpha)
         self.generator = generator
         self.skips: frozenset[int] | None = None
+        self.sizes = [0] * len(choices)
         self.choice: int | None = None
         self.reset()
 
-    def add_layer(self, skips: set[int]) -> None:
-        """Note which candidates do nothing in one more layer of this label."""
+    def add_layer(self, skips: set[int], sizes: Sequence[int] | None = None) -> None:
+        """Note which candidates do nothing in one more layer of this label, and how many weights each has there."""
         self.skips = frozenset(skips) if self.skips is None else self.skips & skips
+        if sizes is not None:
+            self.sizes = [sum(both) for both in zip(self.sizes, sizes, strict=True)]
 
     def reset(self) -> None:
         """Forget the sampled path: the supernet then runs its most probable one."""
@@ -344,7 +349,7 @@ class Gate(nn.Module):
     def __deepcopy__(self, memo: dict) -> Gate:
         # Logits are copied, the generator stays the search's own: torch cannot copy one before 2.5.
         copied = Gate(self.label, self.choices, self.alpha.detach().clone(), self.generator)
-        copied.skips, copied.choice = self.skips, self.choice
+        copied.skips, copied.sizes, copied.choice = self.skips, self.sizes, self.choice
         memo[id(self)] = copied
         return copied
 
@@ -361,9 +366,18 @@ class Gate(nn.Module):
         """Index of the choice if it is made, else of the largest logit; the first one among equals, so that an export is deterministic."""
         return int(torch.argmax(self.alpha.detach())) if self.choice is None else self.choice
 
-    def sample_path(self) -> int:
-        """Draw the active candidate from p and open the gate for it alone."""
-        probs = self.probs().detach().cpu()
+    def sample_path(self, size_bias: float = 0.0) -> int:
+        """Draw the active candidate and open the gate for it alone.
+
+        It is j with a probability proportional to p_j s_j^size_bias, with 0 therefore p_j. s_j is its number of weights; one
+        without any counts as the smallest that has some.
+        """
+        if size_bias and any(self.sizes) and not self.fixed:
+            sizes = torch.tensor(self.sizes, dtype=torch.float64)
+            sizes = sizes.clamp_min(sizes[sizes > 0].min())
+            probs = torch.softmax(self.alpha.detach().cpu() + size_bias * sizes.log(), dim=0)
+        else:
+            probs = self.probs().detach().cpu()
         active = int(torch.multinomial(probs, 1, generator=self.generator))
         self.open(active)
         return active

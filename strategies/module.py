@@ -57,6 +57,7 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         arc_learning_rate: float,
         warmup_epochs: int,
         warmup_learning_rate: float | None,
+        size_bias: float,
         gradient_clip_val: float | None,
         gradient_clip_algorithm: str,
         accumulate_grad_batches: int,
@@ -73,6 +74,7 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         self.arc_learning_rate = arc_learning_rate
         self.warmup_epochs = warmup_epochs
         self.warmup_learning_rate = warmup_learning_rate
+        self.size_bias = size_bias
         self.gradient_clip_val = gradient_clip_val
         self.gradient_clip_algorithm = gradient_clip_algorithm
         self.accumulate_grad_batches = accumulate_grad_batches
@@ -199,7 +201,7 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         """
         optimizer = self.weight_optimizer
         if self._accumulated == 0:
-            self._path = {gate: gate.sample_path() for gate in self.gates}
+            self._path = {gate: gate.sample_path(self.path_size_bias) for gate in self.gates}
             self.training_module.optimizer_zero_grad(self.trainer.current_epoch, batch_idx, optimizer)
         self.open_path(self._path)
         result = self.training_module.training_step(batch, batch_idx)
@@ -220,6 +222,11 @@ class SampledOneShotModule(BaseOneShotLightningModule):
             if not self._own_warmup:
                 self.advance_lr_schedulers(batch_idx)
         return result, stepped
+
+    @property
+    def path_size_bias(self) -> float:
+        """How much more often than by its probability a large candidate is on the path that trains weights."""
+        return self.size_bias
 
     def open_path(self, path: dict[Gate, int]) -> None:
         """Let a sampled path run."""

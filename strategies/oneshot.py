@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -51,6 +52,7 @@ class SampledStrategy(OneShotStrategy):
         arc_learning_rate: float,
         warmup_epochs: int = 0,
         warmup_learning_rate: float | None = None,
+        size_bias: float = 0.0,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: Literal["norm", "value"] = "norm",
         accumulate_grad_batches: int = 1,
@@ -66,6 +68,7 @@ class SampledStrategy(OneShotStrategy):
         self.arc_learning_rate = arc_learning_rate
         self.warmup_epochs = warmup_epochs
         self.warmup_learning_rate = warmup_learning_rate
+        self.size_bias = size_bias
         self.gradient_clip_val = gradient_clip_val
         self.gradient_clip_algorithm = gradient_clip_algorithm
         self.accumulate_grad_batches = accumulate_grad_batches
@@ -87,6 +90,8 @@ class SampledStrategy(OneShotStrategy):
         for name, least in (("warmup_epochs", 0), ("log_prob_every_n_step", 1), ("accumulate_grad_batches", 1)):
             if getattr(self, name) < least:
                 problems.append(f"{name} is {getattr(self, name)}; allowed: {least} or more")
+        if not 0 <= self.size_bias < math.inf:
+            problems.append(f"size_bias is {self.size_bias}; allowed: 0 or more")
         if not self.arc_learning_rate > 0:
             problems.append(f"arc_learning_rate is {self.arc_learning_rate}; allowed: greater than 0")
         for name in ("warmup_learning_rate", "gradient_clip_val"):
@@ -113,8 +118,8 @@ class SampledStrategy(OneShotStrategy):
     def identity(self) -> dict[str, Any]:
         """What makes two searches the same search, besides space and data: plain values."""
         names = (
-            "arc_learning_rate", "warmup_epochs", "warmup_learning_rate", "gradient_clip_val", "gradient_clip_algorithm",
-            "accumulate_grad_batches", "seed",
+            "arc_learning_rate", "warmup_epochs", "warmup_learning_rate", "size_bias", "gradient_clip_val",
+            "gradient_clip_algorithm", "accumulate_grad_batches", "seed",
         )  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
@@ -129,6 +134,7 @@ class SampledStrategy(OneShotStrategy):
             "arc_learning_rate": self.arc_learning_rate,
             "warmup_epochs": self.warmup_epochs,
             "warmup_learning_rate": self.warmup_learning_rate,
+            "size_bias": self.size_bias,
             "gradient_clip_val": self.gradient_clip_val,
             "gradient_clip_algorithm": self.gradient_clip_algorithm,
             "accumulate_grad_batches": self.accumulate_grad_batches,

@@ -10,7 +10,7 @@ R_m         reward of the m-th of M sampled networks, accuracy * (latency / targ
 b           baseline of the rewards
 ==========  ===========================================================================================
 
-Weights: one path drawn from p, ordinary training on the training data.
+Weights: one path drawn from p, ordinary training on the training data. (``size_bias`` can draw large candidates more often.)
 
 Architecture, on held-out data and with the weights as they are, by one of three updates:
 
@@ -307,6 +307,11 @@ class ProxylessNAS(SampledStrategy):
     warmup_learning_rate
         Warm-up has a cosine schedule of its own, from here to 0; the evaluator's schedule begins with the search, and
         should be as long as the search alone. None: the evaluator's schedule from the start.
+    size_bias
+        Weights train on paths in which candidate j has a probability proportional to p_j s_j^size_bias, s_j being its number of
+        weights. 0: p_j, as in the paper. 1 is for candidates that share their weights
+        (:class:`~nni_proxyless.search_spaces.MobileNetV2Space`): a large one alone trains what it does not share, and drawn as
+        often as the others it stays behind them and is judged too low. The architecture learns on paths drawn from p.
     gradient_clip_val, gradient_clip_algorithm
         Norm (or largest value, with ``'value'``) to which the gradient of the weights is clipped; None for no clipping.
         Lightning's Trainer refuses its own arguments of these names under manual optimization.
@@ -365,6 +370,7 @@ class ProxylessNAS(SampledStrategy):
         arc_start_epoch: int = 0,
         warmup_epochs: int = 0,
         warmup_learning_rate: float | None = None,
+        size_bias: float = 0.0,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: Literal["norm", "value"] = "norm",
         accumulate_grad_batches: int = 1,
@@ -398,6 +404,7 @@ class ProxylessNAS(SampledStrategy):
             arc_learning_rate=arc_learning_rate,
             warmup_epochs=warmup_epochs,
             warmup_learning_rate=warmup_learning_rate,
+            size_bias=size_bias,
             gradient_clip_val=gradient_clip_val,
             gradient_clip_algorithm=gradient_clip_algorithm,
             accumulate_grad_batches=accumulate_grad_batches,

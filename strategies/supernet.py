@@ -120,6 +120,10 @@ class SampledModule(BaseSuperNetModule):
             )
 
 
+def n_weights(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
 class _Gone(nn.Module):
     """Where a candidate was that has left the supernet."""
 
@@ -146,7 +150,7 @@ class SampledLayer(LayerChoice, SampledModule):
         skips = {j for j, name in enumerate(self.names) if type(self[name]) is nn.Identity}
         # Where a skip is among the candidates, all gate gradients are taken against it (see route_gate_gradients).
         self._has_skip = bool(skips)
-        gate.add_layer(skips)
+        gate.add_layer(skips, [n_weights(self[name]) for name in self.names])
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         gate = self.gate
@@ -228,9 +232,13 @@ class SampledRepeat(Repeat, SampledModule):
         super().__init__(blocks, depth)
         self._set_gates(gates)
         for gate in gates.values():
-            alone = len(gates) == 1  # else no value of this label says by itself that the depth is 0
+            if len(gates) > 1:  # then no value of this label says by itself what the depth is
+                gate.add_layer(set())
+                continue
+            depths = [depth.freeze({gate.label: value}) for value in gate.choices]
             gate.add_layer(
-                {j for j, value in enumerate(gate.choices) if alone and depth.freeze({gate.label: value}) == 0}
+                {j for j, d in enumerate(depths) if d == 0},
+                [sum(n_weights(b) for b in self.blocks[:d]) for d in depths],
             )
 
     def forward(self, x: Any) -> Any:

@@ -156,8 +156,8 @@ class Noting(DSNASModule):
         for gate in self.gates:
             sample = gate.sample_path
 
-            def sampled(gate=gate, sample=sample) -> int:
-                return self.script[0][gate.label] if self.script else sample()
+            def sampled(size_bias: float = 0.0, *, gate=gate, sample=sample) -> int:
+                return self.script[0][gate.label] if self.script else sample(size_bias)
 
             gate.sample_path = sampled
 
@@ -575,6 +575,24 @@ def test_automatic_lambda_brings_the_expected_cost_to_the_target():
         (p["first"] * torch.tensor(Million.first)).sum() + (p["second"] * torch.tensor([120.0, 60.0, 0.0])).sum()
     )
     assert expected == pytest.approx(200, rel=0.01)
+
+
+def test_size_bias_is_of_the_pretraining():
+    """So large that small candidates have no chance there; the search draws from p, on which its estimator rests."""
+    strategy = Watched(warmup_epochs=1, search_epochs=1, size_bias=1e4, fix_gap=1.0)
+    module, run = prepare(Everything(), strategy, epochs=3, data=images(20 * BATCH))
+    seen: dict[bool, set[tuple[int, ...]]] = {False: set(), True: set()}
+
+    def note(module: Any, batch_idx: int) -> None:
+        if module.child_since is None:
+            path = {gate.label: index for gate, index in module._path.items()}
+            seen[module.learning].add((path["outer"], path["depth"]))
+
+    module.on_batch = note
+    run()
+    assert seen[False] == {(0, 2)}  # two linear layers, not one; three blocks
+    assert {outer for outer, _ in seen[True]} == {0, 1}
+    assert {depth for _, depth in seen[True]} == {0, 1, 2}
 
 
 # -- stages ----------------------------------------------------------------------------------------------------------------

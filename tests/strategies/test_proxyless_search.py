@@ -225,7 +225,7 @@ def test_all_wrong_arguments_are_named_at_once():
     with pytest.raises(ValueError) as caught:  # noqa: PT011  (the whole text is compared)
         ProxylessNAS(
             update="three-path", arc_learning_rate=0, arc_update_every=0, arc_update_steps=0, arc_start_epoch=-1,
-            warmup_epochs=-1, warmup_learning_rate=0.0, gradient_clip_val=0.0, gradient_clip_algorithm="l2",
+            warmup_epochs=-1, warmup_learning_rate=0.0, size_bias=-1, gradient_clip_val=0.0, gradient_clip_algorithm="l2",
             accumulate_grad_batches=0, log_prob_every_n_step=0, penalty=3, cost_probs="half", reinforce_samples=0,
             reward_exponent=0.1, baseline="always", baseline_weight=0, checkpoint_every=0,
         )  # fmt: skip
@@ -234,6 +234,7 @@ def test_all_wrong_arguments_are_named_at_once():
             "warmup_epochs is -1; allowed: 0 or more",
             "log_prob_every_n_step is 0; allowed: 1 or more",
             "accumulate_grad_batches is 0; allowed: 1 or more",
+            "size_bias is -1; allowed: 0 or more",
             "arc_learning_rate is 0; allowed: greater than 0",
             "warmup_learning_rate is 0.0; allowed: greater than 0, or none",
             "gradient_clip_val is 0.0; allowed: greater than 0, or none",

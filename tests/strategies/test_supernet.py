@@ -10,7 +10,7 @@ import copy
 
 import pytest
 import torch
-from nni.nas.nn.pytorch import LayerChoice, ModelSpace
+from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace, Repeat
 from nni_proxyless.strategies import ProxylessNAS
 from nni_proxyless.strategies.gate import Gate, batch_norm_statistics_kept, gradients_off
 from nni_proxyless.strategies.supernet import SampledLayer
@@ -290,6 +290,52 @@ def test_a_path_is_drawn_from_the_probabilities():
     n = 5000
     counts = torch.bincount(torch.tensor([gate.sample_path() for _ in range(n)]), minlength=3)
     assert ((counts / n - p).abs() < 5 * (p * (1 - p) / n).sqrt()).all()  # 3 * 6e-7 if the seed were not fixed
+
+
+@pytest.mark.parametrize(
+    ("size_bias", "expected"), [(0.0, [1, 2, 7]), (1.0, [1 * 2, 2 * 2, 7 * 6]), (0.5, [2**0.5, 2 * 2**0.5, 7 * 6**0.5])]
+)
+def test_a_large_candidate_is_drawn_more_often(size_bias, expected):
+    """In proportion to p_j s_j^size_bias; a skip, the first here, counts as the smallest that has weights."""
+    gate = Gate("g", ["skip", "b", "c"], torch.tensor([0.1, 0.2, 0.7]).log(), torch.Generator().manual_seed(0))
+    gate.add_layer({0}, [0, 2, 6])
+    q = torch.tensor(expected) / sum(expected)
+    n = 5000
+    counts = torch.bincount(torch.tensor([gate.sample_path(size_bias) for _ in range(n)]), minlength=3)
+    assert ((counts / n - q).abs() < 5 * (q * (1 - q) / n).sqrt()).all()
+    assert gate.choices[gate.active] in ("skip", "b", "c")
+
+
+def test_a_gate_without_sizes_and_one_with_a_choice_made_draw_as_they_are():
+    same = [Gate("g", [1, 2, 3], torch.zeros(3), torch.Generator().manual_seed(0)) for _ in range(2)]
+    assert [same[0].sample_path(1.0) for _ in range(50)] == [same[1].sample_path() for _ in range(50)]
+    same[0].add_layer(set(), [1, 1, 1000])
+    same[0].fix(0)
+    assert {same[0].sample_path(1.0) for _ in range(50)} == {0}
+
+
+def test_sizes_are_numbers_of_weights():
+    """Of all layers of a label, of all blocks of a depth, with everything that lies inside; what has no weights has size 0."""
+    one = WIDTH * WIDTH + WIDTH  # a linear layer
+    assert supernet(OneChoice(3, skip=True))[1]["choice"].sizes == [one, one, 0]
+    assert supernet(SharedLabel())[1]["both"].sizes == [2 * one] * 3
+    gates = supernet(Nested())[1]
+    assert gates["outer"].sizes == [one, 2 * one, 4 * one]
+    assert copy.deepcopy(gates["outer"]).sizes == gates["outer"].sizes
+
+    class Depth(ModelSpace):
+        def __init__(self):
+            super().__init__()
+            self.repeat = Repeat(lambda i: nn.Linear(WIDTH, WIDTH, bias=i > 0), (0, 2), label="depth")
+            self.inputs = InputChoice(2, 1, label="inputs")
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inputs([x, self.repeat(x)])
+
+    strategy = ProxylessNAS()
+    strategy.mutate_model(Depth())
+    assert strategy._gates["depth"].sizes == [0, WIDTH**2, WIDTH**2 + one]
+    assert strategy._gates["inputs"].sizes == [0, 0]
 
 
 # -- what an architecture step leaves alone ------------------------------------------------------------------------------

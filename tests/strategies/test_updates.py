@@ -247,9 +247,9 @@ def scripted(monkeypatch):
         original_step(self, batch, batch_idx)
         queue.clear()
 
-    def sample_path(self) -> int:
+    def sample_path(self, size_bias: float = 0.0) -> int:
         if not queue:
-            return original_draw(self)
+            return original_draw(self, size_bias)
         active = queue.pop(0)[self.label]
         self.open(active)
         return active
@@ -737,6 +737,29 @@ def test_a_task_without_an_accuracy_is_told_what_to_do():
     )  # fmt: skip
     with pytest.raises(TypeError, match=f"cannot see an accuracy in Odd: .*{message}"):
         fit(ProxylessNAS(update="reinforce", arc_update_every=1), task=Odd(), train=dicts, held_out=dicts)
+
+
+class Sizes(ModelSpace):
+    """A small candidate and a large one."""
+
+    def __init__(self):
+        super().__init__()
+        large = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Linear(WIDTH, WIDTH))
+        self.choice = LayerChoice({"small": nn.Linear(WIDTH, WIDTH), "large": large}, label="choice")
+        self.last = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.choice(x))
+
+
+@pytest.mark.parametrize("update", ["two-path", "full", "reinforce"])
+def test_size_bias_is_of_the_paths_that_train_weights(update):
+    """So large that the small candidate has no chance: it never trains; the architecture tries both, drawn from p."""
+    strategy = Watched(update=update, size_bias=1e4, arc_update_every=1, reinforce_samples=1)
+    module = fit(strategy, Sizes, n=20, task=WithForward())
+    of_large, of_last = 4, 2  # weights and biases
+    assert [len(note["grads"]) for note in module.weight_optimizer.notes] == [of_large + of_last] * 20
+    assert {path["choice"] for step in module.steps for path in step.paths} == {0, 1}
 
 
 # -- the schedule ------------------------------------------------------------------------------------------------------
