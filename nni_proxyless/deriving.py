@@ -19,12 +19,13 @@ from typing import Any
 import torch
 from nni.nas.nn.pytorch import ModelSpace, ParametrizedModule
 from torch import nn
+from torch.utils.data import ConcatDataset
 
 from . import registry
 from .columns import in_columns
 from .config import SearchConfig
 from .config_file import read_config
-from .data import split
+from .data import loader, split
 from .derive import Architecture, build_network, count_macs, count_parameters, installed_versions, load_weights
 from .errors import UserError
 from .files import write_text, write_weights
@@ -39,10 +40,13 @@ from .pictures.nets import draw_beside
 from .progress import bar
 from .remains import SUPERNET, Probabilities, is_finished, read_probabilities
 
-__all__ = ["Derived", "FinishedSearch", "budget_folder", "derive_front", "derive_under_budget", "front_table"]
+__all__ = [
+    "JUDGED", "Derived", "FinishedSearch", "budget_folder", "derive_front", "derive_under_budget", "front_table", "require_free",
+]  # fmt: skip
 
 _logger = logging.getLogger(__name__)
 
+JUDGED = "judged.csv"  # which :mod:`.selection` writes
 COLUMNS = ("budget", "table_ms", "log_probability", "macs", "n_params", "accuracy")
 
 
@@ -60,6 +64,9 @@ class FinishedSearch:
         Whether there are: a search with DSNAS lets go of all candidates but the chosen ones.
     calibration, validation
         Images for the statistics of batch norm, and to judge by.
+    held_out
+        All images that trained no weight: those for validation and, where the architecture was learnt from images of its own,
+        those.
     """
 
     folder: Path
@@ -72,6 +79,7 @@ class FinishedSearch:
     estimator: LatencyEstimator
     calibration: Any
     validation: Any
+    held_out: Any
 
     @classmethod
     def read(cls, folder: Path) -> FinishedSearch:
@@ -114,10 +122,14 @@ class FinishedSearch:
         for module in space.modules():
             if isinstance(module, ParametrizedModule) and not module.mutables:
                 module.freeze = functools.partial(_itself, module)  # NNI's makes a new module, whose weights are new
+        calibration, validation = judging_loaders(config, parts)
+        held_out = validation
+        if getattr(registry.load("nni_proxyless.strategies", config.strategy.name), "needs_held_out_data", True):
+            images: Any = ConcatDataset([parts.validation, parts.alphas])
+            held_out = loader(images, config.data.batch_size, workers=config.data.workers)
         return cls(
-            folder, config, architecture, space, inherits, probs, profiler, estimator,
-            *judging_loaders(config, parts),
-        )  # fmt: skip
+            folder, config, architecture, space, inherits, probs, profiler, estimator, calibration, validation, held_out
+        )
 
     def best(self, budget: float, at_least: float | None = None) -> dict[str, Any]:
         """The choices of the most probable network under the budget.
@@ -132,22 +144,24 @@ class FinishedSearch:
         """
         try:
             if at_least is None:
-                sample = best_under_budget(self.probs, self.profiler, budget, near_ms=self._near(budget))
+                sample = best_under_budget(self.probs, self.profiler, budget, near_ms=self.near(budget))
             else:
                 sample = best_under_budget(self.probs, self.profiler, budget, at_least_ms=at_least)
         except BudgetError as error:
             raise UserError(str(error)) from error
         except ValueError as error:
             raise UserError(f"{self.folder}: {error}") from error
-        return {label: self._choice(label, choice) for label, choice in sample.items()}
+        return {label: self.choice(label, choice) for label, choice in sample.items()}
 
-    def _near(self, budget: float) -> float:
+    def near(self, budget: float) -> float:
+        """What networks of the search are near to: its target, or the budget, if that is lower; ``-inf`` if it held no target."""
         target, latency = self.architecture.latency.get("target_ms"), self.config.latency
         if target is None or not holds_target(latency.weight, latency.nonlinear):
             return -math.inf
         return min(target, budget)
 
-    def _choice(self, label: str, choice: Any) -> Any:
+    def choice(self, label: str, choice: Any) -> Any:
+        """A choice of the probabilities as one of a network."""
         # NNI's own strategies give a probability per input, not per set of inputs: the search's choice stays.
         chosen = self.architecture.choices.get(label)
         return chosen if isinstance(chosen, list) and not isinstance(choice, list) else choice
@@ -225,10 +239,11 @@ def derive_under_budget(run: Path, budget: float, folder: Path, *, at_least: flo
     """
     if math.isnan(budget):
         raise UserError("--budget-ms: nan; allowed: a number")
-    _require_free(folder)
+    require_free(folder)
     search = FinishedSearch.read(run)
     derived = search.derive(search.best(budget, at_least), budget, measured=True)
     derived.write(folder)
+    (folder / JUDGED).unlink(missing_ok=True)  # of another network
     return derived.architecture
 
 
@@ -244,7 +259,7 @@ def derive_front(run: Path, n: int, folder: Path) -> list[Derived]:
     """
     if n < 2:
         raise UserError(f"--front: {n} is not allowed here; allowed: 2 or more networks")
-    _require_free(folder)
+    require_free(folder)
     search = FinishedSearch.read(run)
     low, high = fastest(search.profiler)[1], slowest(search.profiler)[1]
     budgets = [low + (high - low) * i / (n - 1) for i in range(n - 1)] + [max(low, high)]
@@ -294,7 +309,7 @@ def _require_finished(folder: Path) -> None:
         raise UserError(f"{folder}: the search has not finished; go on with it: nni-proxyless search --resume {folder}")
 
 
-def _require_free(folder: Path) -> None:
+def require_free(folder: Path) -> None:
     """Refuse a folder with results that ``derive`` has not written."""
     for name in ("search.yml", "train.yml", "history.jsonl"):
         if (folder / name).exists():

@@ -20,6 +20,7 @@ from nni_proxyless.derive import Architecture, count_macs, load_weights, to_timm
 from nni_proxyless.deriving import FinishedSearch, budget_folder
 from nni_proxyless.latency.budget import fastest, log_probability, slowest
 from nni_proxyless.remains import read_probabilities
+from nni_proxyless.selection import judge_probable
 
 TINY = """
 seed: 3
@@ -158,6 +159,61 @@ def test_at_least_so_much_of_the_budget(searched, reach, tmp_path, capsys):
     assert "--at-least-ms: not with --front; allowed: with --budget-ms" in capsys.readouterr().err
 
 
+def test_of_many_probable_nets_the_most_accurate(searched, command, tmp_path):
+    """All within the budget and near it; the most probable one among them; judged on all images that trained no weight."""
+    run = tmp_path / "out"
+    shutil.copytree(searched, run)
+    target = Architecture.read(run / "architecture.json").latency["target_ms"]
+    done = command("nni-proxyless", "derive", "out", "--budget-ms", repr(target), "--judge", "12", "--output", "net")
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "net" / "judged.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    figures = [(float(row["accuracy"]), float(row["log_probability"]), float(row["table_ms"])) for row in rows]
+    assert len(rows) == 12
+    assert [(-a, -p) for a, p, _ in figures] == sorted((-a, -p) for a, p, _ in figures)
+    assert all(0.95 * target <= ms <= target for _, _, ms in figures)
+
+    search = FinishedSearch.read(run)
+    nets = [{label: row[label] for label in search.probs} for row in rows]
+    assert search.best(target) in nets
+    assert len({repr(net) for net in nets}) == 12
+    for net, (_, log_p, ms) in zip(nets, figures, strict=True):
+        assert (log_p, ms) == (log_probability(search.probs, net), float(search.profiler.profile(net)))
+    architecture = Architecture.read(tmp_path / "net" / "architecture.json")
+    assert architecture.choices == nets[0]
+
+    parts = data.split(data.digits(image_size=8), alphas=0.2, validation=0.2)
+    held_out = torch.utils.data.ConcatDataset([parts.alphas, parts.validation])
+    assert f"judged:        12 nets on {len(held_out)} images, accuracy" in done.stdout
+    network = to_timm(architecture, load_weights(tmp_path / "net" / "weights.safetensors"))
+    assert evaluate_accuracy(network, data.loader(held_out, 64)) == pytest.approx(figures[0][0], abs=0.004)
+
+    words = ["derive", str(run), "--budget-ms", repr(target), "--output", str(tmp_path / "net")]
+    assert main(words) == 0
+    assert not (tmp_path / "net" / "judged.csv").exists(), "of another net"
+
+
+def test_nets_to_be_judged_are_drawn_from_the_probabilities(searched, tmp_path, caplog):
+    """Of a choice that is made its candidate in all of them; where all choices but one are, there are no more than that gives."""
+    run = tmp_path / "out"
+    shutil.copytree(searched, run)
+    content = json.loads((run / "probabilities.json").read_text())
+    *made, free = content["probabilities"]
+    for label in made:
+        content["probabilities"][label] = [
+            [choice, float(i == 0)] for i, (choice, _) in enumerate(content["probabilities"][label])
+        ]
+    content["probabilities"][free] = [
+        [choice, 1 / 2 if i < 2 else 0.0] for i, (choice, _) in enumerate(content["probabilities"][free])
+    ]
+    (run / "probabilities.json").write_text(json.dumps(content))
+    contest = judge_probable(FinishedSearch.read(run), 1000.0, 12, at_least=0.0)
+    chosen = [{label: net.choices[label] for label in made} for net in contest.nets]
+    assert chosen == [{label: content["probabilities"][label][0][0] for label in made}] * 2
+    assert {net.choices[free] for net in contest.nets} == {content["probabilities"][free][i][0] for i in (0, 1)}
+    assert "--judge: the probabilities give 2 networks within 1000, not 12" in caplog.text
+
+
 def test_on_a_device_the_network_is_timed(tmp_path, capsys):
     run = search(tmp_path, "latency.estimator={warmup: 1, repeats: 3}", "training.epochs=1", "strategy.warmup_epochs=0")
     profiler = FinishedSearch.read(run).profiler
@@ -192,6 +248,11 @@ def test_after_dsnas_weights_are_fresh(tmp_path, capsys):
     architecture = Architecture.read(tmp_path / "net" / "architecture.json")
     assert architecture.latency["table_ms"] == low
     assert main(["train", str(tmp_path / "net" / "architecture.json"), "epochs=1", "threads=1"]) == 0
+    capsys.readouterr()
+    assert main(["derive", str(run), "--budget-ms", repr(target), "--judge", "4"]) == 2
+    assert (
+        "has no weights of a supernet to judge with; allowed: after a search that keeps all" in capsys.readouterr().err
+    )
 
 
 def test_what_cannot_be_derived_is_a_users_mistake(searched, reach, tmp_path, capsys):
@@ -204,6 +265,8 @@ def test_what_cannot_be_derived_is_a_users_mistake(searched, reach, tmp_path, ca
     assert not (searched / "budget-1e-05").exists()
     assert "nowhere: no search.yml there, so no search has been made" in says("nowhere", "--budget-ms", "3")
     assert "--front: 1 is not allowed here; allowed: 2 or more" in says(searched, "--front", "1")
+    assert "--judge: 1 is not allowed here; allowed: 2 or more" in says(searched, "--budget-ms", "3", "--judge", "1")
+    assert "--judge: not with --front; allowed: with --budget-ms" in says(searched, "--front", "3", "--judge", "4")
     assert "--budget-ms: nan; allowed: a number" in says(searched, "--budget-ms", "nan")
     assert "holds the results of a search" in says(searched, "--budget-ms", "3", "--output", searched)
     (tmp_path / "other").mkdir()

@@ -25,24 +25,39 @@ def add_derive_command(commands: Any) -> None:
     derive.add_argument("--at-least-ms", type=float, metavar="MS",
                         help="with --budget-ms: a network that costs at least this much, if there is one; 0: the most probable one, whatever it "
                         "costs (default: one near the budget, or near the target of the search if that is lower)")  # fmt: skip
+    derive.add_argument("--judge", type=int, metavar="N",
+                        help="with --budget-ms: of N probable networks near the budget, the one that is most accurate with the supernet's "
+                        "weights, on the images that trained none of them; all of them in judged.csv")  # fmt: skip
     derive.add_argument("--output", type=Path, metavar="DIR",
                         help="default: RUN/budget-MS, or RUN/front")  # fmt: skip
     derive.set_defaults(run=_derive)
 
 
 def _derive(arguments: argparse.Namespace) -> int:
-    from ..deriving import budget_folder, derive_front, derive_under_budget, front_table
+    from ..deriving import JUDGED, budget_folder, derive_front, derive_under_budget, front_table
     from ..errors import UserError
     from ..reporting.table import figures
+    from ..selection import derive_most_accurate
 
     if arguments.front is not None:
-        if arguments.at_least_ms is not None:
-            raise UserError("--at-least-ms: not with --front; allowed: with --budget-ms")
+        for option in ("at_least_ms", "judge"):
+            if getattr(arguments, option) is not None:
+                raise UserError(f"--{option.replace('_', '-')}: not with --front; allowed: with --budget-ms")
         folder = arguments.output or arguments.folder / "front"
         print(front_table(derive_front(arguments.folder, arguments.front, folder)))
         print(f"front: {folder / 'front.csv'}")
         return 0
     folder = arguments.output or arguments.folder / budget_folder(arguments.budget_ms)
-    print(figures(derive_under_budget(arguments.folder, arguments.budget_ms, folder, at_least=arguments.at_least_ms)))
+    given = (arguments.folder, arguments.budget_ms, folder)
+    if arguments.judge is None:
+        print(figures(derive_under_budget(*given, at_least=arguments.at_least_ms)))
+    else:
+        architecture, contest = derive_most_accurate(*given, arguments.judge, at_least=arguments.at_least_ms)
+        print(figures(architecture))
+        best, worst = contest.nets[0], contest.nets[-1]
+        print(
+            f"judged:        {len(contest.nets)} nets on {contest.n_images} images, accuracy {worst.accuracy:.4f} to {best.accuracy:.4f}: "
+            f"{folder / JUDGED}"
+        )
     print(f"architecture: {folder / 'architecture.json'}")
     return 0

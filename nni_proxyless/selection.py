@@ -1,0 +1,149 @@
+"""Of many networks that a search finds probable, the one that is most accurate with the supernet's weights.
+
+Probabilities are of one choice each, and that of a network is their product: it knows what a candidate is worth on average,
+but not which candidates go well together. A supernet has all of them, and judging one network takes it a second.
+
+FinishedSearch -> networks near the budget, drawn from the probabilities -> accuracy on held-out images -> Contest
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import logging
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .architecture import Architecture
+from .deriving import JUDGED, FinishedSearch, require_free
+from .errors import UserError
+from .files import write_text
+from .latency.budget import log_probability
+from .monitor import judge
+from .progress import bar
+from .random_nets import CLOSE
+
+__all__ = ["Contest", "Judged", "derive_most_accurate", "judge_probable"]
+
+_logger = logging.getLogger(__name__)
+
+MOST_DRAWS = 100_000
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A network, and its accuracy with the supernet's weights on the images that trained none of them."""
+
+    choices: dict[str, Any]
+    accuracy: float
+    log_probability: float
+    table_ms: float
+
+
+@dataclass(frozen=True)
+class Contest:
+    """All networks that were judged, the most accurate first, and of equally accurate ones the most probable."""
+
+    nets: list[Judged]
+    n_images: int
+
+    def write(self, path: Path) -> None:
+        """As a CSV file: a row per network, a column per choice."""
+        labels = sorted(self.nets[0].choices)
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("accuracy", "log_probability", "table_ms", *labels))
+        for net in self.nets:
+            writer.writerow(
+                (net.accuracy, net.log_probability, net.table_ms, *(net.choices[label] for label in labels))
+            )
+        write_text(path, text.getvalue())
+
+
+def derive_most_accurate(
+    run: Path, budget: float, folder: Path, n: int, *, at_least: float | None = None
+) -> tuple[Architecture, Contest]:
+    """Judge up to n probable networks of a finished search and write the most accurate one, and ``judged.csv``, to ``folder``.
+
+    Raises
+    ------
+    UserError
+        As :func:`judge_probable`; or no such search, or the folder holds something else.
+    """
+    if math.isnan(budget):
+        raise UserError("--budget-ms: nan; allowed: a number")
+    require_free(folder)
+    search = FinishedSearch.read(run)
+    contest = judge_probable(search, budget, n, at_least)
+    derived = search.derive(contest.nets[0].choices, budget, measured=True)
+    derived.write(folder)
+    contest.write(folder / JUDGED)
+    return derived.architecture, contest
+
+
+def judge_probable(search: FinishedSearch, budget: float, n: int, at_least: float | None = None) -> Contest:
+    """Judge the most probable network under a budget, and up to n - 1 others drawn from the probabilities.
+
+    Parameters
+    ----------
+    budget
+        What each may cost at most.
+    at_least
+        What each costs at least. None: 95 % of the target, or of the budget, if that is lower, where the search held a
+        target; nothing where it did not.
+
+    Raises
+    ------
+    UserError
+        n is less than 2, there are no trained weights to judge with, or no network is within the budget.
+    """
+    if n < 2:
+        raise UserError(f"--judge: {n} is not allowed here; allowed: 2 or more networks")
+    if not search.inherits:
+        raise UserError(
+            f"--judge: {search.folder} has no weights of a supernet to judge with; allowed: after a search that keeps all candidates, "
+            "as with strategy 'proxyless'"
+        )
+    least = search.near(budget) * (1 - CLOSE) if at_least is None else at_least
+    samples = [search.best(budget, at_least), *_drawn(search, budget, least, n)]
+    different = list({repr(sorted(sample.items())): sample for sample in samples}.values())[:n]
+    if len(different) < n:
+        _logger.warning("--judge: the probabilities give %d networks within %.6g, not %d", len(different), budget, n)
+    found = []
+    with bar(len(different), "judged", "net") as done:
+        for sample in different:
+            network = copy.deepcopy(search.space.freeze(sample))
+            accuracy = judge(network, search.calibration, search.held_out, torch.device("cpu"))
+            ms = float(search.profiler.profile(sample))
+            found.append(Judged(sample, accuracy, log_probability(search.probs, sample), ms))
+            done.update()
+    return Contest(sorted(found, key=lambda net: (-net.accuracy, -net.log_probability)), len(search.held_out.dataset))
+
+
+def _drawn(search: FinishedSearch, budget: float, least: float, n: int) -> list[dict[str, Any]]:
+    """Up to n different networks that cost between the two, as often as their probabilities have it."""
+    chance = random.Random(search.config.seed)
+    found: dict[str, dict[str, Any]] = {}
+    for _ in range(MOST_DRAWS):
+        sample = {label: search.choice(label, _one_of(chance, ps)) for label, ps in search.probs.items()}
+        if least <= search.profiler.profile(sample) <= budget:
+            found.setdefault(repr(sorted(sample.items())), sample)
+            if len(found) == n:
+                break
+    return list(found.values())
+
+
+def _one_of(chance: random.Random, probs: Mapping[Any, float]) -> Any:
+    left = chance.random() * math.fsum(probs.values())
+    for choice, p in probs.items():
+        left -= p
+        if left < 0:
+            return choice
+    return max(probs, key=lambda choice: probs[choice])  # by rounding
