@@ -191,12 +191,18 @@ def mean_and_error(values: list[float]) -> str:
 def markdown(result: dict[str, Any]) -> list[str]:
     """The result as a person reads it."""
     cells, grid = result["cells"], result["grid"]
+    judged = ""
+    if n_judged := grid.get("n_judged"):
+        judged = (
+            f" Of a search that keeps its candidates, the most accurate with the supernet's weights of {n_judged} probable nets near the "
+            "target."
+        )
     more = f" and {n:,} that did not train" if (n := grid.get("n_more_test", 0)) else ""
     lines = [
         *record.head(result), "",
         f"{grid['images']} training images of Fashion-MNIST, judged on all 10,000 test images{more}; {len(grid['seeds'])} seed(s). A search is "
         f"{grid['search_epochs']} epochs in batches of {grid['search_batch_size']}, its net then trains for {grid['final_epochs']} from scratch in "
-        f"batches of {grid['batch_size']}, as all nets do. Of random nets {grid.get('n_drawn', grid['n_random'])} a seed are trained so, and what counts is the best on held-out "
+        f"batches of {grid['batch_size']}, as all nets do.{judged} Of random nets {grid.get('n_drawn', grid['n_random'])} a seed are trained so, and what counts is the best on held-out "
         f"images of {grid['n_random']}, which is what the compute of a search and its training trains: the mean over all sets of so many; milliseconds and sizes in their row are of the best of all. Accuracy in per cent with standard errors; milliseconds of "
         f"a batch of {BATCH} as a share of MobileNetV2's, in turns. CPU time: search and final training(s) of a cell.",
     ]  # fmt: skip

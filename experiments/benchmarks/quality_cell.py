@@ -1,6 +1,7 @@
 """One cell of the grid of ``quality.py``: one method, one target, one seed, from nothing to accuracy on the test images.
 
-    two-path, full, reinforce, dsnas, nni-…   search, the most probable net within the target, its final training
+    two-path, full, reinforce, nni-…          search; of probable nets near the target the most accurate in the supernet; its final training
+    dsnas                                     search, which leaves a net and no supernet; its final training
     random                                    nets that take 95 to 100 % of the target, each trained to the end; what the best of so many
                                               as the same compute allows is worth: best on the held-out images, mean over all such sets
     mobilenetv2                               MobileNetV2's block everywhere, at the width that has set the target
@@ -34,7 +35,6 @@ from nni_proxyless.random_nets import draw_within_budget
 from nni_proxyless.reference import reference_nets
 
 PROXYLESS = ("two-path", "full", "reinforce")
-OURS = (*PROXYLESS, "dsnas")
 INPUT_SHAPE = (1, 32, 32)
 BATCH = 32  # images of one timing: one alone takes most of its time between operations, where nets hardly differ
 CPU = {"accelerator": "cpu", "threads": 1}
@@ -54,6 +54,8 @@ class Grid:
         Random nets of which the best counts: as many as the search and the final training of its net cost together, rounded.
     n_drawn
         Random nets that are trained, n_random or more: with more of them it is known better what the best of n_random is worth.
+    n_judged
+        Nets that are judged with the weights of a supernet.
     search_epochs, warmup_epochs, final_epochs
         Of a search in all, of its weights alone, of the final training. A search costs about one final training, as in the papers.
     search_batch_size, batch_size
@@ -74,6 +76,7 @@ class Grid:
     seeds: tuple[int, ...]
     n_random: int = 2
     n_drawn: int = 2
+    n_judged: int = 32
     search_epochs: int = 12
     warmup_epochs: int = 4
     final_epochs: int = 18
@@ -108,7 +111,7 @@ EVERY = (
     "mobilenetv2",
 )
 GRIDS = {
-    "short": Grid(CORE, (0.5,), (0,), n_random=1, n_drawn=1, search_epochs=3, warmup_epochs=1, final_epochs=1, images=1000),
+    "short": Grid(CORE, (0.5,), (0,), n_random=1, n_drawn=1, n_judged=4, search_epochs=3, warmup_epochs=1, final_epochs=1, images=1000),
     # Settings were chosen by trials with seed 0, the number of test images and of seeds by what seeds 1 to 5 had shown.
     "core": Grid(CORE, (0.5,), tuple(range(6, 14)), n_more_test=50_000),
     "full": Grid(EVERY, (0.5, 0.75, 1.0), (0, 1, 2, 3, 4), search_epochs=60, warmup_epochs=15, final_epochs=60, images=60_000),
@@ -193,7 +196,7 @@ def strategy_of(method: str, grid: Grid) -> dict[str, Any]:
     if method in PROXYLESS:
         return {
             "name": "proxyless", "update": method, "warmup_epochs": grid.warmup_epochs, "arc_update_every": 2,
-            "arc_learning_rate": 0.006,
+            "arc_learning_rate": 0.006, "size_bias": 1.0,
         }  # fmt: skip
     if method == "dsnas":
         return {
@@ -206,7 +209,7 @@ def strategy_of(method: str, grid: Grid) -> dict[str, Any]:
 
 
 def search(grid: Grid, method: str, target_ms: float, seed: int, table: Path, folder: Path) -> Path:
-    """One search, and the most probable net within the target; returns its ``architecture.json``."""
+    """One search, and the net that is taken from it; returns its ``architecture.json``."""
     found, within = folder / "search", folder / "net"
     if not (found / "architecture.json").exists():
         if (found / "checkpoint").exists():
@@ -224,11 +227,11 @@ def search(grid: Grid, method: str, target_ms: float, seed: int, table: Path, fo
             write_text(folder / "search.yml", yaml.safe_dump(config, sort_keys=False))
             run(["search", str(folder / "search.yml")])
     if not (within / "architecture.json").exists():
-        left = Architecture.read(found / "architecture.json")
-        if method in OURS:  # what they leave is within the target and near it
-            left.write(within / "architecture.json")
+        if method == "dsnas":  # within the target and near it; all other candidates are gone
+            Architecture.read(found / "architecture.json").write(within / "architecture.json")
         else:
-            run(["derive", str(found), "--budget-ms", repr(target_ms), "--output", str(within)])
+            words = ["derive", str(found), "--budget-ms", repr(target_ms), "--at-least-ms", repr(0.95 * target_ms)]
+            run([*words, "--judge", str(grid.n_judged), "--output", str(within)])
     return within / "architecture.json"
 
 
