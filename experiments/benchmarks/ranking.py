@@ -10,7 +10,8 @@ and among pairs of about equal cost it says nothing at all. What the noise of tr
 
 Supernets are looked at twice: after the pretraining, in which all paths are as likely as the others, and at the end of the
 search. A search of DSNAS ends here where the paper's first stage does: one epoch later all candidates but one are gone.
-``nni-random`` trains on random paths all the time. With ``+shared`` all candidates of a choice train the same weights.
+``nni-random`` trains on random paths all the time. With ``+shared`` all candidates of a choice train the same weights, with
+``+size-bias`` large candidates are on their paths more often (``size_bias: 1``).
 """
 
 # ruff: noqa: E402  (NNI warns while it is imported)
@@ -172,8 +173,10 @@ STRATEGIES: dict[str, Callable[..., Any]] = {
     "dsnas": functools.partial(DSNAS, fix_gap=1.0, arc_learning_rate=0.02, entropy_weight=1.0),
     "nni-random": RandomOneShot,
 }
-SHARED = "+shared"
-SUPERNETS = (*STRATEGIES, *(name + SHARED for name in STRATEGIES))
+SHARED, BIASED = "shared", "size-bias"
+SUPERNETS = (
+    *STRATEGIES, *(f"{name}+{SHARED}" for name in STRATEGIES), *(f"{name}+{SHARED}+{BIASED}" for name in ("two-path", "dsnas")),
+)  # fmt: skip
 
 
 class Look(Callback):
@@ -195,12 +198,18 @@ class Look(Callback):
 def inherited(name: str, seed: int, networks: Sequence[dict[str, str]], sizes: Sizes) -> dict[str, Any]:
     """One search without a latency target, and what its supernet says of the networks."""
     torch.manual_seed(seed)
-    shared, name = name.endswith(SHARED), name.removesuffix(SHARED)
-    space: Any = MobileNetV2Space(**SPACE, shared_weights=shared).to(memory_format=torch.channels_last)  # type: ignore[arg-type]
+    called = name
+    name, *more = called.split("+")
+    space: Any = MobileNetV2Space(**SPACE, shared_weights=SHARED in more).to(memory_format=torch.channels_last)  # type: ignore[arg-type]
     epochs = sizes.warmup + sizes.search
     arguments: dict[str, Any] = {}
     if name != "nni-random":
-        arguments = {"warmup_epochs": sizes.warmup, "seed": seed, "log_prob_every_n_step": 10**9}
+        arguments = {
+            "warmup_epochs": sizes.warmup,
+            "seed": seed,
+            "log_prob_every_n_step": 10**9,
+            "size_bias": float(BIASED in more),
+        }
     if name == "dsnas":
         arguments["search_epochs"] = sizes.search
     strategy = STRATEGIES[name](**arguments)
@@ -219,7 +228,7 @@ def inherited(name: str, seed: int, networks: Sequence[dict[str, str]], sizes: S
     began = time.process_time()
     evaluator.evaluate(supernet)
     return {
-        "strategy": name + SHARED * shared, "seed": seed, "accuracies": look.seen,
+        "strategy": called, "seed": seed, "accuracies": look.seen,
         "seconds": round(time.process_time() - began, 1),
     }  # fmt: skip
 
