@@ -159,6 +159,8 @@ def _search(text: str, data: str, data_root: str | None, space: str, strategy: s
     text = set_value(text, "space.preset", PRESETS.get(data, "small"))
     for key in safe_load(text)["space"].keys() - {"name"} - set(accepted):
         text = remove(text, f"space.{key}")
+    if not safe_load(text)["space"].get("shared_weights") and "size_bias" in safe_load(text)["strategy"]:
+        text = remove(text, "strategy.size_bias")
     return text
 
 

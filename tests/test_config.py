@@ -37,6 +37,7 @@ def test_shipped_files_are_valid(pytestconfig):
         "update": "two-path",
         "entropy_weight": 1.0,
         "warmup_epochs": 12,
+        "size_bias": 1.0,
         "arc_update_every": 2,
         "arc_learning_rate": 0.1,
     }

@@ -54,6 +54,16 @@ def test_another_data_set_space_strategy_and_target(capsys):
     assert "nnictl create --config new/dsnas.yml" in said
 
 
+@pytest.mark.parametrize(
+    ("words", "bias"),
+    [((), 1.0), (("--data", "cifar10"), None), (("--space", "nni.nas.hub.pytorch:ShuffleNetSpace"), None)],
+)
+def test_large_candidates_train_more_often_where_weights_are_shared(capsys, words, bias):
+    _, search, _ = made(capsys, *words)
+    assert search["strategy"].get("size_bias") == bias
+    assert bool(search["space"].get("shared_weights")) == (bias is not None)
+
+
 def test_a_strategy_of_which_nothing_is_known(capsys):
     _, search, _ = made(capsys, "--strategy", "nni.nas.strategy:DARTS", "--data", "cifar10")
     assert search["strategy"] == {"name": "nni.nas.strategy:DARTS"}
