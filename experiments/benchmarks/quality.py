@@ -191,6 +191,7 @@ def mean_and_error(values: list[float]) -> str:
 def markdown(result: dict[str, Any]) -> list[str]:
     """The result as a person reads it."""
     cells, grid = result["cells"], result["grid"]
+    n_before = result.get("n_before", 0)
     judged = ""
     if n_judged := grid.get("n_judged"):
         judged = (
@@ -200,6 +201,7 @@ def markdown(result: dict[str, Any]) -> list[str]:
     more = f" and {n:,} that did not train" if (n := grid.get("n_more_test", 0)) else ""
     lines = [
         *record.head(result), "",
+        *([f"The command went on where it had been stopped: {n_before} of {len(cells)} cells were done.", ""] if n_before else []),
         f"{grid['images']} training images of Fashion-MNIST, judged on all 10,000 test images{more}; {len(grid['seeds'])} seed(s). A search is "
         f"{grid['search_epochs']} epochs in batches of {grid['search_batch_size']}, its net then trains for {grid['final_epochs']} from scratch in "
         f"batches of {grid['batch_size']}, as all nets do.{judged} Of random nets {grid.get('n_drawn', grid['n_random'])} a seed are trained so, and what counts is the best on held-out "
@@ -297,13 +299,14 @@ def main(arguments: list[str] | None = None) -> None:
         method, width, seed = options.cell
         print(json.dumps(cell(grid, method, float(width), int(seed), folder), indent=1))
         return
+    n_before = len(list(folder.glob("cells/*/cell.json")))
     experiment(options, grid, folder)
     cells = collect(grid, folder)
     time_all(cells, folder, 1 if options.grid == "short" else 3)
     for name in ("trial", "cell", "short", "port"):
         delattr(options, name)
     result = record.provenance(__file__, options, time.monotonic() - began) | {
-        "bars": [], "grid": dataclasses.asdict(grid),
+        "bars": [], "n_before": n_before, "grid": dataclasses.asdict(grid),
         "targets": json.loads((folder / "targets.json").read_text(encoding="utf-8")),
         "cells": cells, "compared": compared(cells),
     }  # fmt: skip
