@@ -34,6 +34,7 @@ SECTIONS = [
     Section("Cost over layers and pixels", "step_cost", "step_cost_sweep.json"),
     Section("Cost of a whole search", "search_hours", "search_hours.json"),
     Section("Quality of what is found", "quality", "quality.json", "bench_quality.svg"),
+    Section("Quality of what is found: seeds 1 to 5, 10,000 test images", "quality", "quality_seeds_1_to_5.json"),
     Section("Quality of what is found: expansions 3 and 6, short trainings", "quality", "quality_expansions_3_6.json"),
     Section("Spaces whose best net is known", "known_answer", "known_answer.json", "bench_known_answer.svg"),
     Section("Accuracy in the supernet against accuracy alone", "ranking", "ranking.json", "bench_ranking.svg"),
