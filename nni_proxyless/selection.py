@@ -34,7 +34,8 @@ __all__ = ["Contest", "Judged", "derive_most_accurate", "judge_probable"]
 
 _logger = logging.getLogger(__name__)
 
-MOST_DRAWS = 100_000
+MOST_DRAWS = 20_000  # from each of these:
+POWERS = (1, 1 / 2, 1 / 4, 1 / 8, 1 / 16)  # of the probabilities: the smaller, the less decided
 
 
 @dataclass(frozen=True)
@@ -91,13 +92,15 @@ def derive_most_accurate(
 def judge_probable(search: FinishedSearch, budget: float, n: int, at_least: float | None = None) -> Contest:
     """Judge the most probable network under a budget, and up to n - 1 others drawn from the probabilities.
 
+    Where these have decided for fewer, from their roots: p^(1/2), p^(1/4), … as far as it takes.
+
     Parameters
     ----------
     budget
         What each may cost at most.
     at_least
-        What each costs at least. None: 95 % of the target, or of the budget, if that is lower, where the search held a
-        target; nothing where it did not.
+        What each costs at least. None: where the search held a target, 95 % of what the most probable one near it costs, which is
+        as near as networks of this space come; else nothing.
 
     Raises
     ------
@@ -111,11 +114,14 @@ def judge_probable(search: FinishedSearch, budget: float, n: int, at_least: floa
             f"--judge: {search.folder} has no weights of a supernet to judge with; allowed: after a search that keeps all candidates, "
             "as with strategy 'proxyless'"
         )
-    least = search.near(budget) * (1 - CLOSE) if at_least is None else at_least
-    samples = [search.best(budget, at_least), *_drawn(search, budget, least, n)]
+    best = search.best(budget, at_least)
+    if at_least is None:
+        near = float(search.profiler.profile(best)) * (1 - CLOSE)
+        at_least = near if math.isfinite(search.near(budget)) else -math.inf
+    samples = [best, *_drawn(search, budget, at_least, n)]
     different = list({repr(sorted(sample.items())): sample for sample in samples}.values())[:n]
     if len(different) < n:
-        _logger.warning("--judge: the probabilities give %d networks within %.6g, not %d", len(different), budget, n)
+        _logger.warning("--judge: of networks within %.6g the probabilities give %d, not %d", budget, len(different), n)
     found = []
     with bar(len(different), "judged", "net") as done:
         for sample in different:
@@ -128,15 +134,17 @@ def judge_probable(search: FinishedSearch, budget: float, n: int, at_least: floa
 
 
 def _drawn(search: FinishedSearch, budget: float, least: float, n: int) -> list[dict[str, Any]]:
-    """Up to n different networks that cost between the two, as often as their probabilities have it."""
+    """Up to n different networks that cost between the two, the most decided draws first."""
     chance = random.Random(search.config.seed)
     found: dict[str, dict[str, Any]] = {}
-    for _ in range(MOST_DRAWS):
-        sample = {label: search.choice(label, _one_of(chance, ps)) for label, ps in search.probs.items()}
-        if least <= search.profiler.profile(sample) <= budget:
-            found.setdefault(repr(sorted(sample.items())), sample)
-            if len(found) == n:
-                break
+    for power in POWERS:
+        probs = {label: {choice: p**power for choice, p in ps.items()} for label, ps in search.probs.items()}
+        for _ in range(MOST_DRAWS):
+            sample = {label: search.choice(label, _one_of(chance, ps)) for label, ps in probs.items()}
+            if least <= search.profiler.profile(sample) <= budget:
+                found.setdefault(repr(sorted(sample.items())), sample)
+                if len(found) == n:
+                    return list(found.values())
     return list(found.values())
 
 

@@ -54,10 +54,9 @@ def _derive(arguments: argparse.Namespace) -> int:
     else:
         architecture, contest = derive_most_accurate(*given, arguments.judge, at_least=arguments.at_least_ms)
         print(figures(architecture))
-        best, worst = contest.nets[0], contest.nets[-1]
+        n, best, worst = len(contest.nets), contest.nets[0].accuracy, contest.nets[-1].accuracy
         print(
-            f"judged:        {len(contest.nets)} nets on {contest.n_images} images, accuracy {worst.accuracy:.4f} to {best.accuracy:.4f}: "
-            f"{folder / JUDGED}"
+            f"judged:        {n} net{'s' * (n > 1)} on {contest.n_images} images, accuracy {worst:.4f} to {best:.4f}: {folder / JUDGED}"
         )
     print(f"architecture: {folder / 'architecture.json'}")
     return 0
