@@ -35,6 +35,7 @@ from .latency.operation import trace_operations
 from .latency.penalty import holds_target
 from .measuring import make_profiler, measure_beside_path, say_if_drifted
 from .monitor import judge, judging_loaders
+from .network_record import latency_record, unit_of
 from .own_code import make_images, make_space
 from .pictures.nets import draw_beside
 from .progress import bar
@@ -47,7 +48,7 @@ __all__ = [
 _logger = logging.getLogger(__name__)
 
 JUDGED = "judged.csv"  # which :mod:`.selection` writes
-COLUMNS = ("budget", "table_ms", "log_probability", "macs", "n_params", "accuracy")
+COLUMNS = ("budget", "table_ms", "log_probability", "macs", "n_params", "accuracy", "unit")  # the last of the first two
 
 
 @dataclass(frozen=True)
@@ -172,11 +173,11 @@ class FinishedSearch:
         accuracy = judge(network, self.calibration, self.validation, torch.device("cpu"))
         shape = self.architecture.input_shape
         definition = getattr(self.space, "timm_definition", None)
-        table_ms = float(self.profiler.profile(sample))
         measured_ms = again_ms = None
         if measured and isinstance(self.estimator, DeviceEstimator):
             path = [op for op in trace_operations(self.space, shape) if op.runs_in(sample)]
             measured_ms, again_ms = measure_beside_path(self.estimator, network, shape, path)
+            table_ms = float(self.profiler.profile(sample))
             say_if_drifted(self.profiler, self.estimator, table_ms, again_ms, measured_ms)
         architecture = Architecture(
             space=self.architecture.space,
@@ -184,12 +185,10 @@ class FinishedSearch:
             input_shape=shape,
             network=definition(sample) if definition is not None else None,
             data=self.architecture.data,
-            latency={
-                "target_ms": budget, "expected_ms": None, "table_ms": table_ms,
-                "predicted_ms": self.profiler.predicted_ms(sample), "calibrated": self.profiler.calibration is not None,
-                "conditions": dict(self.profiler.conditions), "measured_ms": measured_ms, "table_again_ms": again_ms,
-                "measured_conditions": dict(self.estimator.conditions) if measured_ms is not None else None,
-            },
+            latency=latency_record(
+                self.profiler, sample, target=budget, measured_ms=measured_ms, table_again_ms=again_ms,
+                measured_conditions=self.estimator.conditions if measured_ms is not None else None,
+            ),
             macs=count_macs(network, shape),
             n_params=count_parameters(network),
             search={
@@ -219,11 +218,12 @@ class Derived:
         draw_beside(folder / "architecture.json")
 
     @property
-    def row(self) -> tuple[float, ...]:
+    def row(self) -> tuple[Any, ...]:
         """Its figures, in the order of :data:`COLUMNS`."""
         a = self.architecture
         return (
             self.budget, a.latency["table_ms"], a.search["log_probability"], a.macs, a.n_params, a.search["accuracy"],
+            unit_of(a.latency),
         )  # fmt: skip
 
 
@@ -289,9 +289,9 @@ def derive_front(run: Path, n: int, folder: Path) -> list[Derived]:
 
 def front_table(found: Sequence[Derived]) -> str:
     """One row per network."""
-    rows = [("budget", "table ms", "log p", "MACs", "params", "accuracy")]
+    rows = [("budget", f"table {found[0].row[-1]}", "log p", "MACs", "params", "accuracy")]
     for derived in found:
-        budget, ms, log_p, macs, n_params, accuracy = derived.row
+        budget, ms, log_p, macs, n_params, accuracy, _ = derived.row
         rows.append((f"{budget:.3f}", f"{ms:.3f}", f"{log_p:.3f}", f"{macs / 1e6:.2f} M", f"{n_params / 1e3:.1f} k",
                      f"{accuracy:.4f}"))  # fmt: skip
     return "\n".join(in_columns(rows))

@@ -31,6 +31,7 @@ from .derive import build_network, count_macs, count_parameters, installed_versi
 from .errors import UserError
 from .latency import DeviceEstimator, LatencyProfiler, LookupTable
 from .latency.budget import fastest, slowest
+from .network_record import latency_record, unit_of
 
 __all__ = ["CLOSE", "draw_within_budget", "profiler_of_search", "random_nets"]
 
@@ -78,13 +79,10 @@ def random_nets(
             input_shape=searched.input_shape,
             network=definition(sample) if definition is not None else None,
             data=searched.data,
-            latency={
-                "target_ms": budget, "expected_ms": None, "predicted_ms": profiler.predicted_ms(sample),
-                "table_ms": float(profiler.profile(sample)), "calibrated": profiler.calibration is not None,
-                "unit": profiler.unit, "conditions": profiler.conditions, "measured_ms": None,
-                "measured_conditions": searched.latency.get("measured_conditions"),
-            },
-        )  # fmt: skip
+            latency=latency_record(
+                profiler, sample, target=budget, measured_conditions=searched.latency.get("measured_conditions")
+            ),
+        )
         network = build_network(net)
         nets.append(
             dataclasses.replace(
@@ -184,16 +182,17 @@ def profiler_of_search(searched: Architecture, space: ModelSpace, run: Path) -> 
         The table is gone.
     """
     # A net that was derived lies below its search.
-    places = (folder / "latencies.yaml" for folder in (run, run.parent, run.parent.parent))
-    table = next((path for path in places if path.exists()), None)
+    table, settings = (
+        next((path for folder in (run, run.parent, run.parent.parent) if (path := folder / name).exists()), None)
+        for name in ("latencies.yaml", "search.yml")
+    )
     try:
         if table is not None:
-            unit = searched.latency.get("unit", "ms")
-            return LatencyProfiler(space, LookupTable.read(table, unit=unit), searched.input_shape)
-        if (run / "search.yml").exists():
-            given = read_config(SearchConfig, run / "search.yml").latency.estimator
+            return LatencyProfiler(space, LookupTable.read(table, unit=unit_of(searched.latency)), searched.input_shape)
+        if settings is not None:
+            given = read_config(SearchConfig, settings).latency.estimator
             estimator = registry.load("nni_proxyless.estimators", given.name)(**given.arguments)
-            if not isinstance(estimator, DeviceEstimator):
+            if not isinstance(estimator, DeviceEstimator) and estimator.unit == unit_of(searched.latency):
                 return LatencyProfiler(space, estimator, searched.input_shape)
     except (ValueError, KeyError) as error:  # a TableError, or a table of another space
         raise UserError(f"{table or run}: {error.args[0]}") from error

@@ -24,6 +24,7 @@ from . import registry
 from .architecture import Architecture
 from .derive import build_network, count_macs, count_parameters, installed_versions
 from .errors import UserError
+from .network_record import record_without_table, unit_of
 from .reporting.side_by_side import measure_side_by_side
 
 __all__ = ["MOBILENETV2", "reference_layout", "reference_nets", "scaled", "time_beside", "write_reference_nets"]
@@ -117,11 +118,8 @@ def _reference_net(
         input_shape=searched.input_shape,
         network=space.timm_definition(choices),
         data=searched.data,
-        latency={
-            "target_ms": None, "expected_ms": None, "table_ms": None, "unit": "ms", "measured_ms": None,
-            "measured_conditions": searched.latency.get("measured_conditions"),
-        },
-    )  # fmt: skip
+        latency=record_without_table(unit_of(searched.latency), searched.latency.get("measured_conditions")),
+    )
     network = build_network(unmeasured)
     return dataclasses.replace(
         unmeasured, macs=count_macs(network, searched.input_shape), n_params=count_parameters(network),

@@ -37,6 +37,7 @@ from .latency import DeviceEstimator, LatencyEstimator, LatencyPenalty, LatencyP
 from .latency.operation import trace_operations
 from .measuring import latency_range, make_profiler, measure_beside_path, say_if_drifted, target_in_ms
 from .monitor import DerivedNetMonitor, judging_loaders
+from .network_record import latency_record
 from .own_code import make_images, make_space
 from .pictures.nets import draw_beside
 from .remains import shapes_of, write_remains
@@ -296,18 +297,10 @@ def _save(
     metrics = _final(monitor.last, measured, test_accuracy)
     architecture = dataclasses.replace(
         architecture,
-        latency={
-            "target_ms": target,
-            "expected_ms": metrics["expected_ms"],
-            "predicted_ms": profiler.predicted_ms(monitor.sample),
-            "table_ms": metrics["table_ms"],
-            "calibrated": profiler.calibration is not None,
-            "unit": profiler.unit,
-            "conditions": profiler.conditions,
-            "measured_ms": measured,
-            "table_again_ms": table_again,
-            "measured_conditions": dict(estimator.conditions) if measured is not None else None,
-        },
+        latency=latency_record(
+            profiler, monitor.sample, target=target, expected=metrics["expected_ms"], measured_ms=measured,
+            table_again_ms=table_again, measured_conditions=estimator.conditions if measured is not None else None,
+        ),
         macs=int(metrics["macs"]),
         n_params=int(metrics["n_params"]),
         search={
@@ -319,7 +312,7 @@ def _save(
             **({"costs": _of_costs(monitor.costs, metrics)} if monitor.costs else {}),
         },
         versions=installed_versions(),
-    )
+    )  # fmt: skip
     write_weights(folder / "weights.safetensors", weights)
     if trained:
         result = {"accuracy": metrics["test_accuracy"], "epochs": config.training.epochs, "weights": "searched",

@@ -50,20 +50,24 @@ class Judged:
 
 @dataclass(frozen=True)
 class Contest:
-    """All networks that were judged, the most accurate first, and of equally accurate ones the most probable."""
+    """All networks that were judged, the most accurate first, and of equally accurate ones the most probable.
+
+    ``unit`` is that of ``table_ms``.
+    """
 
     nets: list[Judged]
     n_images: int
+    unit: str = "ms"
 
     def write(self, path: Path) -> None:
         """As a CSV file: a row per network, a column per choice."""
         labels = sorted(self.nets[0].choices)
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("accuracy", "log_probability", "table_ms", *labels))
+        writer.writerow(("accuracy", "log_probability", "table_ms", "unit", *labels))
         for net in self.nets:
             writer.writerow(
-                (net.accuracy, net.log_probability, net.table_ms, *(net.choices[label] for label in labels))
+                (net.accuracy, net.log_probability, net.table_ms, self.unit, *(net.choices[label] for label in labels))
             )
         write_text(path, text.getvalue())
 
@@ -130,7 +134,11 @@ def judge_probable(search: FinishedSearch, budget: float, n: int, at_least: floa
             ms = float(search.profiler.profile(sample))
             found.append(Judged(sample, accuracy, log_probability(search.probs, sample), ms))
             done.update()
-    return Contest(sorted(found, key=lambda net: (-net.accuracy, -net.log_probability)), len(search.held_out.dataset))
+    return Contest(
+        sorted(found, key=lambda net: (-net.accuracy, -net.log_probability)),
+        len(search.held_out.dataset),
+        search.profiler.unit,
+    )
 
 
 def _drawn(search: FinishedSearch, budget: float, least: float, n: int) -> list[dict[str, Any]]:

@@ -31,6 +31,7 @@ from nni_proxyless.cli import main as command
 from nni_proxyless.derive import build_network, count_macs, count_parameters, installed_versions
 from nni_proxyless.files import write_text
 from nni_proxyless.latency import LatencyProfiler, LookupTable
+from nni_proxyless.network_record import latency_record
 from nni_proxyless.random_nets import draw_within_budget
 from nni_proxyless.reference import reference_nets
 
@@ -167,7 +168,7 @@ def random_within(grid: Grid, table: Path, target_ms: float, n: int, seed: int) 
             dataclasses.replace(
                 base, choices=choices, network=space_of(base).timm_definition(choices),
                 search={"strategy": "random", "weights": "fresh", "seed": seed},
-                latency={"target_ms": target_ms, "table_ms": float(profiler.profile(choices)), "unit": "ms"},
+                latency=latency_record(profiler, choices, target=target_ms),
             )
         )
         for choices in draw_within_budget(space_of(base), profiler, n, target_ms, seed)

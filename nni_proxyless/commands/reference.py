@@ -44,6 +44,7 @@ def _reference(arguments: argparse.Namespace) -> int:
     if not 0 <= arguments.seed < 2**32:
         raise UserError(f"--seed: {arguments.seed} is not allowed here; allowed: 0 to {2**32 - 1}")
     from ..architecture import Architecture
+    from ..network_record import unit_of
     from ..random_nets import random_nets
     from ..reference import reference_nets, time_beside, write_reference_nets
 
@@ -55,7 +56,7 @@ def _reference(arguments: argparse.Namespace) -> int:
         nets += random_nets(searched, path.parent, arguments.random, budget=arguments.budget_ms, seed=arguments.seed)
     beside = time_beside(searched, nets)
     paths = write_reference_nets(nets, arguments.output or path.parent / "reference")
-    rows: list[tuple[str, ...]] = [("net", "MACs", "params", "table ms", "measured ms")]
+    rows: list[tuple[str, ...]] = [("net", "MACs", "params", f"table {unit_of(searched.latency)}", "measured ms")]
     rows += [_row(file.parent.name, net, net.latency["measured_ms"]) for file, net in zip(paths, nets, strict=True)]
     rows.append(_row("the searched net", searched, beside))
     print("\n".join(in_columns(rows)))

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..architecture import Architecture
 from ..errors import UserError, did_you_mean
+from ..network_record import unit_of
 from ..published import NETWORKS, PLACES
 
 __all__ = [
@@ -222,7 +223,7 @@ def places_of(choices: Mapping[str, Any]) -> list[str]:
 
 def _figures(architecture: Architecture, final: float | None) -> str:
     latency, search = architecture.latency, architecture.search
-    unit = latency.get("unit", "ms")
+    unit = unit_of(latency)
     limit = "budget" if "derived_from" in search else "target"
     words = []
     if unit != "million multiply-adds":  # those are counted anyway

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..architecture import Architecture
 from ..errors import UserError
+from ..network_record import unit_of
 from ..remains import is_finished
 from ..yaml_file import read_yaml
 from .experiment import Experiment, Trial, read_experiment
@@ -96,6 +97,14 @@ class Found:
         if self.architecture is not None:
             return self.architecture.latency.get("target_ms")
         return self._asked("latency.target_ms")
+
+    @functools.cached_property
+    def unit(self) -> str:
+        """Of target, expected and predicted cost; as long as there is no net, that of the search's estimator."""
+        if self.architecture is not None:
+            return unit_of(self.architecture.latency)
+        arguments = _at(self.settings, "latency.estimator") or {}
+        return _unit_of_estimator(self._asked("latency.estimator.name"), arguments)
 
     @property
     def epochs(self) -> int | None:
@@ -259,6 +268,21 @@ def settings_in(path: Path) -> dict[str, Any]:
         return read_yaml(path)
     except UserError:
         return {}
+
+
+def _unit_of_estimator(name: Any, section: Mapping[str, Any]) -> str:
+    if not isinstance(name, str):
+        return "ms"
+    from .. import registry  # here: an estimator may need torch, and most searches have come to an end
+
+    try:
+        estimator = registry.load("nni_proxyless.estimators", name)
+        if "unit" in registry.accepted_arguments(estimator) and "unit" in section:
+            return str(section["unit"])
+        unit = estimator.unit
+    except (ValueError, TypeError, AttributeError):  # of a package that is not installed here
+        return "unknown unit"
+    return unit if isinstance(unit, str) else "unknown unit"
 
 
 def _at(content: Mapping[str, Any], path: str) -> Any:

@@ -101,7 +101,7 @@ def _row(f: Found, measured_ms: float | None) -> Row:
     predicted, calibrated = predicted_and_calibrated(latency)
     return Row(
         name=f.name, kind=f.kind, state=f.state, reason=f.reason if f.failed else "", what=_in_words(f), seconds=f.seconds, strategy=f.strategy,
-        target=f.target, seed=f.seed, unit=latency.get("unit", "ms"), expected=latency.get("expected_ms"),
+        target=f.target, seed=f.seed, unit=f.unit, expected=latency.get("expected_ms"),
         predicted=predicted, calibrated=calibrated, measured_ms=measured_ms, macs=None if a is None else a.macs,
         n_params=None if a is None else a.n_params, search_accuracy=f.search_accuracy, final_accuracy=f.final_accuracy,
         folder=f.folder,

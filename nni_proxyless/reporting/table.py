@@ -6,22 +6,25 @@ from collections.abc import Sequence
 
 from ..architecture import Architecture
 from ..columns import in_columns
+from ..network_record import unit_of
 from .rows import Row, predicted_and_calibrated
 
 __all__ = ["figures", "table"]
 
-HEADER = (
-    "search", "state", "target ms", "predicted ms", "calibrated ms", "measured ms", "MACs", "params", "search acc", "final acc",
-)  # fmt: skip
-
 
 def table(rows: Sequence[Row]) -> str:
-    """One line per row, and where the files are."""
-    cells: list[tuple[str, ...]] = [HEADER]
+    """One line per row, and where the files are. Where not all are of milliseconds, a column says of what each is."""
+    all_ms = all(row.unit == "ms" for row in rows)
+    of = " ms" if all_ms else ""
+    cells: list[tuple[str, ...]] = [(
+        "search", "state", f"target{of}", f"predicted{of}", f"calibrated{of}", *(() if all_ms else ("unit",)), "measured ms", "MACs",
+        "params", "search acc", "final acc",
+    )]  # fmt: skip
     for row in rows:
         target = row.target if isinstance(row.target, str) else _number(row.target, ".3f")
         cells.append((
-            row.name, row.state, target, _number(row.predicted, ".3f"), _number(row.calibrated, ".3f"), _number(row.measured_ms, ".3f"),
+            row.name, row.state, target, _number(row.predicted, ".3f"), _number(row.calibrated, ".3f"), *(() if all_ms else (row.unit,)),
+            _number(row.measured_ms, ".3f"),
             "-" if row.macs is None else f"{row.macs / 1e6:.2f} M", "-" if row.n_params is None else f"{row.n_params / 1e3:.1f} k",
             _number(row.search_accuracy, ".4f"), _number(row.final_accuracy, ".4f"),
         ))  # fmt: skip
@@ -31,7 +34,7 @@ def table(rows: Sequence[Row]) -> str:
 def figures(architecture: Architecture) -> str:
     """The figures of one derived network, a line each."""
     latency = architecture.latency
-    unit = latency.get("unit", "ms")
+    unit = unit_of(latency)
 
     def with_unit(value: float | None) -> str:
         return "-" if value is None else f"{value:.3f} {unit}"

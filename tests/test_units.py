@@ -1,0 +1,96 @@
+"""What a network costs is said in the unit of the search's estimator, by every command and file that says it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from nni_proxyless.architecture import Architecture
+from nni_proxyless.cli import main
+from nni_proxyless.network_record import latency_record, record_without_table, unit_of
+
+from .report_page import Page
+
+SEARCH = """
+space: {preset: small, widths: [8], depths: [2], strides: [2], stem_width: 8, feature_mix: 16}
+data: {name: digits, image_size: 8, batch_size: 64}
+strategy: {warmup_epochs: 0, arc_update_every: 1}
+latency: {target_ms: 100%, estimator: {name: macs}}
+training: {epochs: 1, calibration_images: 16}
+trainer: {accelerator: cpu, threads: 1}
+"""
+UNITS = {"macs": "million multiply-adds", "parameters": "million parameters", "activations": "MiB"}
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("estimator", UNITS)
+def test_everywhere_in_the_unit_of_the_estimator(estimator, tmp_path, capsys):
+    unit = UNITS[estimator]
+    (tmp_path / "search.yml").write_text(SEARCH)
+    run, threads = tmp_path / "runs" / "out", torch.get_num_threads()
+    words = [f"latency.estimator={{name: {estimator}}}", f"output={run}"]
+    assert main(["search", str(tmp_path / "search.yml"), *words]) == 0
+    assert f"{unit}, expected" in capsys.readouterr().out
+    searched = Architecture.read(run / "architecture.json")
+    target = searched.latency["target_ms"]
+
+    assert main(["derive", str(run), "--budget-ms", repr(target), "--judge", "3", "--output", str(run / "one")]) == 0
+    assert f"target {target:.3f} {unit}, expected -; the net: predicted" in capsys.readouterr().out
+    assert {row["unit"] for row in rows_of(run / "one" / "judged.csv")} == {unit}
+    assert main(["derive", str(run), "--front", "2", "--output", str(run / "front")]) == 0
+    header = capsys.readouterr().out.splitlines()[0]
+    assert f"table {unit}" in header
+    assert " ms" not in header
+    assert {row["unit"] for row in rows_of(run / "front" / "front.csv")} == {unit}
+    assert main(["reference", str(run), "--random", "1", "--widths", "1.0"]) == 0
+    assert f"table {unit}" in capsys.readouterr().out
+    torch.set_num_threads(threads)
+    files = sorted((tmp_path / "runs").rglob("architecture.json"))
+    records = {path.parent.name: json.loads(path.read_text())["latency"] for path in files}
+    assert len(records) == 6
+    assert {record["unit"] for record in records.values()} == {unit}
+    assert {frozenset(record) for record in records.values()} == {frozenset(searched.latency)}
+    if estimator != "macs":  # those are counted anyway
+        assert f"{searched.latency['table_ms']:.2f} {unit} by its table" in (run / "network.svg").read_text()
+
+    shutil.copytree(
+        run, tmp_path / "runs" / "going", ignore=shutil.ignore_patterns("architecture.json", "one", "front")
+    )
+    (tmp_path / "runs" / "going" / "checkpoint").mkdir()
+    capsys.readouterr()
+    assert main(["report", str(tmp_path / "runs")]) == 0
+    printed, page = capsys.readouterr().out, Page(tmp_path / "runs" / "report.html")
+    assert {row["unit"] for row in rows_of(tmp_path / "runs" / "report.csv")} == {unit}
+    assert "target ms" not in printed
+    assert len([line for line in printed.splitlines() if f"  {unit}  " in line]) == 7
+    (target_column, predicted_column) = (page.tables[0][0].index(name) for name in ("target", "predicted"))
+    assert [row[target_column].partition(" ")[2] for row in page.tables[0][1:]] == ["", unit, unit, unit, unit]
+    assert [row[predicted_column].partition(" ")[2] for row in page.tables[0][1:]] == ["", unit, unit, unit, unit]
+    assert f"Latency, {unit}" in page.words
+    assert "Latency, ms" not in page.words
+
+
+def test_one_form_for_all():
+    """What no table knows has the keys of what one does."""
+
+    class Table:
+        unit, calibration, conditions = "MiB", None, {"a": 1}
+
+        def profile(self, sample):
+            return 2
+
+        predicted_ms = profile
+
+    known = latency_record(Table(), {}, target=3.0)
+    assert (known["target_ms"], known["table_ms"], unit_of(known)) == (3.0, 2.0, "MiB")
+    assert list(record_without_table("MiB", None)) == list(known)
+    assert unit_of({}) == "ms"
