@@ -1,6 +1,7 @@
 """The command line: ``nni-proxyless search | train | report``.
 
-Results go to stdout, the log and progress bars to stderr. Code 0: done; 1: something failed; 2: the user's input is wrong.
+Results go to stdout, the log and progress bars to stderr. Code 0: done; 1: something failed; 2: the user's input is wrong; 141:
+whoever read the results has gone (:mod:`.streams`).
 """
 
 from __future__ import annotations
@@ -27,12 +28,18 @@ from .commands.report import add_report_command
 from .commands.train import add_train_command
 from .errors import UserError
 from .failures import in_words
+from .streams import prepare_streams, say, to_reader
 
 __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    prepare_streams()
+    return to_reader(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
     arguments = _parser().parse_args(argv)
     # NNI 3.0 wraps every class it finds in torch.nn and takes newer ones that are no modules for a sign of trouble.
     warnings.filterwarnings("ignore", message=r".*is found to be not a nn\.Module", category=RuntimeWarning)
@@ -42,21 +49,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return arguments.run(arguments)
     except UserError as error:
-        print(f"nni-proxyless: {error}", file=sys.stderr)
+        say(f"nni-proxyless: {error}")
         return 2
     except (KeyboardInterrupt, SystemExit) as error:
         # Lightning makes an exit with code 1 of an interrupt, and of SIGTERM one with code 0, which would pass for a search that is done.
         if type(error).__name__ == "SIGTERMException":
-            print("nni-proxyless: terminated", file=sys.stderr)
+            say("nni-proxyless: terminated")
             return _end_by(signal.SIGTERM)
         if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
             raise
-        print("nni-proxyless: interrupted", file=sys.stderr)
+        say("nni-proxyless: interrupted")
         return _end_by(signal.SIGINT)
     except Exception as error:
         if (reason := in_words(error)) is None:
             raise
-        print(f"nni-proxyless: {reason}", file=sys.stderr)
+        say(f"nni-proxyless: {reason}")
         return 1
 
 

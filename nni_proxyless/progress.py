@@ -10,6 +10,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from .streams import say
+
 __all__ = ["LogAboveBars", "bar", "n_fixed", "n_fixed_text", "steps"]
 
 
@@ -45,4 +47,4 @@ class LogAboveBars(logging.Handler):
     """Log lines on stderr that leave a progress bar whole."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        say(self.format(record), lambda text: tqdm.write(text, file=sys.stderr))

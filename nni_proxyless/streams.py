@@ -1,0 +1,77 @@
+"""Standard output and error that take every text, and the end of a command whose reader has gone.
+
+A terminal may know ASCII only (``PYTHONIOENCODING=ascii``, a C locale without UTF-8), and names of files any bytes. What a stream
+cannot show stands there as ``\\u2026``: a command is not to fail for a sign in its help.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Callable
+from typing import TextIO
+
+__all__ = ["READER_GONE", "prepare_streams", "say", "to_reader"]
+
+READER_GONE = 141  # what a shell gives for a program that SIGPIPE has ended
+
+
+def prepare_streams() -> None:
+    """Make both streams take every text; where there is none (``>&-``), one that leads nowhere.
+
+    A closed one is more than lost words: the next file that is opened gets its number, and whatever a library in C prints.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(number, "w", encoding="utf-8", errors="backslashreplace", closefd=False))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def to_reader(run: Callable[[], int]) -> int:
+    """Run a command; :data:`READER_GONE` if nobody reads its results any more (``nni-proxyless report | head -1``)."""
+    ended: BaseException | None = None
+    try:
+        code = run()
+    except (BrokenPipeError, SystemExit) as error:  # the latter of argparse, after a help
+        ended = error
+    if (lost := _lost()) is None:
+        if ended is not None:
+            raise ended
+        return code
+    if isinstance(lost, BrokenPipeError):
+        return READER_GONE
+    say(f"nni-proxyless: standard output: {lost.strerror}")
+    return 1
+
+
+def say(text: str, write: Callable[[str], object] = lambda text: print(text, file=sys.stderr, flush=True)) -> None:
+    """A line on standard error; one that nobody reads is no reason to end."""
+    try:
+        write(text)
+    except OSError:
+        _lead_nowhere(sys.stderr)
+
+
+def _lost() -> OSError | None:
+    """Why standard output has not taken all, if so."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _lead_nowhere(sys.stdout)
+        return error
+    return None
+
+
+def _lead_nowhere(stream: TextIO) -> None:
+    """From now on: what it has not taken it keeps, and Python writes it at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
