@@ -9,6 +9,7 @@
 :mod:`.module`            the search inside Lightning: weight steps, and what an architecture step is put together from
 :mod:`.processes`         the same on several processes
 :mod:`.resume`            the same when it is killed and started again; on :mod:`.checkpoint` and :mod:`.replay`
+:mod:`.identity`          which options make it another search
 ========================  ==================================================================================
 """
 

@@ -416,10 +416,6 @@ class DSNAS(SampledStrategy):
                 problems.append(f"{name} is {getattr(self, name)}; allowed: greater than 0, up to 1")
         return problems
 
-    def identity(self) -> dict[str, Any]:
-        names = ("search_epochs", "fix_gap", "within_target", "reward", "paths", "entropy_weight", "baseline_weight")
-        return {**super().identity(), **{name: getattr(self, name) for name in names}}
-
     def configure_oneshot_module(self, training_module: LightningModule) -> DSNASModule:
         return DSNASModule(
             training_module,

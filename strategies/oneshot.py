@@ -20,6 +20,7 @@ from pytorch_lightning import LightningDataModule
 from torch import nn
 
 from .gate import Gate
+from .identity import WITHOUT_EFFECT, identity_of_penalty, options_of
 from .limits import limits_of
 from .module import divided
 from .replay import ReplayableLoader
@@ -116,12 +117,12 @@ class SampledStrategy(OneShotStrategy):
         return f"penalty is a {type(self.penalty).__name__}; allowed: LatencyPenalty, NNI's ExpectationProfilerPenalty, a dict"
 
     def identity(self) -> dict[str, Any]:
-        """What makes two searches the same search, besides space and data: plain values."""
-        names = (
-            "arc_learning_rate", "warmup_epochs", "warmup_learning_rate", "size_bias", "gradient_clip_val",
-            "gradient_clip_algorithm", "accumulate_grad_batches", "seed",
-        )  # fmt: skip
-        return {name: getattr(self, name) for name in names}
+        """What makes two searches the same search, besides space and data: plain values.
+
+        All options but those that change nothing (:data:`.identity.WITHOUT_EFFECT`), a new one by itself.
+        """
+        options = options_of(self, SampledStrategy, but=WITHOUT_EFFECT | {"penalty"})
+        return {**options, "penalty": identity_of_penalty(self.penalty)}
 
     def module_arguments(self) -> dict[str, Any]:
         """What every :class:`SampledOneShotModule` is built from."""

@@ -456,14 +456,6 @@ class ProxylessNAS(SampledStrategy):
             return f"penalty is a LatencyReward, which update={self.update!r} cannot differentiate; allowed: LatencyPenalty"
         return super().penalty_problem()
 
-    def identity(self) -> dict[str, Any]:
-        names = (
-            "update", "arc_update_every", "arc_update_steps", "arc_start_epoch", "cost_probs", "update_active_skip",
-            "entropy_weight",
-            "reinforce_samples", "baseline", "baseline_weight",
-        )  # fmt: skip
-        return {**super().identity(), **{name: getattr(self, name) for name in names}}
-
     def module_arguments(self) -> dict[str, Any]:
         penalty = self.penalty
         if self.update == "reinforce" and penalty is not None and not isinstance(penalty, LatencyReward):

@@ -59,6 +59,12 @@ class StopAndGo:
         if self._state is None:
             return
         found = self._state.get("identity", {})
+        # Of an option that a version before this one did not write down nothing says that it was another.
+        if unsaid := [name for name in self.identity if name not in found]:
+            _logger.warning(
+                "%s: the checkpoint does not say %s: taken as the same as here", self.files.folder, ", ".join(unsaid)
+            )
+            found = {**found, **{name: self.identity[name] for name in unsaid}}
         if different := differences(self._of_search, found):
             raise CheckpointError(
                 f"{self.files.folder}: the checkpoint is of another search: {'; '.join(different[:5])}"

@@ -75,6 +75,7 @@ class LatencyReward:
             problems.insert(0, f"latency is a {type(latency).__name__}; allowed: a Profiler of NNI, or a function")
         if problems:
             raise ValueError("; ".join(problems))
+        self.latency = latency
         self.target_ms = target_ms
         self.exponent = exponent
         self._measure = measure
