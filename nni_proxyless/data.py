@@ -23,6 +23,8 @@ from torchvision import datasets
 from torchvision.transforms import v2
 
 from .errors import UserError
+from .home import expanded
+from .image_folder import ImageFolder, Pictures
 from .preprocessing import CIFAR, FASHION_MNIST, IMAGENET, Statistics
 
 if TYPE_CHECKING:  # it needs NNI
@@ -237,14 +239,17 @@ def fashion_mnist(
     n_train
         Only so many of the training images, of every class as many; None: all.
     """
-    raw = Path(root).expanduser() / "FashionMNIST" / "raw"
+    raw = expanded(root, "data.root") / "FashionMNIST" / "raw"
     if not raw.exists() and DEBIAN_FASHION_MNIST.is_dir():
-        raw.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=raw.parent) as unpacked:
-            for archive in DEBIAN_FASHION_MNIST.glob("*.gz"):
-                with gzip.open(archive) as source, open(Path(unpacked) / archive.stem, "wb") as target:
-                    shutil.copyfileobj(source, target)
-            shutil.copytree(unpacked, raw)
+        try:
+            raw.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=raw.parent) as unpacked:
+                for archive in DEBIAN_FASHION_MNIST.glob("*.gz"):
+                    with gzip.open(archive) as source, open(Path(unpacked) / archive.stem, "wb") as target:
+                        shutil.copyfileobj(source, target)
+                shutil.copytree(unpacked, raw)
+        except OSError as error:
+            raise UserError(f"data.root: '{raw}' cannot be written: {error}") from error
     normalize = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(*FASHION_MNIST)]
     augment = [v2.RandomCrop(28, padding=2), v2.RandomHorizontalFlip(), v2.Pad(2), *normalize]
     pad = [v2.Pad(2)]
@@ -273,7 +278,7 @@ def folder(*, root: str, image_size: int = 224) -> ImageData:
         Side of the squares that the network sees. Training crops at random scales; evaluation resizes to 256/224 of it
         and takes the centre.
     """
-    path = Path(root).expanduser()
+    path = expanded(root, "data.root")
     for part in ("train", "val"):
         if not (path / part).is_dir():
             raise UserError(
@@ -285,16 +290,16 @@ def folder(*, root: str, image_size: int = 224) -> ImageData:
     augment = create_transform(size, is_training=True, color_jitter=0.4, auto_augment=None, **stats)
     plain = create_transform(size, is_training=False, crop_pct=224 / 256, **stats)
 
+    train, test = Pictures.of(path / "train"), Pictures.of(path / "val")
+    if train.classes != test.classes:
+        raise UserError(
+            f"data.root: {path}/train and {path}/val hold different classes: {sorted(set(train.classes) ^ set(test.classes))}"
+        )
+
     def through(augment: Callable, plain: Callable) -> ImageData:
-        train = datasets.ImageFolder(path / "train", transform=augment)
-        test = datasets.ImageFolder(path / "val", transform=plain)
-        if train.classes != test.classes:
-            raise UserError(
-                f"data.root: {path}/train and {path}/val hold different classes: {sorted(set(train.classes) ^ set(test.classes))}"
-            )
         return ImageData(
-            train, datasets.ImageFolder(path / "train", transform=plain), test, train.targets, len(train.classes), size,
-            through,
+            ImageFolder(train, augment), ImageFolder(train, plain), ImageFolder(test, plain), train.targets,
+            len(train.classes), size, through,
         )  # fmt: skip
 
     return through(augment, plain)
@@ -357,7 +362,7 @@ def _torchvision(
     always: Sequence[Callable] = (),
 ) -> ImageData:  # fmt: skip
     """A data set of torchvision; ``always`` is what pictures go through before any transform but our own."""
-    path = Path(root).expanduser()
+    path = expanded(root, "data.root")
 
     def build(augment: Callable, plain: Callable) -> ImageData:
         try:

@@ -9,7 +9,16 @@ __all__ = ["UserError", "did_you_mean", "on_one_line", "shown"]
 
 
 class UserError(Exception):
-    """A user's mistake: the command prints the message, without a traceback, and ends with code 2."""
+    """A user's mistake: the command prints the message, without a traceback, and ends with code 2.
+
+    torch raises the error of a loader's worker process again, with a traceback in front of its message; that is cut off.
+    """
+
+    def __init__(self, message: object = ""):
+        text = str(message)
+        if text.startswith("Caught ") and "Original Traceback" in text:
+            text = text.rpartition(f"\n{UserError.__module__}.{UserError.__qualname__}: ")[2].rstrip("\n")
+        super().__init__(text)
 
 
 def did_you_mean(name: object, allowed: Iterable[object]) -> str:

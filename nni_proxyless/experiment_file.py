@@ -30,6 +30,7 @@ from .config import SearchConfig, TrainConfig
 from .config_file import file_and_overrides, read_config, say, unknown_key
 from .errors import UserError, did_you_mean, on_one_line, shown
 from .experiment_space import combinations, in_words, space_problem
+from .home import expanded
 from .shipped import shipped
 from .training.recipes import find_recipe
 from .yaml_file import YAML_OF_NNI, read_yaml
@@ -166,7 +167,7 @@ def check_experiment(path: Path) -> CheckedExperiment:
     assert command is not None
     _ask_nni(path)
 
-    folder = path.parent / Path(content.get("trialCodeDirectory") or ".").expanduser()
+    folder = path.parent / expanded(content.get("trialCodeDirectory") or ".", f"{path}: trialCodeDirectory")
     first = _check_trials(path, folder, command, space)
     values = {name: in_words(spec) for name, spec in space.items()}
     return CheckedExperiment(
