@@ -29,6 +29,7 @@ from .commands.train import add_train_command
 from .errors import UserError
 from .failures import in_words
 from .streams import prepare_streams, say, to_reader
+from .user_path import path_argument
 
 __all__ = ["main"]
 
@@ -92,7 +93,10 @@ def _parser() -> argparse.ArgumentParser:
         "items", nargs="*", metavar="search.yml | key=value", help="configuration file; overrides by dotted path"
     )
     search.add_argument(
-        "--resume", type=Path, metavar="DIR", help="go on with the search in this folder, which was stopped or killed"
+        "--resume",
+        type=path_argument,
+        metavar="DIR",
+        help="go on with the search in this folder, which was stopped or killed",
     )
     search.set_defaults(run=_search)
 

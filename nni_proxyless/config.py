@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from .errors import did_you_mean
+from .user_path import expand_path
 
 __all__ = [
     "AugmentationSection",
@@ -23,6 +24,9 @@ __all__ = [
 
 
 LARGEST_SEED = 2**32 - 1  # what Lightning and NumPy take
+
+
+PathText = Annotated[str, AfterValidator(expand_path)]
 
 
 class Section(BaseModel):
@@ -98,7 +102,7 @@ class LatencySection(Section):
     weight: Weight = "auto"
     form: Literal["add#linear", "add", "mul#log", "threshold"] = "add#linear"
     nonlinear: Literal["linear", "positive", "absolute"] = "linear"
-    table: str | None = None
+    table: PathText | None = None
     estimator: EstimatorSection = EstimatorSection()
 
     @field_validator("target_ms", mode="before")
@@ -115,7 +119,7 @@ class CostSection(Section):
     weight: Weight = 1.0
     form: Literal["add#linear", "add", "mul#log", "threshold"] = "add#linear"
     nonlinear: Literal["linear", "positive", "absolute"] = "linear"
-    table: str | None = None
+    table: PathText | None = None
     name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")] | None = None
 
     @field_validator("target", mode="before")
@@ -170,7 +174,7 @@ class SearchConfig(Section):
     """
 
     seed: int = Field(0, ge=0, le=LARGEST_SEED)
-    output: str | None = None
+    output: PathText | None = None
     space: SpaceSection = SpaceSection()
     data: DataSection = DataSection()
     strategy: StrategySection = StrategySection()
@@ -196,7 +200,11 @@ def _weights(value: str) -> str:
         raise ValueError(
             f"inherited, scratch, or the path of a .safetensors file.{did_you_mean(value, ('inherited', 'scratch'))}"
         )
-    return value
+    return expand_path(value)
+
+
+def _teacher(value: str) -> str:
+    return expand_path(value) if value.endswith(".json") else value
 
 
 def _device(name: str) -> str:
@@ -261,7 +269,7 @@ class AugmentationSection(Section):
 class DistillationSection(Section):
     """A trained network whose answers are learnt beside the true classes."""
 
-    teacher: str
+    teacher: Annotated[str, AfterValidator(_teacher)]
     weights: Annotated[str, AfterValidator(_weights)] | None = None
     temperature: float = Field(1.0, gt=0)
     weight: float = Field(0.5, gt=0, le=1)
@@ -271,7 +279,7 @@ class TrainConfig(Section):
     """The final training of a derived network. See ``experiments/train.yml`` and ``docs/training.md``."""
 
     seed: int = Field(0, ge=0, le=LARGEST_SEED)
-    output: str | None = None
+    output: PathText | None = None
     weights: Annotated[str, AfterValidator(_weights)] = "inherited"
     epochs: int = Field(60, ge=0)
     batch_size: int = Field(64, ge=2)

@@ -8,6 +8,7 @@ keys, the arguments of what it names; these are checked against its signature an
 from __future__ import annotations
 
 import inspect
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,9 +19,10 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from . import registry
 from .config import SearchConfig, TrainConfig
 from .errors import UserError, did_you_mean, on_one_line, shown
+from .user_path import user_path
 from .yaml_file import parse_value, read_yaml
 
-__all__ = ["file_and_overrides", "parse_value", "read_config", "say", "unknown_key"]
+__all__ = ["file_and_overrides", "is_file", "parse_value", "read_config", "say", "unknown_key"]
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -316,13 +318,20 @@ def file_and_overrides(
     items: Sequence[str], source: str = "command line"
 ) -> tuple[str | None, list[tuple[str, str, Any]]]:
     """What follows a command: at most one configuration file, and overrides ``key=value`` for :func:`read_config`."""
-    files = [item for item in items if "=" not in item]
+    files = [item for item in items if is_file(item)]
     if len(files) > 1:
         raise UserError(
             f"{source}: more than one configuration file: {', '.join(files)}; overrides have the form key=value"
         )
-    pairs = [item.partition("=") for item in items if "=" in item]
-    return (files[0] if files else None), [(source, key, parse_value(value, source)) for key, _, value in pairs]
+    pairs = [item.partition("=") for item in items if not is_file(item)]
+    return (str(user_path(files[0], source)) if files else None), [
+        (source, key, parse_value(value, source)) for key, _, value in pairs
+    ]
+
+
+def is_file(item: str) -> bool:
+    """Whether a word after a command is a configuration file, and no override."""
+    return "=" not in item or os.path.isfile(item)  # runs/lr=0.1/search.yml
 
 
 def _set(content: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:

@@ -23,9 +23,9 @@ from torchvision import datasets
 from torchvision.transforms import v2
 
 from .errors import UserError
-from .home import expanded
 from .image_folder import ImageFolder, Pictures
 from .preprocessing import CIFAR, FASHION_MNIST, IMAGENET, Statistics
+from .user_path import user_path
 
 if TYPE_CHECKING:  # it needs NNI
     from .latency.operation import Shape
@@ -239,7 +239,7 @@ def fashion_mnist(
     n_train
         Only so many of the training images, of every class as many; None: all.
     """
-    raw = expanded(root, "data.root") / "FashionMNIST" / "raw"
+    raw = user_path(root, "data.root") / "FashionMNIST" / "raw"
     if not raw.exists() and DEBIAN_FASHION_MNIST.is_dir():
         try:
             raw.parent.mkdir(parents=True, exist_ok=True)
@@ -278,7 +278,7 @@ def folder(*, root: str, image_size: int = 224) -> ImageData:
         Side of the squares that the network sees. Training crops at random scales; evaluation resizes to 256/224 of it
         and takes the centre.
     """
-    path = expanded(root, "data.root")
+    path = user_path(root, "data.root")
     for part in ("train", "val"):
         if not (path / part).is_dir():
             raise UserError(
@@ -362,7 +362,7 @@ def _torchvision(
     always: Sequence[Callable] = (),
 ) -> ImageData:  # fmt: skip
     """A data set of torchvision; ``always`` is what pictures go through before any transform but our own."""
-    path = expanded(root, "data.root")
+    path = user_path(root, "data.root")
 
     def build(augment: Callable, plain: Callable) -> ImageData:
         try:

@@ -11,6 +11,7 @@ import functools
 import io
 import logging
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -306,7 +307,9 @@ def _require_finished(folder: Path) -> None:
     if not (folder / "search.yml").exists():
         raise UserError(f"{folder}: no search.yml there, so no search has been made in this folder")
     if not is_finished(folder):
-        raise UserError(f"{folder}: the search has not finished; go on with it: nni-proxyless search --resume {folder}")
+        raise UserError(
+            f"{folder}: the search has not finished; go on with it: nni-proxyless search --resume {shlex.quote(str(folder))}"
+        )
 
 
 def require_free(folder: Path) -> None:

@@ -15,6 +15,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,9 +31,9 @@ from .config import SearchConfig, TrainConfig
 from .config_file import file_and_overrides, read_config, say, unknown_key
 from .errors import UserError, did_you_mean, on_one_line, shown
 from .experiment_space import combinations, in_words, space_problem
-from .home import expanded
 from .shipped import shipped
 from .training.recipes import find_recipe
+from .user_path import of_another_machine, user_path
 from .yaml_file import YAML_OF_NNI, read_yaml
 
 __all__ = ["EXPERIMENT_KEYS", "CheckedExperiment", "check_experiment", "folded"]
@@ -167,8 +168,9 @@ def check_experiment(path: Path) -> CheckedExperiment:
     assert command is not None
     _ask_nni(path)
 
-    folder = path.parent / expanded(content.get("trialCodeDirectory") or ".", f"{path}: trialCodeDirectory")
-    first = _check_trials(path, folder, command, space)
+    folder = path.parent / user_path(content.get("trialCodeDirectory") or ".", f"{path}: trialCodeDirectory")
+    with nullcontext() if _runs_here(content) else of_another_machine():
+        first = _check_trials(path, folder, command, space)
     values = {name: in_words(spec) for name, spec in space.items()}
     return CheckedExperiment(
         command, values, _n_trials(content, space), content["trialConcurrency"], first
@@ -195,6 +197,11 @@ def _known(section: Mapping[Any, Any], known: Mapping[str, str], location: str, 
 def _of_service(content: Mapping[str, Any]) -> dict[str, Any]:
     service = content.get("trainingService")
     return dict(service) if isinstance(service, Mapping) else {}
+
+
+def _runs_here(content: Mapping[str, Any]) -> bool:
+    services = content["trainingService"]
+    return all(service["platform"] == "local" for service in (services if isinstance(services, list) else [services]))
 
 
 def _check_service(content: dict[str, Any], complain: Any) -> None:
@@ -328,7 +335,7 @@ def _check_trials(path: Path, folder: Path, command: str, space: dict[str, Any])
     if cls is TrainConfig:
         if not items:
             raise UserError(f"{where}: train: which network? Give the path of an architecture.json")
-        _must_be_there(where, folder, items.pop(0))
+        _must_be_there(where, folder, str(user_path(items.pop(0), where)))
     name, overrides = file_and_overrides(items, where)
     if name is None:
         file = shipped("search.yml") if cls is SearchConfig else None

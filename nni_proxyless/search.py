@@ -196,7 +196,7 @@ def make_evaluator(config: SearchConfig, folder: Path, parts: Any, monitor: Deri
         Trainer(
             max_epochs=training.epochs, accelerator=trainer.accelerator, devices=trainer.devices,
             strategy="ddp" if trainer.devices > 1 else "auto", precision=trainer.precision,
-            logger=TensorBoardLogger(str(folder), name="", version="tensorboard", flush_secs=FLUSH_SECONDS),
+            logger=TensorBoardLogger(str(folder.resolve()), name="", version="tensorboard", flush_secs=FLUSH_SECONDS),
             callbacks=[FitProgress(), monitor],
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
             log_every_n_steps=10,

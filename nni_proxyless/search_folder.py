@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ from .errors import UserError
 from .files import write_text
 from .locks import HeldError, hold
 from .remains import PROBABILITIES, SUPERNET, is_finished
+from .trial import made_here
 from .yaml_file import YAML_OF_NNI, read_yaml
 
 __all__ = ["alone_in", "as_file_in", "begin_or_go_on", "differences", "history", "is_finished", "recorder"]
@@ -41,7 +43,7 @@ def alone_in(folder: Path, *, wait: bool, doing: str = "searches") -> Iterator[N
     UserError
         There is another one, and ``wait`` is False.
     """
-    is_new = not folder.exists()
+    is_new = not folder.exists() or made_here(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
         if is_new:
@@ -77,7 +79,7 @@ def begin_or_go_on(folder: Path, resolved: str) -> None:
     if unfinished and different:
         raise UserError(
             f"{folder} holds an unfinished search with other settings: {'; '.join(different)}. Choose another output, or go "
-            f"on with that one: nni-proxyless search --resume {folder}"
+            f"on with that one: nni-proxyless search --resume {shlex.quote(str(folder))}"
         )
     if not unfinished and (different or (folder / "architecture.json").exists()):
         for path in (

@@ -7,6 +7,7 @@ Under ``nnictl`` the trial gets its parameters from NNI, as dotted paths into th
 from __future__ import annotations
 
 import datetime
+import itertools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +17,11 @@ from .errors import UserError
 from .web_ui import connect_tensorboard, in_order, show_netron
 
 __all__ = [
-    "final", "inside_nni", "intermediate", "is_helper", "output_folder", "parameters", "shared_folder", "tell_helpers",
+    "final", "inside_nni", "intermediate", "is_helper", "made_here", "output_folder", "parameters", "shared_folder", "tell_helpers",
 ]  # fmt: skip
 
 _SHARED_FOLDER = "NNI_PROXYLESS_FOLDER"
+_made: set[Path] = set()
 
 
 def inside_nni() -> bool:
@@ -63,17 +65,27 @@ def parameters() -> list[tuple[str, str, Any]]:
 
 
 def output_folder(configured: str | None, what: str) -> Path:
-    """``NNI_OUTPUT_DIR`` in a trial; else the configured folder; else a new one under ``runs/``."""
+    """``NNI_OUTPUT_DIR`` in a trial; else the configured folder; else a new one under ``runs/``, which no other process gets."""
     if inside_nni():
         return Path(os.environ["NNI_OUTPUT_DIR"])
     if configured is not None:
         return Path(configured)
     began = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder, n = Path("runs") / f"{what}-{began}", 1
-    while folder.exists():
-        n += 1
-        folder = Path("runs") / f"{what}-{began}-{n}"
+    for n in itertools.count(1):
+        folder = Path("runs") / (f"{what}-{began}" if n == 1 else f"{what}-{began}-{n}")
+        folder.parent.mkdir(exist_ok=True)
+        try:
+            folder.mkdir()  # of two processes one makes it; to look first whether it is there would be too early
+        except FileExistsError:
+            continue
+        _made.add(folder.resolve())
+        break
     return folder
+
+
+def made_here(folder: Path) -> bool:
+    """Whether :func:`output_folder` has made it, so that nobody minds if it goes."""
+    return folder.resolve() in _made
 
 
 def intermediate(metrics: Mapping[str, float]) -> None:

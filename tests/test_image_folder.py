@@ -179,16 +179,15 @@ def test_a_user_without_a_home(monkeypatch, tmp_path):
     """As in a container that runs under a number that no file knows."""
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr("pwd.getpwuid", lambda uid: (_ for _ in ()).throw(KeyError(uid)))
+    no_home = r" is not allowed here; allowed: a path; ~ is no home folder that is known here \(HOME is not set\)"
     for function in (data.cifar10, data.cifar100, data.fashion_mnist):
-        with pytest.raises(
-            UserError, match=r"data.root: '~/.cache/nni-proxyless' begins with a home, and this user has none"
-        ):
+        with pytest.raises(UserError, match=rf"data.root: '~/.cache/nni-proxyless'{no_home}"):
             function(download=False)
     with pytest.raises(
-        UserError, match=r"data.root: '~nobody-at-all/x' begins with the home of a user whom this machine"
+        UserError, match=r"data.root: '~nobody-at-all/x' .*; ~nobody-at-all is no home folder that is known"
     ):
         data.folder(root="~nobody-at-all/x")
     from nni_proxyless.reporting.experiment import known_experiments
 
-    with pytest.raises(UserError, match=r"NNI's list of experiments: '~/nni-experiments' begins with a home"):
+    with pytest.raises(UserError, match=rf"NNI's list of experiments: '~/nni-experiments'{no_home}"):
         known_experiments()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..user_path import user_path
 
 __all__ = ["add_check_command"]
 
@@ -24,10 +25,10 @@ def add_check_command(commands: Any) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from ..config_file import file_and_overrides
+    from ..config_file import file_and_overrides, is_file
 
-    paths = [Path(item) for item in arguments.items if "=" not in item]
-    overrides = file_and_overrides([item for item in arguments.items if "=" in item])[1]
+    paths = [user_path(item, "check") for item in arguments.items if is_file(item)]
+    overrides = file_and_overrides([item for item in arguments.items if not is_file(item)])[1]
     if not paths:
         raise UserError("check: which file?")
     if overrides and len(paths) > 1:

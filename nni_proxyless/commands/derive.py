@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
+
+from ..user_path import path_argument
 
 __all__ = ["add_derive_command"]
 
@@ -16,7 +17,7 @@ def add_derive_command(commands: Any) -> None:
         description="The most probable network of a finished search under a hard budget, or a front of such networks, "
         "with weights of the supernet.",
     )  # fmt: skip
-    derive.add_argument("folder", type=Path, metavar="RUN", help="the folder that a search has left")
+    derive.add_argument("folder", type=path_argument, metavar="RUN", help="the folder that a search has left")
     what = derive.add_mutually_exclusive_group(required=True)
     what.add_argument("--budget-ms", type=float, metavar="MS",
                       help="what the network may cost at most, in the unit of the search's latencies")  # fmt: skip
@@ -28,7 +29,7 @@ def add_derive_command(commands: Any) -> None:
     derive.add_argument("--judge", type=int, metavar="N",
                         help="with --budget-ms: of N probable networks near the budget, the one that is most accurate with the supernet's "
                         "weights, on the images that trained none of them; all of them in judged.csv")  # fmt: skip
-    derive.add_argument("--output", type=Path, metavar="DIR",
+    derive.add_argument("--output", type=path_argument, metavar="DIR",
                         help="default: RUN/budget-MS, or RUN/front")  # fmt: skip
     derive.set_defaults(run=_derive)
 

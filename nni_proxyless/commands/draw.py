@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..user_path import path_argument, text_argument
+
 __all__ = ["add_draw_command"]
 
 
@@ -17,10 +19,10 @@ def add_draw_command(commands: Any) -> None:
         description="Draw nets as the papers do: blocks from input to classifier, width by channels, height by expansion, "
         "colour by kernel. Several nets stand one below the other, on the same scales.",
     )  # fmt: skip
-    draw.add_argument("nets", nargs="+", metavar="architecture.json | DIR | NAME",
+    draw.add_argument("nets", nargs="+", type=text_argument, metavar="architecture.json | DIR | NAME",
                       help="of a folder without an architecture.json all below it; NAME: a published net, such as "
                       "proxyless_mobile")  # fmt: skip
-    draw.add_argument("--output", type=Path, metavar="PICTURE",
+    draw.add_argument("--output", type=path_argument, metavar="PICTURE",
                       help="its ending, .svg or .png, says what it is; default: network.svg and network.png, networks.… of "
                       "several, beside the first net, or here for a published one")  # fmt: skip
     draw.add_argument("--title", default="", help="over the picture")

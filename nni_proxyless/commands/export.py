@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from ..columns import in_columns
+from ..user_path import path_argument
 
 __all__ = ["add_export_command", "summary"]
 
@@ -20,12 +20,12 @@ def add_export_command(commands: Any) -> None:
         description="Write files that run without this package. Each is read back and compared with the network before it "
         "takes its place, and timed beside it.",
     )  # fmt: skip
-    export.add_argument("architecture", type=Path, metavar="architecture.json")
-    export.add_argument("--weights", type=Path, metavar="FILE",
+    export.add_argument("architecture", type=path_argument, metavar="architecture.json")
+    export.add_argument("--weights", type=path_argument, metavar="FILE",
                         help="default: final/weights.safetensors beside the architecture, else weights.safetensors")  # fmt: skip
     export.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS, metavar="FORMAT",
                         help=f"some of {', '.join(FORMATS)}; default: all")  # fmt: skip
-    export.add_argument("--output", type=Path, metavar="DIR", help="default: the folder of the architecture")
+    export.add_argument("--output", type=path_argument, metavar="DIR", help="default: the folder of the architecture")
     export.add_argument("--opset", type=int, metavar="N", help="of the ONNX files; default: 18")
     export.add_argument("--input-size", type=int, nargs=2, metavar=("H", "W"), help="default: that of the search")
     batch = export.add_mutually_exclusive_group()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
+
+from ..user_path import path_argument
 
 __all__ = ["add_init_command"]
 
@@ -15,7 +18,7 @@ def add_init_command(commands: Any) -> None:
         "init", help="write an NNI experiment and its search.yml, commented, to start from",
         description="Write a commented pair of files: an experiment for nnictl, and the search.yml that its trials run.",
     )  # fmt: skip
-    init.add_argument("folder", nargs="?", type=Path, default=Path(), metavar="DIR",
+    init.add_argument("folder", nargs="?", type=path_argument, default=Path(), metavar="DIR",
                       help="default: the current one")  # fmt: skip
     init.add_argument("--data", default="digits", metavar="NAME",
                       help="digits, fashion-mnist, cifar10, cifar100, folder, or package.module:function; default: digits")  # fmt: skip
@@ -41,9 +44,9 @@ def _init(arguments: argparse.Namespace) -> int:
     print(f"{search}: what each of them is; read it, and change what you like")
     print("Next:")
     steps = {
-        f"nni-proxyless check {experiment}": "says what is wrong, starts nothing",
-        f"nnictl create --config {experiment}": "http://127.0.0.1:8080 shows it; another port: --port",
-        f"nni-proxyless search {search}": "or a single search, without NNI",
+        f"nni-proxyless check {shlex.quote(str(experiment))}": "says what is wrong, starts nothing",
+        f"nnictl create --config {shlex.quote(str(experiment))}": "http://127.0.0.1:8080 shows it; another port: --port",
+        f"nni-proxyless search {shlex.quote(str(search))}": "or a single search, without NNI",
         "nni-proxyless report": "what the experiment has found",
     }
     width = max(map(len, steps))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # the parser is there at once, torch and NNI take seconds
 
     from ..latency import DeviceEstimator, LookupTable
     from ..latency.operation import Shape
+from ..user_path import path_argument
 
 __all__ = ["add_latency_command"]
 
@@ -37,7 +38,7 @@ def add_latency_command(commands: Any) -> None:
                        help="operations timed inside whole networks, or one by one (default: %(default)s)")  # fmt: skip
     build.add_argument("--repeats", type=int, default=150, help="timings of each candidate (default: %(default)s)")
     build.add_argument("--warmup", type=int, default=10, help="untimed runs before (default: %(default)s)")
-    build.add_argument("--output", type=Path, required=True, metavar="table.yaml")
+    build.add_argument("--output", type=path_argument, required=True, metavar="table.yaml")
     build.set_defaults(run=_build)
 
     export = actions.add_parser("export", help="write all that another target needs to measure a space",
@@ -49,14 +50,14 @@ def add_latency_command(commands: Any) -> None:
     )
     export.add_argument("--seed", type=int, default=1, help="of the networks (default: %(default)s)")
     export.add_argument("--onnx", action="store_true", help="ONNX files as well, for other runtimes")
-    export.add_argument("--output", type=Path, required=True, metavar="DIR")
+    export.add_argument("--output", type=path_argument, required=True, metavar="DIR")
     export.set_defaults(run=_export)
 
     check = actions.add_parser("check", help="time random whole networks, and calibrate the table on them",
                                description="Time random whole networks of the table's space, print how far the table is off, draw it, and "
                                "store a calibration (a fixed cost and a slope) in the table. A table of another machine that holds networks "
                                "timed there is checked by these: half of them judge.")  # fmt: skip
-    check.add_argument("table", type=Path, metavar="table.yaml")
+    check.add_argument("table", type=path_argument, metavar="table.yaml")
     _space_arguments(check, needed=False)
     check.add_argument("--networks", type=int, default=30, help="that judge (default: %(default)s)")
     check.add_argument("--calibration", type=int, default=30, help="others, to calibrate on (default: %(default)s)")
@@ -64,14 +65,14 @@ def add_latency_command(commands: Any) -> None:
     check.add_argument("--warmup", type=int, default=2, help="untimed runs before (default: %(default)s)")
     check.add_argument("--seed", type=int, default=1, help="of the networks (default: %(default)s)")
     check.add_argument("--dry-run", action="store_true", help="leave the table as it is")
-    check.add_argument("--json", type=Path, metavar="check.json", help="write all figures, network by network")
+    check.add_argument("--json", type=path_argument, metavar="check.json", help="write all figures, network by network")
     check.set_defaults(run=_check)
 
     predict = actions.add_parser("predict", help="fill up a table: rows that it lacks, from a fit on those it has",
                                  description="Predict the rows that a table lacks for a space, and say how good that is.")  # fmt: skip
-    predict.add_argument("table", type=Path, metavar="table.yaml")
+    predict.add_argument("table", type=path_argument, metavar="table.yaml")
     _space_arguments(predict, needed=False)
-    predict.add_argument("--output", type=Path, required=True, metavar="new.yaml")
+    predict.add_argument("--output", type=path_argument, required=True, metavar="new.yaml")
     predict.set_defaults(run=_predict)
 
 

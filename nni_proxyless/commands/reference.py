@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from ..columns import in_columns
 from ..errors import UserError
+from ..user_path import path_argument
 
 __all__ = ["add_reference_command"]
 
@@ -22,7 +22,9 @@ def add_reference_command(commands: Any) -> None:
         "(3x3, expansion 6) in the skeleton of the net's own space; and random nets of that space under the same budget. "
         "Their weights are fresh; train them with nni-proxyless train … weights=scratch.",
     )  # fmt: skip
-    reference.add_argument("net", type=Path, metavar="architecture.json | RUN", help="of a search, or its folder")
+    reference.add_argument(
+        "net", type=path_argument, metavar="architecture.json | RUN", help="of a search, or its folder"
+    )
     reference.add_argument("--widths", type=float, nargs="*", default=WIDTHS, metavar="W",
                            help=f"channels are multiplied by; default: {' '.join(str(w) for w in WIDTHS)}; none: no such nets")  # fmt: skip
     reference.add_argument("--random", type=int, default=0, metavar="N",
@@ -30,7 +32,9 @@ def add_reference_command(commands: Any) -> None:
     reference.add_argument("--seed", type=int, default=0, metavar="S", help="of the random nets; default: 0")
     reference.add_argument("--budget-ms", type=float, metavar="B",
                            help="of the random nets, in the unit of the search; default: its target")  # fmt: skip
-    reference.add_argument("--output", type=Path, metavar="DIR", help="default: reference/ beside architecture.json")
+    reference.add_argument(
+        "--output", type=path_argument, metavar="DIR", help="default: reference/ beside architecture.json"
+    )
     reference.set_defaults(run=_reference)
 
 

@@ -11,6 +11,7 @@ from ..errors import UserError
 
 if TYPE_CHECKING:
     from ..reporting.found import Found
+from ..user_path import path_argument, text_argument
 
 __all__ = ["add_report_command"]
 
@@ -24,15 +25,19 @@ def add_report_command(commands: Any) -> None:
         "has failed.",
     )  # fmt: skip
     report.add_argument(
-        "sources", nargs="*", metavar="EXPERIMENT_ID | DIR", help="default: the experiment started last"
+        "sources",
+        nargs="*",
+        type=text_argument,
+        metavar="EXPERIMENT_ID | DIR",
+        help="default: the experiment started last",
     )
-    report.add_argument("--html", type=Path, metavar="PAGE",
+    report.add_argument("--html", type=path_argument, metavar="PAGE",
                         help="default: report.html in the folder of the first experiment or DIR")  # fmt: skip
-    report.add_argument("--train-best", nargs="?", const=None, default=False, type=Path, metavar="train.yml",
+    report.add_argument("--train-best", nargs="?", const=None, default=False, type=path_argument, metavar="train.yml",
                         help="first train the network of the best search accuracy")  # fmt: skip
-    report.add_argument("--front", type=Path, metavar="PICTURE",
+    report.add_argument("--front", type=path_argument, metavar="PICTURE",
                         help="draw accuracy against latency, as .svg or .png, with a .csv beside it")  # fmt: skip
-    report.add_argument("--reference", type=Path, action="append", default=[], metavar="DIR",
+    report.add_argument("--reference", type=path_argument, action="append", default=[], metavar="DIR",
                         help="further nets to compare with, such as nni-proxyless reference leaves; may be given again")  # fmt: skip
     report.set_defaults(run=_report)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..user_path import path_argument
 
 __all__ = ["add_train_command"]
 
@@ -23,11 +24,11 @@ def add_train_command(commands: Any) -> None:
         "train", help="train a derived network to the end; alone, by torchrun, or as an NNI trial",
         description="Train the network of an architecture.json. docs/training.md explains the keys and the recipes.",
     )  # fmt: skip
-    train.add_argument("architecture", nargs="?", type=Path, metavar="architecture.json")
+    train.add_argument("architecture", nargs="?", type=path_argument, metavar="architecture.json")
     train.add_argument("items", nargs="*", metavar="RECIPE | train.yml | key=value",
                        help="a recipe by name, or a configuration file; overrides by dotted path")  # fmt: skip
     train.add_argument("--epochs", type=int, metavar="N", help="the same as epochs=N; 0: only evaluate the weights")
-    train.add_argument("--resume", type=Path, metavar="DIR",
+    train.add_argument("--resume", type=path_argument, metavar="DIR",
                        help="go on with the training in this folder, which was stopped or killed")  # fmt: skip
     train.set_defaults(run=_train)
 

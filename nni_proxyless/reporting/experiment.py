@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..errors import UserError, did_you_mean
-from ..home import expanded
+from ..user_path import user_path
 
 __all__ = ["Experiment", "Trial", "known_experiments", "read_experiment"]
 
@@ -107,7 +107,7 @@ def known_experiments() -> dict[str, dict[str, Any]]:
     UserError
         There is none, or it cannot be read.
     """
-    path = expanded(NNI_HOME, "NNI's list of experiments") / ".experiment"
+    path = user_path(str(NNI_HOME), "NNI's list of experiments") / ".experiment"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import logging
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -161,7 +162,7 @@ class Found:
         if self.state == "USER_CANCELED" and self.kind == "search" and (self.folder / "checkpoint").exists():
             return (
                 "a signal ended it, of its user or for want of memory; nni-proxyless search --resume "
-                f"{self.folder} goes on; it said last: {said}"
+                f"{shlex.quote(str(self.folder))} goes on; it said last: {said}"
             )
         return said
 

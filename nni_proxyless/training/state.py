@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -77,7 +78,7 @@ class TrainingCheckpoint:
         if different := differing(state["settings"], here):
             raise UserError(
                 f"{self.folder} holds an unfinished training with other settings: {'; '.join(different)}. Go on with that "
-                f"one: nni-proxyless train --resume {self.folder}; or choose another output; or delete {self.place} to "
+                f"one: nni-proxyless train --resume {shlex.quote(str(self.folder))}; or choose another output; or delete {self.place} to "
                 "start over"
             )
         return state
