@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .modes import evaluating
+
 __all__ = ["accuracy", "as_channels_last", "evaluate_accuracy"]
 
 
@@ -24,12 +26,10 @@ def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
 def evaluate_accuracy(network: nn.Module, batches: Any) -> float:
     """Share of right answers in evaluation mode, over a loader of (images, targets)."""
     device = next(network.parameters()).device
-    mode = network.training
-    network.eval()
     right = total = 0
-    for images, targets in batches:
-        logits = network(as_channels_last(images.to(device)))
-        right += int((logits.argmax(dim=1) == targets.to(device)).sum())
-        total += len(targets)
-    network.train(mode)
+    with evaluating(network):
+        for images, targets in batches:
+            logits = network(as_channels_last(images.to(device)))
+            right += int((logits.argmax(dim=1) == targets.to(device)).sum())
+            total += len(targets)
     return right / total

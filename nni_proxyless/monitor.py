@@ -12,9 +12,9 @@ from typing import Any
 import pytorch_lightning
 import torch
 from torch import nn
-from torch.optim.swa_utils import update_bn
 
 from .accuracy import as_channels_last, evaluate_accuracy
+from .batch_norm import estimate_statistics
 from .config import SearchConfig
 from .costs import Cost
 from .data import Parts, loader
@@ -110,16 +110,19 @@ class DerivedNetMonitor(pytorch_lightning.Callback):
 
 def judge(network: nn.Module, calibration: Any, validation: Any, device: torch.device) -> float:
     """Estimate batch-norm statistics afresh, in place; returns the share of right answers on the validation part."""
-    update_bn((as_channels_last(images) for images, _ in calibration), network, device=device)
+    estimate_statistics(network, (as_channels_last(images) for images, _ in calibration), device)
     return evaluate_accuracy(network, validation)
 
 
 def judging_loaders(config: SearchConfig, parts: Parts) -> tuple[Any, Any]:
     """Images for the statistics of batch norm, spread evenly over those of the weights, and those of the validation part."""
     plain: Any = parts.weights_plain  # may be sorted by class
-    step = max(1, math.ceil(len(plain) / config.training.calibration_images))
-    some = torch.utils.data.Subset(plain, range(0, len(plain), step))
     batch_size, workers = config.data.batch_size, config.data.workers
+    step = max(1, min(math.ceil(len(plain) / config.training.calibration_images), len(plain) - 1))
+    chosen = range(0, len(plain), step)
+    if len(chosen) > 1 and len(chosen) % batch_size == 1:
+        chosen = chosen[:-1]  # alone in the last batch: of one value nothing can be said about its spread
+    some = torch.utils.data.Subset(plain, chosen)
     return loader(some, batch_size, workers=workers), loader(parts.validation, batch_size, workers=workers)
 
 

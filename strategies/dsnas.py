@@ -48,6 +48,8 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
+from nni_proxyless.batch_norm import moving_norms
+
 from .gate import Gate
 from .limits import most_probable_within
 from .module import SampledOneShotModule, entropy
@@ -206,8 +208,8 @@ class DSNASModule(SampledOneShotModule):
             for p in gone & optimizer.state.keys():
                 del optimizer.state[p]
         self._parts = None
-        for norm in self.batch_norms():
-            if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.track_running_stats:
+        for norm in moving_norms(self.batch_norms()):
+            if isinstance(norm, nn.modules.batchnorm._BatchNorm):
                 norm.reset_running_stats()
                 # The plain mean over all batches of this epoch, in the place of a moving one that begins at 0 and 1.
                 self._momenta[norm], norm.momentum = norm.momentum, None

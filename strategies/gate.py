@@ -35,7 +35,6 @@ from torch import Tensor, nn
 
 __all__ = [
     "Gate",
-    "batch_norm_statistics_kept",
     "gradients_off",
     "route_gate_gradients",
     "tensors_in",
@@ -394,28 +393,3 @@ def gradients_off(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     finally:
         for p in switched:
             p.requires_grad_(True)
-
-
-@contextmanager
-def batch_norm_statistics_kept(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Batch norm normalises by the batch as in training, but its running statistics stay as they are.
-
-    ``momentum = 0`` would do for the averages, yet still count the batch, which falsifies a cumulative average.
-
-    Parameters
-    ----------
-    modules
-        As ``module.modules()`` gives them; what is no batch norm is left alone.
-    """
-    tracking = [
-        m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats and m.training
-    ]
-    # Past torch's own, which asks of every value whether it is a parameter, a module or a buffer: felt at every step of a
-    # search with many candidates, each with batch norms of its own.
-    for m in tracking:
-        object.__setattr__(m, "track_running_stats", False)
-    try:
-        yield
-    finally:
-        for m in tracking:
-            object.__setattr__(m, "track_running_stats", True)

@@ -13,9 +13,11 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from nni_proxyless.latency import LatencyPenalty
 from nni_proxyless.latency.penalties import Penalties
+from nni_proxyless.modes import Modes
 
 from .gate import Gate
 from .limits import Limit, most_probable_within
@@ -87,12 +89,14 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         self.limits = list(limits)
         self._accumulated = 0
         self._path: dict[Gate, int] = {}
+        self._modes: Modes | None = None
         self._parts: tuple[list[nn.Parameter], list[nn.Module]] | None = None
 
     # -- life in Lightning -----------------------------------------------------------------------------------------
 
     def setup(self, stage: str | None = None) -> Any:
         check_strategy(self.trainer.strategy)
+        self._modes = Modes(self)
         # Too late to be refused; so that estimated_stepping_batches, from which schedules take their length, counts steps.
         self.trainer.accumulate_grad_batches = self.accumulate_grad_batches
         for data in (self.training_data, self.held_out_data):
@@ -103,6 +107,9 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         return super().setup(stage)
 
     def on_train_start(self) -> Any:
+        if self._modes is not None:
+            self._modes.restore()  # Lightning before 2.2 puts everything into training mode, also what was kept out of it
+            self._modes = None
         if self.warmup_learning_rate is not None and math.isinf(self.trainer.num_training_batches):
             raise MisconfigurationException(
                 "strategy: warmup_learning_rate needs training data of known length; use the evaluator's own schedule"
@@ -162,14 +169,12 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         return self._parts_of_the_supernet()[0]
 
     def batch_norms(self) -> list[nn.Module]:
-        """All batch norms of the supernet."""
+        """All batch norms of the supernet, and its instance norms, which may have running statistics too."""
         return self._parts_of_the_supernet()[1]
 
     def _parts_of_the_supernet(self) -> tuple[list[nn.Parameter], list[nn.Module]]:
         if self._parts is None:  # walking through thousands of modules at every step would be felt
-            norms: list[nn.Module] = [
-                m for m in self.training_module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
-            ]
+            norms: list[nn.Module] = [m for m in self.training_module.modules() if isinstance(m, _NormBase)]
             self._parts = list(self.training_module.parameters()), norms
         assert self._parts is not None
         return self._parts

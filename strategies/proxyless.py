@@ -43,10 +43,11 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
+from nni_proxyless.batch_norm import batch_norm_statistics_kept
 from nni_proxyless.latency import LatencyReward
 from nni_proxyless.latency.penalties import Penalties
 
-from .gate import Gate, batch_norm_statistics_kept, gradients_off
+from .gate import Gate, gradients_off
 from .module import SampledOneShotModule, entropy
 from .oneshot import SampledStrategy
 from .processes import average

@@ -277,13 +277,15 @@ def for_this_rank(loader: Any, rank: int, world_size: int, *, seed: int, shuffle
             f"the data cannot be divided among {world_size} processes: {problem}; allowed: a torch DataLoader of a map-style "
             "data set with shuffle=True or False. Give the DataLoader a DistributedSampler of your own"
         )
+    # An incomplete batch is dropped, unless it is the only one.
+    drop_last = loader.drop_last and len(loader.dataset) // world_size >= loader.batch_size
     sampler: DistributedSampler = DistributedSampler(
         loader.dataset,
         num_replicas=world_size,
         rank=rank,
         shuffle=isinstance(loader.sampler, RandomSampler) if shuffle is None else shuffle,
         seed=seed,
-        drop_last=loader.drop_last,
+        drop_last=drop_last,
     )
     return DataLoader(
         loader.dataset,
@@ -292,7 +294,7 @@ def for_this_rank(loader: Any, rank: int, world_size: int, *, seed: int, shuffle
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,
         pin_memory=loader.pin_memory,
-        drop_last=loader.drop_last,
+        drop_last=drop_last,
         timeout=loader.timeout,
         worker_init_fn=loader.worker_init_fn,
         multiprocessing_context=loader.multiprocessing_context,

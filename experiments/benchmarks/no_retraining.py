@@ -30,10 +30,10 @@ warnings.filterwarnings("ignore", message=".*is found to be not a nn.Module")
 import record
 import torch
 from timm.optim import create_optimizer_v2
-from torch.optim.swa_utils import update_bn
 
 from nni_proxyless import registry
 from nni_proxyless.accuracy import as_channels_last, evaluate_accuracy
+from nni_proxyless.batch_norm import estimate_statistics
 from nni_proxyless.cli import main as command
 from nni_proxyless.config import SearchConfig
 from nni_proxyless.config_file import read_config
@@ -79,7 +79,8 @@ def from_scratch(config: SearchConfig, architecture: Architecture) -> float:
             schedule.step()
     every = max(1, -(-len(parts.weights_plain) // training.calibration_images))
     some = torch.utils.data.Subset(parts.weights_plain, range(0, len(parts.weights_plain), every))
-    update_bn((as_channels_last(images) for images, _ in loader(some, config.data.batch_size)), network)
+    batches = (as_channels_last(images) for images, _ in loader(some, config.data.batch_size))
+    estimate_statistics(network, batches, torch.device("cpu"))
     return evaluate_accuracy(network, loader(data.test, config.data.batch_size))
 
 

@@ -38,7 +38,7 @@ from nni.nas.evaluator.pytorch import DataLoader, Lightning
 from nni.nas.nn.pytorch import LayerChoice
 from nni_proxyless.search_spaces import MobileNetV2Space
 from nni_proxyless.strategies import DSNAS
-from nni_proxyless.strategies.gate import Gate, batch_norm_statistics_kept, route_gate_gradients
+from nni_proxyless.strategies.gate import Gate, route_gate_gradients
 from planted import (
     LAYERS,
     SPACE_EPS,
@@ -55,6 +55,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import Subset
 
 from nni_proxyless.accuracy import as_channels_last
+from nni_proxyless.batch_norm import batch_norm_statistics_kept
 from nni_proxyless.data import digits, loader, split
 from nni_proxyless.evaluator import ImageClassification
 from nni_proxyless.progress import bar

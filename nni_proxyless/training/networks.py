@@ -13,6 +13,7 @@ from .. import timm_models  # noqa: F401  (registers the models)
 from ..config import DistillationSection, TrainConfig
 from ..derive import Architecture, build_network, load_weights
 from ..errors import UserError, did_you_mean
+from ..modes import evaluating
 from ..preprocessing import preprocessing
 
 __all__ = ["student", "teacher"]
@@ -121,9 +122,8 @@ def _describe(network: Any, architecture: Architecture) -> None:
     """Say of a network that is no model of timm what timm's distillation asks of all: classes, channels, statistics."""
     shape = architecture.input_shape
     device = next(network.parameters()).device
-    mode = network.training
-    network.num_classes = network.eval()(torch.zeros(1, *shape, device=device)).shape[1]
-    network.train(mode)
+    with evaluating(network):
+        network.num_classes = network(torch.zeros(1, *shape, device=device)).shape[1]
     network.in_chans = shape[0]
     network.pretrained_cfg = preprocessing(architecture.data, shape)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..config import TrainConfig
 from ..errors import UserError
+from ..modes import Modes
 from .processes import Processes
 
 __all__ = ["Objective"]
@@ -42,6 +43,7 @@ class Objective:
             SoftTargetCrossEntropy() if self.mixing else LabelSmoothingCrossEntropy(config.label_smoothing)
         )
         self.task: Any = None
+        self.modes = Modes(network)  # a norm that is kept in evaluation mode stays there
         if teacher is None:
             self.trained = processes.wrapped(network)
         else:
@@ -52,7 +54,7 @@ class Objective:
         """Epoch ``epoch``, from 0 on, begins."""
         off = self.config.mixup_off_epoch
         self.mixup.mixup_enabled = off is None or epoch < off
-        self.trained.train()
+        self.modes.restore()
         if self.teacher is not None:
             self.teacher.eval()
 

@@ -12,9 +12,11 @@ import pytest
 import torch
 from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace, Repeat
 from nni_proxyless.strategies import ProxylessNAS
-from nni_proxyless.strategies.gate import Gate, batch_norm_statistics_kept, gradients_off
+from nni_proxyless.strategies.gate import Gate, gradients_off
 from nni_proxyless.strategies.supernet import SampledLayer
 from torch import Tensor, nn
+
+from nni_proxyless.batch_norm import batch_norm_statistics_kept
 
 WIDTH = 6
 
