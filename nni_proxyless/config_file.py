@@ -8,7 +8,6 @@ keys, the arguments of what it names; these are checked against its signature an
 from __future__ import annotations
 
 import inspect
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from . import registry
 from .config import SearchConfig, TrainConfig
 from .errors import UserError, did_you_mean, on_one_line, shown
-from .user_path import user_path
+from .overrides import NamedPath, file_and_overrides, is_file, override
 from .yaml_file import parse_value, read_yaml
 
 __all__ = ["file_and_overrides", "is_file", "parse_value", "read_config", "say", "unknown_key"]
@@ -72,15 +71,8 @@ def read_config(cls: type[Config], path: str | Path | None, overrides: Sequence[
     """
     where = str(path) if path is not None else "command line"
     content = read_yaml(path, example=EXAMPLES[cls]) if path is not None else {}
-    sources: dict[tuple[str, ...], str] = {}
-    problems: list[str] = []
-    for source, dotted, value in overrides:
-        keys = tuple(dotted.split("."))
-        try:
-            _set(content, keys, value)
-        except TypeError:
-            problems.append(f"{source}: '{dotted}': '{'.'.join(keys[:-1])}' is not a section")
-        sources[keys] = source
+    content, problems = override(content, overrides, [_place(cls, one) for one in _named_in(cls, content)])
+    sources = {tuple(dotted.split(".")): source for source, dotted, _ in overrides}
 
     def complain(location: Sequence[Any], text: str, unknown_key: str | None = None) -> None:
         keys = tuple(str(key) for key in location)
@@ -101,15 +93,8 @@ def read_config(cls: type[Config], path: str | Path | None, overrides: Sequence[
                 complain(location, unknown_key(key, list(_model_at(cls, location).model_fields)), str(key))
             else:
                 complain(location, say(problem))
-    if cls is SearchConfig:
-        listed = content.get("costs")
-        costs = [
-            _Named(("costs", i, "estimator"), "nni_proxyless.estimators", frozenset())
-            for i, cost in enumerate(listed if isinstance(listed, list) else ())
-            if isinstance(cost, Mapping) and "estimator" in cost
-        ]
-        for named in (*NAMED, *costs):
-            _check_named(cls, named, content, complain)
+    for named in _named_in(cls, content):
+        _check_named(cls, named, content, complain)
     if config is not None and isinstance(config, SearchConfig):
         _check_costs(config, complain)
     if (
@@ -129,6 +114,24 @@ def read_config(cls: type[Config], path: str | Path | None, overrides: Sequence[
         raise UserError("\n".join(problems))
     assert config is not None
     return config
+
+
+def _named_in(cls: Any, content: Mapping[str, Any]) -> list[_Named]:
+    """The sections that name something, of a file with this content; those of ``costs`` among them."""
+    if cls is not SearchConfig:
+        return []
+    listed = content.get("costs")
+    costs = [
+        _Named(("costs", i, "estimator"), "nni_proxyless.estimators", frozenset())
+        for i, cost in enumerate(listed if isinstance(listed, list) else ())
+        if isinstance(cost, Mapping) and "estimator" in cost
+    ]
+    return [*NAMED, *costs]
+
+
+def _place(cls: Any, named: _Named) -> NamedPath:
+    fields = _model_at(cls, named.path).model_fields
+    return NamedPath(tuple(map(str, named.path)), frozenset(fields), fields["name"].default)
 
 
 def _with_arguments_of_chosen(content: dict[str, Any], complain: Any) -> dict[str, Any]:
@@ -312,37 +315,3 @@ def say(problem: Any) -> str:
     else:
         text = problem["msg"].removeprefix("Value error, ")
     return f"{shown(value)} is not allowed here; allowed: {text}"
-
-
-def file_and_overrides(
-    items: Sequence[str], source: str = "command line"
-) -> tuple[str | None, list[tuple[str, str, Any]]]:
-    """What follows a command: at most one configuration file, and overrides ``key=value`` for :func:`read_config`."""
-    files = [item for item in items if is_file(item)]
-    if len(files) > 1:
-        raise UserError(
-            f"{source}: more than one configuration file: {', '.join(files)}; overrides have the form key=value"
-        )
-    pairs = [item.partition("=") for item in items if not is_file(item)]
-    return (str(user_path(files[0], source)) if files else None), [
-        (source, key, parse_value(value, source)) for key, _, value in pairs
-    ]
-
-
-def is_file(item: str) -> bool:
-    """Whether a word after a command is a configuration file, and no override."""
-    return "=" not in item or os.path.isfile(item)  # runs/lr=0.1/search.yml
-
-
-def _set(content: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:
-    for i, key in enumerate(keys[:-1]):
-        inner = content.setdefault(key, {})
-        if isinstance(inner, list) and keys[i + 1].isdecimal() and int(keys[i + 1]) < len(inner):
-            entries = {str(n): entry for n, entry in enumerate(inner)}  # costs.0.target: an entry of a list
-            _set(entries, keys[i + 1 :], value)
-            inner[:] = entries.values()
-            return
-        if not isinstance(inner, dict):
-            raise TypeError
-        content = inner
-    content[keys[-1]] = value
