@@ -27,6 +27,7 @@ from .columns import in_columns
 from .config import SearchConfig
 from .config_file import read_config
 from .data import loader, split
+from .data_fingerprint import require_same
 from .derive import Architecture, build_network, count_macs, count_parameters, installed_versions, load_weights
 from .errors import UserError
 from .files import write_text, write_weights
@@ -90,7 +91,7 @@ class FinishedSearch:
         Raises
         ------
         UserError
-            There is no search, it has not finished, or a file is missing or does not fit.
+            There is no search, it has not finished, a file is missing or does not fit, or its images are others now.
         """
         _require_finished(folder)
         config = read_config(SearchConfig, folder / "search.yml")
@@ -100,6 +101,7 @@ class FinishedSearch:
             torch.set_num_threads(config.trainer.threads)
         torch.manual_seed(config.seed)  # of fresh weights
         data = make_images(config.data.name, config.data.arguments)
+        require_same(folder, data)
         parts = split(data, alphas=config.data.alphas, validation=config.data.validation)
         space = make_space(architecture.space["name"], architecture.space["arguments"])
         estimator: LatencyEstimator = registry.load("nni_proxyless.estimators", config.latency.estimator.name)(

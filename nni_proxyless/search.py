@@ -27,6 +27,7 @@ from .accuracy import evaluate_accuracy
 from .config import SearchConfig
 from .costs import Cost, join, make_costs
 from .data import ImageData, loader, split
+from .data_fingerprint import know_again
 from .deployment.onnx_file import leave_onnx
 from .derive import Architecture, build_network, installed_versions
 from .errors import UserError
@@ -89,7 +90,7 @@ def run_search(
     config
         Checked already.
     folder
-        Gets ``search.yml`` as it was resolved, ``latencies.yaml``, ``history.jsonl``, ``tensorboard/``,
+        Gets ``search.yml`` as it was resolved, ``data_fingerprint.json``, ``latencies.yaml``, ``history.jsonl``, ``tensorboard/``,
         ``architecture.json`` and ``weights.safetensors``, for :mod:`.deriving` ``probabilities.json`` and, where the strategy
         keeps all candidates, ``supernet.safetensors``; while the search lasts also ``checkpoint/``. Where the strategy
         leaves a trained network, ``final/`` holds it with its accuracy on the test images, as after ``train``.
@@ -130,6 +131,8 @@ def _search(
         torch.set_num_threads(config.trainer.threads)
 
     data = make_images(config.data.name, config.data.arguments)
+    if not is_helper():
+        know_again(folder, data, goes_on=(folder / "checkpoint").exists())
     parts = split(data, alphas=config.data.alphas, validation=config.data.validation)
     space_class = registry.load("nni_proxyless.search_spaces", config.space.name)
     space_arguments = space_arguments_for(space_class, config.space.arguments, data)

@@ -1,7 +1,8 @@
 """The folder of a search: whose it is, whether a search begins there or goes on, and its epochs.
 
-A search that was stopped or killed leaves ``search.yml``, ``latencies.yaml``, ``history.jsonl`` and ``checkpoint/``, and goes on
-when it is started again with the same settings; one that has finished has ``architecture.json`` and no ``checkpoint/``.
+A search that was stopped or killed leaves ``search.yml``, ``data_fingerprint.json``, ``latencies.yaml``, ``history.jsonl`` and
+``checkpoint/``, and goes on when it is started again with the same settings; one that has finished has ``architecture.json`` and
+no ``checkpoint/``.
 """
 
 from __future__ import annotations

@@ -48,6 +48,7 @@ def test_a_search_leaves_what_the_documentation_says(searched):
     out = searched / "out"
     assert {p.name for p in out.iterdir()} == {
         "architecture.json",
+        "data_fingerprint.json",
         "weights.safetensors",
         "history.jsonl",
         "latencies.yaml",

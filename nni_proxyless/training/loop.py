@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ..accuracy import as_channels_last
 from ..config import TrainConfig
 from ..data import ImageData
+from ..data_fingerprint import differing_images, fingerprint
 from ..derive import Architecture, installed_versions
 from ..errors import UserError
 from ..files import write_text, write_weights
@@ -107,6 +108,7 @@ def train(
         network = network.to(processes.device).to(memory_format=torch.channels_last)
         with processes.first_alone():
             data = _images(architecture)
+        known_by = {part: fingerprint(data, part) for part in ("train_plain", "test")} if config.epochs else {}
         if config.augmentation is not None:
             data = augmented(data, config.augmentation, architecture)
         division = divide(data, config.validation)
@@ -121,7 +123,16 @@ def train(
                 processes.device
             )
         training = _Training(
-            config, architecture_path, folder, processes, network, taught_by, division, data.num_classes, report
+            config,
+            architecture_path,
+            folder,
+            processes,
+            network,
+            taught_by,
+            division,
+            data.num_classes,
+            known_by,
+            report,
         )
         return training.run()
 
@@ -138,7 +149,8 @@ class _Training:
 
     def __init__(
         self, config: TrainConfig, architecture_path: Path, folder: Path, processes: Processes, network: nn.Module,
-        taught_by: nn.Module | None, division: Division, num_classes: int, report: Callable[[dict[str, float]], None],
+        taught_by: nn.Module | None, division: Division, num_classes: int,
+        known_by: dict[str, Any], report: Callable[[dict[str, float]], None],
     ):  # fmt: skip
         self.config, self.architecture_path, self.folder = config, architecture_path, folder
         self.processes, self.division, self.report = processes, division, report
@@ -154,6 +166,7 @@ class _Training:
         self.optimization = Optimization(network, config, steps, processes.device)
         self.objective = Objective(network, config, num_classes, processes, taught_by)
         self.checkpoint = TrainingCheckpoint(folder)
+        self.known_by = known_by
         self.settings = settings(config.model_dump(mode="json"), architecture_path.read_bytes(), processes.count)
 
         self.epoch = self.batch = 0
@@ -268,6 +281,7 @@ class _Training:
         self.checkpoint.write(
             {
                 "settings": self.settings,
+                "data_fingerprint": self.known_by,
                 "config": self.config.model_dump(mode="json"),
                 "architecture": str(self.architecture_path.resolve()),
                 "epoch": self.epoch,
@@ -282,6 +296,12 @@ class _Training:
         write_text(self.checkpoint.place / "history.jsonl", self._history_text())
 
     def _go_on(self, state: dict[str, Any]) -> None:
+        for part, there in state.get("data_fingerprint", {}).items():  # older versions have noted none
+            if different := differing_images(there, self.known_by[part]):
+                raise UserError(
+                    f"data: these are not the images of the training in {self.folder} ({part}): {'; '.join(different)}. Give it its "
+                    f"images back; or choose another output; or delete {self.checkpoint.place} to start over"
+                )
         self.optimization.load_state_dict(state)
         self.epoch, self.batch = state["epoch"], state["batch"]
         own = [*self.optimization.statistics(), self.loss_sum]

@@ -1,0 +1,145 @@
+"""By what a search knows its images again: how many, all labels, and a sample of the pixels.
+
+The division into parts depends on the images alone. Where they are others it is another one, and an image that has trained the
+weights may then validate them.
+
+ImageData -> fingerprint -> RUN/data_fingerprint.json -> compared by whoever divides the images of this run again
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import adaptive_avg_pool2d
+
+from .data import ImageData
+from .errors import UserError
+from .files import write_text
+from .generators import generators_kept
+
+__all__ = ["FINGERPRINT", "differing_images", "fingerprint", "know_again", "require_same"]
+
+_logger = logging.getLogger(__name__)
+
+FINGERPRINT = "data_fingerprint.json"
+FORMAT = "nni-proxyless images 1"
+_SAMPLE = 32  # images that are read, however many there are
+_GRID = 2  # each as the mean brightness of so many by so many fields per channel
+_TOLERANCE = 0.02  # of the deviation over the sample: decoders and processors round in their own ways
+
+
+def fingerprint(data: ImageData, part: str = "train_plain") -> dict[str, Any]:
+    """Of the training images as they are evaluated, or of the test images. No random number is drawn, and at most 34 images are read.
+
+    ``pixels`` is None where an image is another one each time it is read. Labels of test images are those of the sample.
+
+    Raises
+    ------
+    UserError
+        An image has another shape than the others.
+    """
+    images: Any = getattr(data, part)
+    n = min(_SAMPLE, len(images))
+    indices = [i * len(images) // n for i in range(n)]
+    with generators_kept():
+        repeats = _look(data, part, 0) == _look(data, part, 0)
+        looks = [_look(data, part, i) for i in indices]
+    targets = data.targets if part == "train_plain" else [label for label, _ in looks]
+    labels = np.ascontiguousarray(np.asarray(targets), dtype=np.int64)
+    return {
+        "format": FORMAT,
+        "n_images": len(images),
+        "num_classes": int(data.num_classes),
+        "shape": [int(size) for size in data.shape],
+        "labels": hashlib.sha256(labels.tobytes()).hexdigest()[:16],
+        "pixels": [fields for _, fields in looks] if repeats else None,
+    }
+
+
+def _look(data: ImageData, part: str, index: int) -> tuple[int, list[float]]:
+    """Class and brightness of an image. Should reading it draw random numbers, they are always the same."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.default_generator.manual_seed(0)
+    image, label = getattr(data, part)[index]
+    if tuple(image.shape) != tuple(data.shape):
+        raise UserError(
+            f"data: image {index} of {part} has shape {tuple(image.shape)}; allowed with shape {tuple(data.shape)}: that"
+        )
+    fields = adaptive_avg_pool2d(image.float(), _GRID)
+    return int(label), [round(value, 6) for value in fields.flatten().tolist()]
+
+
+def differing_images(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """In what two fingerprints differ, in words; empty if they are of the same images."""
+    found = [
+        f"{what} {there[key]} then, {here[key]} now"
+        for key, what in (("n_images", "images:"), ("num_classes", "classes:"), ("shape", "shape"))
+        if there[key] != here[key]
+    ]
+    if not found and there["labels"] != here["labels"]:
+        found.append("labels: other ones, or in another order")
+    if not found and there["pixels"] is not None and here["pixels"] is not None:
+        ours, theirs = torch.tensor(here["pixels"]), torch.tensor(there["pixels"])
+        allowed = _TOLERANCE * float(theirs.std(correction=0)) + 1e-6
+        n_others = int(((ours - theirs).abs() > allowed).any(dim=1).sum())
+        if n_others:
+            found.append(
+                f"pixels: of {len(ours)} images that were looked at, {n_others} are others, or in another order"
+            )
+    return found
+
+
+def know_again(folder: Path, data: ImageData, *, goes_on: bool) -> None:
+    """Note by what the images of the run in this folder are known; if it goes on, hold them against what was noted.
+
+    Raises
+    ------
+    UserError
+        They are other images.
+    """
+    path = folder / FINGERPRINT
+    here = fingerprint(data)
+    if goes_on and path.exists():
+        _require_same(path, here)
+        return
+    if goes_on:
+        _logger.warning("%s: no %s of an older version: whether these are the images it began with, nobody can tell", folder, FINGERPRINT)  # fmt: skip
+    write_text(path, json.dumps(here) + "\n")
+
+
+def require_same(folder: Path, data: ImageData) -> None:
+    """Hold the images against those of the search in this folder, if it has noted by what they are known.
+
+    Raises
+    ------
+    UserError
+        They are other images.
+    """
+    if (folder / FINGERPRINT).exists():
+        _require_same(folder / FINGERPRINT, fingerprint(data))
+
+
+def _require_same(path: Path, here: Mapping[str, Any]) -> None:
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+        if there["format"] != FORMAT:
+            raise ValueError(f"'format' is not {FORMAT!r}")
+        different = differing_images(there, here)
+    except (ValueError, TypeError, KeyError, OSError, RuntimeError) as error:
+        raise UserError(
+            f"{path}: no readable fingerprint of the images: {error}. Delete it if they are the same"
+        ) from error
+    if different:
+        raise UserError(
+            f"data: these are not the images of the search in {path.parent}: {'; '.join(different)}. They would be divided anew, and "
+            "what has trained the weights would judge them. Give it its images back, or search again with another output"
+        )
