@@ -6,6 +6,7 @@ message in the middle of a training.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ import torch
 from . import registry
 from .data import ImageData
 from .errors import UserError
+from .generators import generators_kept
+from .labels import CheckedLabels, class_of, labels_in_memory, problem_of_labels
 
 if TYPE_CHECKING:
     from nni.nas.nn.pytorch import ModelSpace
@@ -28,13 +31,24 @@ def make_images(name: str, arguments: Mapping[str, Any]) -> ImageData:
     Raises
     ------
     UserError
-        What the function gives is no ``ImageData``, or its parts do not fit each other. The message names all of them.
+        What the function gives is no ``ImageData``, or its parts do not fit each other. The message names all of them. Where
+        classes are known only once their images are read, the data sets that are returned raise it then.
     """
-    found = registry.load("nni_proxyless.datasets", name)(**arguments)
-    problems = _problems(found)
+    return _checked(registry.load("nni_proxyless.datasets", name)(**arguments), name)
+
+
+def _checked(data: Any, name: str) -> ImageData:
+    """The same images, each class looked at: now where it lies in memory, else when its image is read."""
+    with generators_kept():  # a look must not change a search
+        problems = _problems(data)
+        parts: dict[str, Any] = {}
+        if not problems:
+            problems, parts = _labels(data, name)
     if problems:
         raise UserError("\n".join(f"data: {name} gives {problem}" for problem in problems))
-    return found
+    if (through := data.through) is not None:
+        parts["through"] = lambda augment, plain: _checked(through(augment, plain), name)
+    return dataclasses.replace(data, **parts)
 
 
 def make_space(name: str, arguments: Mapping[str, Any]) -> ModelSpace:
@@ -61,45 +75,102 @@ def make_space(name: str, arguments: Mapping[str, Any]) -> ModelSpace:
 def _problems(data: Any) -> list[str]:
     if not isinstance(data, ImageData):
         return [f"a {type(data).__name__}; allowed: nni_proxyless.data.ImageData"]
-    sizes: dict[str, int] = {name: len(getattr(data, name)) for name in ("train", "train_plain", "targets")}
+    for part in ("train", "train_plain", "test"):
+        if not hasattr(getattr(data, part), "__len__"):
+            return [f"a {type(getattr(data, part)).__name__} without a length as {part}; allowed: a data set with one"]
+    if len(data.shape) != 3:
+        return [f"shape {tuple(data.shape)}; allowed: (channels, height, width)"]
+    targets = _targets(data)
+    if targets is None:
+        return ["targets that are no classes; allowed: one int per training image, in a list or a tensor of shape (n,)"]
+    sizes: dict[str, int] = {"train": len(data.train), "train_plain": len(data.train_plain), "targets": len(targets)}  # type: ignore[arg-type]  # as looked at above
     if len(set(sizes.values())) > 1 or not sizes["train"]:
         return [
             f"{', '.join(f'{name} with {size}' for name, size in sizes.items())} entries; allowed: the same images in the same "
             "order in all three"
         ]
     problems = []
-    classes = np.unique(np.asarray(data.targets))
+    classes = np.unique(targets)
     if classes.tolist() != list(range(data.num_classes)):
-        problems.append(
+        return [
             f"targets with {len(classes)} classes from {classes[0]} to {classes[-1]}; allowed with num_classes "
             f"{data.num_classes}: 0 to {data.num_classes - 1}, each at least once"
-        )
-    # Not of ``train``: what augments an image draws random numbers, and a look must not change a search.
-    plain: Any = data.train_plain
-    test: Any = data.test
-    for part, images in (("train_plain", plain), ("test", test)):
+        ]
+    # Not of ``train``: what augments an image may have a generator of its own, and a look must not change a search.
+    for part in ("train_plain", "test"):
+        images: Any = getattr(data, part)
         if not len(images):
             problems.append(f"no image in {part}; allowed: one or more")
             continue
-        problems += [f"{problem} in {part}" for problem in _of_item(images[0], data)]
-    if not problems and int(plain[0][1]) != int(data.targets[0]):
-        problems.append(
-            f"a first image of class {int(plain[0][1])} in train_plain and {int(data.targets[0])} in targets; allowed: the "
-            "same order"
-        )
+        for index in _some(images):
+            found = _of_item(images[index], data)
+            if found:
+                problems += [f"{problem} in {part}{f', image {index}' if index else ''}" for problem in found]
+                break
     return problems
+
+
+def _targets(data: ImageData) -> np.ndarray | None:
+    """Shape (n,), whole numbers; None if they are none."""
+    given: Any = data.targets
+    try:
+        targets = np.asarray(given.cpu() if isinstance(given, torch.Tensor) else given)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    if targets.ndim != 1 or targets.dtype.kind not in "iuf" or (targets != np.floor(targets)).any():
+        return None
+    return targets.astype(np.int64)
+
+
+def _labels(data: ImageData, name: str) -> tuple[list[str], dict[str, Any]]:
+    """What is wrong with the classes that lie in memory; and the parts whose classes have to be looked at as they are read."""
+    problems, parts = [], {}
+    targets = _targets(data)
+    trusted: type | None = None  # a class whose ``targets`` are what it gives
+    for part in ("train_plain", "train", "test"):
+        images: Any = getattr(data, part)
+        expected = None if part == "test" else targets
+        labels, sure = labels_in_memory(images)
+        if labels is not None and not sure:
+            if part == "train":
+                sure = type(images) is trusted
+            else:
+                sure = all(class_of(images[i][1]) == labels[i] for i in _some(images))
+        if part == "train_plain" and sure:
+            trusted = type(images)
+        if labels is None or not sure:
+            parts[part] = CheckedLabels(images, name, part, data.num_classes, expected)
+            if part != "train":
+                for i in _some(images):
+                    parts[part][i]  # raises what is wrong with it
+        elif problem := problem_of_labels(labels, data.num_classes, expected):
+            problems.append(f"{problem} in {part}")
+    return problems, parts
+
+
+def _some(images: Any) -> list[int]:
+    """The first, the middle and the last."""
+    return sorted({0, len(images) // 2, len(images) - 1})
 
 
 def _of_item(item: Any, data: ImageData) -> list[str]:
     """What is wrong with an entry of a data set."""
     if not isinstance(item, (tuple, list)) or len(item) != 2:
         return [f"a {type(item).__name__}; allowed: an image and its class"]
-    image, target = item
-    if not isinstance(image, torch.Tensor) or not image.is_floating_point():
+    image, label = item
+    if not isinstance(image, torch.Tensor) or image.dtype != torch.float32:
         what = f"{image.dtype} tensors" if isinstance(image, torch.Tensor) else f"a {type(image).__name__}"
-        return [f"{what} as images; allowed: tensors of floating-point numbers"]
+        return [f"{what} as images; allowed: tensors of torch.float32"]
     if tuple(image.shape) != tuple(data.shape):
         return [f"images of shape {tuple(image.shape)}; allowed with shape {tuple(data.shape)}: that"]
-    if not 0 <= int(target) < data.num_classes:
-        return [f"class {int(target)}; allowed with num_classes {data.num_classes}: 0 to {data.num_classes - 1}"]
+    if not bool(image.isfinite().all()):
+        return ["images with pixels that are no numbers; allowed: finite ones"]
+    number = class_of(label)
+    if number is None:
+        what = type(label).__name__
+        if isinstance(label, (torch.Tensor, np.ndarray, np.generic)):
+            what = f"{type(label).__name__} of {label.dtype} and shape {tuple(label.shape)}"
+        return [f"a {what} as class; allowed: an int, or a tensor of one int64"]
+    if not 0 <= number < data.num_classes:
+        return [f"class {number}; allowed with num_classes {data.num_classes}: 0 to {data.num_classes - 1}"]
     return []

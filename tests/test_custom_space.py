@@ -196,7 +196,7 @@ def short(n: int) -> Any:
         (f"{__name__}:changed", {"num_classes": 9}, "gives targets with 10 classes from 0 to 9; allowed with num_classes 9: 0 to 8, each at least once"),
         (f"{__name__}:changed", {"shape": (3, 8, 8)}, "gives images of shape (1, 8, 8); allowed with shape (3, 8, 8): that in train_plain"),
         (f"{__name__}:changed", {"test": []}, "gives no image in test; allowed: one or more"),
-        (f"{__name__}:changed", {"test": [(torch.zeros(1, 8, 8, dtype=torch.uint8), 1)]}, "gives torch.uint8 tensors as images; allowed: tensors of floating-point numbers in test"),
+        (f"{__name__}:changed", {"test": [(torch.zeros(1, 8, 8, dtype=torch.uint8), 1)]}, "gives torch.uint8 tensors as images; allowed: tensors of torch.float32 in test"),
         (f"{__name__}:changed", {"test": [torch.zeros(1, 8, 8)]}, "gives a Tensor; allowed: an image and its class in test"),
         (f"{__name__}:changed", {"targets": [*range(9, -1, -1), *digits(image_size=8).targets[10:]]}, "the same order"),
     ],

@@ -1,0 +1,127 @@
+"""Classes of a data set's images: all at once where they lie in memory, else each as its image is read.
+
+A wrong one among the test images would count as a wrong answer, without a word.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
+
+from .errors import UserError
+from .image_folder import ImageFolder
+
+__all__ = ["CheckedLabels", "class_of", "labels_in_memory", "problem_of_labels"]
+
+
+def class_of(label: Any) -> int | None:
+    """The class that a label is; None where a batch of such labels is none that torch's losses take."""
+    if isinstance(label, bool):
+        return None
+    if isinstance(label, (int, np.int64)):
+        return int(label)
+    if isinstance(label, (torch.Tensor, np.ndarray)) and label.ndim == 0 and str(label.dtype).endswith("int64"):
+        return None if str(label.dtype).endswith("uint64") else int(label)
+    return None
+
+
+def labels_in_memory(images: Any) -> tuple[np.ndarray | None, bool]:
+    """Shape (n,), the class of every image, without reading one; None where that cannot be known.
+
+    Returns
+    -------
+    labels
+        As the data set has them in memory.
+    sure
+        Whether reading an image gives the same. Of a class that is nobody's we know, ``targets`` may be what it makes others of.
+    """
+    labels: Any
+    if isinstance(images, Subset):
+        labels, sure = labels_in_memory(images.dataset)
+        return (None if labels is None else labels[np.asarray(images.indices, dtype=np.int64)]), sure
+    if isinstance(images, ConcatDataset):
+        parts = [labels_in_memory(part) for part in images.datasets]
+        if any(labels is None for labels, _ in parts):
+            return None, False
+        return np.concatenate([labels for labels, _ in parts if labels is not None]), all(sure for _, sure in parts)
+    if isinstance(images, (list, tuple)):
+        labels, sure = [item[1] for item in images if isinstance(item, (list, tuple)) and len(item) == 2], True
+    elif isinstance(images, TensorDataset):
+        labels, sure = images.tensors[1:2], type(images).__getitem__ is TensorDataset.__getitem__
+        labels = labels[0] if labels else None
+    elif getattr(images, "target_transform", None) is not None:
+        return None, False
+    else:
+        labels = getattr(images, "targets", getattr(images, "labels", None))
+        module = type(images).__module__
+        sure = isinstance(images, ImageFolder) or module.startswith(("torchvision.datasets.", "nni_proxyless."))
+    try:
+        found = np.asarray(labels)
+    except (TypeError, ValueError, RuntimeError):  # of several lengths, on another device, …
+        return None, False
+    if found.shape != (len(images),) or found.dtype.kind not in "iu":
+        return None, False
+    return found.astype(np.int64), sure
+
+
+def problem_of_labels(labels: np.ndarray, num_classes: int, targets: np.ndarray | None) -> str | None:
+    """What is wrong with the classes of a part, if anything.
+
+    Parameters
+    ----------
+    labels
+        Shape (n,).
+    targets
+        What they ought to be; None where nobody has said.
+    """
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(wrong):
+        return _out_of_range(int(labels[wrong[0]]), int(wrong[0]), num_classes, len(wrong))
+    if targets is not None and len(wrong := np.flatnonzero(labels != targets)):
+        return _other_class(int(labels[wrong[0]]), int(targets[wrong[0]]), int(wrong[0]), len(wrong))
+    return None
+
+
+def _out_of_range(label: int, index: int, num_classes: int, n: int = 1) -> str:
+    more = f", the first of {n} such," if n > 1 else ""
+    return f"class {label} of image {index}{more}; allowed with num_classes {num_classes}: 0 to {num_classes - 1}"
+
+
+def _other_class(label: int, target: int, index: int, n: int = 1) -> str:
+    more = f", the first of {n} such," if n > 1 else ""
+    return f"class {label} of image {index}{more} which has class {target} in targets; allowed: the same images in the same order"
+
+
+class CheckedLabels(Dataset):
+    """Images whose classes are known only once they are read: each is looked at then.
+
+    Parameters
+    ----------
+    name
+        Of the data set, and of the part of it that these are, for people.
+    targets
+        Classes as they ought to be; None where nobody has said.
+    """
+
+    def __init__(self, images: Any, name: str, part: str, num_classes: int, targets: np.ndarray | None):
+        self.images, self.name, self.part = images, name, part
+        self.num_classes, self.targets = num_classes, targets
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Any:
+        image, label = self.images[index]
+        number = class_of(label)
+        if number is None:
+            problem: str | None = f"class {label!r} of image {index}; allowed: an int, or a tensor of one int64"
+        elif not 0 <= number < self.num_classes:
+            problem = _out_of_range(number, int(index), self.num_classes)
+        elif self.targets is not None and number != self.targets[index]:
+            problem = _other_class(number, int(self.targets[index]), int(index))
+        else:
+            return image, label
+        raise UserError(f"data: {self.name} gives {problem} in {self.part}")
