@@ -13,6 +13,7 @@ from typing import Any
 
 from .errors import UserError
 from .files import write_text
+from .plain import as_plain
 
 __all__ = ["Architecture"]
 
@@ -28,7 +29,7 @@ class Architecture:
     space
         ``{'name': …, 'arguments': {…}}``, the model space it was found in.
     choices
-        Label -> choice.
+        Label -> choice; of a file that was read, in plain types.
     input_shape
         Of one image, (channels, height, width).
     network
@@ -58,7 +59,8 @@ class Architecture:
 
     def write(self, path: str | Path) -> None:
         """Write ``architecture.json``, whole or not at all."""
-        write_text(path, json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n")
+        choices = {label: as_plain(choice) for label, choice in self.choices.items()}
+        write_text(path, json.dumps({"format": FORMAT, **asdict(self), "choices": choices}, indent=2) + "\n")
 
     @classmethod
     def read(cls, path: str | Path) -> Architecture:

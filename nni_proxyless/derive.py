@@ -55,12 +55,15 @@ def build_network(architecture: Architecture, weights: dict[str, torch.Tensor] |
 def _frozen(architecture: Architecture) -> nn.Module:
     from nni.nas.nn.pytorch import ModelSpace  # here: it takes seconds, and a net of timm does without
 
+    from .latency.choices import read_back
+
     try:
         name, arguments = architecture.space["name"], architecture.space["arguments"]
         space = registry.load("nni_proxyless.search_spaces", name)(**arguments)
         if not isinstance(space, ModelSpace):
             raise TypeError(f"'{name}' makes a {type(space).__name__}; allowed: a ModelSpace of NNI")
-        return space.freeze(architecture.choices)
+        mutables = space.simplify()
+        return space.freeze({label: read_back(c, mutables.get(label)) for label, c in architecture.choices.items()})
     except Exception as error:  # somebody else's code, perhaps not here, perhaps not what it was
         raise UserError(
             f"the space {architecture.space.get('name')!r} of the architecture makes no network: {error or type(error).__name__}. "

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from nni.mutable import CategoricalMultiple
 from nni.nas.nn.pytorch import ModelSpace, ParametrizedModule
 from torch import nn
 from torch.utils.data import ConcatDataset
@@ -33,6 +34,7 @@ from .errors import UserError
 from .files import write_text, write_weights
 from .latency import BudgetError, DeviceEstimator, LatencyEstimator, LatencyProfiler, best_under_budget
 from .latency.budget import fastest, log_probability, slowest
+from .latency.choices import InputSet, as_nni_has_it, read_probs_back
 from .latency.operation import trace_operations
 from .latency.penalty import holds_target
 from .measuring import make_profiler, measure_beside_path, say_if_drifted
@@ -84,6 +86,11 @@ class FinishedSearch:
     validation: Any
     held_out: Any
 
+    @functools.cached_property
+    def input_labels(self) -> frozenset[str]:
+        """Labels whose choice is a set of inputs."""
+        return frozenset(label for label, m in self.space.simplify().items() if isinstance(m, CategoricalMultiple))
+
     @classmethod
     def read(cls, folder: Path) -> FinishedSearch:
         """Read the folder of a search.
@@ -96,7 +103,7 @@ class FinishedSearch:
         _require_finished(folder)
         config = read_config(SearchConfig, folder / "search.yml")
         architecture = Architecture.read(folder / "architecture.json")
-        probs = read_probabilities(folder)
+        stored = read_probabilities(folder)
         if config.trainer.threads is not None:
             torch.set_num_threads(config.trainer.threads)
         torch.manual_seed(config.seed)  # of fresh weights
@@ -104,6 +111,7 @@ class FinishedSearch:
         require_same(folder, data)
         parts = split(data, alphas=config.data.alphas, validation=config.data.validation)
         space = make_space(architecture.space["name"], architecture.space["arguments"])
+        probs = read_probs_back(stored, space.simplify())
         estimator: LatencyEstimator = registry.load("nni_proxyless.estimators", config.latency.estimator.name)(
             **config.latency.estimator.arguments
         )
@@ -166,9 +174,10 @@ class FinishedSearch:
 
     def choice(self, label: str, choice: Any) -> Any:
         """A choice of the probabilities as one of a network."""
-        # NNI's own strategies give a probability per input, not per set of inputs: the search's choice stays.
-        chosen = self.architecture.choices.get(label)
-        return chosen if isinstance(chosen, list) and not isinstance(choice, list) else choice
+        if label in self.input_labels and not isinstance(choice, (list, InputSet)):
+            # NNI's own strategies give a probability per input, not per set of inputs: the search's choice stays.
+            return self.architecture.choices.get(label, choice)
+        return as_nni_has_it(choice)
 
     def derive(self, sample: dict[str, Any], budget: float, *, measured: bool) -> Derived:
         """The network of these choices: statistics of batch norm estimated afresh, validated and, if asked for, timed."""

@@ -57,13 +57,20 @@ def make_space(name: str, arguments: Mapping[str, Any]) -> ModelSpace:
     Raises
     ------
     UserError
-        It is no model space, or there is nothing to choose in it.
+        It is no model space, there is nothing to choose in it, or its choices cannot be written down.
     """
     from nni.nas.nn.pytorch import ModelSpace  # here: it takes seconds, and a training of images does without
+
+    from .latency.choices import check_values
 
     space = registry.load("nni_proxyless.search_spaces", name)(**arguments)
     if not isinstance(space, ModelSpace):
         raise UserError(f"space: {name} gives a {type(space).__name__}; allowed: a ModelSpace of NNI")
+    try:
+        for label, choice in space.simplify().items():
+            check_values(label, choice)
+    except TypeError as error:
+        raise UserError(f"space: {name}: {error}") from error
     if not any(len(getattr(choice, "values", ())) > 1 for choice in space.simplify().values()):
         raise UserError(
             f"space: {name} has no choice, so there is nothing to search; allowed: a ModelSpace with a LayerChoice, InputChoice "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
 from .files import write_text, write_weights
+from .plain import as_plain
 
 __all__ = ["PROBABILITIES", "SUPERNET", "is_finished", "read_probabilities", "shapes_of", "write_remains"]
 
@@ -46,7 +47,7 @@ def write_remains(folder: Path, probs: Mapping[str, Mapping[Any, Any]], supernet
     shapes
         Of a fresh space, into which the file is to load.
     """
-    pairs = {label: [[choice, float(p)] for choice, p in ps.items()] for label, ps in probs.items()}
+    pairs = {label: [[as_plain(choice), float(p)] for choice, p in ps.items()] for label, ps in probs.items()}
     write_text(folder / PROBABILITIES, json.dumps({"format": FORMAT, "probabilities": pairs}, indent=1) + "\n")
     state = supernet.state_dict()
     (folder / SUPERNET).unlink(missing_ok=True)
@@ -55,7 +56,7 @@ def write_remains(folder: Path, probs: Mapping[str, Mapping[Any, Any]], supernet
 
 
 def read_probabilities(folder: Path) -> Probabilities:
-    """Read ``probabilities.json``; sets of inputs are tuples.
+    """Read ``probabilities.json``; what is a list there is a tuple (:func:`.latency.choices.read_probs_back` does the rest).
 
     Raises
     ------
@@ -73,8 +74,12 @@ def read_probabilities(folder: Path) -> Probabilities:
         if content.get("format") != FORMAT:
             raise ValueError(f"'format' is not {FORMAT!r}")
         return {
-            label: {tuple(choice) if isinstance(choice, list) else choice: float(p) for choice, p in pairs}
+            label: {_hashable(choice): float(p) for choice, p in pairs}
             for label, pairs in content["probabilities"].items()
         }
     except (ValueError, TypeError, AttributeError, KeyError, OSError) as error:
         raise UserError(f"{path}: no readable probabilities: {error}") from error
+
+
+def _hashable(choice: Any) -> Any:
+    return tuple(map(_hashable, choice)) if isinstance(choice, list) else choice

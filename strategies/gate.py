@@ -33,6 +33,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nni_proxyless.latency.choices import as_nni_has_it
+
 __all__ = [
     "Gate",
     "gradients_off",
@@ -251,7 +253,7 @@ class Gate(nn.Module):
     label
         The label in the model space.
     choices
-        Its N values, in the order of the logits; a tuple stands for a list of chosen inputs.
+        Its N values, in the order of the logits; an ``InputSet`` stands for a list of chosen inputs.
     alpha
         Initial logits, shape (N,).
     generator
@@ -335,8 +337,7 @@ class Gate(nn.Module):
 
     def value(self, index: int) -> Any:
         """The choice as NNI's samples hold it."""
-        choice = self.choices[index]
-        return list(choice) if isinstance(choice, tuple) else choice
+        return as_nni_has_it(self.choices[index])
 
     def _apply(self, fn: Any, recurse: bool = True) -> Gate:
         # Half precision has no room for steps of 1e-3 on a logit: whatever becomes of the weights, logits stay float32.

@@ -46,6 +46,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from nni_proxyless.latency import LatencyPenalty
+from nni_proxyless.latency.choices import InputSet, as_nni_has_it
 from nni_proxyless.latency.penalties import Penalties
 from nni_proxyless.latency.penalty import logits_of
 
@@ -86,7 +87,7 @@ def _itself(module: nn.Module, sample: Any) -> nn.Module:
 def _choices_of(label: str, mutable: Any) -> list[Any]:
     """As :func:`.supernet.choices_of`; where any number of inputs may be chosen, NNI's strategies choose one."""
     if isinstance(mutable, CategoricalMultiple) and mutable.n_chosen is None:
-        return [(value,) for value in mutable.values]
+        return [InputSet((value,)) for value in mutable.values]
     return choices_of(label, mutable)
 
 
@@ -153,7 +154,7 @@ class _Differentiable(_OneProcess):
                 found[label] = _depth_probs(depths[label])
             elif label in logits:
                 alpha = logits[label][0]
-                if isinstance(choices[0], tuple):
+                if isinstance(choices[0], InputSet):
                     alpha = torch.stack([alpha[list(inputs)].sum() for inputs in choices])
                 found[label] = dict(zip(choices, torch.softmax(alpha, -1).unbind(), strict=True))
         return found
@@ -167,7 +168,7 @@ class _Differentiable(_OneProcess):
     def export(self) -> dict[str, Any]:
         """The most probable choice per label, the first of equal ones."""
         best = {label: max(probs, key=lambda c: probs[c]) for label, probs in self.export_probs().items()}
-        return {label: list(choice) if isinstance(choice, tuple) else choice for label, choice in best.items()}
+        return {label: as_nni_has_it(choice) for label, choice in best.items()}
 
     def arch_parameters(self) -> list[nn.Parameter]:
         """All logits, each once, in the order of the modules."""

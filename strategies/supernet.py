@@ -23,6 +23,8 @@ from nni.nas.nn.pytorch.choice import ChosenInputs
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import nn
 
+from nni_proxyless.latency.choices import InputSet, check_values
+
 from .gate import Gate, route_gate_gradients, tensors_in, versions
 
 __all__ = ["SampledInput", "SampledLayer", "SampledModule", "SampledRepeat", "choices_of", "settle"]
@@ -31,13 +33,14 @@ MOST_INPUT_SETS = 256
 
 
 def choices_of(label: str, mutable: Any) -> list[Any]:
-    """The N choices behind one label: values of a ``Categorical``, sets of inputs (tuples) of a ``CategoricalMultiple``.
+    """The N choices behind one label: values of a ``Categorical``, each an :class:`InputSet` of a ``CategoricalMultiple``.
 
     Raises
     ------
     TypeError
-        Neither of the two, or more than 256 sets of inputs.
+        Neither of the two, values that cannot be told apart, or more than 256 sets of inputs.
     """
+    check_values(label, mutable)
     if isinstance(mutable, Categorical):  # ValueChoice is one
         return list(mutable.values)
     if type(mutable) is CategoricalMultiple:
@@ -56,7 +59,7 @@ def choices_of(label: str, mutable: Any) -> list[Any]:
 
 
 def _sets(values: Sequence[Any], sizes: Any) -> Any:
-    return itertools.chain.from_iterable(itertools.combinations(values, size) for size in sizes)
+    return map(InputSet, itertools.chain.from_iterable(itertools.combinations(values, size) for size in sizes))
 
 
 class SampledModule(BaseSuperNetModule):

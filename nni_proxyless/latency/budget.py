@@ -114,10 +114,10 @@ def best_under_budget(
     fits = not _exceeded(limits, result)
     for least in dict.fromkeys((*near, at_least_ms, -math.inf)):
         if fits and profiler.profile(result) >= least:
-            return _as_nni_has_it(result)
+            return _as_nni_has_it(result, choices)
         found = _most_probable(limits, choices, numbers, result, least)
         if found is not None:
-            return _as_nni_has_it(found)
+            return _as_nni_has_it(found, choices)
     raise BudgetError(_out_of_reach(limits))
 
 
@@ -395,5 +395,9 @@ def _hashable(choice: Any) -> Any:
     return tuple(choice) if isinstance(choice, list) else choice
 
 
-def _as_nni_has_it(sample: Mapping[str, Any]) -> dict[str, Any]:
-    return {label: list(choice) if isinstance(choice, tuple) else choice for label, choice in sample.items()}
+def _as_nni_has_it(sample: Mapping[str, Any], values: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """A tuple is a set of inputs, a list for NNI, unless it is one of the values of its label."""
+    return {
+        label: list(choice) if isinstance(choice, tuple) and label not in values else choice
+        for label, choice in sample.items()
+    }

@@ -19,6 +19,7 @@ from nni.nas.nn.pytorch import ModelSpace
 from scipy import stats
 
 from .calibration import Calibration, fit_calibration
+from .choices import read_back
 from .device import DeviceEstimator
 from .drift import without_drift
 from .lookup_table import LookupTable
@@ -174,7 +175,11 @@ def check_recorded(table: LookupTable, space: ModelSpace, input_shape: Shape) ->
         raise ValueError(
             f"{table.source}: holds {len(table.networks)} networks; allowed: 6 or more, 3 to judge and 3 to calibrate on"
         )
-    samples = [dict(network.architecture) for network in table.networks]
+    mutables = space.simplify()
+    samples = [
+        {label: read_back(choice, mutables.get(label)) for label, choice in network.architecture.items()}
+        for network in table.networks
+    ]
     for i, sample in enumerate(samples, start=1):
         _require_of(space, sample, f"{table.source}: network {i}")
     predicted = _predicted(table, space, input_shape, samples)

@@ -18,6 +18,7 @@ from nni.nas.profiler import ExpressionProfiler
 from torch import Tensor
 
 from .calibration import Calibration
+from .choices import check_values
 from .estimator import LatencyEstimator
 from .operation import Conditions, Operation, Shape, trace_operations
 
@@ -82,6 +83,8 @@ class LatencyProfiler(ExpressionProfiler):
         self.calibration: Calibration | None = getattr(estimator, "calibration", None)
         self.fixed_ms = float(estimator.constant_ms)
         mutables = model_space.simplify()
+        for label, mutable in mutables.items():
+            check_values(label, mutable)
         self.candidate_ms: dict[str, dict[Any, float]] = {
             label: dict.fromkeys(mutable.values, 0.0)
             for label, mutable in mutables.items()

@@ -33,6 +33,7 @@ import yaml
 
 from ..errors import did_you_mean
 from ..files import write_text
+from ..plain import as_plain
 from .calibration import Calibration
 from .checksum import checksum
 from .device import Measurement
@@ -166,7 +167,10 @@ def write_table(path: str | Path, content: Mapping[str, Any]) -> None:
     plain["rows"] = {key: _plain(row) for key, row in sorted(content["rows"].items())}
     if content.get("networks"):
         plain["networks"] = [  # NNI's labels are texts of a kind of their own, which YAML does not know
-            {"architecture": {str(label): choice for label, choice in n.architecture.items()}, **_plain(n.measurement)}
+            {
+                "architecture": {str(label): as_plain(choice) for label, choice in n.architecture.items()},
+                **_plain(n.measurement),
+            }
             for n in content["networks"]
         ]
     # The checksum is of what a reader gets: YAML has no tuples.
@@ -252,5 +256,6 @@ def _networks(path: Path, networks: Any) -> list[TimedNetwork]:
 
 
 def _is_choice(choice: Any) -> bool:
-    values = choice if isinstance(choice, list) else [choice]
-    return all(isinstance(value, (str, int, float)) and value == value for value in values)
+    if isinstance(choice, list):
+        return all(map(_is_choice, choice))
+    return choice is None or (isinstance(choice, (str, int, float)) and choice == choice)
