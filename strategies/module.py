@@ -88,6 +88,7 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         self.stop_and_go = stop_and_go
         self.limits = list(limits)
         self._accumulated = 0
+        self.original: Any = None  # of the space, until something has been trained
         self._path: dict[Gate, int] = {}
         self._modes: Modes | None = None
         self._parts: tuple[list[nn.Parameter], list[nn.Module]] | None = None
@@ -127,6 +128,7 @@ class SampledOneShotModule(BaseOneShotLightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         if self.stop_and_go is not None and self.stop_and_go.is_done(self, batch_idx):
             return None
+        self.original = None
         result = self.search_step(batch, batch_idx)
         if batch_idx % self.log_prob_every_n_step == 0:
             self.log_probs(self.export_probs())

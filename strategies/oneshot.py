@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import nni.nas.strategy  # noqa: F401  (first: else NNI's circular imports leave nni.nas.strategy with broken strategies)
 import torch
-from nni.nas.nn.pytorch import Cell, ModelSpace, ParametrizedModule
+from nni.nas.nn.pytorch import ModelSpace, ParametrizedModule
 from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
-from nni.nas.oneshot.pytorch.strategy import OneShotStrategy, no_default_hook
+from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 from pytorch_lightning import LightningDataModule
 from torch import nn
 
@@ -23,6 +23,7 @@ from .gate import Gate
 from .identity import WITHOUT_EFFECT, identity_of_penalty, options_of
 from .limits import limits_of
 from .module import divided
+from .refusal import Original, SpaceError, refuse_cell, refuse_values, unchanged_if_refused
 from .replay import ReplayableLoader
 from .resume import StopAndGo
 from .supernet import SampledInput, SampledLayer, SampledModule, SampledRepeat, choices_of
@@ -154,16 +155,32 @@ class SampledStrategy(OneShotStrategy):
 
     def default_mutation_hooks(self) -> list[Any]:
         # The last one refuses, by name, what no hook has taken.
-        return [_refuse_cell, SampledLayer.mutate, SampledInput.mutate, SampledRepeat.mutate, no_default_hook]
+        return [refuse_cell, SampledLayer.mutate, SampledInput.mutate, SampledRepeat.mutate, refuse_values]
 
     def mutate_model(self, model: ModelSpace) -> ModelSpace:
+        """Make a supernet of a space, in place; a space that is refused stays as it was.
+
+        Raises
+        ------
+        SpaceError
+            There is a choice in it that is none of LayerChoice, InputChoice and Repeat; a ``TypeError``.
+        ValueError
+            There is no choice in it.
+        """
+        with unchanged_if_refused(model):
+            try:
+                return self._mutated(model)
+            except SpaceError as error:
+                raise SpaceError(f"{type(self).__name__} cannot search {type(model).__name__}: {error}") from None
+
+    def _mutated(self, model: ModelSpace) -> ModelSpace:
         generator = torch.Generator().manual_seed(self.seed)
         self._gates = {}
         for label, mutable in sorted(model.simplify().items()):
             try:
                 choices = choices_of(label, mutable)
             except TypeError as error:
-                raise TypeError(f"{type(self).__name__} cannot search {type(model).__name__}: {error}") from None
+                raise SpaceError(str(error)) from None
             alpha = torch.randn(len(choices), generator=generator) * self.initial_spread
             self._gates[label] = Gate(label, choices, alpha, generator)
         if not any(len(gate.choices) > 1 for gate in self._gates.values()):
@@ -176,17 +193,39 @@ class SampledStrategy(OneShotStrategy):
                 if id(child) in self._replaced:
                     setattr(parent, name, self._replaced[id(child)][1])
         self._replaced.clear()  # or candidates that the search lets go of would stay in memory
+        taken = {label for module in supernet.modules() if isinstance(module, SampledModule) for label in module.gates}
+        if left := sorted(set(self._gates) - taken):
+            raise SpaceError(
+                f"no LayerChoice, InputChoice or Repeat uses {', '.join(map(repr, left))}, which would stay untrained"
+            )
         for module in supernet.modules():
             if isinstance(module, ParametrizedModule) and not module.mutables:
                 # NNI's freeze makes a new module, whose weights are new as well.
                 module.freeze = functools.partial(_itself, module)
-        taken = {label for module in supernet.modules() if isinstance(module, SampledModule) for label in module.gates}
-        if left := sorted(set(self._gates) - taken):
-            raise TypeError(
-                f"{type(self).__name__} cannot search {type(model).__name__}: no LayerChoice, InputChoice or Repeat uses "
-                f"{', '.join(map(repr, left))}, which would stay untrained"
-            )
         return supernet
+
+    # Where evaluator, data or Trainer are refused before anything was trained, the space is put back too.
+
+    def _initialize(self, model_space: Any, engine: Any) -> Any:
+        space = getattr(model_space, "model_space", None)
+        if not isinstance(space, nn.Module):
+            return super()._initialize(model_space, engine)  # which refuses it
+        original = Original(space)
+        try:
+            mutated = super()._initialize(model_space, engine)
+        except BaseException:
+            original.restore()
+            raise
+        self.oneshot_module.original = original
+        return mutated
+
+    def _run(self) -> None:
+        try:
+            super()._run()
+        except BaseException:
+            if self.oneshot_module.original is not None:
+                self.oneshot_module.original.restore()
+            raise
 
     def run_hook(self, hook: Any, name: str, module: nn.Module, memo: dict[str, Any]) -> Any:
         memo.update(self._gates)
@@ -229,16 +268,6 @@ class SampledStrategy(OneShotStrategy):
 
     def val_dataloader(self, train_dataloader_fn: Callable[[], Any], val_dataloader_fn: Callable[[], Any]) -> None:
         return None
-
-
-def _refuse_cell(module: nn.Module, name: str, memo: dict[str, Any], mutate_kwargs: dict[str, Any]) -> bool:
-    """A mutation hook that refuses NNI's ``Cell`` where its operations depend on inputs that are not chosen yet."""
-    if isinstance(module, Cell) and module.op_candidates_factory is not None:
-        raise TypeError(
-            f"module {name!r} is a Cell that makes its operations for each chosen input, as the DARTS and ENAS spaces of "
-            "NNI's hub do; allowed: a Cell of modules, LayerChoice, InputChoice, Repeat"
-        )
-    return False
 
 
 def _itself(module: nn.Module, sample: Any) -> nn.Module:

@@ -50,6 +50,7 @@ from nni_proxyless.latency.choices import InputSet, as_nni_has_it
 from nni_proxyless.latency.penalties import Penalties
 from nni_proxyless.latency.penalty import logits_of
 
+from .refusal import unchanged_if_refused
 from .supernet import choices_of
 
 __all__ = ["DARTS", "REFUSED", "GumbelDARTS", "Proxyless", "RandomOneShot"]
@@ -68,7 +69,8 @@ class _Peer:
     def mutate_model(self, model: ModelSpace) -> ModelSpace:
         try:
             self._choices = {str(label): _choices_of(label, mutable) for label, mutable in model.simplify().items()}
-            supernet: ModelSpace = super().mutate_model(model)  # type: ignore[misc]  # NNI's
+            with unchanged_if_refused(model):
+                supernet: ModelSpace = super().mutate_model(model)  # type: ignore[misc]  # NNI's
         except (TypeError, ValueError) as error:
             raise MisconfigurationException(
                 f"strategy: NNI's {type(self).__name__} cannot search {type(model).__name__}: {error}"

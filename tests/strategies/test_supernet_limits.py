@@ -116,8 +116,8 @@ class Unsupported(ModelSpace):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("linear", "Module `other` of type `MutableLinear` has dangling mutables and is not supported"),
-        ("conv", "Module `other` of type `MutableConv2d` has dangling mutables and is not supported"),
+        ("linear", "module .other. is a MutableLinear that depends on the choice .width., a value inside it"),
+        ("conv", "module .other. is a MutableConv2d that depends on the choice .kernel., a value inside it"),
         (
             "number",
             "ProxylessNAS cannot search Unsupported: choice 'rate' is a Numerical; allowed: the choices of LayerChoice, "

@@ -1,0 +1,77 @@
+"""Spaces that a strategy cannot search: what is wrong, by name, and the space as it was.
+
+NNI makes a supernet in place, module by module. What is refused halfway would be left neither space nor supernet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from nni.mutable import Mutable
+from nni.nas.nn.pytorch import Cell, MutableModule
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import nn
+
+__all__ = ["Original", "SpaceError", "refuse_cell", "refuse_values", "unchanged_if_refused"]
+
+
+class SpaceError(TypeError, MisconfigurationException):
+    """A space that a strategy cannot search; the message names what is in the way, and what is allowed."""
+
+
+class Original:
+    """The children of every module of a space, as they are now, so that what replaces them can be taken out again."""
+
+    def __init__(self, space: nn.Module):
+        self._children = [(module, dict(module._modules), vars(module).get("freeze")) for module in space.modules()]
+
+    def restore(self) -> None:
+        """Put them back."""
+        for module, children, freeze in self._children:
+            module._modules.clear()
+            module._modules.update(children)
+            if freeze is None:
+                vars(module).pop("freeze", None)
+
+
+@contextmanager
+def unchanged_if_refused(space: nn.Module) -> Iterator[None]:
+    """Leave a space as it was if an error comes."""
+    original = Original(space)
+    try:
+        yield
+    except BaseException:
+        original.restore()
+        raise
+
+
+def refuse_cell(module: nn.Module, name: str, memo: dict[str, Any], mutate_kwargs: dict[str, Any]) -> bool:
+    """A mutation hook that refuses NNI's ``Cell`` where what it runs depends on inputs that are not chosen yet."""
+    if isinstance(module, Cell):
+        if module.op_candidates_factory is not None:
+            raise SpaceError(
+                f"module {name!r} is a Cell that makes its operations for each chosen input, as the DARTS and ENAS spaces of "
+                "NNI's hub do; allowed: a Cell of modules, LayerChoice, InputChoice, Repeat"
+            )
+        if module.merge_op != "all":
+            raise SpaceError(f"module {name!r} is a Cell with merge_op {module.merge_op!r}; allowed: merge_op 'all'")
+    return False
+
+
+def refuse_values(module: nn.Module, name: str, memo: dict[str, Any], mutate_kwargs: dict[str, Any]) -> bool:
+    """The last mutation hook: refuses every module with a choice that no hook has taken, as those of values."""
+    if isinstance(module, MutableModule) and module.mutables:
+        labels = {str(label): None for mutable in module.mutables for label in _labels(mutable)}
+        which = ", ".join(map(repr, labels)) or "without a label"
+        raise SpaceError(
+            f"module {name!r} is a {type(module).__name__} that depends on the choice {which}, a value inside it; allowed: LayerChoice, "
+            f"InputChoice and Repeat. Make a candidate of each value: LayerChoice({{...: {type(module).__name__.removeprefix('Mutable')}(...), "
+            f"...}}, label={next(iter(labels), '...')!r})"
+        )
+    return True
+
+
+def _labels(mutable: Any) -> list[str]:
+    return list(mutable.simplify()) if isinstance(mutable, Mutable) else []

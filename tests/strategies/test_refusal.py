@@ -1,0 +1,108 @@
+"""What a strategy cannot search is refused by name, and left as it was: another strategy of NNI can search it then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import nni
+import pytest
+from nni.nas.evaluator.pytorch import DataLoader, Lightning
+from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace, MutableConv2d, MutableLinear, Repeat
+from nni.nas.space import RawFormatModelSpace
+from nni.nas.strategy import DARTS
+from nni_proxyless.strategies import DSNAS, ProxylessNAS
+from nni_proxyless.strategies.peers import DARTS as PeerDARTS
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
+
+from nni_proxyless.search import InProcessEngine
+
+from .searches import FEATURES, Noisy, Plain, Task, quiet_trainer
+
+
+class Refused(ModelSpace):
+    """Choices that can be searched, nested, before and behind one that cannot be."""
+
+    def __init__(self, kind: str):
+        super().__init__()
+        inner = LayerChoice([nn.Linear(FEATURES, FEATURES), nn.Identity()], label="inner")
+        self.first = LayerChoice([nn.Sequential(inner, nn.ReLU()), nn.Linear(FEATURES, FEATURES)], label="first")
+        self.depth = Repeat(lambda i: nn.Linear(FEATURES, FEATURES), (1, 2), label="depth")
+        self.inputs = InputChoice(2, 1, label="inputs")
+        if kind == "linear":
+            self.other: Any = MutableLinear(FEATURES, nni.choice("width", [4, 8]))
+        elif kind == "conv":
+            self.other = nn.Sequential(MutableConv2d(3, 4, nni.choice("kernel", [3, 5])))
+        elif kind == "unused":
+            self.add_mutable(nni.choice("idle", ["a", "b"]))
+        elif kind == "number":
+            self.add_mutable(nni.uniform("rate", 0.0, 1.0))
+        elif kind == "many":
+            self.other = InputChoice(20, 10, label="inputs of many")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inputs([self.first(x), self.depth(x)])
+
+
+def structure(space: nn.Module) -> dict[str, Any]:
+    return {
+        "children": [(name, id(module), type(module), vars(module).get("freeze")) for name, module in space.named_modules()],
+        "weights": [(name, id(tensor)) for name, tensor in space.named_parameters()],
+    }  # fmt: skip
+
+
+KINDS = {
+    "linear": r"module 'other' is a MutableLinear that depends on the choice 'width', a value inside it; allowed: LayerChoice, "
+    r"InputChoice and Repeat. Make a candidate of each value: LayerChoice\(\{...: Linear\(...\), ...\}, label='width'\)",
+    "conv": r"module 'other.0' is a MutableConv2d that depends on the choice 'kernel'",
+    "unused": r"no LayerChoice, InputChoice or Repeat uses 'idle', which would stay untrained",
+    "number": r"choice 'rate' is a Numerical; allowed: the choices of LayerChoice, InputChoice and Repeat",
+    "many": r"choice 'inputs of many' has more than 256 sets of inputs",
+}
+
+
+@pytest.mark.parametrize("strategy", [ProxylessNAS, DSNAS])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_space_that_is_refused_is_left_as_it_was(kind, strategy):
+    """Strategy, space, module and label are in the message; every module and weight is where it was, the same object."""
+    space = Refused(kind)
+    before = structure(space)
+    with pytest.raises(TypeError, match=f"^{strategy.__name__} cannot search Refused: {KINDS[kind]}"):
+        strategy().mutate_model(space)
+    assert structure(space) == before
+
+
+def test_nni_s_own_strategies_leave_a_refused_space_as_well():
+    space = Refused("linear")
+    before = structure(space)
+    with pytest.raises(MisconfigurationException, match="NNI's DARTS cannot search Refused"):
+        PeerDARTS().mutate_model(space)
+    assert structure(space) == before
+
+
+def search(space: ModelSpace, strategy: Any, loaders: Any = None, **trainer: Any) -> Any:
+    def data(seed: int) -> DataLoader:
+        return DataLoader(Noisy(8, seed), batch_size=4)
+
+    evaluator = Lightning(
+        Task(), quiet_trainer(**{"max_epochs": 1, **trainer}), train_dataloaders=loaders or data(1), val_dataloaders=data(2)
+    )  # fmt: skip
+    strategy(RawFormatModelSpace(space, evaluator), InProcessEngine())
+    return strategy
+
+
+def test_nni_s_darts_searches_what_was_refused_for_its_evaluator():
+    """Loaders, arguments or a Trainer that a strategy cannot use: the space is none of their business."""
+    space = Plain()
+    before = structure(space)
+    with pytest.raises(TypeError, match="the training data are a list of loaders; allowed: one loader"):
+        search(space, ProxylessNAS(), loaders=[DataLoader(Noisy(8, 1))])
+    assert structure(space) == before
+    with pytest.raises(MisconfigurationException, match="arc_update_every is 5, but an epoch has only 2 batches"):
+        search(space, ProxylessNAS())
+    assert structure(space) == before
+    with pytest.raises(MisconfigurationException, match="of 1 epochs; allowed: at least one epoch of search"):
+        search(space, DSNAS())
+    assert structure(space) == before
+    (found,) = search(space, DARTS()).list_models()
+    assert set(found.sample) == {"one", "repeated0", "repeated1", "repeated2", "depth"}
