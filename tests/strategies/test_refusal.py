@@ -7,11 +7,11 @@ from typing import Any
 import nni
 import pytest
 from nni.nas.evaluator.pytorch import DataLoader, Lightning
-from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace, MutableConv2d, MutableLinear, Repeat
+from nni.nas.nn.pytorch import Cell, InputChoice, LayerChoice, ModelSpace, MutableConv2d, MutableLinear, Repeat
 from nni.nas.space import RawFormatModelSpace
 from nni.nas.strategy import DARTS
 from nni_proxyless.strategies import DSNAS, ProxylessNAS
-from nni_proxyless.strategies.peers import DARTS as PeerDARTS
+from nni_proxyless.strategies.peers import Proxyless
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
@@ -33,6 +33,8 @@ class Refused(ModelSpace):
             self.other: Any = MutableLinear(FEATURES, nni.choice("width", [4, 8]))
         elif kind == "conv":
             self.other = nn.Sequential(MutableConv2d(3, 4, nni.choice("kernel", [3, 5])))
+        elif kind == "cell":
+            self.other = Cell([nn.Identity(), nn.ReLU()], 1, 1, 1, merge_op="loose_end", label="cell")
         elif kind == "unused":
             self.add_mutable(nni.choice("idle", ["a", "b"]))
         elif kind == "number":
@@ -55,6 +57,7 @@ KINDS = {
     "linear": r"module 'other' is a MutableLinear that depends on the choice 'width', a value inside it; allowed: LayerChoice, "
     r"InputChoice and Repeat. Make a candidate of each value: LayerChoice\(\{...: Linear\(...\), ...\}, label='width'\)",
     "conv": r"module 'other.0' is a MutableConv2d that depends on the choice 'kernel'",
+    "cell": r"module 'other' is a Cell with merge_op 'loose_end'; allowed: merge_op 'all'",
     "unused": r"no LayerChoice, InputChoice or Repeat uses 'idle', which would stay untrained",
     "number": r"choice 'rate' is a Numerical; allowed: the choices of LayerChoice, InputChoice and Repeat",
     "many": r"choice 'inputs of many' has more than 256 sets of inputs",
@@ -75,8 +78,8 @@ def test_a_space_that_is_refused_is_left_as_it_was(kind, strategy):
 def test_nni_s_own_strategies_leave_a_refused_space_as_well():
     space = Refused("linear")
     before = structure(space)
-    with pytest.raises(MisconfigurationException, match="NNI's DARTS cannot search Refused"):
-        PeerDARTS().mutate_model(space)
+    with pytest.raises(MisconfigurationException, match="NNI's Proxyless cannot search Refused"):
+        Proxyless().mutate_model(space)
     assert structure(space) == before
 
 
