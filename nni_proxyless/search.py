@@ -39,6 +39,7 @@ from .latency.operation import trace_operations
 from .measuring import latency_range, make_profiler, measure_beside_path, say_if_drifted, target_in_ms
 from .monitor import DerivedNetMonitor, judging_loaders
 from .network_record import latency_record
+from .outputs import FILLED_IN, require_outputs, where_classes_are_given
 from .own_code import make_images, make_space
 from .pictures.nets import draw_beside
 from .remains import shapes_of, write_remains
@@ -137,6 +138,8 @@ def _search(
     space_class = registry.load("nni_proxyless.search_spaces", config.space.name)
     space_arguments = space_arguments_for(space_class, config.space.arguments, data)
     space = make_space(config.space.name, space_arguments)
+    advice = where_classes_are_given(registry.accepted_arguments(space_class), config.space.arguments, data.num_classes)
+    require_outputs(space, data, f"space: {config.space.name}", advice)
     estimator: LatencyEstimator = registry.load("nni_proxyless.estimators", config.latency.estimator.name)(
         **config.latency.estimator.arguments
     )
@@ -261,8 +264,7 @@ def space_arguments_for(space_class: Any, given: Mapping[str, Any], data: ImageD
     """The space's arguments, with classes and channels of the images under the names that it takes."""
     accepted = registry.accepted_arguments(space_class)
     known = {
-        "num_classes": data.num_classes,
-        "num_labels": data.num_classes,
+        **dict.fromkeys(FILLED_IN, data.num_classes),
         "in_channels": data.shape[0],
         "in_chans": data.shape[0],
     }

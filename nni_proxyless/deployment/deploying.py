@@ -127,7 +127,7 @@ def export(path: Path, options: ExportOptions) -> dict[str, Any]:
     _logger.info("weights: %s, %s", weights, origin)
     shape = (*architecture.input_shape[:1], *(options.input_size or architecture.input_shape[1:]))
     check_size(architecture, network, shape, options.batch or 1)
-    images = CheckImages.of(architecture, shape)
+    images = CheckImages.of(architecture, shape, network)
     if images.data is None and "int8" in options.formats:
         raise UserError(
             f"--formats int8: it is calibrated with training images, which cannot be had here: {images.why_not}; without "

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.utils.data import Subset
 
 from ..architecture import Architecture
 from ..data import ImageData, loader
 from ..latency.timing import noise
+from ..outputs import outputs_problem
 from ..own_code import make_images
 from .onnx_file import first_line
 
@@ -46,14 +47,19 @@ class CheckImages:
     why_not: str = ""
 
     @classmethod
-    def of(cls, architecture: Architecture, shape: Sequence[int]) -> CheckImages:
-        """Those of the data set that the architecture names; if it cannot be had, noise, and the log says why."""
+    def of(cls, architecture: Architecture, shape: Sequence[int], network: nn.Module | None = None) -> CheckImages:
+        """Those of the data set that the architecture names; if it cannot be had, noise, and the log says why.
+
+        So it is where their classes are not those of the network.
+        """
         shape = tuple(shape)
         try:
             name = architecture.data["name"]
             data = make_images(name, architecture.data.get("arguments", {}))
             if data.shape[0] != shape[0]:
                 raise ValueError(f"its images have {data.shape[0]} channels, the net takes {shape[0]}")
+            if network is not None and (problem := outputs_problem(network, torch.zeros(2, *shape), data.num_classes)):
+                raise ValueError(f"the net {problem}")
         except Exception as error:  # files that are not here, a module of somebody else's
             known = f"the data set '{architecture.data['name']}'" if "name" in architecture.data else "a data set"
             why = "none is named" if "name" not in architecture.data else first_line(error)

@@ -28,6 +28,7 @@ from ..data_fingerprint import differing_images, fingerprint
 from ..derive import Architecture, installed_versions
 from ..errors import UserError
 from ..files import write_text, write_weights
+from ..outputs import require_outputs
 from ..own_code import make_images
 from ..progress import bar
 from .augmentation import augmented
@@ -111,6 +112,7 @@ def train(
         known_by = {part: fingerprint(data, part) for part in ("train_plain", "test")} if config.epochs else {}
         if config.augmentation is not None:
             data = augmented(data, config.augmentation, architecture)
+        require_outputs(network, data, f"{architecture_path}: its network")
         division = divide(data, config.validation)
         if config.epochs == 0:
             accuracy = Judge(division.test, config.batch_size, config.workers, processes)(network)
@@ -122,6 +124,7 @@ def train(
             taught_by = teacher(config.distillation, architecture_path.parent, network, architecture).to(
                 processes.device
             )
+            require_outputs(taught_by, data, f"distillation.teacher: {config.distillation.teacher}")
         training = _Training(
             config,
             architecture_path,

@@ -1,0 +1,101 @@
+"""Whether a network answers with one number per class: held against the images before anything is trained on them."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .accuracy import as_channels_last
+from .data import ImageData
+from .errors import UserError
+from .generators import generators_kept
+
+__all__ = ["FILLED_IN", "outputs_problem", "require_outputs", "two_images", "where_classes_are_given"]
+
+FILLED_IN = ("num_classes", "num_labels")  # arguments of a space's constructor that get the number of classes
+
+
+@torch.no_grad()
+def outputs_problem(network: nn.Module, images: Tensor, num_classes: int) -> str | None:
+    """What is wrong with the outputs of a network, or None.
+
+    Parameters
+    ----------
+    network
+        Not changed, and no random number is drawn: a copy of it runs once, in evaluation mode.
+    images
+        Shape (n, channels, height, width).
+    num_classes
+        How many numbers it should answer with, for each image.
+    """
+    copied = copy.deepcopy(network).eval()
+    like = next(copied.parameters(), images)
+    try:
+        with generators_kept():
+            found: Any = copied(as_channels_last(images.to(like.device, like.dtype)))
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:  # of somebody's forward
+        said = str(error).strip().partition("\n")[0] or type(error).__name__
+        return f"does not run on images of shape {tuple(images.shape[1:])}: {said}"
+    if not isinstance(found, Tensor):
+        return f"gives a {type(found).__name__}; allowed: a tensor of shape (batch, {num_classes})"
+    if tuple(found.shape) != (len(images), num_classes):
+        sizes = ["batch" if size == len(images) and i == 0 else str(size) for i, size in enumerate(found.shape)]
+        return (
+            f"gives outputs of shape ({', '.join(sizes)}), where the images have {num_classes} classes; allowed: (batch, "
+            f"{num_classes})"
+        )
+    return None
+
+
+def require_outputs(network: nn.Module, data: ImageData, what: str, advice: str = "") -> None:
+    """Refuse a network that does not fit the classes of the images.
+
+    Parameters
+    ----------
+    what
+        The network, for people: what an error begins with.
+    advice
+        What an error about the number of classes ends with.
+
+    Raises
+    ------
+    UserError
+        It does not run on them, or answers with another number of outputs.
+    """
+    if problem := outputs_problem(network, two_images(data), data.num_classes):
+        raise UserError(f"{what} {problem}{advice if 'classes' in problem else ''}")
+
+
+def two_images(data: ImageData) -> Tensor:
+    """The first and the last training image, as they are evaluated; reading them leaves the global generators alone."""
+    images: Any = data.train_plain
+    with generators_kept():
+        return torch.stack([images[0][0], images[len(images) - 1][0]])
+
+
+def where_classes_are_given(accepted: Iterable[str], given: Mapping[str, Any], num_classes: int) -> str:
+    """By which argument a space gets to know how many classes there are, in words.
+
+    Parameters
+    ----------
+    accepted
+        Arguments of its constructor.
+    given
+        Those that the configuration sets itself.
+    """
+    names = list(accepted)
+    if ours := [name for name in FILLED_IN if name in names]:
+        if set(ours) & given.keys():
+            return f". Leave out space.{ours[0]}: a search fills it in"
+        return f". Its constructor got {ours[0]}={num_classes}"
+    likely = [name for name in names if any(word in name.lower() for word in ("class", "label", "categor"))]
+    likely += difflib.get_close_matches("num_classes", names, n=1) + [name for name in names if "out" in name.lower()]
+    filled = f"A search fills in an argument called {' or '.join(FILLED_IN)}"
+    if likely:
+        return f". {filled}; name {likely[0]!r} so, or give it: space.{likely[0]}={num_classes}"
+    return f". {filled}; its constructor takes {', '.join(names) or 'none'}"
