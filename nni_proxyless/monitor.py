@@ -19,7 +19,7 @@ from .config import SearchConfig
 from .costs import Cost
 from .data import Parts, loader
 from .derive import count_macs, count_parameters
-from .errors import UserError
+from .divergence import DivergedError, require_finite
 from .latency import LatencyProfiler
 from .latency.operation import Shape
 from .progress import n_fixed, n_fixed_text
@@ -57,10 +57,10 @@ class DerivedNetMonitor(pytorch_lightning.Callback):
         seen = {name: float(value) for name, value in trainer.callback_metrics.items()}
         train_loss = seen.get("train_loss", math.nan)
         if not math.isfinite(train_loss):
-            raise UserError(
-                f"training: the loss is {train_loss} after epoch {trainer.current_epoch + 1}: the training diverged. "
-                "Use a smaller training.learning_rate."
-            )
+            raise DivergedError(f"the loss is {train_loss} after epoch {trainer.current_epoch + 1}")
+        require_finite(
+            module, trainer.current_epoch
+        )  # after the last step, whose loss was still that of the weights before
         if not trainer.is_global_zero:
             return
         self.last = {

@@ -30,6 +30,7 @@ from .data import ImageData, loader, split
 from .data_fingerprint import know_again
 from .deployment.onnx_file import leave_onnx
 from .derive import Architecture, build_network, installed_versions
+from .divergence import DivergedError, is_finite
 from .errors import UserError
 from .evaluator import ImageClassification
 from .files import write_text, write_weights
@@ -174,6 +175,17 @@ def _search(
         strategy(RawFormatModelSpace(space, evaluator), InProcessEngine())
     except MisconfigurationException as error:
         raise UserError(str(error)) from error
+    except (
+        RuntimeError,
+        ValueError,
+    ) as error:  # NNI's own strategies, or an estimate, may stumble over what is no number
+        if (
+            isinstance(error, UserError)
+            or getattr(strategy, "_mutated_model_space", None) is None
+            or is_finite(strategy.oneshot_module)
+        ):
+            raise
+        raise DivergedError("the weights are no numbers") from error
     if is_helper():
         return None
 

@@ -33,6 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nni_proxyless.divergence import DivergedError
 from nni_proxyless.latency.choices import as_nni_has_it
 
 __all__ = [
@@ -378,7 +379,12 @@ class Gate(nn.Module):
             probs = torch.softmax(self.alpha.detach().cpu() + size_bias * sizes.log(), dim=0)
         else:
             probs = self.probs().detach().cpu()
-        active = int(torch.multinomial(probs, 1, generator=self.generator))
+        try:
+            active = int(torch.multinomial(probs, 1, generator=self.generator))
+        except RuntimeError as error:  # looked at afterwards: a look at every draw would be felt
+            if torch.isfinite(probs).all():
+                raise
+            raise DivergedError(f"the probabilities of choice {self.label!r} are no numbers") from error
         self.open(active)
         return active
 

@@ -15,6 +15,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from nni_proxyless.divergence import require_finite
 from nni_proxyless.latency import LatencyPenalty
 from nni_proxyless.latency.penalties import Penalties
 from nni_proxyless.modes import Modes
@@ -144,6 +145,7 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         result = super().on_train_epoch_end()
         if self.trainer.world_size > 1:  # each process has seen its own share of the images
             average([b for b in self.training_module.buffers() if b.is_floating_point()])
+        require_finite(self, self.trainer.current_epoch)
         if self.stop_and_go is not None:
             self.stop_and_go.after_epoch(self)
         return result

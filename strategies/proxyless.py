@@ -44,6 +44,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from nni_proxyless.batch_norm import batch_norm_statistics_kept
+from nni_proxyless.divergence import DivergedError
 from nni_proxyless.latency import LatencyReward
 from nni_proxyless.latency.penalties import Penalties
 
@@ -84,7 +85,7 @@ def sample_pair(probs: Tensor, generator: torch.Generator) -> tuple[int, int]:
     if probs.numel() < 2:
         raise ValueError(f"a pair needs at least two candidates, not {probs.numel()}")
     if not torch.isfinite(probs).all():
-        raise ValueError(f"probabilities of the candidates are not finite: {probs.tolist()}")
+        raise DivergedError(f"probabilities of the candidates are not finite: {probs.tolist()}")
     # A candidate whose probability has underflowed to 0 can still be the second of a pair.
     a, b = torch.multinomial(probs.clamp_min(torch.finfo(probs.dtype).tiny), 2, generator=generator).tolist()
     q_a = probs[a] / (probs[a] + probs[b])

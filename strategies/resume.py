@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from nni.nas.oneshot.pytorch.profiler import ProfilerPenalty
 
+from nni_proxyless.divergence import DivergedError, is_finite
+
 from .checkpoint import CheckpointError, CheckpointFolder, differences
 from .replay import rng_state, set_rng_state
 
@@ -149,9 +151,13 @@ class StopAndGo:
             "held_out": module.held_out_batches.state(),
         }
         ranks = [mine]
+        finite = [is_finite(module)]
         if trainer.world_size > 1:
-            ranks = [{} for _ in range(trainer.world_size)]
+            ranks, finite = [{} for _ in range(trainer.world_size)], [True] * trainer.world_size
+            torch.distributed.all_gather_object(finite, is_finite(module))
             torch.distributed.all_gather_object(ranks, mine)
+        if not all(finite):  # a checkpoint from which nothing could go on would take the place of a good one
+            raise DivergedError("the weights are no numbers", trainer.current_epoch)
         if trainer.is_global_zero:
             self.files.write(
                 {

@@ -1,0 +1,45 @@
+"""Trainings whose numbers are none any more: noticed before a result or a checkpoint is made of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from .errors import UserError
+
+__all__ = ["DivergedError", "is_finite", "require_finite"]
+
+
+class DivergedError(UserError, ValueError):
+    """A training has diverged; the message says what is no number, in which epoch, and what to do."""
+
+    def __init__(self, what: str, epoch: int | None = None):
+        when = "" if epoch is None else f" in epoch {epoch + 1}"
+        super().__init__(f"training: {what}{when}: the training diverged. Use a smaller training.learning_rate.")
+
+
+@torch.no_grad()
+def is_finite(module: nn.Module) -> bool:
+    """Whether all that is trained in a module, logits included, and all running statistics are numbers. Waits for the device."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    for m in module.modules():
+        if isinstance(m, _NormBase):
+            trained += [b for b in (m.running_mean, m.running_var) if b is not None]
+    by_device: dict[torch.device, list[torch.Tensor]] = {}
+    for tensor in trained:
+        # Infinite or no number where one of its elements is; and no overflow where all are.
+        by_device.setdefault(tensor.device, []).append((tensor * 0).sum().float())
+    return all(bool(torch.stack(sums).isfinite().all()) for sums in by_device.values())
+
+
+def require_finite(module: nn.Module, epoch: int) -> None:
+    """End a training that has diverged.
+
+    Raises
+    ------
+    DivergedError
+        Something that is trained is no number.
+    """
+    if not is_finite(module):
+        raise DivergedError("the weights are no numbers", epoch)
