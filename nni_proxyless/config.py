@@ -133,7 +133,25 @@ class CostSection(Section):
         return self.name or self.estimator.name.rpartition(":")[2]
 
 
+# Of these it is known that timm has them, without its import, which takes seconds.
+USUAL_OPTIMIZERS = (
+    "sgd",
+    "momentum",
+    "adam",
+    "adamw",
+    "nadam",
+    "nadamw",
+    "rmsprop",
+    "rmsproptf",
+    "lamb",
+    "lars",
+    "lion",
+)
+
+
 def _timm_optimizer(name: str) -> str:
+    if name in USUAL_OPTIMIZERS:
+        return name
     from timm.optim import list_optimizers
 
     if name not in (known := list_optimizers()):
@@ -208,9 +226,9 @@ def _teacher(value: str) -> str:
 
 
 def _device(name: str) -> str:
-    import torch
+    if name not in ("auto", "cpu", "cuda", "mps"):
+        import torch  # which takes seconds, and knows these
 
-    if name != "auto":
         try:
             torch.device(name)
         except RuntimeError as error:

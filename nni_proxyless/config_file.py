@@ -7,7 +7,6 @@ keys, the arguments of what it names; these are checked against its signature an
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,9 +14,9 @@ from typing import Any, NamedTuple, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from . import registry
 from .config import SearchConfig, TrainConfig
 from .errors import UserError, did_you_mean, on_one_line, shown
+from .options import options_of
 from .overrides import NamedPath, file_and_overrides, is_file, override
 from .yaml_file import parse_value, read_yaml
 
@@ -45,11 +44,6 @@ NAMED = (
 LITERALLY = ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 EXAMPLES: dict[Any, str] = {SearchConfig: "'space:' and 'strategy:'", TrainConfig: "'epochs:' and 'optimizer:'"}
 LONGEST_NAME = 200
-CONSTRUCTED = (
-    "nni_proxyless.search_spaces",
-    "nni_proxyless.strategies",
-    "nni_proxyless.estimators",
-)  # cheap, touches no data
 
 
 def read_config(cls: type[Config], path: str | Path | None, overrides: Sequence[tuple[str, str, Any]] = ()) -> Config:
@@ -179,14 +173,13 @@ def _check_arguments(
     try:
         if len(name) > LONGEST_NAME:
             raise ValueError(f"{shown(name)} is unknown")
-        factory = _load(named.group, name)
-        accepted = registry.accepted_arguments(factory)
+        options = options_of(named.group, name)
     except (ValueError, TypeError) as error:  # TypeError: something that has no signature
         complain(name_path, str(error))
         return False
 
     parameters = {
-        n: p for n, p in accepted.items() if n not in named.filled_in and n != "engine" and n != "model_space"
+        n: p for n, p in options.parameters.items() if n not in named.filled_in and n != "engine" and n != "model_space"
     }
     own = [n for n in fields if n not in parameters]
     given = {k: v for k, v in section.items() if k not in own}
@@ -196,52 +189,21 @@ def _check_arguments(
             complain(path, unknown_key(key, [*own, *parameters]), str(key))
             sound = False
     for key, value in given.items():
-        if key in parameters and (problem := _type_problem(factory, key, parameters[key], value)):
+        if key in parameters and (problem := _type_problem(options.types.get(key, Any), value)):
             complain((*path, key), problem)
             sound = False
     missing = [n for n, p in parameters.items() if p.default is p.empty and n not in given]
     if missing:
         complain(path, f"{name} needs {', '.join(missing)}")
         return False
-    if sound and named.group in CONSTRUCTED and (problem := _refusal(factory, given)):
+    if sound and (problem := options.refusal(given)):
         complain(path, problem)
         return False
     return sound
 
 
-_loaded: dict[tuple[str, str], Any] = {}  # to find an entry point, the files of every installed package are read
-
-
-def _load(group: str, name: str) -> Any:
-    if ":" in name:
-        return registry.load(group, name)  # imported already, or written anew
-    if (group, name) not in _loaded:
-        _loaded[group, name] = registry.load(group, name)
-    return _loaded[group, name]
-
-
-_refusals: dict[tuple[Any, str], str | None] = {}  # an experiment's trials have the same space: it is built once
-
-
-def _refusal(factory: Any, arguments: Mapping[str, Any]) -> str | None:
-    """What the constructor says against the arguments."""
-    key = (factory, repr(sorted(arguments.items())))
-    if key not in _refusals:
-        try:
-            factory(**arguments)
-            _refusals[key] = None
-        except Exception as error:
-            said = next(iter(str(error).splitlines()), "")  # torch adds a stack of its own
-            sort = "" if isinstance(error, (ValueError, TypeError)) and said else f"{type(error).__name__}: "
-            _refusals[key] = sort + said
-    return _refusals[key]
-
-
-def _type_problem(factory: Any, key: str, parameter: inspect.Parameter, value: Any) -> str | None:
-    if parameter.annotation is parameter.empty:
-        return None
+def _type_problem(annotation: Any, value: Any) -> str | None:
     try:
-        annotation = registry.argument_types(factory).get(key, Any)
         expected = TypeAdapter(annotation, config=LITERALLY)
     except Exception:
         return None  # an annotation that pydantic does not know; the constructor will say

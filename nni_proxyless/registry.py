@@ -17,12 +17,17 @@ from typing import Any
 
 from .errors import did_you_mean
 
-__all__ = ["accepted_arguments", "argument_types", "load", "names"]
+__all__ = ["accepted_arguments", "argument_types", "load", "names", "value_of"]
 
 
 def names(group: str) -> list[str]:
     """What is registered under an entry-point group, by this package and by others."""
     return sorted({entry.name for entry in entry_points(group=group)})
+
+
+def value_of(group: str, name: str) -> str | None:
+    """What a registered name stands for, as ``package.module:Class``; None for one that is not registered."""
+    return next((entry.value for entry in entry_points(group=group) if entry.name == name), None)
 
 
 def load(group: str, name: str) -> Any:

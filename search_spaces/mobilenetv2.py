@@ -17,6 +17,7 @@ import copy
 import functools
 import re
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, Literal, cast
 
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
@@ -25,32 +26,14 @@ from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedRes
 from timm.models._efficientnet_builder import efficientnet_init_weights
 from torch import Tensor, nn
 
-from nni_proxyless.errors import did_you_mean
 from nni_proxyless.latency.operation import Shape, describe, other_names, shape_text
 
+from .layout import PRESETS, layout_of, problems_of_layout
 from .shared_weights import align_candidates, share_weights
 
 __all__ = ["PRESETS", "MobileNetV2Space"]
 
 BN_EPS = 1e-3  # of the official search code (FACTS 1.6)
-
-PRESETS: dict[str, dict[str, Any]] = {
-    # The paper's ImageNet space, for 224x224.
-    "imagenet": {
-        "stem_width": 32, "stem_stride": 2, "first_width": 16, "widths": (24, 40, 80, 96, 192, 320),
-        "depths": (4, 4, 4, 4, 4, 1), "strides": (2, 2, 2, 1, 2, 1), "feature_mix": 1280,
-    },
-    # The same widths and depths for 32x32: the first two reductions are left out, as is usual for CIFAR.
-    "cifar": {
-        "stem_width": 32, "stem_stride": 1, "first_width": 16, "widths": (24, 40, 80, 96, 192, 320),
-        "depths": (4, 4, 4, 4, 4, 1), "strides": (1, 2, 2, 1, 2, 1), "feature_mix": 1280,
-    },
-    # For small images on a small machine: 9 choices, 6 of which may be skipped.
-    "small": {
-        "stem_width": 16, "stem_stride": 1, "first_width": 8, "widths": (16, 24, 40),
-        "depths": (3, 3, 3), "strides": (2, 2, 1), "feature_mix": 128,
-    },
-}  # fmt: skip
 
 
 class MobileNetV2Space(ModelSpace):
@@ -111,21 +94,14 @@ class MobileNetV2Space(ModelSpace):
         shared_weights: bool = False,
     ):
         super().__init__()
-        if preset not in PRESETS:
-            raise ValueError(f"preset is {preset!r}; allowed: {', '.join(PRESETS)}.{did_you_mean(preset, PRESETS)}")
-        given = {
-            "stem_width": stem_width, "stem_stride": stem_stride, "first_width": first_width, "widths": widths,
-            "depths": depths, "strides": strides, "feature_mix": feature_mix,
-        }  # fmt: skip
-        layout = PRESETS[preset] | {name: value for name, value in given.items() if value is not None}
-        _check(
-            layout,
-            num_classes=num_classes,
-            in_channels=in_channels,
-            kernels=kernels,
-            expansions=expansions,
-            dropout=dropout,
-        )
+        options = SimpleNamespace(
+            preset=preset, stem_width=stem_width, stem_stride=stem_stride, first_width=first_width, widths=widths, depths=depths,
+            strides=strides, feature_mix=feature_mix, num_classes=num_classes, in_channels=in_channels, kernels=kernels,
+            expansions=expansions, dropout=dropout,
+        )  # fmt: skip
+        if problems := problems_of_layout(options):
+            raise ValueError("; ".join(problems))
+        layout = layout_of(options)
         self.layout = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in layout.items()}
         self.num_classes, self.in_channels, self.dropout = num_classes, in_channels, dropout
         self.shared_weights = shared_weights
@@ -279,54 +255,3 @@ def _expanded_conv(module: Any, input_shape: Shape, output_shape: Shape, expand:
         f"expanded_conv-input:{shape_text(input_shape)}-output:{shape_text(output_shape)}"
         f"-expand:{expand:g}-kernel:{kernel}-stride:{stride}-idskip:{int(module.has_skip)}"
     )
-
-
-def _check(
-    layout: Mapping[str, Any], *, num_classes: int, in_channels: int, kernels: Any, expansions: Any, dropout: float
-) -> None:
-    """Collect everything that is wrong, then say it at once."""
-    problems = []
-
-    def whole(name: str, value: Any, least: int = 1, multiple: int = 1) -> None:
-        if not isinstance(value, int) or isinstance(value, bool) or value < least or value % multiple:
-            kind = f"multiples of {multiple}" if multiple > 1 else f"whole numbers of {least} or more"
-            problems.append(f"{name} is {value!r}; allowed: {kind}")
-
-    # Multiples of 8: timm rounds the expanded width to 8, and so do the paper's networks.
-    for name in ("stem_width", "first_width", "feature_mix"):
-        whole(name, layout[name], 8, 8)
-    whole("num_classes", num_classes)
-    whole("in_channels", in_channels)
-    stages = {name: layout[name] for name in ("widths", "depths", "strides")}
-    for name, values in stages.items():
-        if isinstance(values, (str, bytes)) or not isinstance(values, Sequence) or not values:
-            problems.append(f"{name} is {values!r}; allowed: a list with one entry per stage")
-            continue
-        for i, value in enumerate(values):
-            if name != "strides":
-                whole(f"{name}[{i}]", value, *((8, 8) if name == "widths" else (1, 1)))
-    if not problems and len({len(v) for v in stages.values()}) > 1:
-        problems.append(
-            f"widths, depths and strides have {', '.join(str(len(v)) for v in stages.values())} entries; allowed: the same number, one per stage"
-        )
-    strides = layout["strides"] if isinstance(layout["strides"], (list, tuple)) else ()
-    for name, value in [("stem_stride", layout["stem_stride"]), *((f"strides[{i}]", v) for i, v in enumerate(strides))]:
-        if isinstance(value, bool) or not isinstance(value, int) or value not in (1, 2):
-            problems.append(f"{name} is {value!r}; allowed: 1, 2")
-    for name, values in {"kernels": kernels, "expansions": expansions}.items():
-        if (
-            isinstance(values, (str, bytes))
-            or not isinstance(values, Sequence)
-            or not values
-            or len(set(values)) != len(values)
-        ):
-            problems.append(f"{name} is {values!r}; allowed: a list of different whole numbers")
-            continue
-        for value in values:
-            whole(name, value)
-            if name == "kernels" and isinstance(value, int) and value % 2 == 0:
-                problems.append(f"kernels holds {value}; allowed: odd numbers")
-    if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
-        problems.append(f"dropout is {dropout!r}; allowed: 0 up to, but not, 1")
-    if problems:
-        raise ValueError("; ".join(problems))

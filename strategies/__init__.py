@@ -11,10 +11,28 @@
 :mod:`.processes`         the same on several processes
 :mod:`.resume`            the same when it is killed and started again; on :mod:`.checkpoint` and :mod:`.replay`
 :mod:`.identity`          which options make it another search
+:mod:`.ranges`            which values its options may have
 ========================  ==================================================================================
+
+What is named here is imported when it is asked for: NNI, torch and Lightning take many seconds, and who only asks which options
+there are needs none of them.
 """
 
-from .dsnas import DSNAS
-from .proxyless import ProxylessNAS
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .dsnas import DSNAS
+    from .proxyless import ProxylessNAS
 
 __all__ = ["DSNAS", "ProxylessNAS"]
+
+_HOMES = {"DSNAS": "dsnas", "ProxylessNAS": "proxyless"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

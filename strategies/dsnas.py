@@ -55,12 +55,11 @@ from .limits import most_probable_within
 from .module import SampledOneShotModule, entropy
 from .oneshot import SampledStrategy
 from .processes import average, average_gradients
+from .ranges import problems_of_dsnas
 from .reinforce import MovingBaseline
 from .supernet import settle
 
 __all__ = ["DSNAS", "is_decided", "log_prob_of_path", "loss_reward_term"]
-
-REWARDS = ("loss", "gradient")
 
 
 def log_prob_of_path(gates: Iterable[Gate]) -> Tensor:
@@ -353,6 +352,7 @@ class DSNAS(SampledStrategy):
         An argument outside its range; the message names all such arguments.
     """
 
+    out_of_range = staticmethod(problems_of_dsnas)
     initial_spread = 1e-2  # FACTS 2.4.1
     needs_held_out_data = False
     leaves_trained_network = True
@@ -401,22 +401,6 @@ class DSNAS(SampledStrategy):
             seed=seed,
             **kwargs,
         )
-
-    def problems(self) -> list[str]:
-        problems = super().problems()
-        for name, allowed in (("reward", REWARDS), ("paths", ("per-process", "shared"))):
-            if getattr(self, name) not in allowed:
-                problems.append(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(map(repr, allowed))}")
-        if self.search_epochs is not None and self.search_epochs < 1:
-            problems.append(
-                f"search_epochs is {self.search_epochs}; allowed: 1 or more, or none for half of the epochs"
-            )
-        if not self.entropy_weight >= 0:
-            problems.append(f"entropy_weight is {self.entropy_weight}; allowed: 0 or more")
-        for name in ("fix_gap", "baseline_weight"):
-            if not 0 < getattr(self, name) <= 1:
-                problems.append(f"{name} is {getattr(self, name)}; allowed: greater than 0, up to 1")
-        return problems
 
     def configure_oneshot_module(self, training_module: LightningModule) -> DSNASModule:
         return DSNASModule(

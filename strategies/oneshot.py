@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -23,6 +22,7 @@ from .gate import Gate
 from .identity import WITHOUT_EFFECT, identity_of_penalty, options_of
 from .limits import limits_of
 from .module import divided
+from .ranges import problems_of_sampled
 from .refusal import Original, SpaceError, refuse_cell, refuse_values, unchanged_if_refused
 from .replay import ReplayableLoader
 from .resume import StopAndGo
@@ -38,6 +38,8 @@ class SampledStrategy(OneShotStrategy):
     ----------
     initial_spread
         Standard deviation of the initial logits.
+    out_of_range
+        Which of a strategy's options are, in words.
     needs_held_out_data
         Whether the evaluator's validation data train the architecture; if not, the search does not touch them.
     leaves_trained_network
@@ -45,6 +47,7 @@ class SampledStrategy(OneShotStrategy):
     """
 
     initial_spread = 1e-3  # FACTS 1.6
+    out_of_range = staticmethod(problems_of_sampled)
     needs_held_out_data = True
     leaves_trained_network = False
 
@@ -88,28 +91,7 @@ class SampledStrategy(OneShotStrategy):
 
     def problems(self) -> list[str]:
         """Every argument that is out of range, one sentence each."""
-        problems = []
-        for name, least in (("warmup_epochs", 0), ("log_prob_every_n_step", 1), ("accumulate_grad_batches", 1)):
-            if getattr(self, name) < least:
-                problems.append(f"{name} is {getattr(self, name)}; allowed: {least} or more")
-        if not 0 <= self.size_bias < math.inf:
-            problems.append(f"size_bias is {self.size_bias}; allowed: 0 or more")
-        if not self.arc_learning_rate > 0:
-            problems.append(f"arc_learning_rate is {self.arc_learning_rate}; allowed: greater than 0")
-        for name in ("warmup_learning_rate", "gradient_clip_val"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                problems.append(f"{name} is {getattr(self, name)}; allowed: greater than 0, or none")
-        if self.gradient_clip_algorithm not in ("norm", "value"):
-            problems.append(f"gradient_clip_algorithm is {self.gradient_clip_algorithm!r}; allowed: 'norm', 'value'")
-        if self.warmup_learning_rate is not None and self.warmup_epochs == 0:
-            problems.append(
-                "warmup_learning_rate has no effect with warmup_epochs 0; allowed: warmup_epochs of 1 or more"
-            )
-        if self.checkpoint_every is not None and not self.checkpoint_every >= 1:
-            problems.append(f"checkpoint_every is {self.checkpoint_every}; allowed: 1 or more batches, or none")
-        if problem := self.penalty_problem():
-            problems.append(problem)
-        return problems
+        return [*self.out_of_range(self), *([problem] if (problem := self.penalty_problem()) else [])]
 
     def penalty_problem(self) -> str | None:
         """What is wrong with the penalty, if anything."""

@@ -1,11 +1,9 @@
 """NNI's own one-shot strategies, so that they can be compared with those here in the same harness.
 
-=====================  ==============================================================================================
 :class:`DARTS`         ``nni-darts``: DARTS (Liu, Simonyan, Yang; ICLR 2019), of first order
 :class:`GumbelDARTS`   ``nni-gumbel-darts``: the same on samples of the Gumbel softmax (FBNet, SNAS)
 :class:`Proxyless`     ``nni-proxyless``: NNI's ProxylessNAS
 :class:`RandomOneShot` ``nni-random``: a supernet of paths drawn at random (Guo et al., ECCV 2020), and a random network of it
-=====================  ==============================================================================================
 
 The methods are NNI's, as their classes are. Changed is what keeps NNI's from being compared, or from learning the latency:
 
@@ -51,14 +49,10 @@ from nni_proxyless.latency.penalties import Penalties
 from nni_proxyless.latency.penalty import logits_of
 
 from .refusal import unchanged_if_refused
+from .refused import REFUSED
 from .supernet import choices_of
 
 __all__ = ["DARTS", "REFUSED", "GumbelDARTS", "Proxyless", "RandomOneShot"]
-
-REFUSED: dict[str, str] = {
-    "nni-enas": "NNI's ENAS needs tianshou and gym, which this package does not bring, and was not repaired here; proxyless with update "
-    "reinforce learns from rewards as well"
-}
 
 
 class _Peer:

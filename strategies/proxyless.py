@@ -52,11 +52,10 @@ from .gate import Gate, gradients_off
 from .module import SampledOneShotModule, entropy
 from .oneshot import SampledStrategy
 from .processes import average
+from .ranges import problems_of_proxyless
 from .reinforce import MovingBaseline, accuracy_of, reinforce_loss
 
 __all__ = ["MovingBaseline", "ProxylessNAS", "pair_shift", "reinforce_loss", "sample_pair"]
-
-UPDATES = ("two-path", "full", "reinforce")
 
 
 def sample_pair(probs: Tensor, generator: torch.Generator) -> tuple[int, int]:
@@ -362,6 +361,8 @@ class ProxylessNAS(SampledStrategy):
         An argument outside its range; the message names all such arguments.
     """
 
+    out_of_range = staticmethod(problems_of_proxyless)
+
     def __init__(
         self,
         *,
@@ -418,31 +419,6 @@ class ProxylessNAS(SampledStrategy):
             seed=seed,
             **kwargs,
         )
-
-    def problems(self) -> list[str]:
-        problems = super().problems()
-        for name, allowed in (
-            ("update", UPDATES),
-            ("cost_probs", ("pair", "full")),
-            ("baseline", ("before", "after", "never")),
-        ):
-            if getattr(self, name) not in allowed:
-                problems.append(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(map(repr, allowed))}")
-        for name, least in (
-            ("arc_update_every", 1),
-            ("arc_update_steps", 1),
-            ("arc_start_epoch", 0),
-            ("reinforce_samples", 1),
-        ):
-            if getattr(self, name) < least:
-                problems.append(f"{name} is {getattr(self, name)}; allowed: {least} or more")
-        if not self.entropy_weight >= 0:
-            problems.append(f"entropy_weight is {self.entropy_weight}; allowed: 0 or more")
-        if not 0 < self.baseline_weight <= 1:
-            problems.append(f"baseline_weight is {self.baseline_weight}; allowed: greater than 0, up to 1")
-        if not self.reward_exponent <= 0:
-            problems.append(f"reward_exponent is {self.reward_exponent}; allowed: 0 or less, a slow network earns less")
-        return problems
 
     def penalty_problem(self) -> str | None:
         if self.update == "reinforce":

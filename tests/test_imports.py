@@ -24,10 +24,10 @@ ABOVE = (
 )
 
 
-def printed(code: str, *words: str | Path) -> list[str]:
-    """What a fresh process prints by this code; commands in it may print as well."""
+def printed(code: str, *words: str | Path, given: str = "") -> list[str]:
+    """What a fresh process prints by this code; commands in it may print as well. ``given``: its standard input."""
     started = [sys.executable, "-W", "ignore", "-c", code, *map(str, words)]
-    done = subprocess.run(started, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(started, input=given, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -42,7 +42,8 @@ def test_latency_comes_alone():
         "    print(*sorted(n for n in sys.modules if n in above or n.startswith(tuple(a + '.' for a in above))))\n"
         "from nni_proxyless.latency import *\n"  # a name is imported when it is asked for
         "look()\n"
-        "import nni_proxyless.strategies, nni_proxyless.search_spaces\n"
+        "from nni_proxyless.strategies import *\n"
+        "from nni_proxyless.search_spaces import *\n"
         "look()"
     )
     assert first == ""

@@ -84,7 +84,6 @@ def _yaml(config: Any) -> str:
 def _kind(path: Path) -> str:
     """Of which kind a file is: the one that most of its keys belong to."""
     from ..config import SearchConfig, TrainConfig
-    from ..experiment_file import EXPERIMENT_KEYS, folded
     from ..yaml_file import read_yaml
 
     content = read_yaml(path, example="'space:', 'trialCommand:' or 'epochs:'")
@@ -92,7 +91,11 @@ def _kind(path: Path) -> str:
         raise UserError(f"{path}: holds no key; expected some such as 'space:', 'trialCommand:' or 'epochs:'")
     known = {
         "search": sum(key in SearchConfig.model_fields for key in content),
-        "experiment": sum(folded(key) in EXPERIMENT_KEYS for key in content),
+        "experiment": 0,
         "train": sum(key in TrainConfig.model_fields for key in content),
     }
+    if 2 * max(known.values()) <= len(content):  # else NNI knows fewer of them, and to ask it takes seconds
+        from ..experiment_file import EXPERIMENT_KEYS, folded
+
+        known["experiment"] = sum(folded(key) in EXPERIMENT_KEYS for key in content)
     return max(known, key=lambda kind: known[kind])

@@ -1,0 +1,148 @@
+"""Arguments of classes and functions as their source says them, read without an import.
+
+To import a strategy or a space is to import torch, Lightning and NNI, which takes many seconds; which arguments it takes stands in
+a file of a few kilobytes. So ``init``, ``check`` and whoever mistypes a key are answered at once.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import collections.abc
+import functools
+import importlib.util
+import inspect
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+__all__ = ["Signature", "read_signature"]
+
+_OF_TYPES = {
+    **vars(builtins),
+    **vars(typing),
+    **vars(collections.abc),
+}  # the names that annotations of arguments are made of
+_ROOTS = ("object", "ABC")  # take no arguments
+
+
+class Signature(NamedTuple):
+    """What :func:`.registry.accepted_arguments` and :func:`.registry.argument_types` say of the same thing once it is imported."""
+
+    parameters: dict[str, inspect.Parameter]
+    types: dict[str, Any]
+
+
+class _UnreadableError(Exception):
+    """The source does not say it: a base class that is made by a program, several of them, a dataclass that inherits."""
+
+
+def read_signature(module: str, name: str) -> Signature | None:
+    """The arguments of ``module.name``, those of base classes through ``**kwargs`` included; None where the source does not tell."""
+    found: dict[str, inspect.Parameter] = {}
+    try:
+        for parameters in _inits(module, name):
+            for parameter in parameters:
+                found.setdefault(parameter.name, parameter)
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                break
+    except (_UnreadableError, OSError, SyntaxError, ImportError):
+        return None
+    named = {n: p for n, p in found.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    types = {
+        n: p.annotation for n, p in named.items() if p.annotation is not p.empty and not isinstance(p.annotation, str)
+    }
+    return Signature(named, types)
+
+
+def _inits(module: str, name: str) -> Iterator[list[inspect.Parameter]]:
+    """Parameters of a function; of a class those of its constructor and, one after the other, of its base classes'."""
+    if name in _ROOTS:
+        return
+    home, node = _definition(module, name)
+    if not isinstance(node, ast.ClassDef):
+        yield _parameters(node)
+        return
+    init = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
+    if init is not None:
+        yield _parameters(init)[1:]
+    elif node.decorator_list:
+        if [ast.unparse(one) for one in node.decorator_list] not in (["dataclass"], ["dataclasses.dataclass"]):
+            raise _UnreadableError
+        yield [_field(n) for n in node.body if isinstance(n, ast.AnnAssign)]
+        return
+    if len(node.bases) > 1 or not all(isinstance(base, ast.Name) for base in node.bases):
+        raise _UnreadableError
+    for base in node.bases:
+        assert isinstance(base, ast.Name)
+        yield from _inits(home, base.id)
+
+
+def _definition(module: str, name: str) -> tuple[str, ast.ClassDef | ast.FunctionDef]:
+    """Where something is defined, and its definition, imports followed; those that stand under ``TYPE_CHECKING`` too."""
+    tree, is_package = _tree(module)
+    for node in tree.body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name:
+            return module, node
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    above = module.split(".")[: len(module.split(".")) + is_package - node.level] if node.level else []
+                    return _definition(".".join([*above, *([node.module] if node.module else [])]), alias.name)
+    raise _UnreadableError
+
+
+@functools.cache
+def _tree(module: str) -> tuple[ast.Module, bool]:
+    top, *below = module.split(".")
+    if top == __name__.partition(".")[0]:  # its folders lie side by side in a checkout; its packages import nothing
+        spec = importlib.util.find_spec(module)
+        path = Path(spec.origin) if spec is not None and spec.origin is not None else None
+    else:  # to find a module inside a package, Python imports the package
+        spec = importlib.util.find_spec(top)
+        places = list(spec.submodule_search_locations or ()) if spec is not None else []
+        under = [Path(place).joinpath(*below) for place in places]
+        path = next((p for u in under for p in (u / "__init__.py", u.with_suffix(".py")) if p.is_file()), None)
+    if path is None or path.suffix != ".py":
+        raise _UnreadableError
+    return ast.parse(path.read_text(encoding="utf-8")), path.name == "__init__.py"
+
+
+def _parameters(node: ast.FunctionDef) -> list[inspect.Parameter]:
+    given, kind = node.args, inspect.Parameter
+    plain = [(kind.POSITIONAL_ONLY, arg) for arg in given.posonlyargs] + [
+        (kind.POSITIONAL_OR_KEYWORD, arg) for arg in given.args
+    ]
+    defaults: list[ast.expr | None] = [*[None] * (len(plain) - len(given.defaults)), *given.defaults]
+    found = [_parameter(arg.arg, how, arg.annotation, value) for (how, arg), value in zip(plain, defaults, strict=True)]
+    if given.vararg is not None:
+        found.append(_parameter(given.vararg.arg, kind.VAR_POSITIONAL, None, None))
+    for arg, value in zip(given.kwonlyargs, given.kw_defaults, strict=True):
+        found.append(_parameter(arg.arg, kind.KEYWORD_ONLY, arg.annotation, value))
+    if given.kwarg is not None:
+        found.append(_parameter(given.kwarg.arg, kind.VAR_KEYWORD, None, None))
+    return found
+
+
+def _field(node: ast.AnnAssign) -> inspect.Parameter:
+    assert isinstance(node.target, ast.Name)
+    return _parameter(node.target.id, inspect.Parameter.POSITIONAL_OR_KEYWORD, node.annotation, node.value)
+
+
+def _parameter(name: str, kind: Any, annotation: ast.expr | None, default: ast.expr | None) -> inspect.Parameter:
+    """With its type; as text, where other names than Python's own are needed for it, and likewise its default."""
+    resolved: Any = inspect.Parameter.empty
+    if annotation is not None:
+        try:
+            resolved = eval(ast.unparse(annotation), dict(_OF_TYPES))
+        except Exception:
+            resolved = ast.unparse(annotation)
+    value: Any = inspect.Parameter.empty
+    if default is not None:
+        try:
+            value = ast.literal_eval(default)
+        except ValueError:
+            value = ast.unparse(default)
+    return inspect.Parameter(name, kind, default=value, annotation=resolved)

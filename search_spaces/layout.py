@@ -1,0 +1,98 @@
+"""Widths, depths and strides of :class:`.MobileNetV2Space`: presets, and what is allowed.
+
+The space asks here in its constructor, and so does whoever checks a file of settings: nothing is imported for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from nni_proxyless.errors import did_you_mean
+
+__all__ = ["PRESETS", "layout_of", "problems_of_layout"]
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # The paper's ImageNet space, for 224x224.
+    "imagenet": {
+        "stem_width": 32, "stem_stride": 2, "first_width": 16, "widths": (24, 40, 80, 96, 192, 320),
+        "depths": (4, 4, 4, 4, 4, 1), "strides": (2, 2, 2, 1, 2, 1), "feature_mix": 1280,
+    },
+    # The same widths and depths for 32x32: the first two reductions are left out, as is usual for CIFAR.
+    "cifar": {
+        "stem_width": 32, "stem_stride": 1, "first_width": 16, "widths": (24, 40, 80, 96, 192, 320),
+        "depths": (4, 4, 4, 4, 4, 1), "strides": (1, 2, 2, 1, 2, 1), "feature_mix": 1280,
+    },
+    # For small images on a small machine: 9 choices, 6 of which may be skipped.
+    "small": {
+        "stem_width": 16, "stem_stride": 1, "first_width": 8, "widths": (16, 24, 40),
+        "depths": (3, 3, 3), "strides": (2, 2, 1), "feature_mix": 128,
+    },
+}  # fmt: skip
+
+
+def layout_of(options: Any) -> dict[str, Any]:
+    """The preset with what is given beside it.
+
+    Parameters
+    ----------
+    options
+        Has the arguments of the space as attributes.
+    """
+    preset = PRESETS[options.preset]
+    return {name: preset[name] if (given := getattr(options, name)) is None else given for name in preset}
+
+
+def problems_of_layout(options: Any) -> list[str]:
+    """Everything that is wrong with the arguments of the space, one sentence each."""
+    problems: list[str] = []
+    if options.preset not in PRESETS:
+        return [f"preset is {options.preset!r}; allowed: {', '.join(PRESETS)}.{did_you_mean(options.preset, PRESETS)}"]
+    layout = layout_of(options)
+
+    def whole(name: str, value: Any, least: int = 1, multiple: int = 1) -> None:
+        if not isinstance(value, int) or isinstance(value, bool) or value < least or value % multiple:
+            kind = f"multiples of {multiple}" if multiple > 1 else f"whole numbers of {least} or more"
+            problems.append(f"{name} is {value!r}; allowed: {kind}")
+
+    # Multiples of 8: timm rounds the expanded width to 8, and so do the paper's networks.
+    for name in ("stem_width", "first_width", "feature_mix"):
+        whole(name, layout[name], 8, 8)
+    whole("num_classes", options.num_classes)
+    whole("in_channels", options.in_channels)
+    stages = {name: layout[name] for name in ("widths", "depths", "strides")}
+    for name, values in stages.items():
+        if isinstance(values, (str, bytes)) or not isinstance(values, Sequence) or not values:
+            problems.append(f"{name} is {values!r}; allowed: a list with one entry per stage")
+            continue
+        for i, value in enumerate(values):
+            if name != "strides":
+                whole(f"{name}[{i}]", value, *((8, 8) if name == "widths" else (1, 1)))
+    if not problems and len({len(v) for v in stages.values()}) > 1:
+        problems.append(
+            f"widths, depths and strides have {', '.join(str(len(v)) for v in stages.values())} entries; allowed: the same number, one per stage"
+        )
+    strides = layout["strides"] if isinstance(layout["strides"], (list, tuple)) else ()
+    for name, value in [("stem_stride", layout["stem_stride"]), *((f"strides[{i}]", v) for i, v in enumerate(strides))]:
+        if isinstance(value, bool) or not isinstance(value, int) or value not in (1, 2):
+            problems.append(f"{name} is {value!r}; allowed: 1, 2")
+    for name, values in {"kernels": options.kernels, "expansions": options.expansions}.items():
+        if (
+            isinstance(values, (str, bytes))
+            or not isinstance(values, Sequence)
+            or not values
+            or len(set(values)) != len(values)
+        ):
+            problems.append(f"{name} is {values!r}; allowed: a list of different whole numbers")
+            continue
+        for value in values:
+            whole(name, value)
+            if name == "kernels" and isinstance(value, int) and value % 2 == 0:
+                problems.append(f"kernels holds {value}; allowed: odd numbers")
+    if (
+        isinstance(options.dropout, bool)
+        or not isinstance(options.dropout, (int, float))
+        or not 0 <= options.dropout < 1
+    ):
+        problems.append(f"dropout is {options.dropout!r}; allowed: 0 up to, but not, 1")
+    return problems

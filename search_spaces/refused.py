@@ -1,0 +1,26 @@
+"""Spaces of NNI's hub that cannot be searched here, and why; without an import, so that whoever names one is told at once."""
+
+from __future__ import annotations
+
+__all__ = ["REFUSED"]
+
+_ARGUMENTS = (
+    "{} chooses sizes inside its layers (MutableConv2d and the like), not among candidates that could be timed and sampled one "
+    "by one; mobilenetv2 has kernels, expansions and depths as candidates"
+)
+_CELL = (
+    "{} is made of cells that make their operations for each chosen input, so there is no supernet in which one path runs; "
+    "nasbench201 is a space of cells that works here"
+)
+
+REFUSED: dict[str, str] = {
+    "mobilenetv3": _ARGUMENTS.format("MobileNetV3Space"),
+    "autoformer": _ARGUMENTS.format("AutoFormer"),
+    "nasbench101": "NasBench101 chooses the edges of its cell, whose operations exist only when that is done, so there is no "
+    "supernet in which one path runs; nasbench201 is a space of cells that works here",
+    "darts": _CELL.format("DARTS"),
+    "enas": _CELL.format("ENAS"),
+    "nasnet": _CELL.format("NASNet"),
+    "amoebanet": _CELL.format("AmoebaNet"),
+    "pnas": _CELL.format("PNAS"),
+}
