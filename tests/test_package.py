@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -11,17 +12,22 @@ import pytest
 
 from nni_proxyless import registry
 
+from .conftest import ROOT
+
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory, pytestconfig):
-    """The wheel, built of a copy: a build leaves files beside the source."""
-    import shutil
-
+def source(tmp_path_factory, pytestconfig):
+    """A copy: a build leaves files beside the source."""
     source = tmp_path_factory.mktemp("source") / "project"
     keep = shutil.ignore_patterns(
         ".git", ".venv", "runs", "build", "dist", "*.egg-info", ".gpu", "__pycache__", ".*_cache"
     )
     shutil.copytree(pytestconfig.rootpath, source, ignore=keep)
+    return source
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory, source):
     out = tmp_path_factory.mktemp("wheel")
     built = subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--skip-dependency-check", "--outdir", str(out), str(source)],
@@ -41,9 +47,29 @@ def test_the_wheel_holds_one_package(wheel):
         "latency/device.py",
         "strategies/proxyless.py",
         "search_spaces/mobilenetv2.py",
-        "experiments/search.yml",
+        "reporting/page.html",
     ):
         assert f"nni_proxyless/{name}" in names
+    there = {name for name in names if name.startswith("nni_proxyless/experiments/")}
+    files = [
+        path for pattern in ("*.*", "imagenet/*.*", "recipes/*.*") for path in (ROOT / "experiments").glob(pattern)
+    ]
+    assert there == {f"nni_proxyless/{path.relative_to(ROOT)}" for path in files}
+
+
+def test_an_editable_install_shows_no_warning(source, tmp_path):
+    """What ``make`` does, as far as setuptools is concerned."""
+    code = "from setuptools import build_meta; import sys; build_meta.build_editable(sys.argv[1])"
+    built = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=source,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    assert "Warning" not in built.stdout + built.stderr
 
 
 def test_the_wheel_works_where_the_source_is_not(wheel, tmp_path):
