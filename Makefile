@@ -7,20 +7,21 @@ PORT   ?= 8080
 
 BIN := $(abspath $(VENV))/bin
 ENV := PATH="$(BIN):$$PATH" PYTHONWARNINGS="ignore:pkg_resources is deprecated"
-INSTALLED := $(VENV)/.installed
+# Markers: the package with what a search needs; and with what the tests need besides.
+INSTALLED      := $(VENV)/.installed
+TEST_INSTALLED := $(VENV)/.installed-test
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: search test lint bench clean
 
 search: $(INSTALLED)
-	@echo "The search can be watched at http://127.0.0.1:$(PORT) while it lasts."
-	$(ENV) nnictl create --config experiments/proxyless.yml --port $(PORT) --foreground
-	$(ENV) nni-proxyless report --train-best experiments/train.yml
+	@$(ENV) nni-proxyless watch --create experiments/proxyless.yml --port $(PORT) --train-best experiments/train.yml
 
 # Threads that wait for each other must not spin: two test files run at a time, and commands in them have threads of their own.
 test: lint
 	$(ENV) OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-lint: $(INSTALLED)
+lint: $(TEST_INSTALLED)
 	$(ENV) ruff check .
 	$(ENV) ruff format --check .
 	$(ENV) mypy
@@ -31,9 +32,16 @@ bench: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(f"Python 3.10 or newer is needed, {sys.executable} is {sys.version.split()[0]}: make PYTHON=python3.11 ..." if sys.version_info < (3, 10) else 0)'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[test]'
+	@echo "Set-up, step 1 of 2: a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) --upgrade pip
+	@echo "Set-up, step 2 of 2: torch, NNI, timm and this package; about 6 GB, the first time 5 to 15 minutes, in which nothing more is said"
+	@$(PIP) -e '.[export]'
+	@touch $@
+
+$(TEST_INSTALLED): $(INSTALLED)
+	@echo "Set-up for tests: pytest, ruff, mypy and others"
+	@$(PIP) -e '.[test]'
 	@touch $@
 
 clean:

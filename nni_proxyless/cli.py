@@ -26,6 +26,7 @@ from .commands.latency import add_latency_command
 from .commands.reference import add_reference_command
 from .commands.report import add_report_command
 from .commands.train import add_train_command
+from .commands.watch import add_watch_command
 from .errors import UserError
 from .failures import in_words
 from .streams import prepare_streams, say, to_reader
@@ -115,6 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     add_reference_command(commands)
 
     add_export_command(commands)
+
+    add_watch_command(commands)
 
     add_report_command(commands)
 

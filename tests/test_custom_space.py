@@ -76,7 +76,9 @@ def test_the_walk_from_an_empty_folder_to_a_trained_net(command, tmp_path, pytes
     installed = command("pip", "install", ".", **own)
     assert installed.returncode == 0, installed.stderr
     commands.remove("nnictl create --config experiment.yml --port 8080")
-    experiment, trials, _ = run_to_the_end(command, tmp_path, "experiment.yml", own)
+    ended = run_to_the_end(command, tmp_path, "experiment.yml", own)
+    experiment, trials = ended.id, ended.trials
+    assert ended.watched.returncode == 0
     assert [trial["status"] for trial in trials] == ["SUCCEEDED"] * 2
     commands.remove("nni-proxyless report")
     with monkeypatch.context() as at_home:

@@ -35,6 +35,8 @@ def test_the_page(pytestconfig, tmp_path, monkeypatch, capsys):
                 == 0
             )
             continue
+        if words[1] == "watch":  # of that experiment
+            continue
         if words[1] == "report":
             words.append("first")
         if words[1] == "search" and "--resume" not in words:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import signal
 import socket
 import time
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
+import psutil
 import yaml
 
 from nni_proxyless.cli import main
+from nni_proxyless.reporting.experiment import read_experiment, running_experiments
 
+from .forked import fork
 from .report_page import Page
 from .test_search import TINY
 
@@ -41,8 +48,18 @@ def ask(port: int, path: str) -> Any:
         return answer.read().decode()
 
 
-def run_to_the_end(command: Any, folder: Path, file: str, home: dict[str, str]) -> tuple[str, list[Any], list[Any]]:
-    """Create an experiment, wait for its end, stop it; its id, trials and metrics."""
+@dataclass
+class Ended:
+    """An experiment that has come to its end: what its REST API says, and what ``nni-proxyless watch`` has said."""
+
+    id: str
+    trials: list[Any]
+    metrics: list[Any]
+    watched: CompletedProcess[str]
+
+
+def run_to_the_end(command: Any, folder: Path, file: str, home: dict[str, str]) -> Ended:
+    """Create an experiment, watch it to its end, stop it."""
     for _ in range(3):  # NNI gives its manager three seconds to start, and a machine that tests two files may need more
         port = free_port()
         created = command("nnictl", "create", "--config", file, "--port", str(port), cwd=folder, **home)
@@ -50,11 +67,9 @@ def run_to_the_end(command: Any, folder: Path, file: str, home: dict[str, str]) 
             break
     assert created.returncode == 0, created.stdout + created.stderr
     try:
-        deadline = time.monotonic() + 300
-        while (status := json.loads(ask(port, "/api/v1/nni/check-status"))["status"]) not in ("DONE", "ERROR"):
-            assert time.monotonic() < deadline, status
-            time.sleep(0.3)
-        assert status == "DONE"
+        watched = command("nni-proxyless", "watch", **home)
+        status = json.loads(ask(port, "/api/v1/nni/check-status"))["status"]
+        assert status == "DONE", watched.stdout + watched.stderr
         experiment = json.loads(ask(port, "/api/v1/nni/experiment"))["id"]
         trials = json.loads(ask(port, "/api/v1/nni/trial-jobs"))
         metrics = json.loads(ask(port, "/api/v1/nni/metric-data"))
@@ -63,7 +78,7 @@ def run_to_the_end(command: Any, folder: Path, file: str, home: dict[str, str]) 
         experiments = json.loads((Path(home["HOME"]) / "nni-experiments" / ".experiment").read_text())
         for identity in experiments:
             command("nnictl", "stop", identity, **home)
-    return experiment, trials, metrics
+    return Ended(experiment, trials, metrics, watched)
 
 
 def test_an_experiment_from_nnictl_to_the_report(command, tmp_path, monkeypatch, capsys):
@@ -71,7 +86,8 @@ def test_an_experiment_from_nnictl_to_the_report(command, tmp_path, monkeypatch,
     (tmp_path / "search.yml").write_text(TINY)
     (tmp_path / "experiment.yml").write_text(EXPERIMENT)
     home = {"HOME": str(tmp_path)}
-    experiment, trials, metrics = run_to_the_end(command, tmp_path, "experiment.yml", home)
+    ended = run_to_the_end(command, tmp_path, "experiment.yml", home)
+    experiment, trials, metrics = ended.id, ended.trials, ended.metrics
 
     by_target = {json.loads(t["hyperParameters"][0])["parameters"]["latency.target_ms"]: t for t in trials}
     good, bad = by_target["90%"], by_target[-1]
@@ -100,6 +116,28 @@ def test_an_experiment_from_nnictl_to_the_report(command, tmp_path, monkeypatch,
     assert final["default"] == epochs[-1]["default"]
     assert final["measured_ms"] > 0
 
+    assert ended.watched.returncode == 1, "a trial has failed"
+    watched = ended.watched.stdout.splitlines()
+    assert watched[0].startswith(
+        f"experiment {experiment} (test): at most 2 trials, 1 at a time; web UI: http://127.0.0.1:"
+    )
+    name = f"trial {good['trialJobId']} (target_ms 90%)"
+    figures = [
+        f"accuracy {e['default']:.4f}, network {e['table_ms']:.3f} ms (expected {e['expected_ms']:.3f})" for e in epochs
+    ]
+    of_epochs = [line for line in watched if line.startswith(f"{name}: epoch ")]
+    for n, (line, shown) in enumerate(zip(of_epochs, figures, strict=True), 1):
+        assert re.fullmatch(
+            rf"{re.escape(name)}: epoch {n}/3{'' if n == 3 else ', about .* left'}, {re.escape(shown)}", line
+        )
+    (success,) = [line for line in watched if line.startswith(f"{name}: SUCCEEDED after ")]
+    assert success.endswith(f": {figures[-1]}, measured {final['measured_ms']:.3f} ms")
+    (failure,) = [
+        line for line in watched if line.startswith(f"trial {bad['trialJobId']} (target_ms -1): FAILED after ")
+    ]
+    assert "nni-proxyless: NNI's parameters: latency.target_ms: -1 is not allowed here" in failure
+    assert watched[-1] == f"experiment {experiment}: 1 of 2 trials succeeded"
+
     monkeypatch.setenv("HOME", str(tmp_path))
     assert main(["report", experiment]) == 1
     said = capsys.readouterr().out
@@ -118,31 +156,71 @@ def test_an_experiment_from_nnictl_to_the_report(command, tmp_path, monkeypatch,
 
 
 def test_the_final_training_as_an_experiment(command, tmp_path, pytestconfig, monkeypatch, capsys):
-    """experiments/retrain.yml, shortened: a dict per epoch and a final one for the web UI, and a report of what came out."""
+    """experiments/retrain.yml, shortened, by ``watch --create``: a dict per epoch and a final one for NNI, the experiment stopped
+    at its end, and a report of what came out."""
     for name in ("retrain.yml", "retrain_train.yml", "digits_architecture.json"):
         shutil.copy(pytestconfig.rootpath / "experiments" / name, tmp_path)
     content = yaml.safe_load((tmp_path / "retrain.yml").read_text())
     content["maxTrialNumber"] = 1
     content["trialCommand"] += " epochs=2 warmup_epochs=0"
     (tmp_path / "retrain.yml").write_text(yaml.safe_dump(content))
-    home = {"HOME": str(tmp_path)}
-    experiment, trials, metrics = run_to_the_end(command, tmp_path, "retrain.yml", home)
-    assert [trial["status"] for trial in trials] == ["SUCCEEDED"]
-    for trial in trials:
-        own = [m for m in metrics if m["trialJobId"] == trial["trialJobId"]]
-        epochs = [json.loads(json.loads(m["data"])) for m in own if m["type"] == "PERIODICAL"]
-        assert len(epochs) == 2
-        assert set(epochs[0]) == {"default", "train_loss", "learning_rate"}
-        final = json.loads(json.loads(trial["finalMetricData"][0]["data"]))
-        assert final["default"] == epochs[-1]["default"]
-        asked = json.loads(trial["hyperParameters"][0])["parameters"]
-        (folder,) = tmp_path.glob(f"nni-experiments/{experiment}/environments/*/trials/{trial['trialJobId']}")
-        used = yaml.safe_load((folder / "train.yml").read_text())
-        assert {name: used[name] for name in asked} == asked
+    watched = command(
+        "nni-proxyless", "watch", "--create", "retrain.yml", "--port", str(free_port()), HOME=str(tmp_path)
+    )
+    assert watched.returncode == 0, watched.stdout + watched.stderr
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert main(["report", experiment]) == 0
-    said = capsys.readouterr().out
-    for trial in trials:
-        (row,) = [line for line in said.splitlines() if line.startswith(f"{trial['trialJobId']}  ")]
-        final = json.loads(json.loads(trial["finalMetricData"][0]["data"]))
-        assert row.split()[-1] == f"{final['test_accuracy']:.4f}"
+    experiment = read_experiment()
+    assert not experiment.running
+    (trial,) = experiment.trials
+    assert trial.state == "SUCCEEDED"
+    assert [set(epoch) for epoch in trial.reported] == [{"default", "train_loss", "learning_rate"}] * 2
+    assert trial.final["default"] == trial.reported[-1]["default"]
+    used = yaml.safe_load((trial.folder / "train.yml").read_text())
+    assert {name: used[name] for name in trial.parameters} == trial.parameters
+    lines = watched.stdout.splitlines()
+    assert [n for line in lines for n in (1, 2) if f"epoch {n}/2, " in line] == [1, 2]
+    assert lines[-1] == f"experiment {experiment.id}: 1 of 1 trials succeeded"
+    assert f"ending the experiment {experiment.id} and its web UI" in watched.stderr
+
+    assert main(["report", experiment.id]) == 0
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{trial.id}  ")]
+    assert row.split()[-1] == f"{trial.final['test_accuracy']:.4f}"
+
+
+WAITS = """
+trialCommand: echo $$ > pid; exec sleep 1000
+trialCodeDirectory: .
+searchSpace: {x: {_type: choice, _value: [1]}}
+trialConcurrency: 1
+tuner: {name: Random}
+trainingService: {platform: local}
+"""
+
+
+def test_an_experiment_of_one_s_own_ends_with_its_watching(tmp_path, monkeypatch, capsys):
+    """A signal while trials run: NNI's manager and the trial are gone. What nnictl does not take is shown whole."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "experiment.yml").write_text(WAITS)
+    said = tmp_path / "said"
+    words = ["watch", "--create", str(tmp_path / "experiment.yml"), "--port", str(free_port())]
+    watching = fork(main, words, cwd=tmp_path, said=said, HOME=str(tmp_path))
+    pid = tmp_path / "pid"
+    deadline = time.monotonic() + 240
+    while not pid.exists() or not pid.read_text():
+        assert watching.is_alive(), said.read_text()
+        assert time.monotonic() < deadline, said.read_text()
+        time.sleep(0.2)
+    manager = next(iter(running_experiments().values()))["pid"]
+    watching.terminate()
+    watching.join(60)
+    assert watching.exitcode == 128 + signal.SIGTERM
+    assert "ending the experiment" in said.read_text()
+    assert not psutil.pid_exists(manager)
+    assert not psutil.pid_exists(int(pid.read_text()))
+
+    (tmp_path / "experiment.yml").write_text(WAITS.replace("trialConcurrency: 1", "trialConcurency: 1"))
+    assert main(words) == 1
+    shown = capsys.readouterr().err
+    assert "nnictl create --config" in shown
+    assert "Traceback" in shown
+    assert shown.endswith("does not have field(s) trialconcurency\n")

@@ -233,6 +233,16 @@ def test_each_machine_ran_one_search(ran):
 
 
 @needs_sshd
+def test_watch_knows_what_they_have_told_nni(at_home, capsys):
+    assert main(["watch", at_home.id]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if ": SUCCEEDED after " in line] == [
+        t["trialJobId"] for t in at_home.trials
+    ]
+    assert all("accuracy " in line and "measured " in line for line in lines[1:-1])
+
+
+@needs_sshd
 def test_what_a_user_tries_before_the_experiment(ran):
     """The page's check of the file, and of each machine: key, known host and installation in one."""
     assert main(["check", str(ran.home.parent / "code" / "remote.yml")]) == 0

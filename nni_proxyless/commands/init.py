@@ -46,6 +46,7 @@ def _init(arguments: argparse.Namespace) -> int:
     steps = {
         f"nni-proxyless check {shlex.quote(str(experiment))}": "says what is wrong, starts nothing",
         f"nnictl create --config {shlex.quote(str(experiment))}": "http://127.0.0.1:8080 shows it; another port: --port",
+        "nni-proxyless watch": "how far its trials are, in the terminal",
         f"nni-proxyless search {shlex.quote(str(search))}": "or a single search, without NNI",
         "nni-proxyless report": "what the experiment has found",
     }

@@ -3,61 +3,82 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import UserError
+from ..user_path import path_argument, text_argument
 
 if TYPE_CHECKING:
     from ..reporting.found import Found
-from ..user_path import path_argument, text_argument
 
-__all__ = ["add_report_command"]
+__all__ = ["add_report_command", "report"]
+
+_logger = logging.getLogger(__name__)
 
 
 def add_report_command(commands: Any) -> None:
     """Add ``report`` to the commands of the parser."""
-    report = commands.add_parser(
+    parser = commands.add_parser(
         "report", help="what searches have found: a table, a web page, a CSV",
         description="Print a table of the nets of experiments and folders, and write it with curves, pictures and comparisons "
         "as one HTML page that needs no network, with a CSV beside it. While trials run, nothing is timed. Fails if a trial "
         "has failed.",
     )  # fmt: skip
-    report.add_argument(
+    parser.add_argument(
         "sources",
         nargs="*",
         type=text_argument,
         metavar="EXPERIMENT_ID | DIR",
         help="default: the experiment started last",
     )
-    report.add_argument("--html", type=path_argument, metavar="PAGE",
+    parser.add_argument("--html", type=path_argument, metavar="PAGE",
                         help="default: report.html in the folder of the first experiment or DIR")  # fmt: skip
-    report.add_argument("--train-best", nargs="?", const=None, default=False, type=path_argument, metavar="train.yml",
+    parser.add_argument("--train-best", nargs="?", const=None, default=False, type=path_argument, metavar="train.yml",
                         help="first train the network of the best search accuracy")  # fmt: skip
-    report.add_argument("--front", type=path_argument, metavar="PICTURE",
+    parser.add_argument("--front", type=path_argument, metavar="PICTURE",
                         help="draw accuracy against latency, as .svg or .png, with a .csv beside it")  # fmt: skip
-    report.add_argument("--reference", type=path_argument, action="append", default=[], metavar="DIR",
+    parser.add_argument("--reference", type=path_argument, action="append", default=[], metavar="DIR",
                         help="further nets to compare with, such as nni-proxyless reference leaves; may be given again")  # fmt: skip
-    report.set_defaults(run=_report)
+    parser.set_defaults(run=_report)
 
 
 def _report(arguments: argparse.Namespace) -> int:
+    return report(
+        arguments.sources, html=arguments.html, train_best=arguments.train_best, front=arguments.front, reference=arguments.reference
+    )  # fmt: skip
+
+
+def report(
+    sources: Sequence[str], *, html: Path | None = None, train_best: Path | Literal[False] | None = False, front: Path | None = None,
+    reference: Sequence[Path] = (),
+) -> int:  # fmt: skip
+    """The command itself; returns its exit code.
+
+    Parameters
+    ----------
+    sources, html, front, reference
+        As the command line has them.
+    train_best
+        The settings of the final training, None for those of the package, False for no training.
+    """
     from ..pictures.front import write_front
     from ..pictures.nets import require_picture
     from ..reporting.found import find
     from ..reporting.rows import rows_of
     from ..reporting.side_by_side import measure_side_by_side
-    from ..reporting.table import table
+    from ..reporting.table import LEGEND, table
 
-    if arguments.front is not None:
-        require_picture(arguments.front, "--front")
-    if arguments.html is not None and arguments.html.suffix not in (".html", ".htm"):
-        raise UserError(f"--html {arguments.html}: '{arguments.html.suffix}' is not allowed here; allowed: .html, .htm")
-    found = find(arguments.sources, also=arguments.reference)
+    if front is not None:
+        require_picture(front, "--front")
+    if html is not None and html.suffix not in (".html", ".htm"):
+        raise UserError(f"--html {html}: '{html.suffix}' is not allowed here; allowed: .html, .htm")
+    found = find(sources, also=reference)
     failed = [f"trial {f.name}: {f.state}: {f.reason}; its files: {f.folder}" for f in found if f.failed]
-    if arguments.train_best is not False and not failed:
-        _train_best(found, arguments.train_best)
+    if train_best is not False and not failed:
+        _train_best(found, train_best)
     # A measurement would disturb the trials, which measure too, and they it.
     timed = not any(f.state in ("RUNNING", "WAITING") for f in found)
     if timed:
@@ -65,11 +86,11 @@ def _report(arguments: argparse.Namespace) -> int:
     else:
         measured = [None if f.architecture is None else f.architecture.latency.get("measured_ms") for f in found]
     rows = rows_of(found, measured)
-    if arguments.front is not None:
-        write_front(found, measured, arguments.front)
-    path = arguments.html or _place(arguments.sources, found) / "report.html"
+    if front is not None:
+        write_front(found, measured, front)
+    path = html or _place(sources, found) / "report.html"
     _write(path, found, rows, timed)
-    print("\n".join([table(rows), *failed, f"page: {path}", f"figures: {path.with_suffix('.csv')}"]))
+    print("\n".join([table(rows), "", LEGEND, "", *failed, f"page: {path}", f"figures: {path.with_suffix('.csv')}"]))
     return 1 if failed else 0
 
 
@@ -82,8 +103,18 @@ def _train_best(found: Sequence[Found], settings: Path | None) -> None:
     from ..config_file import read_config
     from ..training.loop import train
 
-    best = max(done, key=lambda item: item[0])[1]
-    train(read_config(TrainConfig, settings), best.folder / "architecture.json", best.folder / "final")
+    accuracy, best = max(done, key=lambda item: item[0])
+    config = read_config(TrainConfig, settings)
+    _logger.info(
+        "final training of the most accurate network of %d, that of %s (%.4f with the weights of the search): %d epochs",
+        len(done), best.name, accuracy, config.epochs,
+    )  # fmt: skip
+    result = train(config, best.folder / "architecture.json", best.folder / "final")
+    _logger.info(
+        "final training: accuracy %.4f on the test images; weights: %s",
+        result.accuracy,
+        result.folder / "weights.safetensors",
+    )
 
 
 def _place(sources: Sequence[str], found: Sequence[Found]) -> Path:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
@@ -22,9 +24,18 @@ from typing import Any
 from ..errors import UserError, did_you_mean
 from ..user_path import user_path
 
-__all__ = ["Experiment", "Trial", "known_experiments", "read_experiment"]
+__all__ = [
+    "Experiment",
+    "Trial",
+    "error_of",
+    "known_experiments",
+    "read_experiment",
+    "running_experiments",
+    "web_ui_of",
+]
 
 NNI_HOME = Path("~/nni-experiments")
+_PATIENCE = 2.0  # seconds
 ENDED = ("SUCCEEDED", "FAILED", "USER_CANCELED", "SYS_CANCELED", "EARLY_STOPPED")
 # Of the rest, NNI shows the name of the last event.
 SHOWN_AS = {"USER_TO_CANCEL": "USER_CANCELED", "ADD_CUSTOMIZED": "WAITING", "ADD_RESUMED": "WAITING"}
@@ -50,6 +61,8 @@ class Trial:
         Seconds since 1970; None for not yet.
     reported, final
         What it has told NNI, one dict per epoch, and at its end; a bare number is called ``default``.
+    reported_at
+        When, in seconds since 1970, for each of ``reported``. Of a trial that was resumed, when it last told NNI of that epoch.
     """
 
     id: str
@@ -62,6 +75,7 @@ class Trial:
     ended: float | None = None
     reported: list[dict[str, Any]] = field(default_factory=list)
     final: dict[str, Any] | None = None
+    reported_at: list[float] = field(default_factory=list)
 
     @property
     def host(self) -> str | None:
@@ -89,6 +103,10 @@ class Experiment:
         Seconds since 1970.
     running
         Whether its manager lives. The states of trials are of when it last lived.
+    status
+        As the manager last noted it: RUNNING, NO_MORE_TRIAL, DONE, ERROR, STOPPED and others.
+    web_ui
+        Its address on this machine; empty where NNI does not say.
     """
 
     id: str
@@ -97,6 +115,13 @@ class Experiment:
     started: float
     running: bool
     trials: list[Trial]
+    status: str = ""
+    web_ui: str = ""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no trial will go on or come any more, as long as nobody resumes it."""
+        return not self.running or self.status in ("DONE", "ERROR")
 
 
 def known_experiments() -> dict[str, dict[str, Any]]:
@@ -107,11 +132,35 @@ def known_experiments() -> dict[str, dict[str, Any]]:
     UserError
         There is none, or it cannot be read.
     """
-    path = user_path(str(NNI_HOME), "NNI's list of experiments") / ".experiment"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"no NNI experiment on this machine ({path}: {error})") from error
+    path = _list_of_nni()
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"no NNI experiment on this machine ({path}: {error})") from error
+        except ValueError as error:  # NNI does not write it in one go, and does so at every change of any experiment
+            if time.monotonic() > deadline:
+                raise UserError(f"NNI's list of experiments cannot be read ({path}: {error})") from error
+        time.sleep(0.05)
+
+
+def _list_of_nni() -> Path:
+    return user_path(str(NNI_HOME), "NNI's list of experiments") / ".experiment"
+
+
+def running_experiments() -> dict[str, dict[str, Any]]:
+    """Those whose manager lives, as :func:`known_experiments` gives them; empty where there is no list yet."""
+    if not _list_of_nni().exists():
+        return {}
+    return {name: noted for name, noted in known_experiments().items() if _lives(noted)}
+
+
+def web_ui_of(noted: Mapping[str, Any]) -> str:
+    """The address of its web UI on this machine, from what NNI's list says; empty where it does not say."""
+    if not isinstance(noted.get("port"), int):
+        return ""
+    return "/".join([f"http://127.0.0.1:{noted['port']}", *filter(None, [noted.get("prefixUrl")])])
 
 
 def read_experiment(experiment: str | None = None) -> Experiment:
@@ -133,7 +182,8 @@ def read_experiment(experiment: str | None = None) -> Experiment:
         raise UserError(
             f"'{experiment}' is neither a folder nor an experiment of this machine.{did_you_mean(experiment, known)}"
         )
-    database = _database(experiment, known[experiment])
+    noted = known[experiment]
+    database = _database(experiment, noted)
     folder = database.parent.parent
     try:
         with _opened(database) as connection:
@@ -142,7 +192,19 @@ def read_experiment(experiment: str | None = None) -> Experiment:
             config, started = connection.execute(profiles).fetchone() or ("{}", 0)
     except sqlite3.Error as error:
         raise UserError(f"experiment {experiment}: {database}: {error}") from error
-    return Experiment(experiment, folder, json.loads(config), started / 1e3, _lives(known[experiment]), trials)
+    return Experiment(
+        experiment, folder, json.loads(config), started / 1e3, _lives(noted), trials, str(noted.get("status", "")), web_ui_of(noted)
+    )  # fmt: skip
+
+
+def error_of(experiment: Experiment) -> str:
+    """The last error that its manager has logged; empty where there is none."""
+    try:
+        text = (experiment.folder / "log" / "nnimanager.log").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    errors = re.findall(r"^\[[^]]*\] ERROR \([^)]*\) (.*)", text, re.MULTILINE)
+    return errors[-1] if errors else ""
 
 
 def read_trials(connection: sqlite3.Connection, folder: Path) -> list[Trial]:
@@ -166,18 +228,19 @@ def read_trials(connection: sqlite3.Connection, folder: Path) -> list[Trial]:
         if data and data.strip():
             trial["parameters"] = _dict_of(json.loads(data).get("parameters"))
     # A trial that was resumed reports its epochs from the first one on; as in the web UI, what came last under a number counts.
-    reported: dict[str, dict[int, dict[str, Any]]] = {}
-    reports = "SELECT trialJobId, type, sequence, data FROM MetricData ORDER BY rowid"
-    for name, kind, sequence, data in connection.execute(reports):
+    reported: dict[str, dict[int, tuple[float, dict[str, Any]]]] = {}
+    reports = "SELECT trialJobId, type, sequence, timestamp, data FROM MetricData ORDER BY rowid"
+    for name, kind, sequence, timestamp, data in connection.execute(reports):
         if name not in trials:
             continue
         metrics = _dict_of(json.loads(json.loads(data)))  # NNI packs them twice
         if kind == "PERIODICAL":
-            reported.setdefault(name, {})[sequence] = metrics
+            reported.setdefault(name, {})[sequence] = (timestamp / 1e3, metrics)
         elif kind == "FINAL":
             trials[name]["final"] = metrics
     for name, trial in trials.items():
-        trial["reported"] = [metrics for _, metrics in sorted(reported.get(name, {}).items())]
+        in_order = [told for _, told in sorted(reported.get(name, {}).items())]
+        trial["reported"], trial["reported_at"] = [metrics for _, metrics in in_order], [at for at, _ in in_order]
         here = trial["url"] and _host(trial["url"]) is None
         trial["folder"] = Path(trial["url"]) if here else folder / "trials" / name
     return [Trial(**trial) for trial in trials.values()]

@@ -20,7 +20,7 @@ from ..remains import is_finished
 from ..yaml_file import read_yaml
 from .experiment import Experiment, Trial, read_experiment
 
-__all__ = ["FAILED_STATES", "Found", "find"]
+__all__ = ["FAILED_STATES", "Found", "find", "trials_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -240,6 +240,11 @@ def find_experiment(experiment: str | None) -> list[Found]:
         raise UserError(f"report: experiment {read.id} has no trial yet")
     if away := sum(not trial.is_here for trial in read.trials):
         logger.warning("report: what %d trials have left is on other machines: nni-proxyless fetch %s", away, read.id)
+    return trials_of(read)
+
+
+def trials_of(read: Experiment) -> list[Found]:
+    """The same of an experiment that has been read; it may have no trial yet."""
     found = []
     for trial in read.trials:
         left = not read.running and trial.state in ("RUNNING", "WAITING")

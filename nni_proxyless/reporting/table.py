@@ -9,7 +9,12 @@ from ..columns import in_columns
 from ..network_record import unit_of
 from .rows import Row, predicted_and_calibrated
 
-__all__ = ["figures", "table"]
+__all__ = ["LEGEND", "figures", "table"]
+
+LEGEND = """\
+target: what a search was asked to meet; predicted: what the network takes by the table of its operations; calibrated: that, corrected by whole networks
+measured: the network timed, on this machine where that can be; search acc: with the weights of the search, on its validation images
+final acc: after the final training, on the test images, which no search has seen; -: not known"""
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -1,0 +1,169 @@
+"""An experiment of one's own: ``nnictl create``, and ``nnictl stop`` whatever happens, with their output only where it matters.
+
+NNI's manager outlives whoever has started it. So ``nnictl`` runs in a session of its own, where an interrupt from the
+terminal does not end it half way, with a manager left that nobody knows of.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+from .reporting.experiment import error_of, read_experiment, running_experiments
+from .streams import say
+
+__all__ = ["NnictlError", "created", "require_free"]
+
+# nnictl, but for one thing: its manager has a minute to answer, and not the three seconds that are too few on a busy machine.
+_NNICTL = """\
+import sys
+from nni.experiment import launcher
+from nni.tools.nnictl.nnictl import parse_args
+launcher._check_rest_server.__defaults__ = (60, None)
+sys.exit(parse_args())
+"""
+_ATTEMPTS = 3
+_PATIENCE = 15.0  # seconds; the tuner has ten
+
+
+class NnictlError(Exception):
+    """``nnictl`` has failed; the text is all that it said."""
+
+
+@contextmanager
+def created(file: Path, port: int) -> Iterator[str]:
+    """Create the experiment of a file, give its id, and stop it at the end: of an error, an interrupt or SIGTERM as well.
+
+    Raises
+    ------
+    UserError
+        There is no such file, or the port is in use.
+    NnictlError
+        NNI has not started it.
+    """
+    if not file.is_file():
+        raise UserError(f"--create {file}: no such file")
+    require_free(port)
+    print(f"starting NNI: nnictl create --config {file} --port {port}", flush=True)
+    before = set(running_experiments())
+    with _ended_by_signals():
+        experiment = None
+        try:
+            try:
+                _create(file, port, before)
+            finally:
+                experiment = _started_on(port, before)
+            if experiment is None:
+                raise NnictlError(f"nnictl create has started no experiment on port {port}")
+            yield experiment
+        finally:
+            if experiment is not None:
+                say(
+                    f"ending the experiment {experiment} and its web UI"
+                )  # on stderr: whoever reads the results may have gone
+                _nnictl("stop", experiment)
+
+
+def require_free(port: int) -> None:
+    """Whether nobody listens on a port of this machine.
+
+    Raises
+    ------
+    UserError
+        Somebody does; with the experiment whose web UI it is, if it is one of this user's, and the way out.
+    """
+    if not 0 < port < 65536:
+        raise UserError(f"--port {port}: not allowed here; allowed: 1 to 65535")
+    with socket.socket() as probe:
+        probe.settimeout(5)
+        if probe.connect_ex(("127.0.0.1", port)) != 0:
+            return
+    user = next((name for name, noted in running_experiments().items() if noted.get("port") == port), None)
+    whose = "another program" if user is None else f"the experiment {user}"
+    end = "" if user is None else f", or end that experiment: nnictl stop {user}"
+    raise UserError(
+        f"--port {port}: {whose} uses it. Choose another: --port {port + 10}, make search PORT={port + 10}{end}"
+    )
+
+
+def _create(file: Path, port: int, before: set[str]) -> None:
+    """Create it; again where its tuner was too late, which has ten seconds to answer and on a busy machine may need more."""
+    for attempt in range(1, _ATTEMPTS + 1):
+        _nnictl("create", "--config", str(file), "--port", str(port))
+        experiment = _started_on(port, before)
+        if experiment is None or attempt == _ATTEMPTS or not _tuner_is_late(experiment):
+            return
+        print("NNI's tuner has not answered in time; once more", flush=True)
+        _nnictl("stop", experiment)
+
+
+def _tuner_is_late(name: str) -> bool:
+    """Whether NNI gives an experiment up for its tuner; known as soon as there is a trial, or an error."""
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        experiment = read_experiment(name)
+        if experiment.trials or not experiment.running:
+            return False
+        if experiment.status == "ERROR":
+            return "Tuner did not connect" in error_of(experiment)
+        time.sleep(0.2)
+    return False
+
+
+def _started_on(port: int, before: set[str]) -> str | None:
+    """The experiment that has come."""
+    return next(
+        (n for n, noted in running_experiments().items() if noted.get("port") == port and n not in before), None
+    )
+
+
+def _nnictl(*words: str) -> None:
+    folder = str(Path(sys.executable).parent)  # trials are started with this PATH, and find nni-proxyless there
+    environment = {
+        **os.environ, "PATH": os.pathsep.join([folder, *filter(None, [os.environ.get("PATH")])]),
+        # Python's own words on how nnictl is written.
+        "PYTHONWARNINGS": ",".join(["ignore:pkg_resources is deprecated", *filter(None, [os.environ.get("PYTHONWARNINGS")])]),
+    }  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", _NNICTL, *words], env=environment, text=True, errors="replace", start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        said, _ = process.communicate()
+    except BaseException:
+        process.communicate()  # seconds; half an experiment cannot be stopped
+        raise
+    if process.returncode != 0:
+        raise NnictlError(f"nnictl {' '.join(words)}: exit code {process.returncode}\n{said.rstrip()}")
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and a terminal that closes end this process as an exit does: what is to be done at the end is done."""
+
+    def end(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield
+        return
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    # What was started with SIGHUP ignored, by nohup, is to live on.
+    before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
