@@ -15,6 +15,10 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from .cpu_threads import environment
+
+os.environ.update(environment())  # before anything imports torch
+
 from . import __version__
 from .commands.check import add_check_command
 from .commands.derive import add_derive_command

@@ -27,6 +27,7 @@ from . import registry
 from .columns import in_columns
 from .config import SearchConfig
 from .config_file import read_config
+from .cpu_threads import use
 from .data import loader, split
 from .data_fingerprint import require_same
 from .derive import Architecture, build_network, count_macs, count_parameters, installed_versions, load_weights
@@ -104,8 +105,7 @@ class FinishedSearch:
         config = read_config(SearchConfig, folder / "search.yml")
         architecture = Architecture.read(folder / "architecture.json")
         stored = read_probabilities(folder)
-        if config.trainer.threads is not None:
-            torch.set_num_threads(config.trainer.threads)
+        use(config.trainer.threads)
         torch.manual_seed(config.seed)  # of fresh weights
         data = make_images(config.data.name, config.data.arguments)
         require_same(folder, data)

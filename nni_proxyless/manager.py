@@ -14,6 +14,8 @@ from typing import Any
 import nni
 import requests
 
+from .cpu_threads import manager_url
+
 __all__ = ["own_parameters", "reporting"]
 
 _logger = logging.getLogger(__name__)
@@ -42,11 +44,9 @@ def own_parameters() -> Any:
 
 def _shown() -> dict[str, Any] | None:
     """This trial's parameters in NNI's database, with their id; None where NNI does not say."""
-    # http://localhost:8080/[prefix/]env/local-env/TRIAL
-    root, found, _ = os.environ.get("NNI_TRIAL_COMMAND_CHANNEL", "").partition("/env/")
-    if not found:
+    url = manager_url(f"trial-jobs/{os.environ['NNI_TRIAL_JOB_ID']}")
+    if url is None:
         return None
-    url = f"{root}/api/v1/nni/trial-jobs/{os.environ['NNI_TRIAL_JOB_ID']}"
     deadline = time.monotonic() + _PATIENCE
     while True:
         try:

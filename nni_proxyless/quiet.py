@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import psutil
 
+from .cpu_threads import cores_of, usable_cores
 from .errors import UserError
 
 __all__ = ["PATIENCE", "share_taken", "wait_until_quiet"]
@@ -48,6 +48,8 @@ def wait_until_quiet(threads: int) -> float:
     patience = _patience()
     if patience == 0:
         return 0.0
+    # Where a quota pays for fewer cores, no more can be had, however quiet the rest is.
+    threads = min(threads, usable_cores())
     has_said = False
     while (taken := share_taken(*_look(), threads)) > _QUIET and _waited < patience:
         if not has_said:
@@ -89,14 +91,7 @@ def _look() -> tuple[dict[int, float], dict[int, str]]:
     per_cent = psutil.cpu_percent(interval=_LOOK, percpu=True)
     ours = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(len(per_cent)))
     busy = {i: share / 100 for i, share in enumerate(per_cent) if i in ours}
-    return busy, {i: _core_of(i) for i in busy}
-
-
-def _core_of(processor: int) -> str:
-    try:
-        return Path(f"/sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list").read_text().strip()
-    except OSError:
-        return str(processor)
+    return busy, {i: core for core, processors in cores_of(busy).items() for i in processors}
 
 
 def _patience() -> float:

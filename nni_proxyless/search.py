@@ -26,6 +26,7 @@ from . import registry
 from .accuracy import evaluate_accuracy
 from .config import SearchConfig
 from .costs import Cost, join, make_costs
+from .cpu_threads import in_words, use
 from .data import ImageData, loader, split
 from .data_fingerprint import know_again
 from .deployment.onnx_file import leave_onnx
@@ -129,8 +130,8 @@ def _search(
         write_text(folder / "search.yml", resolved)
         tell_helpers(folder)
     pytorch_lightning.seed_everything(config.seed, workers=True, verbose=False)
-    if config.trainer.threads is not None:
-        torch.set_num_threads(config.trainer.threads)
+    threads = use(config.trainer.threads, config.trainer.devices)
+    _logger.info("CPU threads: %s", in_words(threads, config.trainer.devices))
 
     data = make_images(config.data.name, config.data.arguments)
     if not is_helper():
@@ -324,6 +325,7 @@ def _save(
             "strategy": config.strategy.name,
             "seed": config.seed,
             "epochs": config.training.epochs,
+            "threads": torch.get_num_threads(),
             "accuracy": metrics["default"],
             **({"test_accuracy": metrics["test_accuracy"]} if trained else {}),
             **({"costs": _of_costs(monitor.costs, metrics)} if monitor.costs else {}),

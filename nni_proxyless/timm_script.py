@@ -6,9 +6,12 @@ python -m nni_proxyless.timm_script validate.py --model proxyless_derived …
 from __future__ import annotations
 
 import importlib
+import os
 import runpy
 import sys
 from pathlib import Path
+
+from .cpu_threads import environment
 
 __all__ = ["main"]
 
@@ -19,6 +22,7 @@ def main() -> None:
         given = sys.argv[1] if len(sys.argv) > 1 else "nothing"
         print(f"timm_script: {given}: no such file; allowed: a script of timm's, with its arguments", file=sys.stderr)
         sys.exit(2)
+    os.environ.update(environment())
     importlib.import_module("nni_proxyless.timm_models")  # for what it registers
     del sys.argv[0]
     sys.path.insert(0, str(Path(sys.argv[0]).resolve().parent))

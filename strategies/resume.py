@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from nni.nas.oneshot.pytorch.profiler import ProfilerPenalty
 
+from nni_proxyless.cpu_threads import say_if_other_threads
 from nni_proxyless.divergence import DivergedError, is_finite
 
 from .checkpoint import CheckpointError, CheckpointFolder, differences
@@ -99,6 +100,7 @@ class StopAndGo:
         if self._done == 0:
             self._restore_randomness(module)
         _logger.info("going on after epoch %d, batch %d (%s)", state["epoch"], state["batch"], self.files.folder)
+        say_if_other_threads(state.get("threads"))
 
     def is_done(self, module: Any, batch_idx: int) -> bool:
         """Whether the checkpoint holds this batch already; after the last such batch, randomness is as it was then."""
@@ -165,6 +167,7 @@ class StopAndGo:
                     "epoch": epoch,
                     "batch": batch,
                     "steps": trainer.global_step,
+                    "threads": torch.get_num_threads(),
                     "module": module.training_module.state_dict(),
                     "alphas": {gate.label: gate.alpha.detach() for gate in module.gates},
                     "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],

@@ -23,6 +23,7 @@ import yaml
 from safetensors.torch import load_file
 
 from nni_proxyless.cli import main
+from nni_proxyless.cpu_threads import trials_at_a_time
 from nni_proxyless.latency import LookupTable
 from nni_proxyless.locks import HeldError, hold, of_this_machine
 
@@ -180,6 +181,12 @@ def test_killed_trial_manager_and_both_end_as_if_nothing_had_happened(
     until(lambda: len(experiment.trials()) == 3, "three trials")
     killed, orphaned, both = names = [trial["trialJobId"] for trial in experiment.trials()]
     until(lambda: all(experiment.epochs(name) >= 1 for name in names), "an epoch of each")
+
+    with monkeypatch.context() as as_in_a_trial:
+        for name, value in experiment.process(killed).environ().items():
+            if name in ("NNI_PLATFORM", "NNI_TRIAL_COMMAND_CHANNEL"):
+                as_in_a_trial.setenv(name, value)
+        assert trials_at_a_time() == 3
 
     for trial in experiment.trials():
         shown = json.loads(trial["hyperParameters"][0])["parameters"]["strategy.checkpoint_every"]

@@ -74,6 +74,7 @@ def test_the_architecture_file_says_everything(searched):
     architecture = Architecture.read(searched / "out" / "architecture.json")
     assert set(architecture.choices) == {"stage1.0", "stage1.1", "stage2.0", "stage2.1"}
     assert architecture.search["seed"] == 3
+    assert architecture.search["threads"] == 1
     assert architecture.latency["measured_ms"] > 0
     assert architecture.latency["table_again_ms"] > 0
     assert architecture.latency["table_ms"] > 0
@@ -216,8 +217,12 @@ def test_two_processes_leave_one_network(searched, command, tmp_path):
         "training.epochs=1",
         "strategy.warmup_epochs=0",
         "space.shared_weights=true",
+        OMP_WAIT_POLICY="",  # as if nobody had set it
+        OMP_DISPLAY_ENV="VERBOSE",  # each OpenMP that is loaded says on stderr with what
     )
     assert done.returncode == 0, done.stderr
+    if "GOMP_SPINCOUNT" in done.stderr:  # GNU's OpenMP: how often a thread looks before it sleeps
+        assert done.stderr.count("GOMP_SPINCOUNT = '0'") == done.stderr.count("GOMP_SPINCOUNT") >= 2
     assert done.stdout.count("architecture: out/architecture.json") == 1
     assert len((tmp_path / "out" / "history.jsonl").read_text().splitlines()) == 1
     assert Architecture.read(tmp_path / "out" / "architecture.json").search["epochs"] == 1

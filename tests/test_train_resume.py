@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from nni_proxyless.cli import main
+from nni_proxyless.training.state import TrainingCheckpoint
 
 from .forked import fork
 from .test_training import small
@@ -65,8 +66,14 @@ def test_a_killed_training_goes_on_to_the_same_weights(trained, tmp_path, capsys
     assert "holds an unfinished training with other settings: learning_rate is 0.05 there, 0.1 here" in said
     assert f"delete {final / 'checkpoint'} to start over" in said
 
+    checkpoint = TrainingCheckpoint(final)
+    state = checkpoint.read()
+    assert state["threads"] == 1
+    checkpoint.write(state | {"threads": 2})  # as if more had been free then
+
     assert main(["train", "--resume", str(final)]) == 0
     captured = capsys.readouterr()
+    assert "goes on with 1 CPU threads and began with 2" in captured.err
     assert "going on after batch " in captured.err
     assert " of epoch 1 of 2" in captured.err
     assert "test accuracy: " in captured.out

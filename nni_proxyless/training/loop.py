@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..accuracy import as_channels_last
 from ..config import TrainConfig
+from ..cpu_threads import in_words, say_if_other_threads, use
 from ..data import ImageData
 from ..data_fingerprint import differing_images, fingerprint
 from ..derive import Architecture, installed_versions
@@ -101,9 +102,10 @@ def train(
         Files are missing or damaged, settings do not fit each other, this machine or the unfinished training that is there,
         or the training diverged; results of an earlier training then stay as they are.
     """
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    threads = use(config.threads)
     with joined(config.device) as processes:
+        if processes.is_first:
+            _logger.info("CPU threads: %s", in_words(threads, processes.count))
         architecture = Architecture.read(architecture_path)
         network: Any = student(config, architecture_path, architecture)
         network = network.to(processes.device).to(memory_format=torch.channels_last)
@@ -293,6 +295,7 @@ class _Training:
                 "history": self.history,
                 "best": self.best,
                 "seconds": self._seconds(),
+                "threads": torch.get_num_threads(),
                 **self.optimization.state_dict(),
             }
         )
@@ -315,6 +318,7 @@ class _Training:
         if self.processes.is_first:
             where = f"batch {self.batch} of epoch {self.epoch + 1}" if self.batch else f"epoch {self.epoch}"
             _logger.info("going on after %s of %d", where, self.config.epochs)
+            say_if_other_threads(state.get("threads"))
             for record in self.history:  # NNI numbers what a process reports from 0 on
                 self._tell(record)
 
@@ -337,7 +341,7 @@ class _Training:
             result = {
                 "accuracy": on_test["last"], "last": figures["last"], "best": {**figures["best"], "chosen_on": judged_on},
                 "epochs": self.config.epochs, "weights": self.config.weights, "architecture": self.architecture_path.name,
-                "processes": self.processes.count, "device": str(self.processes.device), "seconds": self._seconds(),
+                "processes": self.processes.count, "threads": torch.get_num_threads(), "device": str(self.processes.device), "seconds": self._seconds(),
                 "versions": installed_versions(),
             }  # fmt: skip
             resolved = self.config.model_dump(mode="json")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from nni_proxyless.strategies.checkpoint import CheckpointFolder
 
 from ..forked import processes
 from . import searches
@@ -81,6 +82,11 @@ def test_stages_of_dsnas_go_on_as_exactly(batch, never_killed, tmp_path):
     expected, _ = never_killed["dsnas"]
     assert len(expected["fixed"]) == 6  # at the end, all; each has left its mark in weights and logits
     searches.stopped_after(batch, str(tmp_path / "checkpoints"))
+    if batch == 27:
+        checkpoint = CheckpointFolder(tmp_path / "checkpoints")
+        state = checkpoint.read()
+        assert state["threads"] == 1
+        checkpoint.write(state | {"threads": 2})  # as if more had been free then: no reason to refuse
     assert_same(finish(tmp_path / "checkpoints", tmp_path / "result", method="dsnas"), expected)
 
 
