@@ -28,7 +28,7 @@ from .drift import without_drift
 from .lookup_table import LookupTable
 from .networks import Networks, balanced_samples
 from .operation import Shape, shape_text, trace_operations
-from .timing import spread
+from .timing import spread, waiting_of
 
 __all__ = ["METHODS", "build_lookup_table"]
 
@@ -103,6 +103,7 @@ def build_lookup_table(
         measured={
             "date": datetime.date.today().isoformat(),
             **settings,
+            **waiting_of(estimator.device, estimator.threads),
             "drift": round(drift, 3),
             "unrest": round(spread(drifts), 3),
         },

@@ -32,7 +32,16 @@ sys.path.insert(0, str(HERE))  # python -I leaves it out
 
 from checksum import checksum  # noqa: E402  # after the path that leads there
 from drift import without_drift  # noqa: E402  # the same
-from timing import conditions_of, median_and_p95, noise, problems_of, spread, surroundings, time_ms  # noqa: E402  # the same
+from timing import (  # noqa: E402  # the same
+    conditions_of,
+    median_and_p95,
+    noise,
+    problems_of,
+    spread,
+    surroundings,
+    time_ms,
+    waiting_of,
+)  # fmt: skip
 
 EXPORT = "operations.json"
 EXPORT_FORMAT = "nni-proxyless operations 1"
@@ -129,6 +138,7 @@ def _measure(a: argparse.Namespace) -> None:
         "measured": {
             "date": datetime.date.today().isoformat(),
             **settings,
+            **waiting_of(device, a.threads),
             "drift": round(drift, 3),
             "unrest": round(spread(drifts), 3),
         },

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["PRECISIONS", "conditions_of", "device_name", "median_and_p95", "noise", "problems_of", "spread", "surroundings", "synchronize", "time_ms"]  # fmt: skip
+__all__ = ["PRECISIONS", "conditions_of", "device_name", "median_and_p95", "noise", "problems_of", "spread", "surroundings", "synchronize", "time_ms", "waiting_of"]  # fmt: skip
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -52,6 +52,16 @@ def conditions_of(device: torch.device, runtime: str, threads: int, batch: int, 
         # Of a job that torchrun or Lightning has started on several; they would measure beside each other.
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
     }
+
+
+def waiting_of(device: torch.device, threads: int) -> dict[str, str]:
+    """How threads waited for each other while they were timed, for what a table says about itself; nothing where none did.
+
+    It is no condition that tables are compared by: those that are older do not say it.
+    """
+    if device.type != "cpu" or threads == 1:
+        return {}
+    return {"waiting": os.environ.get("OMP_WAIT_POLICY", "").strip().lower() or "as OpenMP does by itself"}
 
 
 @lru_cache(maxsize=8)

@@ -139,6 +139,21 @@ def test_the_number_of_processes_is_a_condition(monkeypatch):
         table.require(DeviceEstimator().conditions)
 
 
+@pytest.mark.parametrize(
+    ("threads", "policy", "waiting"),
+    [(2, "PASSIVE", "passive"), (2, "", "as OpenMP does by itself"), (1, "PASSIVE", None)],
+)
+def test_a_table_of_several_threads_says_how_they_waited(threads, policy, waiting, tmp_path, monkeypatch):
+    """But compares by it with no other one: tables that do not say it are read as before."""
+    monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    estimator = DeviceEstimator(repeats=1, warmup=0, threads=threads)
+    build_lookup_table(Space(), (8,), estimator, method="isolated").write(tmp_path / "t.yml")
+    table = LookupTable.read(tmp_path / "t.yml")
+    assert table.measured.get("waiting") == waiting
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    table.require(estimator.conditions)
+
+
 def test_an_unknown_method_is_refused():
     with pytest.raises(ValueError, match="method is 'guess'; allowed: networks, isolated"):
         build_lookup_table(Space(), (8,), DeviceEstimator(), method="guess")
