@@ -24,6 +24,7 @@ HERE = Path(__file__).resolve().parent
 # In this order: those that time come first, while a machine that has just been left alone is quiet.
 ALL = {
     "step_cost": "cost of a step of the search",
+    "busy": "a machine that others use too",
     "latency_truth": "what the table says against what is measured",
     "budget": "time of an exact derivation",
     "search_hours": "cost of a whole search",

@@ -33,6 +33,7 @@ SECTIONS = [
     Section("Cost of a step", "step_cost", "step_cost.json", "bench_step_cost.svg"),
     Section("Cost over layers and pixels", "step_cost", "step_cost_sweep.json"),
     Section("Cost of a whole search", "search_hours", "search_hours.json"),
+    Section("A machine that others use too", "busy", "busy.json"),
     Section("Quality of what is found", "quality", "quality.json", "bench_quality.svg"),
     Section("Quality of what is found: seeds 1 to 5, 10,000 test images", "quality", "quality_seeds_1_to_5.json"),
     Section("Quality of what is found: expansions 3 and 6, short trainings", "quality", "quality_expansions_3_6.json"),
