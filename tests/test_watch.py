@@ -11,6 +11,7 @@ import signal
 import socket
 import sqlite3
 import struct
+import subprocess
 import sys
 import termios
 import threading
@@ -218,6 +219,17 @@ def test_an_experiment_that_is_over(recorded, capsys):
     recorded.content["TrialJobEvent"] = [row for row in recorded.content["TrialJobEvent"] if row[1] != "C2Ytp"]
     recorded.is_as_of(2e9)
     assert main(["watch"]) == 0
+
+
+def test_it_waits_for_no_package_that_it_does_not_use(recorded):
+    """The trials need the cores."""
+    code = (
+        "import sys; from nni_proxyless.cli import main; code = main(['watch', 'yo96r8fj']); print('CODE', code);"
+        "print('LOADED', *{'torch', 'nni', 'numpy', 'timm', 'pydantic', 'yaml', 'tqdm'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert "CODE 1" in done.stdout.splitlines()
+    assert {*done.stdout.splitlines()[-1].split()[1:]} == {"yaml", "tqdm"}
 
 
 def test_an_experiment_whose_manager_has_ended(recorded, capsys):
