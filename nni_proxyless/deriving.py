@@ -146,8 +146,9 @@ class FinishedSearch:
     def best(self, budget: float, at_least: float | None = None) -> dict[str, Any]:
         """The choices of the most probable network under the budget.
 
-        Of those that cost ``at_least`` so much, if there are any. Without it, if the search held a target, of those near the
-        target, which its probabilities are about, or near the budget, if that is lower.
+        Of those that cost ``at_least`` so much, if there are any. Without it, if the search held a target, which its probabilities
+        are about, near that, or near the budget, if that is lower: from 3 % below it on, each per cent weighs as much as a factor of
+        e in probability (:mod:`.latency.nearness`).
 
         Raises
         ------

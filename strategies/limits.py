@@ -61,7 +61,8 @@ def most_probable_within(
     made
         Choices that count as made too.
     near
-        Whether the network is to be near the limit that is held, as near as there is one.
+        Whether the network is to be near the limit that is held: one more than 3 % below it has to be more probable, by a
+        factor of e for every further per cent (:mod:`nni_proxyless.latency.nearness`).
 
     Returns
     -------

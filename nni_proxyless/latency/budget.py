@@ -21,6 +21,7 @@ from typing import Any
 
 from nni_proxyless.errors import did_you_mean
 
+from . import nearness
 from .operation import Conditions
 from .profiler import LatencyProfiler
 from .program import Expression, Program
@@ -36,13 +37,6 @@ OBJECTIVE_SCALE = 1e4
 MARGIN = 2e-6  # of a scaled row: HiGHS' tolerance, with room
 MOST_FORBIDDEN = 100
 EPSILON = 2.0**-52
-NEAR = (
-    0.03,
-    0.06,
-    0.12,
-    0.25,
-    0.5,
-)  # how much less than ``near_ms``, as a share of it; the first that any network keeps to
 
 
 class BudgetError(ValueError):
@@ -79,10 +73,11 @@ def best_under_budget(
     budget_ms
         In the profiler's unit. Infinite: no limit.
     near_ms
-        The target of the search, say: only networks that cost at most 3 % less than this, if there are any; else 6 %, 12, 25,
-        50. They may cost more, up to the budget. Of a cost that is a maximum, which many networks have in common, it asks nothing.
+        The target of the search, say: a network more than 3 % below it has to be more probable in return, by a factor of e for
+        every further per cent (:mod:`.nearness`). It may cost more, up to the budget. Of a cost that is a maximum, which many networks have in
+        common, it asks nothing; nor does one of 0 or less.
     at_least_ms
-        Only networks that cost this much, if there are any; ``near_ms`` with a limit of one's own. Not of a maximum.
+        Only networks that cost this much, if there are any. Not of a maximum.
     also
         Further (profiler, budget) pairs that hold at once, such as multiply-adds beside milliseconds.
 
@@ -109,13 +104,13 @@ def best_under_budget(
         raise ValueError(
             f"at_least_ms is {at_least_ms!r}; allowed: none, a network costs the largest of its operations"
         )
-    near = [max(at_least_ms, near_ms * (1 - share)) for share in NEAR] if profiler.combine != "max" else []
     result = {label: max(ps, key=lambda choice: ps[choice]) for label, ps in numbers.items()}
     fits = not _exceeded(limits, result)
-    for least in dict.fromkeys((*near, at_least_ms, -math.inf)):
-        if fits and profiler.profile(result) >= least:
+    near = near_ms if nearness.asks(profiler, near_ms) else -math.inf
+    for least in dict.fromkeys((at_least_ms, -math.inf)):
+        if fits and profiler.profile(result) >= max(least, nearness.least_ms(near)):
             return _as_nni_has_it(result, choices)
-        found = _most_probable(limits, choices, numbers, result, least)
+        found = _most_probable(limits, choices, numbers, result, least, near)
         if found is not None:
             return _as_nni_has_it(found, choices)
     raise BudgetError(_out_of_reach(limits))
@@ -127,11 +122,12 @@ def _most_probable(
     numbers: Mapping[str, Mapping[Any, float]],
     rest: Mapping[str, Any],
     least: float,
+    near: float,
 ) -> dict[str, Any] | None:
-    """The most probable network within the limits; one that costs ``least`` only without choices of probability 0."""
-    program = _program(limits, choices)
-    if not program.choices:
-        return None
+    """The most probable network within the limits, and near; one that costs ``least`` only without choices of probability 0."""
+    program, profiler = _program(limits, choices), limits[0][0]
+    if not program.choices:  # all networks cost the same
+        return None if _exceeded(limits, rest) or profiler.profile(rest) < least else dict(rest)
     costs = {label: numbers[label] for label in program.choices}
     for limit in limits:
         _limit(program, *limit)
@@ -141,9 +137,10 @@ def _most_probable(
         for choice, p in ps.items()
     }
     zeros = {program.column[label, choice]: 1.0 for label, ps in costs.items() for choice, p in ps.items() if p == 0}
+    scale = COST_SCALE / (_span(profiler) or 1.0)
+    if nearness.least_ms(near) > profiler.fixed_ms:  # below it no network is
+        objective |= {c: OBJECTIVE_SCALE * w for c, w in nearness.penalised(program, profiler, near, scale).items()}
     if least > -math.inf:
-        profiler = limits[0][0]
-        scale = COST_SCALE / (_span(profiler) or 1.0)
         expression = {column: ms * scale for column, ms in program.cost(profiler).items()}
         program.require(expression, (least - profiler.fixed_ms) * scale, math.inf)
         return _verified(program, objective, limits, rest, excluded=zeros)

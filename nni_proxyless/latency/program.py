@@ -48,6 +48,7 @@ class Program:
         self.choices = {label: tuple(values) for label, values in choices.items()}
         self.column = {key: i for i, key in enumerate((lb, c) for lb, values in self.choices.items() for c in values)}
         self.n_binary = self.n_columns = len(self.column)
+        self._unbounded: list[int] = []
         self._products: dict[tuple[Conditions, str], dict[Any, int]] = {}
         self._rows: list[tuple[Expression, float, float]] = []
         for label, values in self.choices.items():
@@ -56,6 +57,12 @@ class Program:
     def require(self, expression: Expression, lower: float, upper: float) -> None:
         """Only architectures with ``lower <= expression <= upper`` from now on."""
         self._rows.append((expression, lower, upper))
+
+    def slack(self) -> int:
+        """A new column: any number of 0 or more, no integer."""
+        self._unbounded.append(self.n_columns)
+        self.n_columns += 1
+        return self._unbounded[-1]
 
     def forbid(self, sample: Mapping[str, Any]) -> None:
         """All architectures but this one from now on."""
@@ -108,6 +115,7 @@ class Program:
             costs[column] = value
         upper = np.ones(self.n_columns)
         upper[list(excluded)] = 0.0
+        upper[self._unbounded] = np.inf
         integrality = np.zeros(self.n_columns)
         integrality[: self.n_binary] = 1
         entries = [(i, column, value) for i, (row, _, _) in enumerate(self._rows) for column, value in row.items()]

@@ -24,6 +24,7 @@ from nni_proxyless.latency import (
     Measurement,
     Operation,
     best_under_budget,
+    nearness,
     trace_operations,
 )
 from nni_proxyless.latency import budget as budget_module
@@ -257,20 +258,78 @@ def test_at_least_so_much_if_there_is_any(seed):
         assert rank(probs, found) == pytest.approx(expected, abs=1e-9)
 
 
+def near_rank(probs: dict, sample: dict, ms: float, near_ms: float) -> tuple[int, float]:
+    """As :func:`rank`, a factor of e for each per cent from 3 % below ``near_ms`` on."""
+    zeros, log_p = rank(probs, sample)
+    return zeros, log_p - 100 * max(0.0, 0.97 - ms / near_ms)
+
+
 @pytest.mark.parametrize("seed", range(30))
-def test_as_near_as_there_is_any(seed):
-    """Among networks at most 3 % below, where choices of probability above 0 make one; else 6, 12, 25, 50 %; else all."""
+def test_nearness_and_probability_are_traded_exactly(seed):
+    """Among all networks within the budget, whatever has no probability last; near to the budget, to less, and in between."""
     draw, profiler, probs, networks, costs = enumerated(seed)
-    for _ in range(4):
+    for _ in range(6):
         budget = costs[draw.randrange(len(costs))]
-        near_ms = budget * draw.choice((1, 0.9))
+        near_ms = budget * draw.choice((1, 0.9, 0.4))
         within = [(sample, ms) for sample, ms in networks if ms <= budget]
-        possible = [(sample, ms) for sample, ms in within if rank(probs, sample)[0] == 0]
-        nearest = ([s for s, ms in possible if ms >= near_ms * (1 - share)] for share in (0.03, 0.06, 0.12, 0.25, 0.5))
-        expected = next((some for some in nearest if some), [sample for sample, _ in within])
+        expected = max(near_rank(probs, sample, ms, near_ms) for sample, ms in within)
         found = best_under_budget(probs, profiler, budget, near_ms=near_ms)
-        assert profiler.profile(found) <= budget
-        assert rank(probs, found) == pytest.approx(max(rank(probs, sample) for sample in expected), abs=1e-9)
+        ms = profiler.profile(found)
+        assert ms <= budget
+        assert near_rank(probs, found, ms, near_ms) == pytest.approx(expected, abs=1e-8)
+        assert nearness.log_likelihood(profiler, ms, near_ms) == pytest.approx(-100 * max(0.0, 0.97 - ms / near_ms))
+        assert best_under_budget(probs, profiler, budget, near_ms=near_ms) == found
+        least = budget * 0.7
+        among = [(s, ms) for s, ms in within if ms >= least and not rank(probs, s)[0]]
+        if among:
+            found = best_under_budget(probs, profiler, budget, near_ms=near_ms, at_least_ms=least)
+            best = max(near_rank(probs, s, ms, near_ms) for s, ms in among)
+            assert near_rank(probs, found, profiler.profile(found), near_ms) == pytest.approx(best, abs=1e-8)
+
+
+def one_choice(costs: dict[str, float]) -> LatencyProfiler:
+    """A network for each of these milliseconds."""
+    profiler = LatencyProfiler(Small(), OfNames(), (2,))
+    profiler.candidate_ms, profiler.fixed_ms = {"only": costs}, 0.0
+    profiler.profile = lambda sample: costs[sample["only"]]  # type: ignore[method-assign]
+    return profiler
+
+
+def test_a_little_nearer_is_not_worth_all_probability():
+    """11.7 % below with a log-probability of -18, 13.4 % below with -1.2: where steps at 12 % took the former."""
+    profiler = one_choice({"nearer": 88.3, "probable": 86.6, "far": 50.0})
+
+    def found(nearer: float, probable: float) -> str:
+        probs = {"only": {"nearer": math.exp(nearer), "probable": math.exp(probable), "far": 0.3}}
+        return best_under_budget(probs, profiler, 100.0, near_ms=100.0)["only"]
+
+    assert found(-18, -1.2) == "probable"
+    assert found(-1.5, -1.2) == "nearer", "so undecided, 1.7 % are worth more"
+    # No step anywhere: the one is left for the other where 1.7 % is what they differ by.
+    assert [found(-1.2 - 1.7 + d, -1.2) for d in (-1e-6, 1e-6)] == ["probable", "nearer"]
+
+
+def test_what_is_undecided_comes_near_and_what_is_decided_stays():
+    """Twelve choices that are each for what is cheap, which is 40 % less than the target: by 0.6 to 0.4, or by 0.9999."""
+    profiler = LatencyProfiler(Small(), OfNames(), (2,))
+    labels = [f"l{i:02}" for i in range(12)]
+    profiler.candidate_ms = {label: {"cheap": 5.0, "dear": 10.0} for label in labels}
+    profiler.fixed_ms = 0.0
+    profiler.profile = lambda sample: sum(10.0 if choice == "dear" else 5.0 for choice in sample.values())  # type: ignore[method-assign]
+    for p, expected in ((0.6, 100.0), (0.9999, 60.0)):
+        probs = {label: {"cheap": p, "dear": 1 - p} for label in labels}
+        assert profiler.profile(best_under_budget(probs, profiler, 102.0, near_ms=100.0)) == expected
+
+
+@pytest.mark.parametrize("near_ms", [0.0, -1.0, -math.inf, 0.5])
+def test_near_to_nothing_asks_nothing(near_ms):
+    """Nor does what every network costs."""
+    profiler = LatencyProfiler(Small(), OfNames(), (2,))
+    probs = {"block0": {"wide": 0.4, "narrow": 0.6}, "block1": {"wide": 0.45, "narrow": 0.55}}
+    assert best_under_budget(probs, profiler, 6.0, near_ms=near_ms) == best_under_budget(probs, profiler, 6.0)
+    same = one_choice({"a": 2.0, "b": 2.0})
+    same.candidate_ms, same.fixed_ms, same.profile = {"only": {"a": 0.0, "b": 0.0}}, 2.0, lambda sample: 2.0
+    assert best_under_budget({"only": {"a": 0.4, "b": 0.6}}, same, 3.0, near_ms=3.0) == {"only": "b"}
 
 
 def test_undecided_choices_leave_the_budget_unused_without_it():
@@ -283,7 +342,7 @@ def test_undecided_choices_leave_the_budget_unused_without_it():
         "narrow",
         "narrow",
     )  # there is none
-    assert tuple(best_under_budget(probs, space, 6.0, near_ms=6.0).values()) == ("narrow", "wide"), "12 % less"
+    assert tuple(best_under_budget(probs, space, 6.0, near_ms=6.0).values()) == ("narrow", "wide"), "8 % less"
     assert tuple(best_under_budget(probs, space, 9.0, near_ms=6.0).values()) == ("wide", "wide"), (
         "the budget is the limit"
     )
