@@ -4,27 +4,53 @@
 PYTHON ?= python3
 VENV   ?= .venv
 PORT   ?= 8080
+OLDEST ?= python3.10
+NEWEST ?= python3.13
 
 BIN := $(abspath $(VENV))/bin
 ENV := PATH="$(BIN):$$PATH" PYTHONWARNINGS="ignore:pkg_resources is deprecated"
 # Markers: the package with what a search needs; and with what the tests need besides.
 INSTALLED      := $(VENV)/.installed
 TEST_INSTALLED := $(VENV)/.installed-test
+# The environment that the folder of the target is to be: $(1) Python, $(2) which of the allowed versions of each package.
+define ENVIRONMENT
+@echo "Set-up: $(@D), $(1) with the $(2) versions"
+@rm -rf $(@D)
+@$(BIN)/uv venv --quiet --seed --python $(1) $(@D)
+@$(BIN)/uv pip install --quiet --python $(@D)/bin/python --resolution $(2) -e '.[test]'
+@touch $@
+endef
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: search test lint bench clean
+.PHONY: search test test-oldest test-newest pytest lint bench clean
 
 search: $(INSTALLED)
 	@$(ENV) nni-proxyless watch --create experiments/proxyless.yml --port $(PORT) --train-best experiments/train.yml
 
 # Threads that wait for each other must not spin: two test files run at a time, and commands in them have threads of their own.
-test: lint
+test: lint pytest
+
+# The same tests on Python $(OLDEST) with the oldest versions that pyproject.toml allows, and on $(NEWEST) with the newest; ruff and
+# mypy judge by the release they are of, and by the types of today's torch, so they have one environment, $(VENV).
+test-oldest: $(VENV)-oldest/.installed-test
+	@$(MAKE) --no-print-directory pytest VENV=$(VENV)-oldest
+
+test-newest: $(VENV)-newest/.installed-test
+	@$(MAKE) --no-print-directory pytest VENV=$(VENV)-newest
+
+pytest:
 	$(ENV) OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(TEST_INSTALLED)
 	$(ENV) ruff check .
 	$(ENV) ruff format --check .
 	$(ENV) mypy
+
+$(VENV)-oldest/.installed-test: pyproject.toml | $(TEST_INSTALLED)
+	$(call ENVIRONMENT,$(OLDEST),lowest-direct)
+
+$(VENV)-newest/.installed-test: pyproject.toml | $(TEST_INSTALLED)
+	$(call ENVIRONMENT,$(NEWEST),highest)
 
 # Less than 20 minutes on two quiet cores; results and logs in bench/.
 bench: $(INSTALLED)
@@ -45,4 +71,4 @@ $(TEST_INSTALLED): $(INSTALLED)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest build dist *.egg-info

@@ -341,7 +341,7 @@ def _part(data: ImageData, n_train: int) -> ImageData:
     """The same task with fewer training images: the first ones of every class."""
     each = n_train // data.num_classes
     targets = np.asarray(data.targets)
-    most = int(np.bincount(targets).min())
+    most = min(np.bincount(targets).tolist())
     if n_train % data.num_classes or not 1 <= each <= most:
         raise ValueError(
             f"n_train is {n_train}; allowed: a multiple of {data.num_classes}, up to {most * data.num_classes}"
