@@ -22,11 +22,12 @@ from nni_proxyless.modes import Modes
 
 from .gate import Gate
 from .limits import Limit, most_probable_within
+from .own_module import FORWARDED, check_module, clips_by_itself, loss_of, overrides
 from .processes import average, average_gradients, check_strategy, reduces_by_itself
 from .replay import HeldOutBatches, ReplayableLoader, for_this_rank
 from .resume import StopAndGo
 
-__all__ = ["SampledOneShotModule", "divided", "entropy", "loss_of"]
+__all__ = ["SampledOneShotModule", "divided", "entropy"]
 
 
 class SampledOneShotModule(BaseOneShotLightningModule):
@@ -71,6 +72,9 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         limits: Sequence[Limit],
     ):
         super().__init__(training_module)
+        for name in FORWARDED:
+            if overrides(training_module, name):
+                setattr(self, name, getattr(training_module, name))
         self.gates = list(gates)
         self.gate_modules = nn.ModuleList(gates)  # so that Lightning moves them
         self.penalty = penalty
@@ -112,6 +116,8 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         if self._modes is not None:
             self._modes.restore()  # Lightning before 2.2 puts everything into training mode, also what was kept out of it
             self._modes = None
+        own = [o for o in self.trainer.optimizers if not getattr(o, "is_arch_optimizer", False)]
+        check_module(self.training_module, own, [config.scheduler for config in self.trainer.lr_scheduler_configs])
         if self.warmup_learning_rate is not None and math.isinf(self.trainer.num_training_batches):
             raise MisconfigurationException(
                 "strategy: warmup_learning_rate needs training data of known length; use the evaluator's own schedule"
@@ -191,11 +197,7 @@ class SampledOneShotModule(BaseOneShotLightningModule):
     @property
     def weight_optimizer(self) -> Any:
         """The evaluator's own optimizer."""
-        optimizers = self.optimizers()
-        own = [o for o in optimizers if not getattr(o, "is_arch_optimizer", False)]
-        if len(own) != 1:
-            raise ValueError(f"the evaluator's module has {len(own)} optimizers; allowed: one")
-        return own[0]
+        return next(o for o in self.optimizers() if not getattr(o, "is_arch_optimizer", False))
 
     def weight_step(self, batch: Any, batch_idx: int) -> tuple[Any, bool]:
         """One training batch on one sampled path; candidates off the path have no gradient, so nothing moves them.
@@ -211,26 +213,47 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         optimizer = self.weight_optimizer
         if self._accumulated == 0:
             self._path = {gate: gate.sample_path(self.path_size_bias) for gate in self.gates}
+            self.training_module.on_before_zero_grad(optimizer)
             self.training_module.optimizer_zero_grad(self.trainer.current_epoch, batch_idx, optimizer)
         self.open_path(self._path)
         result = self.training_module.training_step(batch, batch_idx)
-        self.manual_backward(self.objective(loss_of(result)) / self.accumulate_grad_batches)
+        loss = loss_of(result, self.training_module)
+        if loss is None:
+            if self.trainer.world_size > 1:
+                raise MisconfigurationException(
+                    f"strategy: {type(self.training_module).__name__}.training_step returns None, which skips a batch; allowed: with "
+                    "one process, the others would wait for this one"
+                )
+        else:
+            self.manual_backward(self.objective(loss) / self.accumulate_grad_batches)
+            self._accumulated += 1
         self.reset_gates()
-        self._accumulated += 1
-        stepped = self._accumulated == self.accumulate_grad_batches or self.trainer.is_last_batch
+        last = self.trainer.is_last_batch
+        stepped = self._accumulated > 0 and (self._accumulated == self.accumulate_grad_batches or last)
         self._set_warmup_learning_rate(batch_idx)
         if stepped:
             self._accumulated = 0
             if self.trainer.world_size > 1:
                 average_gradients(self.weights())
-            if self.gradient_clip_val is not None:
-                self.training_module.configure_gradient_clipping(
-                    optimizer, self.gradient_clip_val * self.loss_scale(), self.gradient_clip_algorithm
-                )
+            self._clip(optimizer)
             self.training_module.optimizer_step(self.trainer.current_epoch, batch_idx, optimizer)
-            if not self._own_warmup:
-                self.advance_lr_schedulers(batch_idx)
+        # As Lightning counts: a batch that was skipped is one of those that a schedule is made for.
+        if (stepped or last or (loss is None and self.accumulate_grad_batches == 1)) and not self._own_warmup:
+            self.advance_lr_schedulers(batch_idx)
         return result, stepped
+
+    def _clip(self, optimizer: Any) -> None:
+        value, scale = self.gradient_clip_val, self.loss_scale()
+        if clips_by_itself(self.training_module) and scale != 1:
+            self.trainer.precision_plugin.scaler.unscale_(optimizer.optimizer)  # it may have values of its own
+            scale = 1.0
+        if value is not None or clips_by_itself(self.training_module):
+            value = None if value is None else value * scale
+            self.training_module.configure_gradient_clipping(optimizer, value, self.gradient_clip_algorithm)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        if not getattr(optimizer, "is_arch_optimizer", False):
+            self.training_module.on_before_optimizer_step(optimizer)
 
     @property
     def path_size_bias(self) -> float:
@@ -295,10 +318,10 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         """Those of them whose choice is made, for good."""
         return [gate for gate in self.searched if gate.fixed]
 
-    def architecture_loss(self, batch: Any, batch_idx: int) -> Tensor:
-        """Task loss of the sampled path, the module's own ``architecture_loss`` if it has one."""
+    def architecture_loss(self, batch: Any, batch_idx: int) -> Tensor | None:
+        """Task loss of the sampled path, the module's own ``architecture_loss`` if it has one; None to skip the batch."""
         own = getattr(self.training_module, "architecture_loss", None)
-        return loss_of((own or self.training_module.training_step)(batch, batch_idx))
+        return loss_of((own or self.training_module.training_step)(batch, batch_idx), self.training_module)
 
     def add_penalty(self, loss: Tensor, probs: dict[Gate, Tensor]) -> Tensor:
         """Add the expected cost under ``probs`` (live tensors of shape (N,)) and log what it came to."""
@@ -375,8 +398,3 @@ def divided(loader: Any, trainer: Any, seed: int) -> Any:
 def entropy(distributions: Iterable[Tensor]) -> Tensor:
     """Sum of the entropies, in nats, a scalar with its graph."""
     return torch.stack([torch.special.entr(p).sum() for p in distributions]).sum()
-
-
-def loss_of(result: Any) -> Tensor:
-    """What Lightning's ``training_step`` may return: a loss, or a dict that holds one."""
-    return result["loss"] if isinstance(result, dict) else result

@@ -175,8 +175,10 @@ class ProxylessModule(SampledOneShotModule):
         with gradients_off(self.weights()):
             probs = {gate: self._open_pair(gate, pair) for gate, pair in pairs.items()} or self._open_all()
             still = [] if self.update_active_skip else [g for g in probs if g.active in (g.skips or ())]
-            loss = self.architecture_loss(batch, batch_idx) + self._indecision(probs)
-            loss = self.add_penalty(loss, self._with_decided(probs))
+            task = self.architecture_loss(batch, batch_idx)
+            if task is None:
+                return
+            loss = self.add_penalty(task + self._indecision(probs), self._with_decided(probs))
             self.architecture_optimizer.zero_grad()
             self.manual_backward(loss)
         for gate in still:

@@ -11,6 +11,7 @@ On a CPU with a fixed number of threads the result is the same to the last bit.
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,8 @@ class StopAndGo:
             counts.ready = counts.started = counts.processed = counts.completed = epoch
         loop = trainer.fit_loop.epoch_loop
         # The loggers' x-axis: batches, all of them, since the ones that are done are gone through again.
-        loop._batches_that_stepped = epoch * trainer.num_training_batches
+        if math.isfinite(trainer.num_training_batches):
+            loop._batches_that_stepped = epoch * trainer.num_training_batches
         counts = loop.manual_optimization.optim_step_progress.total
         counts.ready = counts.completed = steps
 

@@ -1,0 +1,85 @@
+"""A Lightning module of the user's own inside a search: what it may do, and what is refused before anything is trained.
+
+Lightning's automatic optimization is made by hand here, so what it would do for a module has to be done, or refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+
+__all__ = ["FORWARDED", "check_module", "clips_by_itself", "loss_of", "overrides"]
+
+FORWARDED = (
+    "on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer", "configure_callbacks", "backward",
+    "on_save_checkpoint", "on_load_checkpoint",
+)  # fmt: skip
+"""Hooks that Lightning asks the module of the search for, which NNI's does not pass on."""
+
+
+def overrides(module: LightningModule, name: str) -> bool:
+    """Whether the user has written this method."""
+    return getattr(type(module), name) is not getattr(LightningModule, name)
+
+
+def clips_by_itself(module: LightningModule) -> bool:
+    """Whether gradients go through a ``configure_gradient_clipping`` of the module's own, with or without a value."""
+    return overrides(module, "configure_gradient_clipping")
+
+
+def check_module(module: LightningModule, optimizers: list[Any], schedules: list[Any]) -> None:
+    """Refuse what a search cannot do.
+
+    Parameters
+    ----------
+    optimizers, schedules
+        What the module's ``configure_optimizers`` has given.
+
+    Raises
+    ------
+    MisconfigurationException
+        The message names the module and all that is wrong.
+    """
+    name = type(module).__name__
+    problems = []
+    if not module.automatic_optimization:
+        problems.append(
+            f"{name} has automatic_optimization False; allowed: True, a search makes the steps of the weights itself"
+        )
+    if len(optimizers) != 1:
+        problems.append(f"{name}.configure_optimizers gives {len(optimizers)} optimizers; allowed: one")
+    problems += [
+        f"{name}.configure_optimizers gives {type(o).__name__}, which tries a step several times; allowed: an optimizer that steps "
+        "once, such as SGD or AdamW"
+        for o in optimizers
+        if isinstance(o, torch.optim.LBFGS)
+    ]
+    problems += [
+        f"{name}.configure_optimizers gives {type(s).__name__}, which waits for a metric that a search does not have; allowed: a "
+        "schedule without one, such as CosineAnnealingLR"
+        for s in schedules
+        if isinstance(s, torch.optim.lr_scheduler.ReduceLROnPlateau)
+    ]
+    if problems:
+        raise MisconfigurationException("strategy: " + "; ".join(problems))
+
+
+def loss_of(result: Any, module: LightningModule | None = None) -> Tensor | None:
+    """What Lightning's ``training_step`` may return: a loss, a dict that holds one, or None to skip the batch.
+
+    Raises
+    ------
+    TypeError
+        Something else.
+    """
+    loss = result.get("loss") if isinstance(result, dict) else result
+    if isinstance(loss, Tensor) or result is None:
+        return loss
+    what = f"a dict of {', '.join(map(repr, result))}" if isinstance(result, dict) else f"a {type(result).__name__}"
+    raise TypeError(
+        f"{type(module).__name__}.training_step returns {what}; allowed: a tensor, a dict with a tensor 'loss', or None to skip a batch"
+    )
