@@ -22,12 +22,14 @@ from nni_proxyless.modes import Modes
 
 from .gate import Gate
 from .limits import Limit, most_probable_within
-from .own_module import FORWARDED, check_module, clips_by_itself, loss_of, overrides
+from .own_module import FORWARDED, check_module, clip, loss_of, overrides
 from .processes import average, average_gradients, check_strategy, reduces_by_itself
-from .replay import HeldOutBatches, ReplayableLoader, for_this_rank
+from .replay import HeldOutBatches, ReplayableLoader, divided
 from .resume import StopAndGo
 
-__all__ = ["SampledOneShotModule", "divided", "entropy"]
+__all__ = ["SampledOneShotModule", "entropy"]
+
+_IN_LIGHTNINGS = "nni_proxyless"  # key of what is ours in a checkpoint of Lightning's
 
 
 class SampledOneShotModule(BaseOneShotLightningModule):
@@ -156,6 +158,18 @@ class SampledOneShotModule(BaseOneShotLightningModule):
             self.stop_and_go.after_epoch(self)
         return result
 
+    # From Lightning's own checkpoints NNI's ``state_dict`` goes on. What is decided comes first: a child lacks what has left.
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[_IN_LIGHTNINGS] = {"method": self.method_state(), "paths": self.gates[0].generator.get_state()}
+        self.training_module.on_save_checkpoint(checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if state := checkpoint.get(_IN_LIGHTNINGS):
+            self.load_method_state(state["method"])
+            self.gates[0].generator.set_state(state["paths"])
+        self.training_module.on_load_checkpoint(checkpoint)
+
     def search_step(self, batch: Any, batch_idx: int) -> Any:
         """What the method does with one training batch."""
         raise NotImplementedError
@@ -235,21 +249,12 @@ class SampledOneShotModule(BaseOneShotLightningModule):
             self._accumulated = 0
             if self.trainer.world_size > 1:
                 average_gradients(self.weights())
-            self._clip(optimizer)
+            clip(self.training_module, optimizer, self.gradient_clip_val, self.gradient_clip_algorithm)
             self.training_module.optimizer_step(self.trainer.current_epoch, batch_idx, optimizer)
         # As Lightning counts: a batch that was skipped is one of those that a schedule is made for.
         if (stepped or last or (loss is None and self.accumulate_grad_batches == 1)) and not self._own_warmup:
             self.advance_lr_schedulers(batch_idx)
         return result, stepped
-
-    def _clip(self, optimizer: Any) -> None:
-        value, scale = self.gradient_clip_val, self.loss_scale()
-        if clips_by_itself(self.training_module) and scale != 1:
-            self.trainer.precision_plugin.scaler.unscale_(optimizer.optimizer)  # it may have values of its own
-            scale = 1.0
-        if value is not None or clips_by_itself(self.training_module):
-            value = None if value is None else value * scale
-            self.training_module.configure_gradient_clipping(optimizer, value, self.gradient_clip_algorithm)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
         if not getattr(optimizer, "is_arch_optimizer", False):
@@ -388,11 +393,6 @@ class SampledOneShotModule(BaseOneShotLightningModule):
     def architecture_optimizer(self) -> Any:
         """The optimizer of all logits."""
         return self.architecture_optimizers()
-
-
-def divided(loader: Any, trainer: Any, seed: int) -> Any:
-    """The part of a loader's data that belongs to this process."""
-    return for_this_rank(loader, trainer.global_rank, trainer.world_size, seed=seed)
 
 
 def entropy(distributions: Iterable[Tensor]) -> Tensor:

@@ -21,10 +21,9 @@ from torch import nn
 from .gate import Gate
 from .identity import WITHOUT_EFFECT, identity_of_penalty, options_of
 from .limits import limits_of
-from .module import divided
 from .ranges import problems_of_sampled
 from .refusal import Original, SpaceError, refuse_cell, refuse_values, unchanged_if_refused
-from .replay import ReplayableLoader
+from .replay import ReplayableLoader, divided
 from .resume import StopAndGo
 from .supernet import SampledInput, SampledLayer, SampledModule, SampledRepeat, choices_of
 

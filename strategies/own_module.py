@@ -12,11 +12,10 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-__all__ = ["FORWARDED", "check_module", "clips_by_itself", "loss_of", "overrides"]
+__all__ = ["FORWARDED", "check_module", "clip", "loss_of", "overrides"]
 
 FORWARDED = (
     "on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer", "configure_callbacks", "backward",
-    "on_save_checkpoint", "on_load_checkpoint",
 )  # fmt: skip
 """Hooks that Lightning asks the module of the search for, which NNI's does not pass on."""
 
@@ -26,9 +25,17 @@ def overrides(module: LightningModule, name: str) -> bool:
     return getattr(type(module), name) is not getattr(LightningModule, name)
 
 
-def clips_by_itself(module: LightningModule) -> bool:
-    """Whether gradients go through a ``configure_gradient_clipping`` of the module's own, with or without a value."""
-    return overrides(module, "configure_gradient_clipping")
+def clip(module: LightningModule, optimizer: Any, value: float | None, algorithm: str) -> None:
+    """Clip the gradient of the weights; by a ``configure_gradient_clipping`` of the module's own with or without a value."""
+    own = overrides(module, "configure_gradient_clipping")
+    if value is None and not own:
+        return
+    scaler = getattr(module.trainer.precision_plugin, "scaler", None)
+    if scaler is not None and own:
+        scaler.unscale_(optimizer.optimizer)  # it may have values of its own
+    elif scaler is not None and value is not None:
+        value *= float(scaler.get_scale())
+    module.configure_gradient_clipping(optimizer, value, algorithm)
 
 
 def check_module(module: LightningModule, optimizers: list[Any], schedules: list[Any]) -> None:

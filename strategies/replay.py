@@ -27,7 +27,15 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
-__all__ = ["HeldOutBatches", "ReplayableLoader", "for_this_rank", "loader_generators", "rng_state", "set_rng_state"]
+__all__ = [
+    "HeldOutBatches",
+    "ReplayableLoader",
+    "divided",
+    "for_this_rank",
+    "loader_generators",
+    "rng_state",
+    "set_rng_state",
+]
 
 _logger = logging.getLogger(__name__)
 
@@ -302,6 +310,11 @@ def for_this_rank(loader: Any, rank: int, world_size: int, *, seed: int, shuffle
         prefetch_factor=loader.prefetch_factor,
         persistent_workers=loader.persistent_workers,
     )
+
+
+def divided(loader: Any, trainer: Any, seed: int) -> Any:
+    """The part of a loader's data that belongs to this process."""
+    return for_this_rank(loader, trainer.global_rank, trainer.world_size, seed=seed)
 
 
 def _why_indivisible(loader: Any) -> str | None:
