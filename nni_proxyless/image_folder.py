@@ -125,8 +125,10 @@ class Pictures:
         """
         suffixes = _suffixes()
         left_out: list[str] = []
-        classes, paths, targets = [], [], []
-        empty = []
+        classes: list[str] = []
+        paths: list[str] = []
+        targets: list[int] = []
+        empty: list[str] = []
         try:
             entries = sorted(os.scandir(root), key=lambda entry: entry.name)
             for entry in entries:
@@ -136,7 +138,7 @@ class Pictures:
                 if entry.name.startswith(".") or entry.name == "__MACOSX":
                     left_out.extend(path for path in _files(entry.path) if _suffix(path) in suffixes)
                     continue
-                found = []
+                found: list[str] = []
                 for path in _files(entry.path):
                     hidden = any(part.startswith(".") for part in Path(path).relative_to(root).parts)
                     (found if _suffix(path) in suffixes and not hidden else left_out).append(path)
@@ -192,7 +194,7 @@ def _say(root: Path, left_out: list[str], suffixes: set[str]) -> None:
         for path in named
     )  # fmt: skip
     _logger.warning(
-        "data.root: %s: %d files are left out (%s), the first: %s",
+        "data.root: %s: %d left out (%s), the first: %s",
         root, len(named), ", ".join(f"{n} {kind}" for kind, n in kinds.most_common()), named[0],
     )  # fmt: skip
 

@@ -146,7 +146,7 @@ def test_what_is_no_picture_is_left_out_and_named(tmp_path, caplog):
         images = data.folder(root=str(tmp_path), image_size=32)
     assert (images.num_classes, len(images.train), len(images.test)) == (2, 12, 4)
     (said,) = [record.getMessage() for record in caplog.records]
-    assert said.startswith(f"data.root: {train}: 8 files are left out (3 hidden, 2 .txt, ")
+    assert said.startswith(f"data.root: {train}: 8 left out (3 hidden, 2 .txt, ")
     for words in ("1 .db", "1 .mp4", "1 beside the folders of classes", f"the first: {train}"):
         assert words in said
 
