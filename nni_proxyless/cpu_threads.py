@@ -110,7 +110,9 @@ def _is_given() -> bool:
     if os.environ.get("MKL_NUM_THREADS"):  # torch takes it for its own
         return True
     said = os.environ.get(THREADS)
-    return bool(said) and said != os.environ.get(_OURS) and not _is_torchrun_s(said)
+    if not said or said == os.environ.get(_OURS):
+        return False
+    return not _is_torchrun_s(said)
 
 
 def _is_torchrun_s(said: str) -> bool:
