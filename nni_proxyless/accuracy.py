@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -22,13 +23,31 @@ def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
     return (logits.argmax(dim=1) == targets).float().mean()
 
 
+LEAST = 2**16  # numbers in a batch of images that is evaluated, such as 64 images of 32x32; smaller batches are joined
+
+
+def joined(batches: Iterable[tuple[Tensor, Tensor]], least: int = LEAST) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same images in the same order, in batches of at least so many numbers, except for the last.
+
+    Each of a network's operations takes a while to call, for a batch of small images as long as to compute.
+    """
+    waiting: list[tuple[Tensor, Tensor]] = []
+    for images, targets in batches:
+        waiting.append((images, targets))
+        if sum(part.numel() for part, _ in waiting) >= least:
+            yield torch.cat([part for part, _ in waiting]), torch.cat([part for _, part in waiting])
+            waiting = []
+    if waiting:
+        yield torch.cat([part for part, _ in waiting]), torch.cat([part for _, part in waiting])
+
+
 @torch.no_grad()
 def evaluate_accuracy(network: nn.Module, batches: Any) -> float:
     """Share of right answers in evaluation mode, over a loader of (images, targets)."""
     device = next(network.parameters()).device
     right = total = 0
     with evaluating(network):
-        for images, targets in batches:
+        for images, targets in joined(batches):
             logits = network(as_channels_last(images.to(device)))
             right += int((logits.argmax(dim=1) == targets.to(device)).sum())
             total += len(targets)

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import datasets
 from torchvision.transforms import v2
 
+from .affine import RandomAffine
 from .errors import UserError
 from .image_folder import ImageFolder, Pictures
 from .preprocessing import CIFAR, FASHION_MNIST, IMAGENET, Statistics
@@ -167,7 +168,11 @@ def loader(
 
 
 class TensorImages(Dataset):
-    """Images in memory, shape (n, channels, height, width), with their classes; transformed one by one."""
+    """Images in memory, shape (n, channels, height, width), with their classes.
+
+    A loader reads whole batches at once. A transform is given images one by one, unless it has a method ``of_batch`` that gives the
+    same for many, as :class:`.affine.RandomAffine` has.
+    """
 
     def __init__(self, images: torch.Tensor, targets: torch.Tensor, transform: Callable | None = None):
         self.images, self.targets, self.transform = images, targets, transform
@@ -178,6 +183,15 @@ class TensorImages(Dataset):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         image = self.images[index]
         return (image if self.transform is None else self.transform(image)), int(self.targets[index])
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[torch.Tensor, int]]:
+        """What torch's loaders ask for where they find it: the same as one by one, in the same order."""
+        if self.transform is not None and not hasattr(self.transform, "of_batch"):
+            return [self[index] for index in indices]
+        images = self.images[indices]
+        if self.transform is not None:
+            images = self.transform.of_batch(images)
+        return list(zip(images.unbind(), self.targets[indices].tolist(), strict=True))
 
 
 def digits(*, image_size: int = 16) -> ImageData:
@@ -210,9 +224,7 @@ def digits(*, image_size: int = 16) -> ImageData:
     train = torch.from_numpy(~test)
 
     blank = float(images.min())  # the background, so that a shifted digit has no edge
-    augment = v2.RandomAffine(
-        degrees=10, translate=(1 / 8, 1 / 8), scale=(0.9, 1.1), fill=blank, interpolation=v2.InterpolationMode.BILINEAR
-    )
+    augment = RandomAffine(degrees=10, translate=(1 / 8, 1 / 8), scale=(0.9, 1.1), fill=blank)
     return ImageData(
         train=TensorImages(images[train], targets[train], augment),
         train_plain=TensorImages(images[train], targets[train]),
