@@ -5,6 +5,9 @@ Layout::
     nni-proxyless … 2               a first line of the caller's: what this is, and the version of its format
     4f53cda1...                     SHA-256 of the payload, hexadecimal
     (payload)                       torch.save of a dict; read with weights_only, so no code of the file ever runs
+
+All tensors of one type lie in the payload as one, see :mod:`.packing`: torch takes as long for a tensor of a few numbers as for a large
+one, and a supernet with its optimizer has thousands. A payload without that, of an earlier version, is read as it is.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+
+from .packing import is_packed, pack, unpack
 
 __all__ = ["DamagedError", "read_payload", "state_of", "write_sealed"]
 
@@ -37,7 +42,7 @@ def write_sealed(path: Path, first_line: bytes, state: Mapping[str, Any]) -> Non
     """
     # To memory first: torch.save to a full disk dies in the middle of a zip file with an error that names no disk.
     buffer = io.BytesIO()
-    torch.save(dict(state), buffer)
+    torch.save(pack(dict(state)), buffer)
     with open(path, "wb") as file:
         file.write(first_line + hashlib.sha256(buffer.getbuffer()).hexdigest().encode() + b"\n")
         file.write(buffer.getbuffer())
@@ -71,6 +76,8 @@ def state_of(payload: bytes) -> dict[str, Any]:
     """
     try:
         state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        if is_packed(state):
+            state = unpack(state)
     except Exception as error:  # torch promises no particular one
         reason = (str(error).splitlines() or [""])[0]
         raise DamagedError(f"not loadable: {type(error).__name__}: {reason}") from error

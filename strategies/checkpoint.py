@@ -29,8 +29,9 @@ __all__ = ["CheckpointError", "CheckpointFolder", "differences"]
 _logger = logging.getLogger(__name__)
 
 _MAGIC = b"nni-proxyless checkpoint "
-_VERSION = 2  # 1 had no state of the method, and kept paths of one process only
+_VERSION = 4  # 1 had no state of the method, and paths of one process only; 2, which is read too, each tensor by itself; 3, which one flipped bit makes a 2, is none
 _FIRST_LINE = _MAGIC + b"%d\n" % _VERSION
+_READ = (_FIRST_LINE, _MAGIC + b"2\n")
 _TEMPORARY = re.compile(r"\.search\.ckpt\.\d+\.tmp")
 _ALLOWED = "dict, list, tuple, str, int, float, bool, None, torch.Tensor"
 _EXCERPT = 60
@@ -259,7 +260,7 @@ def _plain_tensor(tensor: torch.Tensor, path: str) -> torch.Tensor:
 def _check_first_line(path: Path, file: io.BufferedReader) -> None:
     """Read the first line; raise CheckpointError where the file is not ours, DamagedError where it ends too early."""
     line = file.readline(len(_MAGIC) + 20)
-    if line == _FIRST_LINE:
+    if line in _READ:
         return
     if _FIRST_LINE.startswith(line):
         raise DamagedError("truncated within the first line" if line else "the file is empty")

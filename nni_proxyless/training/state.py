@@ -20,7 +20,8 @@ from ..sealed import DamagedError, read_payload, state_of, write_sealed
 
 __all__ = ["TrainingCheckpoint", "settings"]
 
-_FIRST_LINE = b"nni-proxyless training 1\n"
+_FIRST_LINE = b"nni-proxyless training 2\n"
+_READ = (_FIRST_LINE, b"nni-proxyless training 1\n")  # which had every tensor by itself
 # Where the results lie, and what does not change them.
 _FREE = ("output", "workers", "checkpoint_every")
 
@@ -56,7 +57,7 @@ class TrainingCheckpoint:
         """
         try:
             with open(self.path, "rb") as file:
-                if file.readline(100) != _FIRST_LINE:
+                if file.readline(100) not in _READ:
                     raise DamagedError("written by another version of this program, or no checkpoint of a training")
                 return state_of(read_payload(file))
         except (OSError, DamagedError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import random
@@ -22,7 +23,7 @@ from nni_proxyless.strategies.checkpoint import CheckpointError, CheckpointFolde
 from torch import nn
 from torch.optim import lr_scheduler
 
-HEADER = b"nni-proxyless checkpoint 2\n"
+HEADER = b"nni-proxyless checkpoint 4\n"
 
 
 def state(n: int) -> dict[str, Any]:
@@ -324,16 +325,16 @@ def test_a_foreign_file_is_left_alone(tmp_path, kind, place):
         path.write_bytes(
             {
                 "text": b"my notes\n",
-                "future": HEADER.replace(b"2", b"12") + b"?",
-                "past": HEADER.replace(b"2", b"1") + b"?",
+                "future": HEADER.replace(b"4", b"12") + b"?",
+                "past": HEADER.replace(b"4", b"1") + b"?",
                 "no line": b"n" * 300,
             }[kind]
         )
     content = path.read_bytes()
     files = sorted(os.listdir(folder.folder))
     what = {
-        "future": "a checkpoint of format 12, written by a newer version of this program; this one reads format 2. Go on with that version, or choose another folder",
-        "past": "a checkpoint of format 1, written by an older version of this program; this one reads format 2. Go on with that version, or choose another folder",
+        "future": "a checkpoint of format 12, written by a newer version of this program; this one reads format 4. Go on with that version, or choose another folder",
+        "past": "a checkpoint of format 1, written by an older version of this program; this one reads format 4. Go on with that version, or choose another folder",
     }.get(kind, "not a checkpoint of this program; move it away, or choose another folder")
     fresh = CheckpointFolder(folder.folder)
     actions = [lambda: fresh.write(state(2))]
@@ -592,3 +593,14 @@ def test_long_values_are_cut_to_where_they_differ():
     assert ", 399, 7, 401," in sentence
     assert len(sentence) < 200
     assert differences({"a": "x" * 100}, {"a": "y"}) == [f"a is '{'x' * 59}… here, 'y' in the checkpoint"]
+
+
+def test_a_checkpoint_of_format_2_is_read(tmp_path):
+    """Which had every tensor by itself."""
+    folder = CheckpointFolder(tmp_path)
+    folder.write(state(1))
+    payload = io.BytesIO()
+    torch.save(state(4), payload)
+    digest = hashlib.sha256(payload.getvalue()).hexdigest().encode()
+    folder.current.write_bytes(HEADER.replace(b"4", b"2") + digest + b"\n" + payload.getvalue())
+    assert step_of(tmp_path) == 4
