@@ -26,6 +26,7 @@ from .own_module import FORWARDED, check_module, clip, loss_of, overrides
 from .processes import average, average_gradients, check_strategy, reduces_by_itself
 from .replay import HeldOutBatches, ReplayableLoader, divided
 from .resume import StopAndGo
+from .telling import Told
 
 __all__ = ["SampledOneShotModule", "entropy"]
 
@@ -99,6 +100,7 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         self._path: dict[Gate, int] = {}
         self._modes: Modes | None = None
         self._parts: tuple[list[nn.Parameter], list[nn.Module]] | None = None
+        self._told = Told()
 
     # -- life in Lightning -----------------------------------------------------------------------------------------
 
@@ -140,7 +142,8 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         self.original = None
         result = self.search_step(batch, batch_idx)
         if batch_idx % self.log_prob_every_n_step == 0:
-            self.log_probs(self.export_probs())
+            self._told.probs = self.export_probs()
+        self._told.tell(self)
         return result
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> Any:
@@ -336,8 +339,12 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         loss, details = self.penalty(
             loss, {g.label: dict(zip(g.choices, p.unbind(), strict=True)) for g, p in probs.items()}, **path
         )
-        self.log_dict({f"penalty/{name}": torch.as_tensor(value).detach() for name, value in details.items()})
+        self.note({f"penalty/{name}": value for name, value in details.items()})
         return loss
+
+    def note(self, figures: dict[str, Any]) -> None:
+        """Log figures of this step: the newest ones, when the trainer's loggers are told next; see :class:`.telling.Told`."""
+        self._told.figures.update(figures)
 
     def rising(self, weight: float, first: int, end: int) -> float:
         """A weight that rises from 0 in epoch ``first`` to its whole in the last epoch before ``end``."""

@@ -251,7 +251,7 @@ class ProxylessModule(SampledOneShotModule):
         self.architecture_optimizer.zero_grad()
         self.manual_backward(reinforce_loss(log_probs, received.to(log_probs), baseline))
         self.architecture_optimizer.step()
-        self.log_dict({"reinforce/reward": received.mean().float(), "reinforce/baseline": baseline})
+        self.note({"reinforce/reward": received.mean().float(), "reinforce/baseline": baseline})
 
     def method_state(self) -> dict[str, Any]:
         return {"baseline": self.baseline.value}

@@ -1,0 +1,49 @@
+"""What the loggers are told of a search's steps, and how often.
+
+Lightning's ``log`` takes a millisecond per figure, and its loggers are told every ``log_every_n_steps`` batches: of what a search logs in
+between, all but the newest is lost. Sixty probabilities and five terms of a loss came to a tenth of a small search.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+__all__ = ["Told"]
+
+
+class Told:
+    """Keeps the newest figures, and gives them away where the loggers would have taken them.
+
+    Attributes
+    ----------
+    figures
+        Of the newest step that had them. They go through Lightning's ``log``, so callbacks find them in ``callback_metrics``: those
+        of the last step are there when an epoch ends.
+    probs
+        Label -> choice -> probability, or None. Go to the loggers as ``prob/LABEL/CHOICE``, and into no ``callback_metrics``.
+    """
+
+    def __init__(self) -> None:
+        self.figures: dict[str, Any] = {}
+        self.probs: dict[str, dict[Any, float]] | None = None
+        self._curves: dict[str, float] = {}
+
+    def tell(self, module: Any) -> None:
+        """At the end of a training step: nothing, or everything that is new, if the loggers are told after this batch."""
+        trainer = module.trainer
+        if self.probs is not None:
+            self._curves = {f"prob/{label}/{c}": p for label, of in self.probs.items() for c, p in of.items()}
+            self.probs = None
+        steps = trainer.fit_loop.epoch_loop._batches_that_stepped  # the loggers' x-axis
+        every = trainer.log_every_n_steps
+        due = (every > 0 and (steps + 1) % every == 0) or trainer.should_stop
+        if (due or trainer.is_last_batch) and self.figures:
+            module.log_dict({name: torch.as_tensor(value).detach() for name, value in self.figures.items()})
+            self.figures = {}
+        if due and self._curves:
+            for logger in trainer.loggers:
+                logger.log_metrics({**self._curves, "epoch": trainer.current_epoch}, step=steps)
+        if trainer.is_last_batch:
+            self._curves = {}  # an epoch begins with none, as in Lightning's own collection

@@ -1,0 +1,95 @@
+"""Curves of a search: what the loggers are told is what Lightning's own ``log`` would tell them, from a fraction of its calls."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from nni.nas.evaluator.pytorch import DataLoader, Lightning, Trainer
+from nni_proxyless.strategies import DSNAS, ProxylessNAS
+from nni_proxyless.strategies.module import SampledOneShotModule
+from pytorch_lightning import Callback
+from pytorch_lightning.loggers import Logger
+
+from nni_proxyless.latency import LatencyPenalty
+
+from .searches import Cost, Noisy, Space, Task
+
+
+class Heard(Logger):
+    """What a logger is told: step -> name -> value."""
+
+    def __init__(self):
+        super().__init__()
+        self.told: dict[int, dict[str, float]] = {}
+
+    name, version = "heard", 0
+
+    def log_hyperparams(self, *args, **kwargs):
+        pass
+
+    def log_metrics(self, metrics, step=None):
+        at = self.told.setdefault(step, {})
+        at.update({name: float(torch.tensor(value)) for name, value in metrics.items()})
+
+
+class Seen(Callback):
+    """What callbacks find when an epoch ends."""
+
+    def __init__(self):
+        self.metrics: list[dict[str, float]] = []
+
+    def on_train_epoch_end(self, trainer, module):
+        self.metrics.append({n: float(v) for n, v in trainer.callback_metrics.items() if not n.startswith("prob/")})
+
+
+def search(strategy, every):
+    torch.manual_seed(3)
+    space = Space()
+    strategy = strategy(arc_learning_rate=0.05, penalty=LatencyPenalty(Cost(space), 4.0, "auto"), warmup_epochs=1, log_prob_every_n_step=3)  # fmt: skip
+    space = strategy.mutate_model(space)
+    heard, seen = Heard(), Seen()
+    trainer = Trainer(
+        max_epochs=4, logger=heard, callbacks=[seen], log_every_n_steps=every, accelerator="cpu",
+        enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False,
+    )  # fmt: skip
+    data = {name: DataLoader(Noisy(32 * 7, n), batch_size=32) for n, name in enumerate(("train_dataloaders", "val_dataloaders"))}  # fmt: skip
+    evaluator = strategy.mutate_evaluator(Lightning(Task(), trainer, **data))
+    calls = 0
+    log = SampledOneShotModule.log
+
+    def counted(self, *args, **kwargs):
+        nonlocal calls
+        calls += 1
+        return log(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch.setattr(SampledOneShotModule, "log", counted)
+        evaluator.evaluate(space)
+    return heard.told, seen.metrics, calls
+
+
+def by_lightning(self, batch, batch_idx):
+    """A training step that has Lightning log all."""
+    result = self.search_step(batch, batch_idx)
+    if batch_idx % self.log_prob_every_n_step == 0:
+        self.log_probs(self.export_probs())
+    return result
+
+
+@pytest.mark.parametrize("strategy", [ProxylessNAS, DSNAS])
+@pytest.mark.parametrize("every", [1, 4])
+def test_loggers_are_told_what_lightning_would_tell_them(strategy, every, monkeypatch):
+    told, seen, calls = search(strategy, every)
+    monkeypatch.setattr(SampledOneShotModule, "training_step", by_lightning)
+    monkeypatch.setattr(
+        SampledOneShotModule, "note", lambda self, figures: self.log_dict({n: torch.as_tensor(v).detach() for n, v in figures.items()})
+    )  # fmt: skip
+    expected, seen_before, calls_before = search(strategy, every)
+    assert {step: curves for step, curves in told.items() if curves} == expected
+    assert any(name.startswith("prob/") for curves in told.values() for name in curves)
+    assert any(name.startswith("penalty/") for curves in told.values() for name in curves)
+    assert seen == seen_before
+    assert calls < calls_before / 2
