@@ -47,6 +47,7 @@ class DerivedNetMonitor(pytorch_lightning.Callback):
         self.network: nn.Module | None = None
         self.supernet: nn.Module = nn.Module()
         self._story = Story()
+        self._counted: tuple[dict[str, Any], dict[str, float]] | None = None
         self._began = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: Any, module: Any) -> None:
@@ -103,9 +104,15 @@ class DerivedNetMonitor(pytorch_lightning.Callback):
                 for key, value in cost.figures(name, self.sample, probs).items()
             },
             "entropy": mean_entropy(probs),
-            "macs": float(count_macs(network, self.input_shape)),
-            "n_params": float(count_parameters(network)),
+            **self._sizes(network),
         }
+
+    def _sizes(self, network: nn.Module) -> dict[str, float]:
+        """Multiply-adds and parameters of the network of the moment; counted anew only where it has become another one."""
+        if self._counted is None or self._counted[0] != self.sample:
+            macs, n_params = count_macs(network, self.input_shape), count_parameters(network)
+            self._counted = self.sample, {"macs": float(macs), "n_params": float(n_params)}
+        return self._counted[1]
 
 
 def judge(network: nn.Module, calibration: Any, validation: Any, device: torch.device) -> float:

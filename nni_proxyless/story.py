@@ -2,11 +2,12 @@
 
 ==============================  ==================================================================================
 ``search/NAME``                 every figure that is reported, of :class:`.monitor.DerivedNetMonitor`
-``probabilities/LABEL``         a heat map per choice: epochs to the right, a row per candidate, :mod:`.pictures.heat_map`
-``net``                         the net that would be derived now, drawn whenever it has become another one
+``probabilities/LABEL``         a heat map per choice: epochs to the right, a row per candidate, :mod:`.pictures.heat_map`; drawn
+                                when they have changed, and at the end
+``net``                         the net that would be derived now, drawn when it has become another one
 ==============================  ==================================================================================
 
-Their steps are epochs, from 1 on. A search that goes on after a kill draws all of its epochs: their probabilities lie beside the
+Their steps are epochs, from 1 on. Pictures are not drawn after each, see :func:`is_drawn`: of a short search they took a tenth. A search that goes on after a kill draws all of its epochs: their probabilities lie beside the
 curves, in ``probabilities.jsonl``.
 """
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ class Story:
     def __init__(self) -> None:
         self._told: list[dict[str, Any]] | None = None
         self._drawn: Mapping[str, Any] | None = None
+        self._maps_drawn: dict[str, Sequence[float]] = {}
         self._has_complained = False
 
     def tell(
@@ -78,9 +80,10 @@ class Story:
             for name, value in figures.items():
                 writer.add_scalar(f"search/{name}", value, epoch + 1)
             self._remember(Path(logger.log_dir) / PROBABILITIES, epoch, probs)
-            if is_drawn(epoch, epochs):
-                self._draw_probabilities(writer, epoch, probs)
-            if sample != self._drawn and hasattr(space, "timm_definition"):
+            now = is_drawn(epoch, epochs)
+            if now:
+                self._draw_probabilities(writer, epoch, probs, is_last=epoch + 1 == epochs)
+            if now and sample != self._drawn and hasattr(space, "timm_definition"):
                 self._drawn = dict(sample)
                 name = f"after epoch {epoch + 1}"
                 words = f"{figures['table_ms']:.4g} {unit} by its table, validation accuracy {100 * figures['default']:.1f} %"
@@ -103,11 +106,13 @@ class Story:
         ]
         write_text(path, "".join(f"{json.dumps(told)}\n" for told in self._told))
 
-    def _draw_probabilities(self, writer: Any, epoch: int, probs: Probabilities) -> None:
+    def _draw_probabilities(self, writer: Any, epoch: int, probs: Probabilities, *, is_last: bool) -> None:
         assert self._told is not None
         for label, distribution in probs.items():
-            if len(distribution) < 2:
-                continue  # nothing to choose
+            now = self._told[-1]["probabilities"][label]
+            if len(distribution) < 2 or (now == self._maps_drawn.get(label) and not is_last):
+                continue  # nothing to choose, or nothing new: weights alone train, or the choice is made
+            self._maps_drawn[label] = now
             over_time = np.full((len(distribution), epoch + 1), math.nan)
             for told in self._told:
                 over_time[:, told["epoch"] - 1] = told["probabilities"].get(label, math.nan)
@@ -116,12 +121,15 @@ class Story:
 
 
 def is_drawn(epoch: int, epochs: int | None) -> bool:
-    """Whether heat maps are drawn after this epoch, the first being 0: after each, and less often the longer a search has lasted.
+    """Whether pictures are drawn after this epoch, the first being 0: after the 1st, 2nd, 4th, 8th and so on, and after each tenth of all.
 
-    They show all but the last tenth of it, and at its end all.
+    They show all but the last tenth of a search, and at its end all. One of which nobody knows how long it will last draws after each
+    epoch, and less often the longer it has lasted.
     """
     done = epoch + 1
-    return done % max(1, done // 10) == 0 or done == epochs
+    if epochs is None or epochs < 1:
+        return done % max(1, done // 10) == 0
+    return done & epoch == 0 or done * 10 // epochs > epoch * 10 // epochs
 
 
 def net_picture(

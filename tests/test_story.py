@@ -74,7 +74,8 @@ def test_tensorboard_has_a_heat_map_for_each_choice_and_the_net(space, tmp_path)
     assert set(tags["scalars"]) == {"search/default", "search/table_ms"}
     for tag in (*labels, "search/default"):
         seen = told.Images(tag) if tag in labels else told.Scalars(tag)
-        assert [event.step for event in seen] == [1, 2, 3, 4, 5]
+        still = tag == "probabilities/outer/inner"  # drawn at first, and when all is over
+        assert [event.step for event in seen] == ([1, 5] if still else [1, 2, 3, 4, 5])
     size = Image.open(io.BytesIO(told.Images("net")[-1].encoded_image_string)).size
     assert size[0] > 500
 
@@ -86,6 +87,27 @@ def test_a_search_that_goes_on_shows_its_epochs_before_the_kill(space, tmp_path)
     killed = tell(space, tmp_path / "killed", begin=3, end=5)
     for tag in whole.Tags()["images"]:
         assert killed.Images(tag)[-1].encoded_image_string == whole.Images(tag)[-1].encoded_image_string
+
+
+def test_a_heat_map_is_drawn_when_its_probabilities_change(tmp_path):
+    """Not while weights alone train, nor once the choice is made; at the end it shows all epochs, as if always drawn."""
+    went = [[0.5, 0.5], [0.5, 0.5], [0.25, 0.75], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]
+    pictures = {}
+    for name, epochs in (("once", len(went)), ("anew", len(went))):
+        story, logger = Story(), TensorBoardLogger(str(tmp_path / name), name="", version="tensorboard")
+        for epoch, p in enumerate(went):
+            if name == "anew":  # as after a kill: nothing is drawn yet
+                story = Story()
+            story.tell(
+                logger, epoch, epochs, space=None, figures={}, sample={}, probs={"a": dict(enumerate(p))},
+                input_shape=SHAPE, unit="ms",
+            )  # fmt: skip
+        logger.finalize("success")
+        told = EventAccumulator(str(tmp_path / name / "tensorboard"), {"images": 0}).Reload()
+        pictures[name] = {event.step: event.encoded_image_string for event in told.Images("probabilities/a")}
+    assert list(pictures["once"]) == [1, 3, 4, 6]
+    assert list(pictures["anew"]) == [1, 2, 3, 4, 5, 6]
+    assert pictures["once"].items() <= pictures["anew"].items()
 
 
 def test_the_net_is_drawn_when_it_changes(space, tmp_path):
@@ -117,13 +139,15 @@ def test_a_picture_that_cannot_be_drawn_costs_a_line_of_the_log(space, tmp_path,
     assert len(EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("search/default")) == 2
 
 
-def test_a_long_search_draws_less_often_and_at_its_end():
+def test_a_search_draws_a_dozen_times_and_at_its_end():
     assert [epoch for epoch in range(25) if is_drawn(epoch, None)] == [*range(20), 21, 23]
-    drawn = [epoch for epoch in range(300) if is_drawn(epoch, 300)]
-    assert drawn[-1] == 299
-    assert len(drawn) < 70
-    assert all(after - before <= 0.1 * after for before, after in itertools.pairwise(drawn[18:]))
-    assert is_drawn(276, 277)  # the end, whenever it is
+    assert [epoch + 1 for epoch in range(8) if is_drawn(epoch, 8)] == [*range(1, 9)]
+    assert [epoch + 1 for epoch in range(32) if is_drawn(epoch, 32)] == [1, 2, 4, 7, 8, 10, 13, 16, 20, 23, 26, 29, 32]
+    for epochs in (1, 11, 60, 277, 300):
+        drawn = [epoch for epoch in range(epochs) if is_drawn(epoch, epochs)]
+        assert (drawn[0], drawn[-1]) == (0, epochs - 1)
+        assert len(drawn) < 20
+        assert all(after - before <= math.ceil(0.1 * epochs) for before, after in itertools.pairwise(drawn))
 
 
 @pytest.mark.parametrize("names", [["k3e3", "skip"], ["k3e3", "a candidate with a name that goes on and on"]])
