@@ -27,6 +27,7 @@ ALL = {
     "busy": "a machine that others use too",
     "latency_truth": "what the table says against what is measured",
     "budget": "time of an exact derivation",
+    "search_overhead": "a whole small search by its steps",
     "search_hours": "cost of a whole search",
     "scale": "the ImageNet space: memory, throughput, processes",
     "known_answer": "spaces whose best net is known",

@@ -32,6 +32,7 @@ class Section(NamedTuple):
 SECTIONS = [
     Section("Cost of a step", "step_cost", "step_cost.json", "bench_step_cost.svg"),
     Section("Cost over layers and pixels", "step_cost", "step_cost_sweep.json"),
+    Section("A whole small search by its steps", "search_overhead", "search_overhead.json"),
     Section("Cost of a whole search", "search_hours", "search_hours.json"),
     Section("A machine that others use too", "busy", "busy.json"),
     Section("Quality of what is found", "quality", "quality.json", "bench_quality.svg"),
