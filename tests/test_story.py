@@ -46,14 +46,18 @@ def probabilities(space, epoch):
     return {**found, "outer/inner": {0: 0.5, 1: 0.5}, "single": {"only": 1.0}}
 
 
+def a_new_second():
+    second = int(time.time())
+    while int(time.time()) == second:
+        time.sleep(0.01)
+
+
 def tell(space, folder, *, begin, end):
     """Epochs of one search, in a process of its own as far as the story knows, and in a second of its own.
 
     TensorBoard reads files in the order of their names: by their second, and within one, by a counter of the process, 10 before 9.
     """
-    second = int(time.time())
-    while int(time.time()) == second:
-        time.sleep(0.01)
+    a_new_second()
     story, logger = Story(), TensorBoardLogger(str(folder), name="", version="tensorboard")
     for epoch in range(begin, end):
         probs = probabilities(space, epoch)
@@ -243,6 +247,7 @@ def curves(folder):
 def test_a_training_that_goes_on_has_each_epoch_once(tmp_path):
     """Epoch 3 is gone through again after a kill; of an earlier training nothing is left."""
     for first, losses in ((1, [9.0] * 5), (1, [3.0, 2.0, 1.5]), (3, [1.0, 0.5])):
+        a_new_second()  # see tell
         written = Curves(tmp_path, first)
         for i, loss in enumerate(losses):
             written.add({"epoch": first + i, "train_loss": loss})
