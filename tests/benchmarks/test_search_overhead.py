@@ -37,10 +37,10 @@ def test_another_step_is_noticed(monkeypatch):
     """A plain loop that leaves one step out is no floor."""
     step = search_overhead.PlainLoop._weight_step
     monkeypatch.setattr(
-        search_overhead.PlainLoop, "_weight_step", lambda self, batch, epoch, learning: epoch == 2 or step(self, batch, epoch, learning)
+        search_overhead.PlainLoop, "_weight_step", lambda self, batch, epoch, learning: epoch == 1 or step(self, batch, epoch, learning)
     )  # fmt: skip
     with pytest.raises(RuntimeError, match="proxyless on digits: the plain loop has taken other steps than the search"):
-        search_overhead.main(["--short", "--epochs", "3", "--strategies", "proxyless", "--set", *SMALL])
+        search_overhead.main(["--short", "--epochs", "2", "--strategies", "proxyless", "--set", *SMALL])
 
 
 def test_a_bar_is_the_median_of_its_rounds():
