@@ -92,4 +92,6 @@ def test_loggers_are_told_what_lightning_would_tell_them(strategy, every, monkey
     assert any(name.startswith("prob/") for curves in told.values() for name in curves)
     assert any(name.startswith("penalty/") for curves in told.values() for name in curves)
     assert seen == seen_before
-    assert calls < calls_before / 2
+    assert calls <= calls_before
+    if every > 1:  # else the loggers take every term of the loss
+        assert calls < calls_before / 2
