@@ -11,7 +11,20 @@ import pytest
 
 from nni_proxyless.cli import main
 
-COMMANDS = ("search", "init", "check", "train", "latency", "derive", "draw", "reference", "export", "report", "fetch")
+COMMANDS = (
+    "search",
+    "init",
+    "check",
+    "train",
+    "latency",
+    "derive",
+    "draw",
+    "reference",
+    "export",
+    "report",
+    "fetch",
+    "watch",
+)
 LOGS = """
 import logging, os, sys
 from nni_proxyless.progress import LogAboveBars
