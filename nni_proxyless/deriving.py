@@ -36,6 +36,7 @@ from .files import write_text, write_weights
 from .latency import BudgetError, DeviceEstimator, LatencyEstimator, LatencyProfiler, best_under_budget
 from .latency.budget import fastest, log_probability, slowest
 from .latency.choices import InputSet, as_nni_has_it, read_probs_back
+from .latency.digits import in_words
 from .latency.operation import trace_operations
 from .latency.penalty import holds_target
 from .measuring import make_profiler, measure_beside_path, say_if_drifted
@@ -305,7 +306,7 @@ def front_table(found: Sequence[Derived]) -> str:
     rows = [("budget", f"table {found[0].row[-1]}", "log p", "MACs", "params", "accuracy")]
     for derived in found:
         budget, ms, log_p, macs, n_params, accuracy, _ = derived.row
-        rows.append((f"{budget:.3f}", f"{ms:.3f}", f"{log_p:.3f}", f"{macs / 1e6:.2f} M", f"{n_params / 1e3:.1f} k",
+        rows.append((in_words(budget), in_words(ms), f"{log_p:.3f}", f"{macs / 1e6:.2f} M", f"{n_params / 1e3:.1f} k",
                      f"{accuracy:.4f}"))  # fmt: skip
     return "\n".join(in_columns(rows))
 

@@ -22,6 +22,7 @@ from .latency import (
     build_lookup_table,
 )
 from .latency.budget import fastest, slowest
+from .latency.digits import in_words
 from .latency.operation import Operation, Shape, shape_text
 from .locks import hold
 from .progress import steps
@@ -203,9 +204,9 @@ def say_if_drifted(
     same_target = all(profiler.conditions.get(name) == value for name, value in estimator.conditions.items())
     if same_target and not 1 / DRIFT_WORTH_SAYING < table_again_ms / table_ms < DRIFT_WORTH_SAYING:
         _logger.warning(
-            "the machine is not as it was: the net's operations take %.3f ms now, %.3f ms in the table; "
-            "compare the measured %.3f ms with the former",
-            table_again_ms,
-            table_ms,
-            measured_ms,
+            "the machine is not as it was: the net's operations take %s ms now, %s ms in the table; "
+            "compare the measured %s ms with the former",
+            in_words(table_again_ms),
+            in_words(table_ms),
+            in_words(measured_ms),
         )

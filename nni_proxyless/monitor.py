@@ -21,6 +21,7 @@ from .data import Parts, loader
 from .derive import count_macs, count_parameters
 from .divergence import DivergedError, require_finite
 from .latency import LatencyProfiler
+from .latency.digits import in_words
 from .latency.operation import Shape
 from .progress import n_fixed, n_fixed_text
 from .story import Story
@@ -73,9 +74,9 @@ class DerivedNetMonitor(pytorch_lightning.Callback):
             "seconds": time.perf_counter() - self._began,
         }
         _logger.info(
-            "epoch %d/%d: validation accuracy %.4f, expected %.3f, derived net %.3f %s, entropy %.3f, train loss %.4f, %.1f s%s",
-            trainer.current_epoch + 1, trainer.max_epochs, self.last["default"], self.last["expected_ms"],
-            self.last["table_ms"], self.profiler.unit, self.last["entropy"], train_loss, self.last["seconds"],
+            "epoch %d/%d: validation accuracy %.4f, expected %s, derived net %s %s, entropy %.3f, train loss %.4f, %.1f s%s",
+            trainer.current_epoch + 1, trainer.max_epochs, self.last["default"],
+            in_words(self.last["expected_ms"]), in_words(self.last["table_ms"]), self.profiler.unit, self.last["entropy"], train_loss, self.last["seconds"],
             n_fixed_text(module),
         )  # fmt: skip
         self._story.tell(

@@ -31,6 +31,7 @@ from .derive import build_network, count_macs, count_parameters, installed_versi
 from .errors import UserError
 from .latency import DeviceEstimator, LatencyProfiler, LookupTable
 from .latency.budget import fastest, slowest
+from .latency.digits import in_words
 from .network_record import latency_record, unit_of
 
 __all__ = ["CLOSE", "draw_within_budget", "profiler_of_search", "random_nets"]
@@ -114,7 +115,7 @@ def draw_within_budget(
     low, high = fastest(profiler)[1], slowest(profiler)[1]
     raise UserError(
         f"--random: {len(found)} different nets take {least:.9g} to {budget:.9g} {profiler.unit}, 95 to 100 % of the budget, and "
-        f"{n} are asked for; allowed: fewer, or another --budget-ms; the nets of this space take {low:.3f} to {high:.3f} "
+        f"{n} are asked for; allowed: fewer, or another --budget-ms; the nets of this space take {in_words(low)} to {in_words(high)} "
         f"{profiler.unit}"
     )
 

@@ -37,6 +37,7 @@ from .evaluator import ImageClassification
 from .files import write_text, write_weights
 from .fit_progress import FitProgress
 from .latency import DeviceEstimator, LatencyEstimator, LatencyPenalty, LatencyProfiler
+from .latency.digits import in_words
 from .latency.operation import trace_operations
 from .measuring import latency_range, make_profiler, measure_beside_path, say_if_drifted, target_in_ms
 from .monitor import DerivedNetMonitor, judging_loaders
@@ -149,11 +150,13 @@ def _search(
     described = {"name": config.space.name, "arguments": space_arguments}
     profiler = make_profiler(space, data.shape, estimator, table, folder / "latencies.yaml", described)
     lowest, highest = latency_range(profiler)
-    _logger.info("space: %d choices, %.3f to %.3f %s", len(space.simplify()), lowest, highest, profiler.unit)
+    _logger.info(
+        "space: %d choices, %s to %s %s", len(space.simplify()), in_words(lowest), in_words(highest), profiler.unit
+    )
     target = target_in_ms(config.latency.target_ms, highest)
     if target is not None and target <= lowest:
         raise UserError(
-            f"latency.target_ms: {target:.3f} {profiler.unit} is out of reach: the networks of this space take {lowest:.3f} to {highest:.3f} {profiler.unit}"
+            f"latency.target_ms: {in_words(target)} {profiler.unit} is out of reach: the networks of this space take {in_words(lowest)} to {in_words(highest)} {profiler.unit}"
         )
     costs = make_costs(config.costs, space, data.shape, base, folder)
     strategy = make_strategy(config, join(make_penalty(config, profiler, target), costs), folder / "checkpoint")

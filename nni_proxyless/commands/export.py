@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from ..columns import in_columns
+from ..latency.digits import in_words
 from ..user_path import path_argument
 
 __all__ = ["add_export_command", "summary"]
@@ -74,7 +75,7 @@ def summary(content: dict[str, Any]) -> str:
     for name, measured in content["latency"].items():
         of = files.get(name)
         rows.append((
-            of["file"] if of else "torch", f"{measured['median_ms']:.3f}",
+            of["file"] if of else "torch", in_words(measured["median_ms"]),
             f"{of['largest_difference']:.1e}" if of else "-", str(of["bytes"]) if of else "-",
         ))  # fmt: skip
     lines += in_columns(rows, n_left=1)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # the parser is there at once, torch and NNI take seconds
 
     from ..latency import DeviceEstimator, LookupTable
     from ..latency.operation import Shape
+from ..latency.digits import in_words, significant
 from ..user_path import path_argument
 
 __all__ = ["add_latency_command"]
@@ -106,7 +107,9 @@ def _build(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise UserError(f"latency build: {error}") from error
     for key, row in table.rows.items():
-        print(f"{row.median_ms:10.4f} ms  p95 {row.p95_ms:10.4f}  {row.count:6d} x  {key}")
+        print(
+            f"{in_words(row.median_ms, digits=4):>10} ms  p95 {in_words(row.p95_ms, digits=4):>10}  {row.count:6d} x  {key}"
+        )
     print(f"table: {path}  ({len(table.rows)} rows; {table.conditions['device']})")
     return 0
 
@@ -209,9 +212,9 @@ def _predict(arguments: argparse.Namespace) -> int:
         print(f"{arguments.table} has a row for every operation: nothing to predict")
         return 0
     for key, row in predicted.items():
-        print(f"{row.median_ms:10.4f} ms  {key}")
+        print(f"{in_words(row.median_ms, digits=4):>10} {table.unit}  {key}")
     print(f"{len(predicted)} rows predicted from {len(known)}; {error}")
-    measured = {**table.measured, "predicted_rows": len(predicted), "predicted_error": round(error.mean, 4)}
+    measured = {**table.measured, "predicted_rows": len(predicted), "predicted_error": significant(error.mean, 4)}
     head = {**description, "input_shape": list(shape)}
     networks = table.networks if head == table.space else []  # else they are another space's
     table.replace(rows={**table.rows, **predicted}, measured=measured, space=head, networks=networks).write(

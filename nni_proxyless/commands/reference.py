@@ -7,6 +7,7 @@ from typing import Any
 
 from ..columns import in_columns
 from ..errors import UserError
+from ..latency.digits import in_words
 from ..user_path import path_argument
 
 __all__ = ["add_reference_command"]
@@ -72,5 +73,5 @@ def _reference(arguments: argparse.Namespace) -> int:
 
 
 def _row(name: str, net: Any, ms: float | None) -> tuple[str, ...]:
-    cells = ("-" if value is None else f"{value:.3f}" for value in (net.latency.get("table_ms"), ms))
+    cells = ("-" if value is None else in_words(value) for value in (net.latency.get("table_ms"), ms))
     return name, f"{net.macs / 1e6:.2f} M", f"{net.n_params / 1e3:.1f} k", *cells

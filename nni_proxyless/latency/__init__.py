@@ -4,13 +4,13 @@ operation.py      a module with its input shape, and its key
 estimator.py      the interface: operation -> milliseconds
 device.py         an estimator that times on this machine
 lookup_table.py   an estimator that reads a YAML file
-table_file.py     that file
+table_file.py     that file; digits.py, its numbers
 building.py       how a table is measured
 networks.py       whole networks of a space, timed with all their operations
 checking.py       a table against whole networks
 calibration.py    what makes whole networks of sums of rows
 drift.py          a machine's changes of speed, divided out of timings
-exporting.py      a space as files for a target that has torch only; measure.py runs there, with timing.py, drift.py, checksum.py
+exporting.py      a space as files for a target that has torch only; measure.py runs there, with timing.py, drift.py, checksum.py, digits.py
 nn_meter.py       nn-Meter's predictors as an estimator
 macs.py           an estimator that counts multiply-adds, in millions, in place of milliseconds
 costs.py          parameters, and the memory of activations, in place of milliseconds

@@ -24,6 +24,7 @@ from nni.nas.nn.pytorch import ModelSpace
 
 from ..files import write_text
 from .device import DeviceEstimator, Measurement
+from .digits import significant
 from .drift import without_drift
 from .lookup_table import LookupTable
 from .networks import Networks, balanced_samples
@@ -183,4 +184,4 @@ class _Kept:
         self.runs.append(run)
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([[self.numbers[key], round(ms, 6)] for key, ms in run]) + "\n")
+                file.write(json.dumps([[self.numbers[key], significant(ms)] for key, ms in run]) + "\n")

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from .digits import significant
+
 __all__ = ["Calibration", "fit_calibration"]
 
 
@@ -74,7 +76,7 @@ class Calibration:
 
     def plain(self) -> dict[str, Any]:
         """For a file."""
-        return {name: round(value, 6) if isinstance(value, float) else value for name, value in asdict(self).items()}
+        return {name: significant(value) if isinstance(value, float) else value for name, value in asdict(self).items()}
 
 
 def fit_calibration(table_ms: Sequence[float], measured_ms: Sequence[float]) -> tuple[float, float]:

@@ -21,6 +21,7 @@ from scipy import stats
 from .calibration import Calibration, fit_calibration
 from .choices import read_back
 from .device import DeviceEstimator
+from .digits import in_words
 from .drift import without_drift
 from .lookup_table import LookupTable
 from .networks import random_samples
@@ -250,7 +251,7 @@ def report(check: Check) -> str:
     rows = [("", "predicted", "calibrated")]
     for name, show in {
         "bias": lambda a: f"{a.bias:+.2%}", "mean error": lambda a: f"{a.mean_error:.2%}", "worst error": lambda a: f"{a.worst_error:.2%}",
-        "RMSE": lambda a: f"{a.rmse_ms:.3f} ms", "Spearman": lambda a: ranks(a.spearman), "Kendall": lambda a: ranks(a.kendall),
+        "RMSE": lambda a: f"{in_words(a.rmse_ms)} ms", "Spearman": lambda a: ranks(a.spearman), "Kendall": lambda a: ranks(a.kendall),
     }.items():  # fmt: skip
         rows.append((name, show(check.before), show(check.after)))
     c = check.calibration
@@ -258,17 +259,17 @@ def report(check: Check) -> str:
     lines += [
         "",
         f"timed {check.timed}",
-        f"{len(check.measured_ms)} networks, {statistics.mean(check.measured_ms):.3f} ms on average; the furthest off:",
+        f"{len(check.measured_ms)} networks, {in_words(statistics.mean(check.measured_ms))} ms on average; the furthest off:",
     ]
     lines += [f"{'predicted':>12} {'calibrated':>12} {'measured':>12}"]
     order = sorted(range(len(check.measured_ms)), key=lambda i: -abs(check.calibrated_ms[i] / check.measured_ms[i] - 1))
     lines += [
-        f"{check.predicted_ms[i]:>12.3f} {check.calibrated_ms[i]:>12.3f} {check.measured_ms[i]:>12.3f}"
+        f"{in_words(check.predicted_ms[i]):>12} {in_words(check.calibrated_ms[i]):>12} {in_words(check.measured_ms[i]):>12}"
         for i in order[:3]
     ]
     lines += [
         "",
-        f"calibration: measured = {c.fixed_ms:+.4f} ms + {c.slope:.4f} * predicted, fitted on {c.n_networks} other networks",
+        f"calibration: measured = {in_words(c.fixed_ms, '+')} ms + {c.slope:.4f} * predicted, fitted on {c.n_networks} other networks",
     ]
     return "\n".join(lines)
 

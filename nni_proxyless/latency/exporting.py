@@ -31,7 +31,7 @@ from .timing import noise
 __all__ = ["EXPORT_FORMAT", "export_space"]
 
 EXPORT_FORMAT = "nni-proxyless operations 1"
-COPIED = ("measure.py", "checksum.py", "drift.py", "timing.py")
+COPIED = ("measure.py", "checksum.py", "digits.py", "drift.py", "timing.py")
 
 
 def export_space(

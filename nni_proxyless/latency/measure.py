@@ -1,6 +1,6 @@
 """Time an exported space on a target: ``python measure.py``, beside the files that ``nni-proxyless latency export`` has written.
 
-It needs Python 3.10 and torch, nothing else, and is copied to the target together with the three files that it imports.
+It needs Python 3.10 and torch, nothing else, and is copied to the target together with the four files that it imports.
 Operations, one by one, and whole networks are timed in turns, round after round; the drift of the machine is divided out.
 The table that it writes is read by nni-proxyless, which finds a calibration in it: ``nni-proxyless latency check``.
 
@@ -31,6 +31,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))  # python -I leaves it out
 
 from checksum import checksum  # noqa: E402  # after the path that leads there
+from digits import significant  # noqa: E402  # the same
 from drift import without_drift  # noqa: E402  # the same
 from timing import (  # noqa: E402  # the same
     conditions_of,
@@ -193,7 +194,7 @@ def _load(file: str, device: torch.device, precision: str, exported_by: str) -> 
 
 def _row(times_ms: Sequence[float]) -> dict[str, Any]:
     median, p95 = median_and_p95(times_ms)
-    return {"median": round(median, 6), "p95": round(p95, 6), "count": len(times_ms)}
+    return {"median": significant(median), "p95": significant(p95), "count": len(times_ms)}
 
 
 def _say_progress(done: int, total: int) -> None:
@@ -264,7 +265,7 @@ class _Kept:
 
     def add(self, times_ms: Sequence[float]) -> None:
         """Keep what was timed, as precise as it is written: going on later must not change a digit."""
-        self.lines.append([round(ms, 6) for ms in times_ms])
+        self.lines.append([significant(ms) for ms in times_ms])
         with self.path.open("a", encoding="ascii") as file:
             file.write(json.dumps(self.lines[-1]) + "\n")
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .calibration import Calibration
 from .choices import check_values
+from .digits import in_words
 from .estimator import LatencyEstimator
 from .operation import Conditions, Operation, Shape, trace_operations
 
@@ -120,7 +121,7 @@ class LatencyProfiler(ExpressionProfiler):
             self.expression = MutableExpression.max(terms) if len(terms) > 1 else self.fixed_ms
         if self.fixed_ms < 0 and self.bounds()[0] <= 0:
             raise ValueError(
-                f"constant and calibration of the table make {self.bounds()[0]:.3f} {self.unit} of the cheapest network; check the table again"
+                f"constant and calibration of the table make {in_words(self.bounds()[0])} {self.unit} of the cheapest network; check the table again"
             )
 
     def predicted_ms(self, sample: Mapping[str, Any]) -> float:

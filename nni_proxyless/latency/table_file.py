@@ -18,12 +18,14 @@ The head says what was measured where, the rows hold median and spread per key:
 ``networks`` are whole networks that were timed on the target together with the rows, where ``latency check`` cannot do it. ``space``,
 ``constant``, ``calibration`` and ``networks`` may be missing; a row may be marked ``predicted: true``. The checksum is over
 everything else: a digit that was changed by accident is not taken for a measurement. Whoever writes a table by hand leaves
-it out. Published tables (ProxylessNAS, once-for-all) are ``key: {count, mean, …}`` without a head.
+it out. Numbers have twelve significant digits, so that a table in seconds or joules is written as well as one in
+milliseconds. Published tables (ProxylessNAS, once-for-all) are ``key: {count, mean, …}`` without a head.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,11 +39,12 @@ from ..plain import as_plain
 from .calibration import Calibration
 from .checksum import checksum
 from .device import Measurement
+from .digits import significant
 
 __all__ = ["FORMAT", "TableError", "TimedNetwork", "read_table", "write_table"]
 
 FORMAT = "nni-proxyless lookup table 2"
-TOO_LONG = 1e8  # milliseconds, more than a day per operation: no measurement
+TOO_LONG = 1e8  # milliseconds, more than a day per operation: no measurement; of another unit nobody knows
 NEEDED = ("format", "unit", "conditions", "measured", "rows")
 OPTIONAL = ("checksum", "space", "constant", "calibration", "networks")
 
@@ -129,11 +132,12 @@ def _own_format(path: Path, content: Mapping[Any, Any]) -> dict[str, Any]:
         if not isinstance(name, str) or not isinstance(value, (str, int, float)) or value != value:
             raise TableError(f"{path}: conditions: {name!r} is {value!r}; allowed: a text or a number")
     parts: dict[str, Any] = {name: content[name] for name in ("conditions", "measured", "unit")}
-    parts["rows"] = _rows(path, content["rows"], "median", "p95")
+    most = TOO_LONG if content["unit"] == "ms" else math.inf
+    parts["rows"] = _rows(path, content["rows"], "median", "p95", most)
     if "space" in content:
         parts["space"] = _space(path, content["space"])
     if "constant" in content:
-        parts["constant"] = _row(f"{path}: constant", content["constant"], "median", "p95", least=-TOO_LONG)
+        parts["constant"] = _row(f"{path}: constant", content["constant"], "median", "p95", most, least=-most)
     if "calibration" in content:
         given, names = content["calibration"], [field.name for field in dataclasses.fields(Calibration)]
         if set(given) != set(names):
@@ -145,7 +149,7 @@ def _own_format(path: Path, content: Mapping[Any, Any]) -> dict[str, Any]:
         except (TypeError, ValueError) as error:
             raise TableError(f"{path}: calibration: {error}") from error
     if "networks" in content:
-        parts["networks"] = _networks(path, content["networks"])
+        parts["networks"] = _networks(path, content["networks"], most)
     if "checksum" in content and content["checksum"] != (found := checksum(content)):
         raise TableError(
             f"{path}: the content is not what was measured: checksum is {content['checksum']!r}, that of the content {found!r}. "
@@ -180,26 +184,29 @@ def write_table(path: str | Path, content: Mapping[str, Any]) -> None:
 
 
 def _plain(row: Measurement) -> dict[str, Any]:
-    plain = {"median": round(row.median_ms, 6), "p95": round(row.p95_ms, 6), "count": row.count}
+    plain = {"median": significant(row.median_ms), "p95": significant(row.p95_ms), "count": row.count}
     return {**plain, "predicted": True} if row.predicted else plain
 
 
-def _rows(path: Path, rows: Mapping[Any, Any], center: str, spread: str | None) -> dict[str, Measurement]:
+def _rows(
+    path: Path, rows: Mapping[Any, Any], center: str, spread: str | None, most: float = TOO_LONG
+) -> dict[str, Measurement]:
     for key in rows:
         if not isinstance(key, str):
             raise TableError(f"{path}: row '{key}': the key is a {type(key).__name__}; allowed: a text")
-    return {key: _row(f"{path}: row '{key}'", row, center, spread) for key, row in rows.items()}
+    return {key: _row(f"{path}: row '{key}'", row, center, spread, most) for key, row in rows.items()}
 
 
-def _row(where: str, row: Any, center: str, spread: str | None, least: float = 0) -> Measurement:
+def _row(where: str, row: Any, center: str, spread: str | None, most: float, least: float = 0) -> Measurement:
     def number(name: str) -> float:
         value = row.get(name) if isinstance(row, dict) else None
         lowest = 0 if name == "count" else least
         # An integer may be too large for a float, so it is compared before it is made one.
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not lowest <= value < TOO_LONG:
-            raise TableError(
-                f"{where}: {name} is {value!r}; allowed: a {'finite number' if lowest else 'number of 0 or more'}"
-            )
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not lowest <= value < most:
+            allowed = "finite number" if lowest else "number of 0 or more"
+            if isinstance(value, (int, float)) and most <= value < math.inf:
+                allowed += f", below {most:g}"
+            raise TableError(f"{where}: {name} is {value!r}; allowed: a {allowed}")
         return float(value)
 
     count = number("count")
@@ -226,7 +233,7 @@ def _space(path: Path, space: Mapping[Any, Any]) -> dict[str, Any]:
     return dict(space)
 
 
-def _networks(path: Path, networks: Any) -> list[TimedNetwork]:
+def _networks(path: Path, networks: Any, most: float) -> list[TimedNetwork]:
     if not isinstance(networks, list) or not networks:
         raise TableError(f"{path}: networks is {networks!r}; allowed: a list of one network or more")
     found: dict[str, int] = {}
@@ -248,7 +255,7 @@ def _networks(path: Path, networks: Any) -> list[TimedNetwork]:
         if first != i:
             raise TableError(f"{where}: the same architecture as network {first}")
         times = {name: value for name, value in network.items() if name != "architecture"}
-        measurement = _row(where, times, "median", "p95")
+        measurement = _row(where, times, "median", "p95", most)
         if measurement.median_ms == 0:
             raise TableError(f"{where}: median is {network['median']!r}; allowed: greater than 0")
         timed.append(TimedNetwork(architecture, measurement))

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..architecture import Architecture
 from ..errors import UserError, did_you_mean
+from ..latency.digits import in_words
 from ..network_record import unit_of
 from ..published import NETWORKS, PLACES
 
@@ -228,12 +229,12 @@ def _figures(architecture: Architecture, final: float | None) -> str:
     words = []
     if unit != "million multiply-adds":  # those are counted anyway
         words += [
-            f"{word} {latency[key]:.2f} {unit}"
+            f"{word} {in_words(latency[key], digits=2)} {unit}"
             for word, key in ((limit, "target_ms"), ("measured", "measured_ms"))
             if latency.get(key) is not None
         ]
         if latency.get("measured_ms") is None and latency.get("table_ms") is not None:
-            words.append(f"{latency['table_ms']:.2f} {unit} by its table")
+            words.append(f"{in_words(latency['table_ms'], digits=2)} {unit} by its table")
     words.append(_counts(architecture.macs, architecture.n_params))
     if final is not None:
         words.append(f"accuracy {100 * final:.1f} %")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..latency.digits import in_words
+
 __all__ = ["UNKNOWN", "amount", "count", "duration", "figure", "given"]
 
 UNKNOWN = "–"
@@ -13,7 +15,7 @@ UNKNOWN = "–"
 def figure(value: float | None, style: str = "ms") -> str:
     """By style.
 
-    ``ms`` three digits after the point; ``%`` a share; ``points`` a difference of two shares, in hundredths; ``error`` that of
+    ``ms`` and any other cost: three digits after the point, or three significant ones; ``%`` a share; ``points`` a difference of two shares, in hundredths; ``error`` that of
     a share or a difference
     """
     if value is None or not math.isfinite(value):
@@ -22,7 +24,7 @@ def figure(value: float | None, style: str = "ms") -> str:
         return f"{100 * value:.2f} %"
     if style == "error":
         return f"{100 * value:.2f}"
-    return f"{100 * value:+.2f}" if style == "points" else f"{value:.3f}"
+    return f"{100 * value:+.2f}" if style == "points" else in_words(value)
 
 
 def amount(value: float | str | None, unit: str) -> str:

@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from .. import __version__
 from ..errors import UserError
+from ..latency.digits import in_words
 from ..pictures.blocks import net_of_architecture
 from ..pictures.front import draw_front, points_of
 from ..pictures.nets import draw_nets
@@ -190,7 +191,7 @@ def _latency(rows: Sequence[Row], anchors: Mapping[str, str]) -> dict[str, Any]:
     if not both:
         return {"scatter": None, "random_in_scatter": False, "agreement": ""}
     points = [
-        Point(measured, predicted, f"{row.name}: predicted {predicted:.3f} ms, measured {measured:.3f} ms",
+        Point(measured, predicted, f"{row.name}: predicted {in_words(predicted)} ms, measured {in_words(measured)} ms",
               anchors[row.name] if row.kind in SEARCHED else "latency", "random" if row.kind == "random" else "first")
         for row, predicted, measured in both
     ]  # fmt: skip
@@ -283,9 +284,9 @@ def _in_words(row: Row) -> str:
             f"{formats.figure(row.search_accuracy, '%')} of the validation part right with the weights of the search"
         )
     if row.measured_ms is not None:
-        words.append(f"{row.measured_ms:.3f} ms measured")
+        words.append(f"{in_words(row.measured_ms)} ms measured")
     if row.by_table is not None:
-        words.append(f"{row.by_table:.3f} {row.unit} predicted")
+        words.append(f"{in_words(row.by_table)} {row.unit} predicted")
     return ", ".join(words)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ..architecture import Architecture
 from ..columns import in_columns
+from ..latency.digits import in_words
 from ..network_record import unit_of
 from .rows import Row, predicted_and_calibrated
 
@@ -26,11 +27,11 @@ def table(rows: Sequence[Row]) -> str:
         "params", "search acc", "final acc",
     )]  # fmt: skip
     for row in rows:
-        target = row.target if isinstance(row.target, str) else _number(row.target, ".3f")
+        target = row.target if isinstance(row.target, str) else _cost(row.target)
         cells.append((
-            row.name, row.state, target, _number(row.predicted, ".3f"), _number(row.calibrated, ".3f"), *(() if all_ms else (row.unit,)),
-            _number(row.measured_ms, ".3f"),
-            "-" if row.macs is None else f"{row.macs / 1e6:.2f} M", "-" if row.n_params is None else f"{row.n_params / 1e3:.1f} k",
+            row.name, row.state, target, _cost(row.predicted), _cost(row.calibrated), *(() if all_ms else (row.unit,)),
+            _cost(row.measured_ms),
+            "-" if row.macs is None else f"{in_words(row.macs / 1e6, digits=2)} M", "-" if row.n_params is None else f"{row.n_params / 1e3:.1f} k",
             _number(row.search_accuracy, ".4f"), _number(row.final_accuracy, ".4f"),
         ))  # fmt: skip
     return "\n".join([*in_columns(cells, n_left=2), "", *(f"{row.name}: {row.folder}" for row in rows)])
@@ -42,7 +43,7 @@ def figures(architecture: Architecture) -> str:
     unit = unit_of(latency)
 
     def with_unit(value: float | None) -> str:
-        return "-" if value is None else f"{value:.3f} {unit}"
+        return "-" if value is None else f"{in_words(value)} {unit}"
 
     target, expected, measured = (with_unit(latency.get(f"{name}_ms")) for name in ("target", "expected", "measured"))
     predicted, calibrated = map(with_unit, predicted_and_calibrated(latency))
@@ -50,8 +51,8 @@ def figures(architecture: Architecture) -> str:
         [
             f"choices:       {' '.join(f'{label}={choice}' for label, choice in architecture.choices.items())}",
             f"latency:       target {target}, expected {expected}; the net: predicted {predicted}, calibrated {calibrated}, measured {measured}",
-            f"multiply-adds: {architecture.macs / 1e6:.3f} M",
-            f"parameters:    {architecture.n_params / 1e6:.3f} M",
+            f"multiply-adds: {in_words(architecture.macs / 1e6)} M",
+            f"parameters:    {in_words(architecture.n_params / 1e6)} M",
             f"accuracy:      {architecture.search.get('accuracy', float('nan')):.4f} on the validation part, {_weights_of(architecture)}",
         ]
     )
@@ -67,3 +68,7 @@ def _weights_of(architecture: Architecture) -> str:
 
 def _number(value: float | None, style: str) -> str:
     return "-" if value is None else format(value, style)
+
+
+def _cost(value: float | None) -> str:
+    return "-" if value is None else in_words(value)

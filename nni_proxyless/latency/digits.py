@@ -1,0 +1,27 @@
+"""Numbers in files and in words by significant digits: a cost may be in milliseconds, seconds or joules, and decimals would lose it.
+
+Standard library only: ``nni-proxyless latency export`` copies this file to the target.
+"""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["DIGITS", "in_words", "significant"]
+
+DIGITS = 12
+"""Significant digits of a number in a file of costs: what is read again is the same to 5e-12 of itself, and written again the same."""
+
+
+def significant(value: float, digits: int = DIGITS) -> float:
+    """The nearest number of that many significant digits; what is no number stays so."""
+    return float(f"{value:.{digits - 1}e}") if math.isfinite(value) else value
+
+
+def in_words(value: float, sign: str = "", digits: int = 3) -> str:
+    """For a person: ``12.346``, but ``0.0123`` and ``1.23e-05``; with ``sign='+'`` a plus before what is positive.
+
+    So many digits after the point, where that shows as many significant ones.
+    """
+    enough = value == 0 or not math.isfinite(value) or significant(abs(value), digits) >= 0.1
+    return f"{value:{sign}.{digits}f}" if enough else f"{value:{sign}.{digits}g}"
