@@ -194,7 +194,7 @@ def measure_beside_path(
     Machines drift, and the more so between a table and the end of a search; what was timed side by side can be compared.
     """
     with quietly(estimator):
-        whole, *parts = estimator.measure([(network, input_shape), *((op.module, op.input_shape) for op in path)])
+        whole, *parts = estimator.measure([(network, input_shape), *(op for op in path if not op.in_constant)])
     return whole.median_ms, sum(part.median_ms for part in parts)
 
 

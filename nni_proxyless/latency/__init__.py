@@ -1,6 +1,8 @@
 """Latency: operations, where their milliseconds come from, and the sum over a network as an expression of its choices.
 
-operation.py      a module with its input shape, and its key
+operation.py      a module with what it is given, and its key
+calls.py          what modules are given and give in a run, and inputs like those
+tracing.py        a space's run taken apart into operations; products.py, what runs there without a module
 estimator.py      the interface: operation -> milliseconds
 device.py         an estimator that times on this machine
 lookup_table.py   an estimator that reads a YAML file

@@ -28,7 +28,7 @@ from .digits import significant
 from .drift import without_drift
 from .lookup_table import LookupTable
 from .networks import Networks, balanced_samples
-from .operation import Shape, shape_text, trace_operations
+from .operation import Operation, Shape, shape_text, trace_operations
 from .timing import spread, waiting_of
 
 __all__ = ["METHODS", "build_lookup_table"]
@@ -77,7 +77,7 @@ def build_lookup_table(
     """
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; allowed: {', '.join(METHODS)}")
-    keys = list(dict.fromkeys(op.key for op in trace_operations(space, input_shape)))
+    keys = list(_operations(space, input_shape, method))
     open_steps = _whole_networks if method == "networks" else _one_by_one
     conditions = {**estimator.conditions, "resolution": shape_text(input_shape[1:] or input_shape)}
     settings = {"method": method, "repeats": estimator.repeats, "warmup": estimator.warmup}
@@ -113,6 +113,12 @@ def build_lookup_table(
     )
 
 
+def _operations(space: ModelSpace, input_shape: Shape, method: str) -> dict[str, Operation]:
+    """By key; but for what runs beside modules, which only ``isolated`` can time, and only if it computes anything."""
+    found = trace_operations(space, input_shape)
+    return {op.key: op for op in found if not op.in_constant or (method == "isolated" and op.computes)}
+
+
 def _first_entry(steps: Sequence[Callable[[], Run]]) -> Run:
     """What the first step times, several times over: its operation, or its whole network."""
     return [("first", sum(ms for _, ms in steps[0]())) for _ in range(DRIFT_CHECKS)]
@@ -138,12 +144,12 @@ def _whole_networks(
 @contextmanager
 def _one_by_one(space: ModelSpace, input_shape: Shape, estimator: DeviceEstimator) -> Iterator[list[Callable[[], Run]]]:
     """One step is one operation; in rounds."""
-    operations = list({op.key: op for op in trace_operations(space, input_shape)}.values())
+    operations = list(_operations(space, input_shape, "isolated").values())
     with estimator.prepared([op.module for op in operations]) as modules:
-        inputs = [estimator.input_of(op.input_shape) for op in operations]
+        runs = [estimator.run_of(op, module) for op, module in zip(operations, modules, strict=True)]
 
         def step(i: int) -> Run:
-            return [(operations[i].key, estimator.time(modules[i], inputs[i]))]
+            return [(operations[i].key, runs[i]())]
 
         for _ in range(estimator.warmup):
             for i in range(len(operations)):

@@ -50,13 +50,8 @@ class ActivationsEstimator(LatencyEstimator):
 
     def estimate(self, operation: Operation) -> float:
         """MiB at the worst moment of ``operation``; 0 for one without layers that need memory of their own."""
-        n_input = 1
-        for size in operation.input_shape:
-            n_input *= size
         held = [
-            call.n_inputs + call.n_outputs + (n_input if call.input_kept else 0)
-            for call in layer_calls(operation)
-            if not _in_place(call.layer)
+            call.n_inputs + call.n_outputs + call.n_kept for call in layer_calls(operation) if not _in_place(call.layer)
         ]
         return 4 * max(held, default=0) / 2**20
 

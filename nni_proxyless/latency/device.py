@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from ..locks import hold, of_this_machine
+from .calls import Call, Shape, map_structure
 from .estimator import LatencyEstimator
-from .timing import PRECISIONS, conditions_of, median_and_p95, noise, problems_of, surroundings, synchronize, time_ms
-
-if TYPE_CHECKING:  # it needs NNI
-    from .operation import Operation, Shape
+from .operation import Operation
+from .timing import (  # fmt: skip
+    PRECISIONS,
+    conditions_of,
+    median_and_p95,
+    noise,
+    noise_like,
+    problems_of,
+    surroundings,
+    synchronize,
+    time_ms,
+)
 
 __all__ = ["DeviceEstimator", "Measurement"]
 
@@ -56,7 +66,7 @@ class DeviceEstimator(LatencyEstimator):
     batch
         Images per run.
     precision
-        ``'float32'``, ``'float16'`` or ``'bfloat16'``.
+        ``'float32'``, ``'float16'`` or ``'bfloat16'``: what weights and inputs are cast to, whatever type they have.
     warmup
         Untimed runs of each operation.
     repeats
@@ -92,17 +102,17 @@ class DeviceEstimator(LatencyEstimator):
 
     def estimate(self, operation: Operation) -> float:
         """Median milliseconds of ``operation``, timed now."""
-        return self.measure([(operation.module, operation.input_shape)])[0].median_ms
+        return self.measure([operation])[0].median_ms
 
     def measure(
-        self, operations: Sequence[tuple[nn.Module, Shape]], *, progress: Callable[[], None] | None = None
+        self, operations: Sequence[Operation | tuple[nn.Module, Shape]], *, progress: Callable[[], None] | None = None
     ) -> list[Measurement]:
         """Time modules in interleaved rounds.
 
         Parameters
         ----------
         operations
-            Pairs of a module and the shape of one sample of its input.
+            Operations, or pairs of a module and the shape of one sample of its input.
         progress
             Called once per round.
 
@@ -115,17 +125,18 @@ class DeviceEstimator(LatencyEstimator):
         return [Measurement.of(times) for times in zip(*rounds, strict=True)]
 
     def time_in_turns(
-        self, operations: Sequence[tuple[nn.Module, Shape]], *, progress: Callable[[], None] | None = None
+        self, operations: Sequence[Operation | tuple[nn.Module, Shape]], *, progress: Callable[[], None] | None = None
     ) -> list[list[float]]:
         """The same as it was timed: milliseconds of every operation, per round."""
         rounds: list[list[float]] = []
-        with self.prepared([m for m, _ in operations]) as modules:
-            inputs = [self.input_of(shape) for _, shape in operations]
-            for module, x in zip(modules, inputs, strict=True):
+        wanted = [op if isinstance(op, Operation) else Operation(type(op[0]).__name__, *op) for op in operations]
+        with self.prepared([op.module for op in wanted]) as modules:
+            runs = [self.run_of(op, module) for op, module in zip(wanted, modules, strict=True)]
+            for run in runs:
                 for _ in range(self.warmup):
-                    module(x)
+                    run()
             for _ in range(self.repeats):
-                rounds.append([self.time(module, x) for module, x in zip(modules, inputs, strict=True)])
+                rounds.append([run() for run in runs])
                 if progress is not None:
                     progress()
         return rounds
@@ -159,6 +170,32 @@ class DeviceEstimator(LatencyEstimator):
     def input_of(self, shape: Shape) -> torch.Tensor:
         """A batch of noise; ``shape`` is that of one sample."""
         return noise(shape, self.batch, self.device, self.precision)
+
+    def run_of(self, operation: Operation, module: nn.Module) -> Callable[[], float]:
+        """What times an operation once, in milliseconds; ``module`` is its module as :meth:`prepared` gives it.
+
+        Raises
+        ------
+        ValueError
+            It is not known what a batch of its input looks like; the message names the key.
+        """
+        if operation.call is None:
+            return functools.partial(self.time, module, self.input_of(operation.input_shape))
+        try:
+            args, kwargs = self._inputs_of(operation.call)
+        except ValueError as error:
+            raise ValueError(f"operation '{operation.key}': {error}") from error
+        return functools.partial(time_ms, module, args, self.device, **kwargs)
+
+    def _inputs_of(self, call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """A batch of noise for every tensor of floating point, and of what was seen for the others."""
+
+        def make(sizes: Shape, dtype: torch.dtype) -> torch.Tensor:
+            x = noise_like(sizes, self.device, self.precision)
+            return x if dtype.is_floating_point else x.to(dtype)
+
+        inputs = call.example(self.batch, make)
+        return map_structure(inputs, torch.Tensor, lambda tensor: tensor.to(self.device))
 
     def time(self, module: nn.Module, x: torch.Tensor) -> float:
         """Milliseconds of one run, of what :meth:`prepared` gives."""

@@ -21,12 +21,13 @@ from typing import Any
 
 import torch
 from nni.nas.nn.pytorch import ModelSpace
-from torch import nn
+from torch import Tensor, nn
 
+from .calls import Call, Shape, TensorSpec, map_structure, shape_text, tensors_in
 from .networks import random_samples
-from .operation import Shape, shape_text, trace_operations
+from .operation import Operation, floating_type, trace_operations
 from .table_file import FORMAT
-from .timing import noise
+from .timing import noise_like
 
 __all__ = ["EXPORT_FORMAT", "export_space"]
 
@@ -60,7 +61,8 @@ def export_space(
     n_networks, seed
         How many random networks go with the operations, and which; fewer if the space has no more.
     onnx
-        Write ``.onnx`` files beside the TorchScript, for runtimes of the user's own. Their batch is free.
+        Write ``.onnx`` files beside the TorchScript, for runtimes of the user's own. Their batch is free, but for operations of
+        several inputs.
     progress
         Called after every file with the number of files done and in all.
 
@@ -88,7 +90,8 @@ def export_space(
         )
     head = {"name": description["name"], "arguments": dict(description["arguments"]), "input_shape": list(input_shape)}
     _require_json(head["arguments"], "space: arguments")
-    operations = list({op.key: op for op in trace_operations(space, input_shape)}.values())
+    found = trace_operations(space, input_shape)
+    operations = list({op.key: op for op in found if op.computes}.values())
     samples = random_samples(space, n_networks, seed) if n_networks else []
     for sample in samples:
         _require_json(sample, "an architecture")
@@ -111,13 +114,17 @@ def export_space(
         }
         for i, op in enumerate(operations):
             file = f"operations/{i:03d}.pt"
-            _write_module(op.module, op.input_shape, temporary / file, f"'{op.key}'", onnx)
-            content["operations"].append({"key": op.key, "file": file, "input_shape": list(op.input_shape)})
+            _write_module(op, temporary / file, f"'{op.key}'", onnx)
+            entry = {"key": op.key, "file": file, "input_shape": list(op.input_shape)}
+            if op.call is not None:
+                entry["inputs"] = [_plain(spec) for spec in op.call.tensors]
+            content["operations"].append(entry)
             if progress is not None:
                 progress(i + 1, total)
         for i, sample in enumerate(samples):
             file = f"networks/{i:03d}.pt"
-            _write_module(space.freeze(sample), input_shape, temporary / file, f"the network {sample}", onnx)
+            network = Operation("", space.freeze(sample), tuple(input_shape))
+            _write_module(network, temporary / file, f"the network {sample}", onnx)
             content["networks"].append({"file": file, "architecture": sample})
             if progress is not None:
                 progress(len(operations) + i + 1, total)
@@ -142,35 +149,84 @@ def _require_json(content: Mapping[str, Any], what: str) -> None:
             raise ValueError(f"{what}: {name!r} is {value!r}; allowed: texts, numbers, true, false, and lists of them")
 
 
-def _write_module(module: nn.Module, shape: Shape, path: Path, what: str, onnx: bool) -> None:
-    """One module as TorchScript; what the file computes is compared with what the module does, on two images of noise."""
-    module = copy.deepcopy(module).eval()
+class Flat(nn.Module):
+    """A module as a function of tensors to tensors, however it is called."""
+
+    def __init__(self, module: nn.Module, call: Call):
+        super().__init__()
+        self.module, self.call = module, call
+
+    def forward(self, *tensors: Tensor) -> Tensor | tuple[Tensor, ...]:
+        given = iter(tensors)
+        args, kwargs = map_structure((self.call.args, self.call.kwargs), TensorSpec, lambda spec: next(given))
+        outputs = tensors_in(self.module(*args, **kwargs))
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+
+def _plain(spec: TensorSpec) -> dict[str, Any]:
+    """How measure.py makes a tensor like this one."""
+    plain: dict[str, Any] = {"shape": list(spec.shape), "dtype": str(spec.dtype).removeprefix("torch.")}
+    if spec.value is not None:
+        plain["value"] = spec.value.tolist()
+    dims = spec.batch_dims
+    if dims is None and spec.shape[:1] == (1,):
+        dims = (0,)
+    return plain if dims is None else {**plain, "batch_dims": list(dims)}
+
+
+def _inputs(operation: Operation, batch: int) -> tuple[Tensor, ...]:
+    """Noise for all tensors that the operation is given, in float32 on the CPU."""
+    call = operation.call or Call((TensorSpec((1, *operation.input_shape), torch.float32),))
+    made = call.example(batch, lambda sizes, dtype: noise_like(sizes, torch.device("cpu"), "float32"))
+    return tuple(tensors_in(made))
+
+
+def _write_module(operation: Operation, path: Path, what: str, onnx: bool) -> None:
+    """One module as TorchScript; what the file computes is compared with what the module does, on two images of noise.
+
+    In float32, whatever the type of the space: the target casts to the precision that it is asked for.
+    """
+    module = copy.deepcopy(operation.module).eval()
+    if floating_type(module)[1] != torch.float32:
+        module = module.float()
+    if operation.call is not None:
+        module = Flat(module, operation.call)
     with torch.no_grad(), warnings.catch_warnings():
         # Deprecated since torch 2.15 in favour of torch.export, which wants a torch at least as new on the target, and whose
         # programs have overheads of their own; TorchScript is what phones and boards have.
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated", category=FutureWarning)
         try:
-            torch.jit.save(torch.jit.trace(module, torch.zeros(1, *shape), check_trace=False), str(path))
-            two = noise(shape, 2, torch.device("cpu"), "float32")
-            torch.testing.assert_close(torch.jit.load(str(path))(two), module(two), equal_nan=True)
+            one = tuple(x if x.dtype != torch.float32 else torch.zeros_like(x) for x in _inputs(operation, 1))
+            torch.jit.save(torch.jit.trace(module, one, check_trace=False), str(path))
+            try:
+                two = _inputs(operation, 2)
+            except ValueError:
+                two = _inputs(
+                    operation, 1
+                )  # it is not known what two look like; the target is not asked for them either
+            torch.testing.assert_close(torch.jit.load(str(path))(*two), module(*two), equal_nan=True)
         except (RuntimeError, AssertionError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ValueError(f"{what} has no TorchScript: {reason}") from error
     if onnx:
-        _write_onnx(module, shape, path.with_suffix(".onnx"), what)
+        _write_onnx(module, one, path.with_suffix(".onnx"), what)
 
 
-def _write_onnx(module: nn.Module, shape: Shape, path: Path, what: str) -> None:
+def _write_onnx(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, what: str) -> None:
     from onnx import checker
 
+    names = ["input"] if len(inputs) == 1 else [f"input{i}" for i in range(len(inputs))]
+    free = {name: {0: "batch"} for name in names if len(inputs) == 1}
+    if free:
+        free["output"] = {0: "batch"}
     with warnings.catch_warnings():
         # Both are about the older exporter; the newer one, through dynamo, wants onnxscript as well (FACTS 6.10).
         for message in ("You are using the legacy TorchScript-based ONNX export", "The feature will be removed"):
             warnings.filterwarnings("ignore", message=message, category=DeprecationWarning)
         try:
             torch.onnx.export(
-                module, (torch.zeros(1, *shape),), str(path), dynamo=False, input_names=["input"], output_names=["output"],
-                dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}},
+                module, inputs, str(path), dynamo=False, input_names=names, output_names=["output"] if free else None,
+                dynamic_axes=free or None,
             )  # fmt: skip
             checker.check_model(str(path))
         except (RuntimeError, checker.ValidationError) as error:

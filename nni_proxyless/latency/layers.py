@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from .calls import tensors_in
 from .operation import Operation, is_free
 
 __all__ = ["LayerCall", "layer_calls"]
@@ -26,14 +27,19 @@ class LayerCall:
         A module without children that take part, or with weights of its own.
     n_inputs, n_outputs
         Elements of the tensors it is given and gives.
-    input_kept
-        The operation's own input is not this layer's input, but is still needed after it: a residual.
+    n_kept
+        Elements of those of the operation's own inputs that are not this layer's, but are still needed after it: a residual.
     """
 
     layer: nn.Module = field(repr=False, compare=False)
     n_inputs: int
     n_outputs: int
-    input_kept: bool = False
+    n_kept: int = 0
+
+    @property
+    def input_kept(self) -> bool:
+        """Whether an input of the operation has to be kept while the layer runs."""
+        return self.n_kept > 0
 
     @property
     def n_weights(self) -> int:
@@ -64,44 +70,50 @@ def layer_calls(operation: Operation) -> list[LayerCall]:
         The module does not run on the operation's input shape; the message names the key.
     """
     module = operation.module
-    tensors = itertools.chain(module.parameters(), module.buffers())
-    like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
-    x = torch.zeros(1, *operation.input_shape, device=like.device, dtype=like.dtype)
-    found: list[tuple[nn.Module, int, int, bool]] = []
-    begun = last_read = 0  # calls that had begun when the operation's input was last read
+    args, kwargs = operation.inputs()
+    given = {id(x): x for x in tensors_in((args, kwargs))}
+    found: list[tuple[nn.Module, int, int, set[int]]] = []
+    begun = 0
+    last_read = dict.fromkeys(given, 0)  # calls that had begun when each of the operation's inputs was last read
 
     class Reads(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            nonlocal last_read
             kwargs = kwargs or {}
-            if any(value is x for value in _flat((args, kwargs))):
-                last_read = begun
+            last_read.update(dict.fromkeys(_ids((args, kwargs)) & given.keys(), begun))
             return func(*args, **kwargs)
 
-    def begin(layer: nn.Module, args: Any) -> None:
+    def begin(layer: nn.Module, args: Any, kwargs: Any) -> None:
         nonlocal begun
         begun += 1
 
-    def end(layer: nn.Module, args: Any, output: Any) -> None:
-        found.append((layer, _count(args), _count(output), any(value is x for value in _flat(args))))
+    def end(layer: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        found.append((layer, _count((args, kwargs)), _count(output), _ids((args, kwargs))))
 
     layers = [m for m in module.modules() if _is_layer(m)]
     modes = [(m, m.training) for m in module.modules()]
-    handles = [h for m in layers for h in (m.register_forward_pre_hook(begin), m.register_forward_hook(end))]
+    handles: list[Any] = []
+    for layer in layers:
+        handles.append(layer.register_forward_pre_hook(begin, with_kwargs=True))
+        handles.append(layer.register_forward_hook(end, with_kwargs=True))
     try:
         module.eval()
         with torch.no_grad(), Reads():
-            module(x)
+            module(*args, **kwargs)
     except Exception as error:
-        raise ValueError(f"operation '{operation.key}' on input {operation.input_shape}: {error}") from error
+        raise ValueError(f"operation '{operation.key}' on input {operation.input_text}: {error}") from error
     finally:
         for handle in handles:
             handle.remove()
         for m, mode in modes:
             m.training = mode
     return [
-        LayerCall(layer, n_inputs, n_outputs, input_kept=not is_its_input and i < last_read)
-        for i, (layer, n_inputs, n_outputs, is_its_input) in enumerate(found)
+        LayerCall(
+            layer,
+            n_inputs,
+            n_outputs,
+            sum(x.numel() for key, x in given.items() if key not in its_own and i < last_read[key]),
+        )
+        for i, (layer, n_inputs, n_outputs, its_own) in enumerate(found)
     ]
 
 
@@ -111,13 +123,11 @@ def _is_layer(module: nn.Module) -> bool:
     return not is_free(module) and (own or not any(module.children()))
 
 
-def _flat(value: Any) -> list[Any]:
-    """What tuples, lists and dicts hold, inside one another."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    return [leaf for item in value for leaf in _flat(item)] if isinstance(value, (list, tuple)) else [value]
+def _ids(value: Any) -> set[int]:
+    """Of all tensors in it."""
+    return {id(tensor) for tensor in tensors_in(value)}
 
 
 def _count(value: Any) -> int:
     """Elements of all tensors, of one sample: the batch is 1."""
-    return sum(item.numel() for item in _flat(value) if isinstance(item, Tensor))
+    return sum(tensor.numel() for tensor in tensors_in(value))

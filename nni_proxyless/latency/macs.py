@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from .calls import Shape, plain_products
 from .estimator import LatencyEstimator
-
-if TYPE_CHECKING:  # it needs NNI
-    from .operation import Operation, Shape
+from .operation import Operation
+from .products import MORE_FLOPS
 
 __all__ = ["MacsEstimator", "count_macs"]
 
@@ -33,24 +32,31 @@ class MacsEstimator(LatencyEstimator):
 
     def estimate(self, operation: Operation) -> float:
         """Millions of multiply-adds of one run of ``operation`` on one sample; 0 for one without such layers."""
-        return count_macs(operation.module, operation.input_shape) / 1e6
+        args, kwargs = operation.inputs()
+        try:
+            return _count(operation.module, args, kwargs) / 1e6
+        except Exception as error:
+            raise ValueError(f"operation '{operation.key}' does not run on {operation.input_text}: {error}") from error
 
 
 def count_macs(network: nn.Module, input_shape: Shape) -> int:
     """Multiply-adds of convolutions and matrix products for one sample of ``input_shape``.
 
-    A linear layer has in_features * out_features of them; biases, normalisation and activations count nothing. The
-    network runs once on zeros, where and in the type its weights are; mode and statistics are left as they were.
+    A linear layer has in_features * out_features of them; attention, recurrent and bilinear layers, and what a module computes
+    by itself, those of their products of matrices; biases, normalisation and activations count nothing. The network runs once on
+    zeros, where and in the type its weights are; mode and statistics are left as they were.
     """
-    tensors = itertools.chain(network.parameters(), network.buffers())
-    like = next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
+    return _count(network, *Operation("", network, tuple(input_shape)).inputs())
+
+
+def _count(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     # Each module has its mode back, not the network's: a part may be kept in evaluation mode while the rest trains.
     modes = [(module, module.training) for module in network.modules()]
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping=MORE_FLOPS)
     try:
         network.eval()
-        with torch.no_grad(), counter:
-            network(torch.zeros(1, *input_shape, device=like.device, dtype=like.dtype))
+        with torch.no_grad(), plain_products(), counter:
+            network(*args, **kwargs)
     finally:
         for module, mode in modes:
             module.training = mode

@@ -37,6 +37,7 @@ from timing import (  # noqa: E402  # the same
     conditions_of,
     median_and_p95,
     noise,
+    noise_like,
     problems_of,
     spread,
     surroundings,
@@ -99,7 +100,12 @@ def _measure(a: argparse.Namespace) -> None:
     entries = [*export["operations"], *export["networks"]]
     modules = [_load(entry["file"], device, a.precision, export["torch"]) for entry in entries]
     shapes = [entry.get("input_shape", export["space"]["input_shape"]) for entry in entries]
-    inputs = [noise(shape, a.batch, device, a.precision) for shape in shapes]
+    inputs = [
+        _inputs(entry, a.batch, device, a.precision)
+        if "inputs" in entry
+        else noise(shape, a.batch, device, a.precision)
+        for entry, shape in zip(entries, shapes, strict=True)
+    ]
 
     def run(i: int) -> float:
         try:
@@ -190,6 +196,22 @@ def _load(file: str, device: torch.device, precision: str, exported_by: str) -> 
                 f"(torch is {torch.__version__} here, {exported_by} where it was exported)"
             ) from error
     return module.to(getattr(torch, precision)).eval()
+
+
+def _inputs(entry: Mapping[str, Any], batch: int, device: torch.device, precision: str) -> tuple[torch.Tensor, ...]:
+    """A batch for an operation of several inputs: noise, and of integers and truth values those that the export has seen."""
+    found = []
+    for spec in entry["inputs"]:
+        dims = spec.get("batch_dims", [] if batch == 1 else None)
+        if dims is None:
+            raise Problem(f"{entry['key']}: it is not known what a batch of its input looks like; allowed: --batch 1")
+        sizes = [n * batch if i in dims else n for i, n in enumerate(spec["shape"])]
+        if "value" in spec:
+            seen = torch.tensor(spec["value"], dtype=getattr(torch, spec["dtype"])).reshape(spec["shape"])
+            found.append(seen.repeat([batch if i in dims else 1 for i in range(len(sizes))]).to(device))
+        else:
+            found.append(noise_like(sizes, device, precision))
+    return tuple(found)
 
 
 def _row(times_ms: Sequence[float]) -> dict[str, Any]:

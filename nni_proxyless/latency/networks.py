@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,8 +19,9 @@ from nni.mutable import Categorical, Mutable
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace, Repeat
 from torch import nn
 
+from .calls import Shape, sizes_of
 from .device import DeviceEstimator
-from .operation import Operation, Shape, operations_of
+from .operation import Operation, operations_of
 
 __all__ = ["Networks", "balanced_samples", "random_samples"]
 
@@ -50,7 +51,14 @@ class Networks:
     def on(cls, estimator: DeviceEstimator, space: ModelSpace, input_shape: Shape) -> Iterator[Networks]:
         """A copy of the space on the device of the estimator, ready to be timed."""
         traced = copy.deepcopy(space).eval()
-        operations = operations_of(traced, input_shape)  # in float32 on the CPU, wherever they are timed
+        # Where and in the type the space is, wherever they are timed.
+        operations = [op for op in operations_of(traced, input_shape) if not op.in_constant]
+        for op in operations:
+            if op.is_beside:
+                raise ValueError(
+                    f"'{op.key}', when {_said(op)}: the products of matrices that this module computes by itself, outside of the modules "
+                    "that it holds, cannot be timed inside of networks; allowed: method isolated, or a module that computes them"
+                )
         with estimator.prepared([traced, copy.deepcopy(traced)]) as (timed, whole):
             networks = cls(timed, whole, input_shape, estimator, operations)
             networks._attach({module: name for name, module in traced.named_modules()}, dict(timed.named_modules()))
@@ -58,23 +66,31 @@ class Networks:
 
     def _attach(self, names: Mapping[nn.Module, str], modules: Mapping[str, nn.Module]) -> None:
         """Let every operation say when it begins and ends."""
-        keys: dict[tuple[nn.Module, nn.Module], dict[Shape, str]] = {}
+        operations: dict[tuple[nn.Module, nn.Module], dict[str, Operation]] = {}
         for op in self.operations:
             parts = [op.module] if op.module in names else list(op.module)  # type: ignore[call-overload]  # a Sequential
             ends = modules[names[parts[0]]], modules[names[parts[-1]]]
-            keys.setdefault(ends, {})[op.input_shape] = op.key
-        for (first, last), by_shape in keys.items():
+            operations.setdefault(ends, {})[op.key] = op
+        for (first, last), by_key in operations.items():
+            key_of = self._key_of(list(by_key.values()))
             entered: list[tuple[str, Any]] = []
 
-            def begin(module: nn.Module, args: tuple, by_shape: Any = by_shape, entered: Any = entered) -> None:
-                entered.append((by_shape[tuple(args[0].shape[1:])], self._now()))
+            def begin(module: nn.Module, args: Any, kwargs: Any, key_of: Any = key_of, entered: Any = entered) -> None:
+                entered.append((key_of(args, kwargs), self._now()))
 
-            def end(module: nn.Module, args: tuple, output: Any, entered: Any = entered) -> None:
+            def end(module: nn.Module, args: Any, output: Any, entered: Any = entered) -> None:
                 now = self._now()
                 self._times.append((*entered.pop(), now))
 
-            first.register_forward_pre_hook(begin)
+            first.register_forward_pre_hook(begin, with_kwargs=True)
             last.register_forward_hook(end)
+
+    def _key_of(self, operations: Sequence[Operation]) -> Callable[[Any, Any], str]:
+        """Which of the operations of one module a call is, by the shapes of all that it is given."""
+        if len(operations) == 1:
+            return lambda args, kwargs: operations[0].key
+        keys = {op.sizes(self._estimator.batch): op.key for op in operations}
+        return lambda args, kwargs: keys[sizes_of((args, kwargs))]
 
     def run(self, sample: Mapping[str, Any]) -> tuple[float, list[tuple[str, float]]]:
         """Run one network once.
@@ -114,6 +130,10 @@ class Networks:
         if self._estimator.device.type == "cuda":
             return float(start.elapsed_time(end))
         return (end - start) * 1e3
+
+
+def _said(operation: Operation) -> str:
+    return " and ".join(f"{label} is {' or '.join(map(repr, choices))}" for label, choices in operation.conditions)
 
 
 def _choose(space: ModelSpace, sample: Mapping[str, Any]) -> None:

@@ -59,6 +59,11 @@ class NnMeterEstimator(LatencyEstimator):
         KeyError
             nn-Meter cannot deal with the operation; the message has its reason.
         """
+        if operation.call is not None and operation.call.plain_shapes() is None:
+            raise KeyError(
+                f"nn-Meter does not know '{operation.key}': it is called with {operation.input_text} and gives "
+                f"{operation.call.output_text}; allowed: one batch of floats each"
+            )
         space, x = alone(operation)
         try:
             profiler = self._profiler(space, x, self._predictor, custom_leaf_types=(Whole,))

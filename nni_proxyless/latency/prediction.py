@@ -26,6 +26,7 @@ from scipy.optimize import nnls
 
 from .device import Measurement
 from .layers import layer_calls
+from .macs import MacsEstimator
 from .operation import Operation
 
 __all__ = ["CrossValidation", "Prediction", "features", "fit", "predict_missing"]
@@ -129,7 +130,8 @@ def features(operation: Operation) -> dict[str, float]:
         "weight_mbytes",
     )
     found = dict.fromkeys(names, 0.0)
-    for call in layer_calls(operation):
+    calls = layer_calls(operation)
+    for call in calls:
         found["activation_mbytes"] += 4e-6 * (call.n_inputs + call.n_outputs)
         found["weight_mbytes"] += 4e-6 * call.n_weights
         layer: Any = call.layer
@@ -140,6 +142,8 @@ def features(operation: Operation) -> dict[str, float]:
         found["grouped_macs_x_kernel"] += call.macs / 1e6 * max(layer.kernel_size)
         if max(layer.stride) > 1:
             found["strided_outputs"] += call.n_outputs / 1e6
+    # Attention, recurrent layers and what a module computes by itself: products of matrices, but no linear layers.
+    found["dense_macs"] += max(0.0, MacsEstimator().estimate(operation) - sum(call.macs for call in calls) / 1e6)
     return {"operation": 1.0, **found}
 
 
@@ -237,7 +241,7 @@ def predict_missing(
     prediction = fit([found[key] for key in known], [rows[key].median_ms for key in known], folds=_folds(len(known)))
     predicted = {}
     for key, operation in found.items():
-        if key not in rows:
+        if key not in rows and not operation.in_constant:
             ms = prediction.predict(operation)
             predicted[key] = Measurement(ms, ms * (1 + prediction.error.p95), len(known), predicted=True)
     return predicted, prediction.error

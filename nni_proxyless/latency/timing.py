@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["PRECISIONS", "conditions_of", "device_name", "median_and_p95", "noise", "problems_of", "spread", "surroundings", "synchronize", "time_ms", "waiting_of"]  # fmt: skip
+__all__ = ["PRECISIONS", "conditions_of", "device_name", "median_and_p95", "noise", "noise_like", "problems_of", "spread", "surroundings", "synchronize", "time_ms", "waiting_of"]  # fmt: skip
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -110,11 +110,17 @@ def noise(shape: Sequence[int], batch: int, device: torch.device, precision: str
     return torch.randn(batch, *shape, generator=random).to(device, PRECISIONS[precision])
 
 
-def time_ms(module: Callable[[torch.Tensor], Any], x: torch.Tensor, device: torch.device) -> float:
-    """Milliseconds of one run, the device synchronised before and after."""
+def noise_like(sizes: Sequence[int], device: torch.device, precision: str) -> torch.Tensor:
+    """Noise of that shape, the batch included."""
+    return noise(sizes[1:], sizes[0], device, precision) if sizes else noise((), 1, device, precision)[0]
+
+
+def time_ms(module: Callable[..., Any], x: Any, device: torch.device, **named: Any) -> float:
+    """Milliseconds of one run, the device synchronised before and after; ``x`` is the input, or a tuple of several."""
+    inputs = x if isinstance(x, tuple) else (x,)
     synchronize(device)
     start = time.perf_counter()
-    module(x)
+    module(*inputs, **named)
     synchronize(device)
     return (time.perf_counter() - start) * 1e3
 

@@ -382,3 +382,55 @@ def test_networks_that_cannot_be_are_refused(tmp_path, networks, error):
         LookupTable.read(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert error in str(caught.value)
+
+
+# -- several inputs --------------------------------------------------------------------------------------------------------
+
+
+class Looked(nn.Module):
+    """A tensor and indices in, a dict out."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.table, self.line, self.last = nn.Embedding(5, 8), nn.Linear(8, width), nn.Linear(width, 8)
+
+    def forward(self, xs: tuple[Tensor, Tensor], scale: float = 1.0) -> dict[str, Tensor]:
+        return {"out": self.last(self.line(xs[0] + scale * self.table(xs[1]))), "table": self.table(xs[1])}
+
+
+class SeveralInputs(ModelSpace):
+    """In float64; rows that are no batch, and a product that no module is called for."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = LayerChoice({"narrow": Looked(4), "wide": Looked(64)}, label="one")
+        self.fixed, self.last = Looked(8), nn.Linear(2, 3)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        index = torch.tensor([4, 2]).repeat(x.shape[0])
+        x = self.fixed((x.reshape(-1, 8), index), scale=2.0)["out"]
+        x = self.one((x, index))["out"].reshape(-1, 2, 8)
+        return self.last(x @ x.transpose(1, 2))
+
+
+def test_operations_of_several_inputs_are_exported_and_measured_with_a_batch(tmp_path):
+    """Indices that a table of five knows, and two rows a sample."""
+    content = export_space(
+        SeveralInputs(), (16,), tmp_path / "e", description={"name": "s", "arguments": {}}, n_networks=2
+    )
+    first = next(entry for entry in content["operations"] if entry["key"].startswith("Looked"))
+    assert first["inputs"] == [
+        {"shape": [2, 8], "dtype": "float64", "batch_dims": [0]},
+        {"shape": [2], "dtype": "int64", "value": [4, 2], "batch_dims": [0]},
+    ]
+    done = measure(
+        tmp_path / "e", "--repeats", "2", "--warmup", "0", "--batch", "3", "--output", "t.yaml", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    table = LookupTable.read(tmp_path / "t.yaml")
+    operations = trace_operations(SeveralInputs(), (16,))
+    assert set(table.rows) == {op.key for op in operations}
+    assert any(op.is_beside for op in operations)
+    profiler = LatencyProfiler(SeveralInputs(), table, (16,))
+    assert profiler.profile({"one": "wide"}) > 0
