@@ -18,6 +18,7 @@ import psutil
 import yaml
 
 from nni_proxyless.cli import main
+from nni_proxyless.latency.digits import in_words
 from nni_proxyless.reporting.experiment import read_experiment, running_experiments
 
 from .forked import fork
@@ -131,7 +132,7 @@ def test_an_experiment_from_nnictl_to_the_report(command, tmp_path, monkeypatch,
             rf"{re.escape(name)}: epoch {n}/3{'' if n == 3 else ', about .* left'}, {re.escape(shown)}", line
         )
     (success,) = [line for line in watched if line.startswith(f"{name}: SUCCEEDED after ")]
-    assert success.endswith(f": {figures[-1]}, measured {final['measured_ms']:.3f} ms")
+    assert success.endswith(f": {figures[-1]}, measured {in_words(final['measured_ms'])} ms")
     (failure,) = [
         line for line in watched if line.startswith(f"trial {bad['trialJobId']} (target_ms -1): FAILED after ")
     ]

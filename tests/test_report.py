@@ -25,6 +25,7 @@ from nni_proxyless.search_spaces import MobileNetV2Space
 from nni_proxyless.cli import main
 from nni_proxyless.latency import DeviceEstimator, LatencyProfiler, LookupTable, MacsEstimator
 from nni_proxyless.latency.device import Measurement
+from nni_proxyless.latency.digits import in_words
 from nni_proxyless.latency.networks import random_samples
 from nni_proxyless.latency.operation import trace_operations
 from nni_proxyless.reporting.charts import ticks
@@ -140,8 +141,8 @@ def test_figures_are_those_of_the_files(runs, reported):
     assert [row[0] for row in trials[1:]] == ["going <on>", "one"]
     seconds = sum(json.loads(line)["seconds"] for line in (runs / "one" / "history.jsonl").read_text().splitlines())
     assert trials[2] == [
-        "one", "SUCCEEDED", "proxyless", "3", f"{net['latency']['target_ms']:.3f} ms", f"{net['latency']['table_ms']:.3f} ms",
-        f"{float(one['measured_ms']):.3f} ms", f"{100 * net['search']['accuracy']:.2f} %", f"{100 * result(runs / 'one'):.2f} %",
+        "one", "SUCCEEDED", "proxyless", "3", f"{in_words(net['latency']['target_ms'])} ms", f"{in_words(net['latency']['table_ms'])} ms",
+        f"{in_words(float(one['measured_ms']))} ms", f"{100 * net['search']['accuracy']:.2f} %", f"{100 * result(runs / 'one'):.2f} %",
         f"{net['macs'] / 1e3:.1f} k", f"{net['n_params'] / 1e3:.1f} k", f"0 min {round(seconds):02d} s",
     ]  # fmt: skip
 
@@ -161,7 +162,7 @@ def test_against_random_nets_and_mobilenetv2(runs, reported):
     accuracy = {row["name"]: 100 * result(runs / row["name"]) for row in rows[1:]}
     random = [accuracy[f"one/reference/random-0.{i}"] for i in (0, 1)]
     error = statistics.stdev(random) / math.sqrt(2)
-    target = f"{float(rows[1]['target']):.3f} ms"
+    target = f"{in_words(float(rows[1]['target']))} ms"
     assert trained[1][:5] == [
         target, "proxyless", "1", f"{accuracy['one']:.2f} %", f"{accuracy['one'] - statistics.mean(random):+.2f}"
     ]  # fmt: skip

@@ -18,6 +18,7 @@ from nni_proxyless.cli import main
 from nni_proxyless.derive import Architecture, count_macs, count_parameters, load_weights, to_timm
 from nni_proxyless.errors import UserError
 from nni_proxyless.latency import Calibration, LookupTable
+from nni_proxyless.latency.digits import in_words
 from nni_proxyless.search_folder import differences
 
 from .forked import fork
@@ -261,7 +262,7 @@ def test_a_wrong_file_stops_the_search_before_anything_is_touched(tmp_path, monk
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("latency.target_ms=0.000001",), "latency.target_ms: 0.000 ms is out of reach: the networks of this space take "),
+        (("latency.target_ms=0.000001",), "latency.target_ms: 1e-06 ms is out of reach: the networks of this space take "),
         (("latency.estimator.threads=2",), "latency.table: {table}: measured under other conditions: threads is 1 in the table, 2 here"),
         (("space.widths=[8,24]",), "latency.table: {table}: no row 'Conv_1-input:2x2x24-output:2x2x32'; the nearest: Conv_1-input:2x2x16-output:2x2x32"),
         (("data.image_size=16",), "latency.table: {table}: measured under other conditions: resolution is '8x8' in the table, '16x16' here"),
@@ -377,4 +378,7 @@ def test_a_calibrated_table_steers_and_both_figures_are_shown(searched, tmp_path
     latency = Architecture.read(tmp_path / "out" / "architecture.json").latency
     assert latency["table_ms"] == pytest.approx(0.5 + 2 * latency["predicted_ms"])
     said = capsys.readouterr().out
-    assert f"predicted {latency['predicted_ms']:.3f} ms, calibrated {latency['table_ms']:.3f} ms, measured" in said
+    assert (
+        f"predicted {in_words(latency['predicted_ms'])} ms, calibrated {in_words(latency['table_ms'])} ms, measured"
+        in said
+    )

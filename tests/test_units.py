@@ -12,6 +12,7 @@ import torch
 
 from nni_proxyless.architecture import Architecture
 from nni_proxyless.cli import main
+from nni_proxyless.latency.digits import in_words
 from nni_proxyless.network_record import latency_record, record_without_table, unit_of
 
 from .report_page import Page
@@ -44,7 +45,7 @@ def test_everywhere_in_the_unit_of_the_estimator(estimator, tmp_path, capsys):
     target = searched.latency["target_ms"]
 
     assert main(["derive", str(run), "--budget-ms", repr(target), "--judge", "3", "--output", str(run / "one")]) == 0
-    assert f"target {target:.3f} {unit}, expected -; the net: predicted" in capsys.readouterr().out
+    assert f"target {in_words(target)} {unit}, expected -; the net: predicted" in capsys.readouterr().out
     assert {row["unit"] for row in rows_of(run / "one" / "judged.csv")} == {unit}
     assert main(["derive", str(run), "--front", "2", "--output", str(run / "front")]) == 0
     header = capsys.readouterr().out.splitlines()[0]
