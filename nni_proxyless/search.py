@@ -37,7 +37,7 @@ from .evaluator import ImageClassification
 from .files import write_text, write_weights
 from .fit_progress import FitProgress
 from .latency import DeviceEstimator, LatencyEstimator, LatencyPenalty, LatencyProfiler
-from .latency.digits import in_words
+from .latency.digits import in_words as cost_in_words
 from .latency.operation import trace_operations
 from .measuring import latency_range, make_profiler, measure_beside_path, say_if_drifted, target_in_ms
 from .monitor import DerivedNetMonitor, judging_loaders
@@ -151,12 +151,16 @@ def _search(
     profiler = make_profiler(space, data.shape, estimator, table, folder / "latencies.yaml", described)
     lowest, highest = latency_range(profiler)
     _logger.info(
-        "space: %d choices, %s to %s %s", len(space.simplify()), in_words(lowest), in_words(highest), profiler.unit
+        "space: %d choices, %s to %s %s",
+        len(space.simplify()),
+        cost_in_words(lowest),
+        cost_in_words(highest),
+        profiler.unit,
     )
     target = target_in_ms(config.latency.target_ms, highest)
     if target is not None and target <= lowest:
         raise UserError(
-            f"latency.target_ms: {in_words(target)} {profiler.unit} is out of reach: the networks of this space take {in_words(lowest)} to {in_words(highest)} {profiler.unit}"
+            f"latency.target_ms: {cost_in_words(target)} {profiler.unit} is out of reach: the networks of this space take {cost_in_words(lowest)} to {cost_in_words(highest)} {profiler.unit}"
         )
     costs = make_costs(config.costs, space, data.shape, base, folder)
     strategy = make_strategy(config, join(make_penalty(config, profiler, target), costs), folder / "checkpoint")

@@ -405,10 +405,11 @@ class SeveralInputs(ModelSpace):
         super().__init__()
         self.one = LayerChoice({"narrow": Looked(4), "wide": Looked(64)}, label="one")
         self.fixed, self.last = Looked(8), nn.Linear(2, 3)
+        self.register_buffer("index", torch.tensor([4, 2]))
         self.double()
 
     def forward(self, x: Tensor) -> Tensor:
-        index = torch.tensor([4, 2]).repeat(x.shape[0])
+        index = self.index.repeat(x.shape[0])
         x = self.fixed((x.reshape(-1, 8), index), scale=2.0)["out"]
         x = self.one((x, index))["out"].reshape(-1, 2, 8)
         return self.last(x @ x.transpose(1, 2))
