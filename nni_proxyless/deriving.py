@@ -11,7 +11,6 @@ import functools
 import io
 import logging
 import math
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +44,7 @@ from .network_record import latency_record, unit_of
 from .own_code import make_images, make_space
 from .pictures.nets import draw_beside
 from .progress import bar
-from .remains import SUPERNET, Probabilities, is_finished, read_probabilities
+from .remains import SUPERNET, Probabilities, read_probabilities, require_finished
 
 __all__ = [
     "JUDGED", "Derived", "FinishedSearch", "budget_folder", "derive_front", "derive_under_budget", "front_table", "require_free",
@@ -102,7 +101,7 @@ class FinishedSearch:
         UserError
             There is no search, it has not finished, a file is missing or does not fit, or its images are others now.
         """
-        _require_finished(folder)
+        require_finished(folder)
         config = read_config(SearchConfig, folder / "search.yml")
         architecture = Architecture.read(folder / "architecture.json")
         stored = read_probabilities(folder)
@@ -314,15 +313,6 @@ def front_table(found: Sequence[Derived]) -> str:
 def budget_folder(budget: float) -> str:
     """``budget-3.000``, with all digits that the budget has."""
     return f"budget-{budget:.3f}" if float(f"{budget:.3f}") == budget else f"budget-{budget!r}"
-
-
-def _require_finished(folder: Path) -> None:
-    if not (folder / "search.yml").exists():
-        raise UserError(f"{folder}: no search.yml there, so no search has been made in this folder")
-    if not is_finished(folder):
-        raise UserError(
-            f"{folder}: the search has not finished; go on with it: nni-proxyless search --resume {shlex.quote(str(folder))}"
-        )
 
 
 def require_free(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,15 @@ from .errors import UserError
 from .files import write_text, write_weights
 from .plain import as_plain
 
-__all__ = ["PROBABILITIES", "SUPERNET", "is_finished", "read_probabilities", "shapes_of", "write_remains"]
+__all__ = [
+    "PROBABILITIES",
+    "SUPERNET",
+    "is_finished",
+    "read_probabilities",
+    "require_finished",
+    "shapes_of",
+    "write_remains",
+]
 
 PROBABILITIES = "probabilities.json"
 SUPERNET = "supernet.safetensors"
@@ -28,6 +37,22 @@ if TYPE_CHECKING:
 def is_finished(folder: Path) -> bool:
     """Whether the search in this folder has left its network and needs nothing more."""
     return (folder / "architecture.json").exists() and not (folder / "checkpoint").exists()
+
+
+def require_finished(folder: Path) -> None:
+    """Refuse a folder in which no search has finished.
+
+    Raises
+    ------
+    UserError
+        There is none, or it has not finished.
+    """
+    if not (folder / "search.yml").exists():
+        raise UserError(f"{folder}: no search.yml there, so no search has been made in this folder")
+    if not is_finished(folder):
+        raise UserError(
+            f"{folder}: the search has not finished; go on with it: nni-proxyless search --resume {shlex.quote(str(folder))}"
+        )
 
 
 def shapes_of(space: nn.Module) -> Shapes:

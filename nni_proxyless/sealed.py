@@ -19,10 +19,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
-
-from .packing import is_packed, pack, unpack
-
 __all__ = ["DamagedError", "read_payload", "state_of", "write_sealed"]
 
 
@@ -40,6 +36,10 @@ def write_sealed(path: Path, first_line: bytes, state: Mapping[str, Any]) -> Non
     state
         Nested dicts, lists, tuples, numbers, texts, None and tensors.
     """
+    import torch
+
+    from .packing import pack
+
     # To memory first: torch.save to a full disk dies in the middle of a zip file with an error that names no disk.
     buffer = io.BytesIO()
     torch.save(pack(dict(state)), buffer)
@@ -74,6 +74,10 @@ def state_of(payload: bytes) -> dict[str, Any]:
     DamagedError
         Not a dict of tensors and plain values.
     """
+    import torch  # here: whether there is a checkpoint is asked without it
+
+    from .packing import is_packed, unpack
+
     try:
         state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
         if is_packed(state):

@@ -35,6 +35,9 @@ def add_derive_command(commands: Any) -> None:
 
 
 def _derive(arguments: argparse.Namespace) -> int:
+    from ..remains import require_finished
+
+    require_finished(arguments.folder)  # before the imports, which take seconds
     from ..deriving import JUDGED, budget_folder, derive_front, derive_under_budget, front_table
     from ..errors import UserError
     from ..reporting.table import figures

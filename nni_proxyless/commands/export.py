@@ -45,6 +45,9 @@ def add_export_command(commands: Any) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    from ..architecture import Architecture
+
+    Architecture.read(arguments.architecture)  # before the imports, which take seconds
     from ..deployment.deploying import ExportOptions, export
 
     names = ("formats", "weights", "output", "opset", "input_size", "batch", "images", "tolerance", "test_images",

@@ -87,12 +87,12 @@ def _space_arguments(parser: argparse.ArgumentParser, *, needed: bool) -> None:
 
 
 def _build(arguments: argparse.Namespace) -> int:
+    path: Path = arguments.output
+    _not_there(path)
+    space, shape, description = _space_of(arguments)
     from ..latency import DeviceEstimator
     from ..measuring import build_table, building, partial_of
 
-    space, shape, description = _space_of(arguments)
-    path: Path = arguments.output
-    _not_there(path)
     try:
         estimator = DeviceEstimator(device=arguments.device, threads=arguments.threads, batch=arguments.batch,
                                     precision=arguments.precision, warmup=arguments.warmup, repeats=arguments.repeats)  # fmt: skip
@@ -120,10 +120,10 @@ def _not_there(path: Path) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    space, shape, description = _space_of(arguments)
     from ..latency.exporting import export_space
     from ..progress import steps
 
-    space, shape, description = _space_of(arguments)
     try:
         with steps("exporting", "file") as progress:
             content = export_space(space, shape, arguments.output, description=description, n_networks=arguments.networks,
@@ -139,13 +139,13 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    table = _read(arguments.table)
     from ..files import write_text
     from ..latency import check_table
     from ..latency.checking import as_plain, check_recorded, draw, report
     from ..measuring import quietly
     from ..progress import steps
 
-    table = _read(arguments.table)
     space, shape, _ = _space_of(arguments, table)
     try:
         if table.networks and not _is_of_here(table, arguments):
@@ -195,10 +195,10 @@ def _is_of_here(table: LookupTable, arguments: argparse.Namespace) -> bool:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
+    table = _read(arguments.table)
     from ..latency import trace_operations
     from ..latency.prediction import predict_missing
 
-    table = _read(arguments.table)
     space, shape, description = _space_of(arguments, table)
     if arguments.output.exists():
         raise UserError(f"--output {arguments.output}: is there already; name another file")
@@ -225,6 +225,10 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _read(path: Path) -> LookupTable:
+    try:
+        path.open("rb").close()  # before the imports, which take seconds
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
     from ..latency import LookupTable, TableError
 
     try:
@@ -240,6 +244,7 @@ def _space_of(
     from .. import registry
     from ..config import SearchConfig
     from ..config_file import read_config
+    from ..options import options_of
 
     head = None if table is None else table.space
     if head is not None and arguments.space is None and arguments.resolution is None:
@@ -249,22 +254,17 @@ def _space_of(
             raise UserError(f"{arguments.table}: its head names no space; say --space and --resolution")
         name, given = arguments.space[0], _key_values(arguments.space[1:])
         shape = (arguments.channels, *_resolution(arguments.resolution))
-        accepted = registry.accepted_arguments(_load(name))
+        try:
+            accepted = options_of("nni_proxyless.search_spaces", name).parameters
+        except ValueError as error:
+            raise UserError(f"--space: {error}") from error
         given = {n: arguments.channels for n in ("in_channels", "in_chans") if n in accepted} | given
     overrides = [("command line", "space.name", name)]
     config = read_config(
         SearchConfig, None, [*overrides, *(("command line", f"space.{k}", v) for k, v in given.items())]
     )
-    return _load(name)(**config.space.arguments), shape, {"name": name, "arguments": config.space.arguments}
-
-
-def _load(name: str) -> Any:
-    from .. import registry
-
-    try:
-        return registry.load("nni_proxyless.search_spaces", name)
-    except ValueError as error:
-        raise UserError(f"--space: {error}") from error
+    space = registry.load("nni_proxyless.search_spaces", name)(**config.space.arguments)
+    return space, shape, {"name": name, "arguments": config.space.arguments}
 
 
 def _key_values(items: Sequence[str]) -> dict[str, Any]:

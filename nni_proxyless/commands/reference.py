@@ -50,11 +50,12 @@ def _reference(arguments: argparse.Namespace) -> int:
         raise UserError(f"--seed: {arguments.seed} is not allowed here; allowed: 0 to {2**32 - 1}")
     from ..architecture import Architecture
     from ..network_record import unit_of
-    from ..random_nets import random_nets
-    from ..reference import reference_nets, time_beside, write_reference_nets
 
     path = arguments.net / "architecture.json" if arguments.net.is_dir() else arguments.net
     searched = Architecture.read(path)
+    from ..random_nets import random_nets  # these take seconds
+    from ..reference import reference_nets, time_beside, write_reference_nets
+
     nets = reference_nets(searched, sorted(set(arguments.widths))) if arguments.widths else []
     structure = nets[0].search["structure"] if nets else None
     if arguments.random:

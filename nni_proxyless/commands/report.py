@@ -68,7 +68,6 @@ def report(
     from ..pictures.nets import require_picture
     from ..reporting.found import find
     from ..reporting.rows import rows_of
-    from ..reporting.side_by_side import measure_side_by_side
     from ..reporting.table import LEGEND, table
 
     if front is not None:
@@ -82,6 +81,8 @@ def report(
     # A measurement would disturb the trials, which measure too, and they it.
     timed = not any(f.state in ("RUNNING", "WAITING") for f in found)
     if timed:
+        from ..reporting.side_by_side import measure_side_by_side  # with torch
+
         measured = measure_side_by_side([f.architecture for f in found])
     else:
         measured = [None if f.architecture is None else f.architecture.latency.get("measured_ms") for f in found]

@@ -34,7 +34,7 @@ def add_train_command(commands: Any) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from ..training.processes import rank
+    from ..training.rank import rank
 
     if rank() == 0:
         return _run(arguments, talks=True)
@@ -71,6 +71,9 @@ def _run(arguments: argparse.Namespace, *, talks: bool) -> int:
         file = None if name is None else find_recipe(name)
         config = read_config(TrainConfig, file, [*overrides, *trial.parameters()])
         folder = trial.output_folder(config.output or str(path.parent / "final"), "train")
+    from ..architecture import Architecture
+
+    Architecture.read(path)
     from ..training.loop import train  # takes seconds, and a mistake is to be said at once
 
     writes = talks and config.epochs > 0

@@ -14,17 +14,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..errors import UserError
+from .rank import count, rank
 
 __all__ = ["Processes", "joined", "rank"]
-
-
-def rank() -> int:
-    """Which process this is, from 0 on; only 0 talks and writes."""
-    return int(os.environ.get("RANK", "0")) if _count() > 1 else 0
-
-
-def _count() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @dataclass(frozen=True)
@@ -115,11 +107,11 @@ def joined(device: str) -> Iterator[Processes]:
     if chosen.type == "cuda":
         if not torch.cuda.is_available():
             raise UserError(f"device: {device}: torch finds no CUDA device here; allowed: auto, cpu")
-        if _count() > 1 and chosen.index is None:
+        if count() > 1 and chosen.index is None:
             chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         if (chosen.index or 0) >= torch.cuda.device_count():
             raise UserError(f"device: {chosen}: there are only {torch.cuda.device_count()} CUDA devices here")
-    if _count() == 1:
+    if count() == 1:
         yield Processes(0, 1, chosen)
         return
     if chosen.type == "cuda":
