@@ -85,12 +85,18 @@ def _definition(module: str, name: str) -> tuple[str, ast.ClassDef | ast.Functio
     for node in tree.body:
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name:
             return module, node
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom):
-            for alias in node.names:
+    for statement in ast.walk(tree):
+        if isinstance(statement, ast.ImportFrom):
+            for alias in statement.names:
                 if (alias.asname or alias.name) == name:
-                    above = module.split(".")[: len(module.split(".")) + is_package - node.level] if node.level else []
-                    return _definition(".".join([*above, *([node.module] if node.module else [])]), alias.name)
+                    above = (
+                        module.split(".")[: len(module.split(".")) + is_package - statement.level]
+                        if statement.level
+                        else []
+                    )
+                    return _definition(
+                        ".".join([*above, *([statement.module] if statement.module else [])]), alias.name
+                    )
     raise _UnreadableError
 
 
