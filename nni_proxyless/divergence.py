@@ -22,7 +22,7 @@ class DivergedError(UserError, ValueError):
 @torch.no_grad()
 def is_finite(module: nn.Module) -> bool:
     """Whether all that is trained in a module, logits included, and all running statistics are numbers. Waits for the device."""
-    trained = [p for p in module.parameters() if p.requires_grad]
+    trained: list[torch.Tensor] = [p for p in module.parameters() if p.requires_grad]
     for m in module.modules():
         if isinstance(m, _NormBase):
             trained += [b for b in (m.running_mean, m.running_var) if b is not None]
