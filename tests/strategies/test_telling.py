@@ -8,7 +8,9 @@ import pytest
 import torch
 from nni.nas.evaluator.pytorch import DataLoader, Lightning, Trainer
 from nni_proxyless.strategies import DSNAS, ProxylessNAS
+from nni_proxyless.strategies.dsnas import DSNASModule
 from nni_proxyless.strategies.module import SampledOneShotModule
+from nni_proxyless.strategies.proxyless import ProxylessModule
 from pytorch_lightning import Callback
 from pytorch_lightning.loggers import Logger
 
@@ -83,7 +85,8 @@ def by_lightning(self, batch, batch_idx):
 @pytest.mark.parametrize("every", [1, 4])
 def test_loggers_are_told_what_lightning_would_tell_them(strategy, every, monkeypatch):
     told, seen, calls = search(strategy, every)
-    monkeypatch.setattr(SampledOneShotModule, "training_step", by_lightning)
+    for cls in (SampledOneShotModule, ProxylessModule, DSNASModule):  # another test may have given one its own
+        monkeypatch.setattr(cls, "training_step", by_lightning)
     monkeypatch.setattr(
         SampledOneShotModule, "note", lambda self, figures: self.log_dict({n: torch.as_tensor(v).detach() for n, v in figures.items()})
     )  # fmt: skip
@@ -92,6 +95,4 @@ def test_loggers_are_told_what_lightning_would_tell_them(strategy, every, monkey
     assert any(name.startswith("prob/") for curves in told.values() for name in curves)
     assert any(name.startswith("penalty/") for curves in told.values() for name in curves)
     assert seen == seen_before
-    assert calls <= calls_before
-    if every > 1:  # else the loggers take every term of the loss
-        assert calls < calls_before / 2
+    assert calls < calls_before / 2
