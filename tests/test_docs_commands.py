@@ -31,7 +31,7 @@ def commands(text: str) -> Iterator[str]:
 
 def problem(line: str) -> str | None:
     """What the program has against a command, without running it."""
-    words = shlex.split(line, comments=True)
+    words = shlex.split(re.sub(r"\$\w+", "a", line), comments=True)  # a variable of the shell, such as a loop's
     words = words[: words.index("&&")] if "&&" in words else words
     if words[0] == "nnictl":
         if words[1] not in NNICTL:
