@@ -123,7 +123,9 @@ def damaged(names: tuple[str, ...], n: int) -> list[bytes]:
 
 def clear(error: str, *places: str) -> bool:
     """Each line names a file, or where else it came from, and is no longer than a screen can hold."""
-    lines = error.removeprefix("nni-proxyless: ").splitlines()
+    log = re.compile(r"\d\d:\d\d:\d\d ")  # of what an override lets go of, whatever comes of it
+    said = "\n".join(line for line in error.splitlines() if not log.match(line))
+    lines = said.removeprefix("nni-proxyless: ").splitlines()
     return bool(lines) and all(line.startswith(places) and len(line) < 900 and line.isprintable() for line in lines)
 
 

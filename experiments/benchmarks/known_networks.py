@@ -26,7 +26,7 @@ from torch.utils.data import TensorDataset
 
 from nni_proxyless.data import digits
 from nni_proxyless.derive import count_macs
-from nni_proxyless.latency.budget import NEAR
+from nni_proxyless.latency.nearness import least_ms
 from nni_proxyless.progress import bar
 
 CHANNELS, SHAPE, CLASSES = 8, (1, 8, 8), 10
@@ -176,13 +176,13 @@ def allowed(truth: dict[str, Any], share: float | None) -> dict[str, float]:
 
 
 def near(truth: dict[str, Any], share: float | None) -> dict[str, float]:
-    """Of the networks within the target those near it, as ``best_under_budget`` has it; all of them without a target."""
+    """Of the networks within the target those that ``best_under_budget`` takes for being at it, or the nearest one; all without a target."""
     within = allowed(truth, share)
     if share is None:
         return within
     target = share * max(truth["macs"].values())
-    of_each = ({n: a for n, a in within.items() if truth["macs"][n] >= (1 - less) * target} for less in NEAR)
-    return next((some for some in of_each if some), within)
+    least = min(least_ms(target), max(truth["macs"][name] for name in within))
+    return {name: accuracy for name, accuracy in within.items() if truth["macs"][name] >= least}
 
 
 def standing(found: str, accuracies: dict[str, float], noise: float) -> dict[str, Any]:

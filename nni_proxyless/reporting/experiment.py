@@ -36,6 +36,7 @@ __all__ = [
 
 NNI_HOME = Path("~/nni-experiments")
 _PATIENCE = 2.0  # seconds
+RESULTS = ("architecture.json", "result.json")  # what a search and a training write at their ends
 ENDED = ("SUCCEEDED", "FAILED", "USER_CANCELED", "SYS_CANCELED", "EARLY_STOPPED")
 # Of the rest, NNI shows the name of the last event.
 SHOWN_AS = {"USER_TO_CANCEL": "USER_CANCELED", "ADD_CUSTOMIZED": "WAITING", "ADD_RESUMED": "WAITING"}
@@ -85,8 +86,8 @@ class Trial:
     @property
     def is_here(self) -> bool:
         """Whether what it left is on this machine: it ran here, or it was fetched. NNI itself brings logs only."""
-        wanted = "*.json" if self.state == "SUCCEEDED" else "trial.stderr"
-        return self.host is None or any(self.folder.glob(wanted))
+        wanted = RESULTS if self.state == "SUCCEEDED" else ("trial.stderr",)
+        return self.host is None or any((self.folder / name).exists() for name in wanted)
 
 
 @dataclass(frozen=True)

@@ -240,7 +240,6 @@ def test_all_wrong_arguments_are_named_at_once():
             "gradient_clip_val is 0.0; allowed: greater than 0, or none",
             "gradient_clip_algorithm is 'l2'; allowed: 'norm', 'value'",
             "checkpoint_every is 0; allowed: 1 or more batches, or none",
-            "penalty is a int; allowed: LatencyPenalty, NNI's ExpectationProfilerPenalty, a dict",
             "update is 'three-path'; allowed: 'two-path', 'full', 'reinforce'",
             "cost_probs is 'half'; allowed: 'pair', 'full'",
             "baseline is 'always'; allowed: 'before', 'after', 'never'",
@@ -250,6 +249,7 @@ def test_all_wrong_arguments_are_named_at_once():
             "reinforce_samples is 0; allowed: 1 or more",
             "baseline_weight is 0; allowed: greater than 0, up to 1",
             "reward_exponent is 0.1; allowed: 0 or less, a slow network earns less",
+            "penalty is a int; allowed: LatencyPenalty, NNI's ExpectationProfilerPenalty, a dict",
         ]
     )
 
