@@ -58,5 +58,8 @@ def record_without_table(unit: str, measured_conditions: Mapping[str, object] | 
 
 
 def unit_of(record: Mapping[str, Any]) -> str:
-    """Of all numbers of a record but the timed ones, which are milliseconds."""
-    return str(record.get("unit", "ms"))
+    """Of all numbers of a record but the timed ones, which are milliseconds.
+
+    ``derive`` has not always written a unit; what counts something else than milliseconds says so in its conditions as well.
+    """
+    return str(record.get("unit") or (record.get("conditions") or {}).get("unit", "ms"))

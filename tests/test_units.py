@@ -12,6 +12,7 @@ import torch
 
 from nni_proxyless.architecture import Architecture
 from nni_proxyless.cli import main
+from nni_proxyless.latency import MacsEstimator
 from nni_proxyless.latency.digits import in_words
 from nni_proxyless.network_record import latency_record, record_without_table, unit_of
 
@@ -97,3 +98,9 @@ def test_one_form_for_all():
     assert (known["target_ms"], known["table_ms"], unit_of(known)) == (3.0, 2.0, "MiB")
     assert list(record_without_table("MiB", None)) == list(known)
     assert unit_of({}) == "ms"
+
+
+def test_a_record_that_was_written_without_a_unit():
+    """By ``derive`` until it had one: what was counted stood in the conditions alone."""
+    assert unit_of({"conditions": dict(MacsEstimator().conditions), "table_ms": 1.2}) == MacsEstimator().unit
+    assert unit_of({"conditions": {"device": "toy"}, "table_ms": 1.2}) == "ms"
