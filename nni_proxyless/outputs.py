@@ -29,18 +29,21 @@ def outputs_problem(network: nn.Module, images: Tensor, num_classes: int) -> str
     network
         Not changed, and no random number is drawn: a copy of it runs once, in evaluation mode.
     images
-        Shape (n, channels, height, width).
+        Shape (n, channels, height, width), in the type in which they will come: float64 where all is computed so, which turns the
+        network's weights too (``trainer.precision: 64-true``).
     num_classes
         How many numbers it should answer with, for each image.
     """
     copied = copy.deepcopy(network).eval()
+    if images.dtype is torch.float64:
+        copied.double()
     like = next(copied.parameters(), images)
     try:
         with generators_kept():
-            found: Any = copied(as_channels_last(images.to(like.device, like.dtype)))
+            found: Any = copied(as_channels_last(images.to(like.device)))  # in their type: nothing converts them later
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:  # of somebody's forward
         said = str(error).strip().partition("\n")[0] or type(error).__name__
-        return f"does not run on images of shape {tuple(images.shape[1:])}: {said}"
+        return f"does not run on images of shape {tuple(images.shape[1:])}: {said}{_other_type(copied, images)}"
     if not isinstance(found, Tensor):
         return f"gives a {type(found).__name__}; allowed: a tensor of shape (batch, {num_classes})"
     if tuple(found.shape) != (len(images), num_classes):
@@ -52,7 +55,18 @@ def outputs_problem(network: nn.Module, images: Tensor, num_classes: int) -> str
     return None
 
 
-def require_outputs(network: nn.Module, data: ImageData, what: str, advice: str = "") -> None:
+def _other_type(network: nn.Module, images: Tensor) -> str:
+    """What may have kept a network from running on images of this type, in words; empty if its weights are of it."""
+    types = sorted({str(p.dtype).removeprefix("torch.") for p in network.parameters() if p.is_floating_point()})
+    images_are = str(images.dtype).removeprefix("torch.")
+    if types in ([], [images_are]):
+        return ""
+    return f". It has weights of {' and '.join(types)}, the images are {images_are}; allowed: weights of {images_are}, or a forward that converts"
+
+
+def require_outputs(
+    network: nn.Module, data: ImageData, what: str, advice: str = "", *, precision: str = "32-true"
+) -> None:
     """Refuse a network that does not fit the classes of the images.
 
     Parameters
@@ -61,13 +75,18 @@ def require_outputs(network: nn.Module, data: ImageData, what: str, advice: str 
         The network, for people: what an error begins with.
     advice
         What an error about the number of classes ends with.
+    precision
+        Lightning's, in which it will be trained.
 
     Raises
     ------
     UserError
         It does not run on them, or answers with another number of outputs.
     """
-    if problem := outputs_problem(network, two_images(data), data.num_classes):
+    images = two_images(data)
+    if precision == "64-true":
+        images = images.double()
+    if problem := outputs_problem(network, images, data.num_classes):
         raise UserError(f"{what} {problem}{advice if 'classes' in problem else ''}")
 
 

@@ -142,7 +142,7 @@ def _search(
     space_arguments = space_arguments_for(space_class, config.space.arguments, data)
     space = make_space(config.space.name, space_arguments)
     advice = where_classes_are_given(registry.accepted_arguments(space_class), config.space.arguments, data.num_classes)
-    require_outputs(space, data, f"space: {config.space.name}", advice)
+    require_outputs(space, data, f"space: {config.space.name}", advice, precision=config.trainer.precision)
     estimator: LatencyEstimator = registry.load("nni_proxyless.estimators", config.latency.estimator.name)(
         **config.latency.estimator.arguments
     )

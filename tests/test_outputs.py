@@ -29,11 +29,12 @@ BASE = ["data.name=synthetic", "data.n_images=64", "data.channels=1", "data.imag
 class Space(ModelSpace):
     """One whose argument has a name of its own; what it gives is what ``form`` says."""
 
-    def __init__(self, n_classes: int = 1000, k: int = 3, form: str = "logits"):
+    def __init__(self, n_classes: int = 1000, k: int = 3, form: str = "logits", dtype: str = "float32"):
         super().__init__()
         self.c = LayerChoice([nn.Conv2d(1, 8, 1), nn.Conv2d(1, 8, k, padding=1)], label="c")
         self.h, self.form = nn.Linear(8, n_classes), form
         self.norm, self.drop = nn.BatchNorm1d(8), nn.Dropout()
+        self.to(getattr(torch, dtype))
 
     def forward(self, x):
         maps = self.c(x)
@@ -55,6 +56,9 @@ class Space(ModelSpace):
         (["space.form=tuple"], "gives a tuple; allowed: a tensor of shape (batch, 10)"),
         (["space.form=one"], "gives outputs of shape (1000), where"),
         (["space.form=fails"], "does not run on images of shape (1, 8, 8): mat1 and mat2 shapes cannot be multiplied"),
+        (["space.n_classes=10", "space.dtype=bfloat16"],
+         "It has weights of bfloat16, the images are float32; allowed: weights of float32, or a forward that converts"),
+        (["space.n_classes=10", "space.dtype=float64"], "It has weights of float64, the images are float32; allowed"),
     ],
 )  # fmt: skip
 def test_a_space_that_does_not_fit_the_classes_is_refused(tmp_path, capsys, words, said):
@@ -84,7 +88,8 @@ def test_a_look_at_the_outputs_changes_nothing():
     assert modes == [module.training for module in space.modules()]
     assert all(torch.equal(tensor, state[name]) for name, tensor in space.state_dict().items())
     assert torch.equal(generator, torch.get_rng_state())
-    assert outputs_problem(space.double(), torch.zeros(2, 1, 8, 8), 10) is None
+    assert outputs_problem(space, torch.zeros(2, 1, 8, 8, dtype=torch.float64), 10) is None  # all is computed so
+    assert outputs_problem(space, torch.zeros(2, 1, 8, 8), 10) is None
 
 
 def test_a_network_of_other_classes_is_not_trained_nor_checked_on_these_images(tmp_path, caplog):
