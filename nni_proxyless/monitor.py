@@ -13,7 +13,7 @@ import pytorch_lightning
 import torch
 from torch import nn
 
-from .accuracy import as_channels_last, evaluate_accuracy
+from .accuracy import as_channels_last, evaluate_accuracy, in_type_of
 from .batch_norm import estimate_statistics
 from .config import SearchConfig
 from .costs import Cost
@@ -118,7 +118,8 @@ class DerivedNetMonitor(pytorch_lightning.Callback):
 
 def judge(network: nn.Module, calibration: Any, validation: Any, device: torch.device) -> float:
     """Estimate batch-norm statistics afresh, in place; returns the share of right answers on the validation part."""
-    estimate_statistics(network, (as_channels_last(images) for images, _ in calibration), device)
+    images = (as_channels_last(in_type_of(network, batch)) for batch, _ in calibration)
+    estimate_statistics(network, images, device)
     return evaluate_accuracy(network, validation)
 
 

@@ -69,6 +69,16 @@ def test_a_space_that_does_not_fit_the_classes_is_refused(tmp_path, capsys, word
     assert not (tmp_path / "run" / "latencies.yaml").exists()  # before anything is measured
 
 
+def test_a_search_in_float64(tmp_path, capsys):
+    """Networks are judged in the precision in which they are trained."""
+    words = [f"output={tmp_path / 'run'}", *BASE, "data.n_images=256", "space.n_classes=10", "strategy.warmup_epochs=0"]
+    for dtype in ("float32", "float64"):
+        changed = [f"space.name={__name__}:Space", *words, "trainer.precision=64-true", f"space.dtype={dtype}"]
+        assert main(["search", *changed]) == 0, capsys.readouterr().err
+        assert "epoch 1/1: validation accuracy" in capsys.readouterr().err
+        assert main(["derive", str(tmp_path / "run"), "--budget-ms", "1", "--output", str(tmp_path / dtype)]) == 0
+
+
 def test_which_argument_carries_the_number_of_classes():
     assert (
         where_classes_are_given(["num_labels", "k"], {"num_labels": 5}, 10)
