@@ -316,7 +316,10 @@ def budget_folder(budget: float) -> str:
 
 
 def require_free(folder: Path) -> None:
-    """Refuse a folder with results that ``derive`` has not written."""
+    """Refuse a folder with results that ``derive`` has not written, and what cannot be one."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"--output {folder}: '{there}' is a file; name another folder")
     for name in ("search.yml", "train.yml", "history.jsonl"):
         if (folder / name).exists():
             raise UserError(

@@ -174,7 +174,12 @@ def _search(
         report=recorder(folder, report),
         costs=costs,
     )
-    evaluator = make_evaluator(config, folder, parts, monitor)
+    try:
+        evaluator = make_evaluator(config, folder, parts, monitor)
+    except MisconfigurationException as error:  # Lightning has looked for the devices
+        raise UserError(
+            f"trainer: {error} accelerator is '{config.trainer.accelerator}', devices {config.trainer.devices}; allowed: what this machine has"
+        ) from error
     shapes = shapes_of(space)
     space.to(memory_format=torch.channels_last)
     # Measuring and building have drawn random numbers, and not the same ones when latencies were there already.

@@ -45,7 +45,12 @@ def alone_in(folder: Path, *, wait: bool, doing: str = "searches") -> Iterator[N
         There is another one, and ``wait`` is False.
     """
     is_new = not folder.exists() or made_here(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"output: '{folder}' cannot be made: {error.strerror}; allowed: a folder, or a name that is free"
+        ) from error
     with ExitStack() as held:
         if is_new:
             held.callback(_remove_if_empty, folder)  # after the lock file is

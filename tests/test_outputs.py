@@ -16,6 +16,7 @@ from nni_proxyless.config import TrainConfig
 from nni_proxyless.config_file import read_config
 from nni_proxyless.deployment.images import CheckImages
 from nni_proxyless.derive import Architecture, build_network
+from nni_proxyless.deriving import require_free
 from nni_proxyless.errors import UserError
 from nni_proxyless.outputs import outputs_problem, require_outputs, where_classes_are_given
 from nni_proxyless.training.loop import train
@@ -77,6 +78,26 @@ def test_a_search_in_float64(tmp_path, capsys):
         assert main(["search", *changed]) == 0, capsys.readouterr().err
         assert "epoch 1/1: validation accuracy" in capsys.readouterr().err
         assert main(["derive", str(tmp_path / "run"), "--budget-ms", "1", "--output", str(tmp_path / dtype)]) == 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="it has one")
+def test_an_accelerator_that_is_not_there(tmp_path, capsys):
+    words = [f"space.name={__name__}:Space", *BASE, "space.n_classes=10", "trainer.accelerator=gpu"]
+    assert main(["search", f"output={tmp_path / 'run'}", *words]) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("nni-proxyless: trainer: ")
+    assert "accelerator is 'gpu', devices 1; allowed: what this machine has" in message
+
+
+def test_an_output_that_cannot_be_a_folder(tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    for output in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert main(["search", f"output={output}", f"space.name={__name__}:Space", *BASE]) == 2
+        message = capsys.readouterr().err.splitlines()[-1]
+        assert message.startswith(f"nni-proxyless: output: '{output}' cannot be made: ")
+        with pytest.raises(UserError, match="is a file; name another folder"):
+            require_free(output)
+    assert (tmp_path / "file").read_text() == "x"
 
 
 def test_which_argument_carries_the_number_of_classes():
