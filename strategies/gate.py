@@ -234,11 +234,7 @@ def route_gate_gradients(
 
 
 def _autocast_now(device: str) -> tuple[str, torch.dtype, bool]:
-    if hasattr(torch, "get_autocast_dtype"):  # torch 2.4
-        return device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
-    if device == "cpu":
-        return device, torch.get_autocast_cpu_dtype(), torch.is_autocast_cpu_enabled()
-    return device, torch.get_autocast_gpu_dtype(), torch.is_autocast_enabled()
+    return device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
 
 
 # -- the gate -------------------------------------------------------------------------------------------------------------

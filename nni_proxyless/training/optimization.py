@@ -44,7 +44,7 @@ class Optimization:
             raise UserError(
                 f"precision: 16-mixed needs a CUDA device, this is {device.type}; allowed here: 32-true, bf16-mixed"
             )
-        self.scaler: Any = _grad_scaler() if config.precision == "16-mixed" else None
+        self.scaler: Any = torch.amp.GradScaler("cuda") if config.precision == "16-mixed" else None
         try:
             # Without a decay of biases and of what norms learn: timm's default.
             self.optimizer: Any = create_optimizer_v2(
@@ -141,10 +141,3 @@ def _scheduler(optimizer: Any, config: TrainConfig, steps_per_epoch: int) -> Any
     if scheduler is None and config.scheduler != "none":
         raise UserError(f"scheduler: the installed timm has no '{config.scheduler}'; allowed: cosine, or a newer timm")
     return scheduler
-
-
-def _grad_scaler() -> Any:
-    try:
-        return torch.amp.GradScaler("cuda")
-    except AttributeError:  # torch before 2.3
-        return torch.cuda.amp.GradScaler()
