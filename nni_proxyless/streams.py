@@ -12,9 +12,14 @@ import sys
 from collections.abc import Callable
 from typing import TextIO
 
-__all__ = ["READER_GONE", "prepare_streams", "say", "to_reader"]
+__all__ = ["READER_GONE", "in_letters", "prepare_streams", "say", "to_reader"]
 
 READER_GONE = 141  # what a shell gives for a program that SIGPIPE has ended
+
+
+def in_letters(name: str) -> str:
+    """The name of a file as pictures and files in UTF-8 take it: of bytes that are no letters, what a terminal shows, ``\\udce9``."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def prepare_streams() -> None:

@@ -343,3 +343,17 @@ def test_a_search_does_not_fail_because_of_a_picture(tmp_path, caplog):
     path.write_text(json.dumps({**known, "network": None}))
     draw_beside(path)
     assert caplog.text == ""
+
+
+def test_a_folder_whose_name_is_no_text(tmp_path, monkeypatch, capsys):
+    """Bytes that are no UTF-8, as old archives bring them: pictures, table and page name it as a terminal does."""
+    folder = tmp_path / b"\xe9".decode("utf-8", "surrogateescape")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system has names of letters only")
+    leave(folder)
+    monkeypatch.chdir(tmp_path)
+    assert main(["draw", "."]) == 0
+    assert main(["report", "."]) == 0
+    assert "\\udce9" in (tmp_path / "report.html").read_text(encoding="utf-8")

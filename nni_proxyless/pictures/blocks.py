@@ -18,6 +18,7 @@ from ..errors import UserError, did_you_mean
 from ..latency.digits import in_words
 from ..network_record import unit_of
 from ..published import NETWORKS, PLACES
+from ..streams import in_letters
 
 __all__ = [
     "Block", "Net", "Stage", "find_nets", "net_of_architecture", "net_of_definition", "places_of", "published_net",
@@ -144,7 +145,7 @@ def net_of_architecture(path: Path) -> Net:
             "draw; allowed: nets of spaces with a method timm_definition, such as mobilenetv2, and the published nets "
             f"{', '.join(NETWORKS)}"
         )
-    name = path.resolve().parent.name
+    name = in_letters(path.resolve().parent.name)
     result = path.parent / "final" / "result.json"
     final = json.loads(result.read_text(encoding="utf-8"))["accuracy"] if result.exists() else None
     return net_of_definition(

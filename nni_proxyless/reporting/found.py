@@ -17,6 +17,7 @@ from ..architecture import Architecture
 from ..errors import UserError
 from ..network_record import unit_of
 from ..remains import is_finished
+from ..streams import in_letters
 from ..yaml_file import read_yaml
 from .experiment import Experiment, Trial, read_experiment
 
@@ -220,7 +221,7 @@ def find_folders(root: Path) -> list[Found]:
     found = []
     for folder in sorted({path.parent for name in ("architecture.json", "search.yml") for path in root.rglob(name)}):
         begun = (folder / "search.yml").exists() and any((folder / name).exists() for name in BEGUN)
-        name = str(folder.relative_to(root)) if folder != root else root.resolve().name
+        name = in_letters(str(folder.relative_to(root)) if folder != root else root.resolve().name)
         if (folder / "architecture.json").exists() and not (begun and (folder / "checkpoint").exists()):
             found.append(Found(name, "SUCCEEDED", folder))
         elif begun:

@@ -24,6 +24,7 @@ from ..latency.digits import in_words
 from ..pictures.blocks import net_of_architecture
 from ..pictures.front import draw_front, points_of
 from ..pictures.nets import draw_nets
+from ..streams import in_letters
 from . import formats
 from .charts import Point, scatter_chart
 from .comparison import SEARCHED, SameTraining, compare, drift, same_budgets
@@ -56,7 +57,7 @@ def page(found: Sequence[Found], rows: Sequence[Row], *, timed: bool) -> str:
     )
     anchors = {row.name: f"t{i}" for i, row in enumerate(rows, start=1)}
     searched = [(f, row) for f, row in zip(found, rows, strict=True) if row.kind in SEARCHED]
-    return environment.from_string(_file("page.html")).render(
+    page = environment.from_string(_file("page.html")).render(
         style=Markup(_file("page.css").rstrip()),
         sections=SECTIONS,
         trials=[_trial(f, row, anchors[row.name]) for f, row in searched],
@@ -70,6 +71,7 @@ def page(found: Sequence[Found], rows: Sequence[Row], *, timed: bool) -> str:
         footer=f"nni-proxyless {__version__}, Python {platform.python_version()}, {datetime.datetime.now():%Y-%m-%d %H:%M}. "
         "The same figures with all their digits are in the CSV beside this page.",
     )  # fmt: skip
+    return in_letters(page)
 
 
 def _head(found: Sequence[Found], rows: Sequence[Row]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..streams import in_letters
 from .found import Found
 
 __all__ = ["Row", "csv_text", "rows_of"]
@@ -76,7 +77,7 @@ def csv_text(rows: Sequence[Row]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([field.name for field in dataclasses.fields(Row)])
     writer.writerows(["" if value is None else value for value in vars(row).values()] for row in rows)
-    return text.getvalue()
+    return in_letters(text.getvalue())
 
 
 def predicted_and_calibrated(latency: dict[str, Any]) -> tuple[float | None, float | None]:
