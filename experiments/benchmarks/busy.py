@@ -41,7 +41,7 @@ BUSY = (0, 1, 2)
 CORES = 2
 START = 240.0  # seconds until a process is ready, imports included, on a busy machine
 # Ends by itself if whoever started it is gone without having ended it.
-SPINNING = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    for _ in range(10**6):\n        pass"
+SPINNING = "import os, sys\nwhile os.getppid() == int(sys.argv[1]):\n    for _ in range(10**6):\n        pass"
 # OpenMP's own variables, and ours.
 FOREIGN = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOMP_SPINCOUNT", "NNI_PROXYLESS_OMP_NUM_THREADS")
 
@@ -105,7 +105,7 @@ def busy(n: int) -> Iterator[None]:
     with contextlib.ExitStack() as ending:
         for _ in range(n):
             process = subprocess.Popen(
-                [sys.executable, "-c", SPINNING], stdin=subprocess.DEVNULL, start_new_session=True
+                [sys.executable, "-c", SPINNING, str(os.getpid())], stdin=subprocess.DEVNULL, start_new_session=True
             )
             ending.callback(process.wait)
             ending.callback(process.kill)
