@@ -59,7 +59,7 @@ class Worker:
         self.log = folder / f"{work}-{threads}-{value}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("busy_work.py")), work, str(folder / f"{work}-{value}")],
+                [sys.executable, str(Path(__file__).with_name("busy_work.py")), work, str(self.log.with_suffix(""))],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment, start_new_session=True,
             )  # fmt: skip
 
