@@ -23,7 +23,8 @@ EXPERIMENTS = ("test_web_ui", "test_life_cycle", "test_remote", "test_custom_spa
 LONG = (
     "test_search", "test_export", "test_resume", "test_dsnas_planted", "test_budget", "test_training", "test_exporting",
     "test_derive_command", "test_spaces", "test_torchrun", "test_readme", "test_proxyless_search", "test_imports", "test_processes",
-    "test_latency_command", "test_step_cost", "test_hub", "test_dsnas_spaces",
+    "test_latency_command", "test_step_cost", "test_hub", "test_dsnas_spaces", "test_units", "test_busy", "test_search_overhead",
+    "test_calls", "test_cpu_threads", "test_divergence",
 )  # fmt: skip
 
 
