@@ -143,7 +143,7 @@ def _parameter(name: str, kind: Any, annotation: ast.expr | None, default: ast.e
     if annotation is not None:
         try:
             resolved = eval(ast.unparse(annotation), dict(_OF_TYPES))
-        except Exception:
+        except Exception:  # a name that only its module knows, whatever it is: the text stands for the type
             resolved = ast.unparse(annotation)
     value: Any = inspect.Parameter.empty
     if default is not None:
