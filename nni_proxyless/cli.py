@@ -1,7 +1,7 @@
 """The command line: ``nni-proxyless search | train | report``.
 
 Results go to stdout, the log and progress bars to stderr. Code 0: done; 1: something failed; 2: the user's input is wrong; 141:
-whoever read the results has gone (:mod:`.streams`).
+whoever read the results has gone (:mod:`.core.streams`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from .cpu_threads import environment
+from .core.cpu_threads import environment
 
 os.environ.update(environment())  # before anything imports torch
 
@@ -31,10 +31,10 @@ from .commands.reference import add_reference_command
 from .commands.report import add_report_command
 from .commands.train import add_train_command
 from .commands.watch import add_watch_command
-from .errors import UserError
-from .failures import in_words
-from .streams import prepare_streams, say, to_reader
-from .user_path import path_argument
+from .core.errors import UserError
+from .core.resource_errors import in_words
+from .core.streams import prepare_streams, say, to_reader
+from .core.user_path import path_argument
 
 __all__ = ["main"]
 
@@ -174,7 +174,7 @@ def _search(arguments: argparse.Namespace) -> int:
 def _log_to_stderr() -> None:
     logger = logging.getLogger("nni_proxyless")
     if not logger.handlers:
-        from .progress import LogAboveBars
+        from .core.progress import LogAboveBars
 
         handler = LogAboveBars()
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))

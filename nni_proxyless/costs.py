@@ -12,7 +12,7 @@ from nni.nas.nn.pytorch import ModelSpace
 
 from . import registry
 from .config import CostSection
-from .errors import UserError
+from .core.errors import UserError
 from .latency import LatencyEstimator, LatencyPenalty, LatencyProfiler
 from .latency.operation import Shape
 from .latency.penalties import Penalties

@@ -23,10 +23,10 @@ from torchvision import datasets
 from torchvision.transforms import v2
 
 from .affine import RandomAffine
-from .errors import UserError
+from .core.errors import UserError
+from .core.user_path import user_path
 from .image_folder import ImageFolder, Pictures
 from .preprocessing import CIFAR, FASHION_MNIST, IMAGENET, Statistics
-from .user_path import user_path
 
 if TYPE_CHECKING:  # it needs NNI
     from .latency.operation import Shape

@@ -14,7 +14,7 @@ from torch import nn
 
 from . import registry
 from .architecture import Architecture
-from .errors import UserError
+from .core.errors import UserError
 from .latency.macs import count_macs
 from .timm_net import load_weights, to_timm
 

@@ -23,15 +23,16 @@ from torch import nn
 from torch.utils.data import ConcatDataset
 
 from . import registry
-from .columns import in_columns
 from .config import SearchConfig
 from .config_file import read_config
-from .cpu_threads import use
+from .core.atomic_files import write_text, write_weights
+from .core.cpu_threads import use
+from .core.errors import UserError
+from .core.progress import bar
+from .core.text_table import in_columns
 from .data import loader, split
 from .data_fingerprint import require_same
 from .derive import Architecture, build_network, count_macs, count_parameters, installed_versions, load_weights
-from .errors import UserError
-from .files import write_text, write_weights
 from .latency import BudgetError, DeviceEstimator, LatencyEstimator, LatencyProfiler, best_under_budget
 from .latency.budget import fastest, log_probability, slowest
 from .latency.choices import InputSet, as_nni_has_it, read_probs_back
@@ -43,7 +44,6 @@ from .monitor import judge, judging_loaders
 from .network_record import latency_record, unit_of
 from .own_code import make_images, make_space
 from .pictures.nets import draw_beside
-from .progress import bar
 from .remains import SUPERNET, Probabilities, read_probabilities, require_finished
 
 __all__ = [

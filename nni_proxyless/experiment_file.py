@@ -29,11 +29,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from . import registry
 from .config import SearchConfig, TrainConfig
 from .config_file import file_and_overrides, read_config, say, unknown_key
-from .errors import UserError, did_you_mean, on_one_line, shown
+from .core.errors import UserError, did_you_mean, on_one_line, shown
+from .core.user_path import of_another_machine, user_path
 from .experiment_space import combinations, in_words, space_problem
 from .shipped import shipped
 from .training.recipes import find_recipe
-from .user_path import of_another_machine, user_path
 from .yaml_file import YAML_OF_NNI, read_yaml
 
 __all__ = ["EXPERIMENT_KEYS", "CheckedExperiment", "check_experiment", "folded"]

@@ -11,7 +11,7 @@ from nni.common.hpo_utils import deformat_parameters, format_search_space, valid
 from nni.common.hpo_utils.validation import common_search_space_types
 
 from .config_file import unknown_key
-from .errors import did_you_mean, shown
+from .core.errors import did_you_mean, shown
 
 __all__ = ["combinations", "in_words", "space_problem"]
 

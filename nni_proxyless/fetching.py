@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from .errors import UserError
+from .core.errors import UserError
 from .reporting.experiment import Experiment, Trial
 
 __all__ = ["FetchError", "Fetched", "Machine", "NotFetched", "fetch", "machines_of", "remote_trials", "unpack"]

@@ -11,7 +11,9 @@ from typing import Any
 from nni.nas.nn.pytorch import ModelSpace
 from torch import nn
 
-from .errors import UserError
+from .core.errors import UserError
+from .core.file_lock import hold
+from .core.progress import steps
 from .latency import (
     DeviceEstimator,
     LatencyEstimator,
@@ -24,8 +26,6 @@ from .latency import (
 from .latency.budget import fastest, slowest
 from .latency.digits import in_words
 from .latency.operation import Operation, Shape, shape_text
-from .locks import hold
-from .progress import steps
 from .quiet import wait_until_quiet
 from .trial import is_helper
 

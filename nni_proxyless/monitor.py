@@ -14,16 +14,16 @@ import torch
 from torch import nn
 
 from .accuracy import as_channels_last, evaluate_accuracy, in_type_of
-from .batch_norm import estimate_statistics
 from .config import SearchConfig
+from .core.batch_norm import estimate_statistics
+from .core.divergence import DivergedError, require_finite
+from .core.progress import n_fixed, n_fixed_text
 from .costs import Cost
 from .data import Parts, loader
 from .derive import count_macs, count_parameters
-from .divergence import DivergedError, require_finite
 from .latency import LatencyProfiler
 from .latency.digits import in_words
 from .latency.operation import Shape
-from .progress import n_fixed, n_fixed_text
 from .story import Story
 
 __all__ = ["DerivedNetMonitor", "judge", "judging_loaders", "mean_entropy"]

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from .accuracy import as_channels_last
+from .core.errors import UserError
+from .core.random_state import generators_kept
 from .data import ImageData
-from .errors import UserError
-from .generators import generators_kept
 
 __all__ = ["FILLED_IN", "outputs_problem", "require_outputs", "two_images", "where_classes_are_given"]
 

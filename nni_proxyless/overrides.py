@@ -12,8 +12,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .errors import UserError
-from .user_path import user_path
+from .core.errors import UserError
+from .core.user_path import user_path
 from .yaml_file import parse_value
 
 __all__ = ["NamedPath", "Override", "file_and_overrides", "is_file", "override"]

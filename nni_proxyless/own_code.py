@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from . import registry
+from .core.errors import UserError
+from .core.random_state import generators_kept
 from .data import ImageData
-from .errors import UserError
-from .generators import generators_kept
 from .labels import CheckedLabels, class_of, labels_in_memory, problem_of_labels
 
 if TYPE_CHECKING:

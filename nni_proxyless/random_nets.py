@@ -27,8 +27,8 @@ from . import registry
 from .architecture import Architecture
 from .config import SearchConfig
 from .config_file import read_config
+from .core.errors import UserError
 from .derive import build_network, count_macs, count_parameters, installed_versions
-from .errors import UserError
 from .latency import DeviceEstimator, LatencyProfiler, LookupTable
 from .latency.budget import fastest, slowest
 from .latency.digits import in_words

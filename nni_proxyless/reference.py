@@ -22,8 +22,8 @@ from timm.layers import make_divisible
 
 from . import registry
 from .architecture import Architecture
+from .core.errors import UserError
 from .derive import build_network, count_macs, count_parameters, installed_versions
-from .errors import UserError
 from .network_record import record_without_table, unit_of
 from .reporting.side_by_side import measure_side_by_side
 

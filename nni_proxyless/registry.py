@@ -15,7 +15,7 @@ import typing
 from importlib.metadata import entry_points
 from typing import Any
 
-from .errors import did_you_mean
+from .core.errors import did_you_mean
 
 __all__ = ["accepted_arguments", "argument_types", "load", "names", "value_of"]
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import UserError
-from .files import write_text, write_weights
-from .plain import as_plain
+from .core.atomic_files import write_text, write_weights
+from .core.errors import UserError
+from .core.plain_values import as_plain
 
 __all__ = [
     "PROBABILITIES",

@@ -25,16 +25,17 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from . import registry
 from .accuracy import evaluate_accuracy
 from .config import SearchConfig
+from .core.atomic_files import write_text, write_weights
+from .core.cpu_threads import in_words, use
+from .core.divergence import DivergedError, is_finite
+from .core.errors import UserError
+from .core.tensorboard_writer import FLUSH_SECONDS
 from .costs import Cost, join, make_costs
-from .cpu_threads import in_words, use
 from .data import ImageData, loader, split
 from .data_fingerprint import know_again
 from .deployment.onnx_file import leave_onnx
 from .derive import Architecture, build_network, installed_versions
-from .divergence import DivergedError, is_finite
-from .errors import UserError
 from .evaluator import ImageClassification
-from .files import write_text, write_weights
 from .fit_progress import FitProgress
 from .latency import DeviceEstimator, LatencyEstimator, LatencyPenalty, LatencyProfiler
 from .latency.digits import in_words as cost_in_words
@@ -47,7 +48,6 @@ from .own_code import make_images, make_space
 from .pictures.nets import draw_beside
 from .remains import shapes_of, write_remains
 from .search_folder import alone_in, as_file_in, begin_or_go_on, differences, history, is_finished, recorder
-from .training.curves import FLUSH_SECONDS
 from .trial import inside_nni, is_helper, tell_helpers
 
 __all__ = ["SearchResult", "is_finished", "run_search"]

@@ -17,10 +17,10 @@ from pathlib import Path
 import yaml
 
 from .config import SearchConfig
-from .differing import differing
-from .errors import UserError
-from .files import write_text
-from .locks import HeldError, hold
+from .core.atomic_files import write_text
+from .core.errors import UserError
+from .core.file_lock import HeldError, hold
+from .core.settings_diff import differing
 from .remains import PROBABILITIES, SUPERNET, is_finished
 from .trial import made_here
 from .yaml_file import YAML_OF_NNI, read_yaml

@@ -22,12 +22,12 @@ from typing import Any
 import torch
 
 from .architecture import Architecture
+from .core.atomic_files import write_text
+from .core.errors import UserError
+from .core.progress import bar
 from .deriving import JUDGED, FinishedSearch, require_free
-from .errors import UserError
-from .files import write_text
 from .latency.budget import log_probability
 from .monitor import judge
-from .progress import bar
 from .random_nets import CLOSE
 
 __all__ = ["Contest", "Judged", "derive_most_accurate", "judge_probable"]

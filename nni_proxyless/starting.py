@@ -15,8 +15,8 @@ from . import registry
 from .commented_yaml import remove, set_value
 from .config import SearchConfig
 from .config_file import read_config
-from .errors import UserError, did_you_mean
-from .files import write_text
+from .core.atomic_files import write_text
+from .core.errors import UserError, did_you_mean
 from .options import options_of
 from .shipped import shipped
 from .yaml_file import parse_value

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from .files import write_text
+from .core.atomic_files import write_text
 from .pictures.blocks import net_of_definition, places_of
 from .pictures.heat_map import draw_heat_map
 from .pictures.nets import draw_nets

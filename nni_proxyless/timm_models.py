@@ -27,7 +27,7 @@ from timm.models.efficientnet import EfficientNet, EfficientNetFeatures
 from torch import Tensor, nn
 
 from .architecture import Architecture
-from .errors import UserError, did_you_mean
+from .core.errors import UserError, did_you_mean
 from .preprocessing import IMAGENET, preprocessing
 from .published import NETWORKS
 from .timm_net import REQUIRED, build_efficientnet, feature_levels, total_stride

@@ -18,7 +18,7 @@ from timm.models.efficientnet import EfficientNet, EfficientNetFeatures
 from torch import nn
 
 from .architecture import Architecture
-from .errors import UserError
+from .core.errors import UserError
 
 __all__ = ["build_efficientnet", "feature_levels", "load_weights", "to_timm", "total_stride"]
 

@@ -11,7 +11,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from .cpu_threads import environment
+from .core.cpu_threads import environment
 
 __all__ = ["main"]
 

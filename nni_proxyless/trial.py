@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
+from .core.errors import UserError
 from .web_ui import connect_tensorboard, in_order, show_netron
 
 __all__ = [

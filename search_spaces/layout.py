@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nni_proxyless.errors import did_you_mean
+from nni_proxyless.core.errors import did_you_mean
 
 __all__ = ["PRESETS", "layout_of", "problems_of_layout"]
 

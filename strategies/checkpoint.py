@@ -1,6 +1,6 @@
 """The file from which a search goes on: written in one step, verified when read, the one before it in reserve.
 
-Its layout is that of :mod:`nni_proxyless.sealed`. One write, with what a kill after each step leaves behind:
+Its layout is that of :mod:`nni_proxyless.core.checkpoint_file`. One write, with what a kill after each step leaves behind:
 
 ==================================  =====================================================================
 temporary file written, synced      search.ckpt (good), search.previous.ckpt
@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from nni_proxyless.sealed import DamagedError, read_payload, state_of, write_sealed
+from nni_proxyless.core.checkpoint_file import DamagedError, read_payload, state_of, write_sealed
 
 __all__ = ["CheckpointError", "CheckpointFolder", "differences"]
 

@@ -48,7 +48,7 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
-from nni_proxyless.batch_norm import moving_norms
+from nni_proxyless.core.batch_norm import moving_norms
 
 from .gate import Gate
 from .limits import most_probable_within

@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nni_proxyless.divergence import DivergedError
+from nni_proxyless.core.divergence import DivergedError
 from nni_proxyless.latency.choices import as_nni_has_it
 
 __all__ = [

@@ -15,10 +15,10 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from nni_proxyless.divergence import require_finite
+from nni_proxyless.core.divergence import require_finite
+from nni_proxyless.core.module_modes import Modes
 from nni_proxyless.latency import LatencyPenalty
 from nni_proxyless.latency.penalties import Penalties
-from nni_proxyless.modes import Modes
 
 from .gate import Gate
 from .limits import Limit, most_probable_within

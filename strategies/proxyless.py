@@ -43,8 +43,8 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from nni_proxyless.batch_norm import batch_norm_statistics_kept
-from nni_proxyless.divergence import DivergedError
+from nni_proxyless.core.batch_norm import batch_norm_statistics_kept
+from nni_proxyless.core.divergence import DivergedError
 from nni_proxyless.latency import LatencyReward
 from nni_proxyless.latency.penalties import Penalties
 

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from nni.nas.oneshot.pytorch.profiler import ProfilerPenalty
 
-from nni_proxyless.cpu_threads import say_if_other_threads
-from nni_proxyless.divergence import DivergedError, is_finite
+from nni_proxyless.core.cpu_threads import say_if_other_threads
+from nni_proxyless.core.divergence import DivergedError, is_finite
 
 from .checkpoint import CheckpointError, CheckpointFolder, differences
 from .replay import rng_state, set_rng_state

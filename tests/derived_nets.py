@@ -11,8 +11,8 @@ from nni_proxyless.search_spaces import MobileNetV2Space
 from torch import Tensor, nn
 
 from nni_proxyless import data
+from nni_proxyless.core.atomic_files import write_weights
 from nni_proxyless.derive import Architecture, load_weights, to_timm
-from nni_proxyless.files import write_weights
 
 TINY = {"widths": (8, 16), "depths": (2, 2), "strides": (2, 2), "stem_width": 8, "feature_mix": 32}
 DIGITS = {"name": "digits", "arguments": {"image_size": 16}}

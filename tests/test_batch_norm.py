@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from nni_proxyless.accuracy import evaluate_accuracy
-from nni_proxyless.batch_norm import batch_norm_statistics_kept, estimate_statistics
 from nni_proxyless.cli import main
+from nni_proxyless.core.batch_norm import batch_norm_statistics_kept, estimate_statistics
 
 MEAN, VARIANCE = 3.0, 25.0
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ from nni_proxyless.strategies import ProxylessNAS
 
 from nni_proxyless.config import SearchConfig, TrainConfig
 from nni_proxyless.config_file import parse_value, read_config
-from nni_proxyless.errors import UserError
+from nni_proxyless.core.errors import UserError
 from nni_proxyless.registry import accepted_arguments
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from nni_proxyless import cpu_threads, quiet
-from nni_proxyless.cpu_threads import (
+from nni_proxyless import quiet
+from nni_proxyless.core import cpu_threads
+from nni_proxyless.core.cpu_threads import (
     cgroup_quota,
     environment,
     say_if_other_threads,
@@ -142,9 +143,7 @@ def test_threads_wait_passively_and_have_a_core_each_unless_the_user_says_otherw
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_one_thread_of_torchrun_is_not_the_users():
     """torchrun sets OMP_NUM_THREADS to 1 for its processes where the user has not set it, and says in nothing that it was itself."""
-    printing = (
-        "from nni_proxyless.cpu_threads import environment; print(environment().get('OMP_NUM_THREADS'), flush=True)"
-    )
+    printing = "from nni_proxyless.core.cpu_threads import environment; print(environment().get('OMP_NUM_THREADS'), flush=True)"
     like_torchrun = (
         "import os, subprocess, sys\n"
         "os.environ.setdefault('OMP_NUM_THREADS', '1')\n"
@@ -281,7 +280,7 @@ def test_going_on_with_another_number_of_threads_is_said(caplog):
 
 def test_nothing_heavy_comes_with_it():
     done = subprocess.run(
-        [sys.executable, "-c", "import sys; before = set(sys.modules); import nni_proxyless.cpu_threads\n"
+        [sys.executable, "-c", "import sys; before = set(sys.modules); import nni_proxyless.core.cpu_threads\n"
          "print(*{n.partition('.')[0] for n in sys.modules.keys() - before} - set(sys.stdlib_module_names))"],
         capture_output=True, text=True, timeout=60, cwd=Path(__file__).parent.parent,
     )  # fmt: skip

@@ -15,9 +15,9 @@ from PIL import Image
 from nni_proxyless.cli import main
 from nni_proxyless.config import SearchConfig
 from nni_proxyless.config_file import read_config
+from nni_proxyless.core.errors import UserError
 from nni_proxyless.data import ImageData, digits
 from nni_proxyless.derive import Architecture
-from nni_proxyless.errors import UserError
 from nni_proxyless.own_code import make_images, make_space
 
 from .forked import fork

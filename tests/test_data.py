@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from nni_proxyless import data
-from nni_proxyless.errors import UserError
+from nni_proxyless.core.errors import UserError
 
 
 def test_parts_are_disjoint_and_complete_and_hold_every_class_in_proportion():

@@ -12,7 +12,7 @@ import pytest
 from nni_proxyless import cli
 from nni_proxyless.config import SearchConfig, TrainConfig
 from nni_proxyless.config_file import file_and_overrides, read_config
-from nni_proxyless.errors import UserError
+from nni_proxyless.core.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from nni_proxyless.cli import main
-from nni_proxyless.failures import in_words
+from nni_proxyless.core.resource_errors import in_words
 
 from .test_search import TINY
 

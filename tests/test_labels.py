@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 
 from nni_proxyless import data, registry
 from nni_proxyless.accuracy import evaluate_accuracy
-from nni_proxyless.errors import UserError
+from nni_proxyless.core.errors import UserError
 from nni_proxyless.labels import CheckedLabels
 from nni_proxyless.own_code import make_images
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from nni_proxyless.locks import HeldError, hold
+from nni_proxyless.core.file_lock import HeldError, hold
 
 HOLDER = """
 import sys, time
@@ -56,7 +56,7 @@ def test_the_same_process_may_hold_it_twice(tmp_path):
         with hold(tmp_path / "." / "lock", "measures one of them", wait=False):
             pass
         assert path.exists(), "the inner one must not let go what the outer one holds"
-        code = f"from pathlib import Path; from nni_proxyless.locks import hold; hold(Path({str(path)!r}), '', wait=False).__enter__()"
+        code = f"from pathlib import Path; from nni_proxyless.core.file_lock import hold; hold(Path({str(path)!r}), '', wait=False).__enter__()"
         done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, timeout=60)
         assert f"HeldError: process {os.getpid()} measures" in done.stderr
 

@@ -14,10 +14,10 @@ from nni_proxyless import data
 from nni_proxyless.cli import main
 from nni_proxyless.config import TrainConfig
 from nni_proxyless.config_file import read_config
+from nni_proxyless.core.errors import UserError
 from nni_proxyless.deployment.images import CheckImages
 from nni_proxyless.derive import Architecture, build_network
 from nni_proxyless.deriving import require_free
-from nni_proxyless.errors import UserError
 from nni_proxyless.outputs import outputs_problem, require_outputs, where_classes_are_given
 from nni_proxyless.training.loop import train
 

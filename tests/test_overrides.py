@@ -10,7 +10,7 @@ import pytest
 from nni_proxyless.cli import main
 from nni_proxyless.config import SearchConfig
 from nni_proxyless.config_file import read_config
-from nni_proxyless.errors import UserError
+from nni_proxyless.core.errors import UserError
 from nni_proxyless.experiment_file import check_experiment
 from nni_proxyless.shipped import shipped
 

@@ -8,8 +8,8 @@ from collections import OrderedDict
 
 import torch
 
-from nni_proxyless import sealed
-from nni_proxyless.packing import LARGEST
+from nni_proxyless.core import checkpoint_file as sealed
+from nni_proxyless.core.packing import LARGEST
 
 LINE = b"nni-proxyless test 1\n"
 

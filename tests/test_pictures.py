@@ -18,7 +18,7 @@ from timm.models._efficientnet_builder import decode_arch_def
 
 from nni_proxyless.architecture import Architecture
 from nni_proxyless.cli import main
-from nni_proxyless.errors import UserError
+from nni_proxyless.core.errors import UserError
 from nni_proxyless.pictures.blocks import find_nets, net_of_architecture, net_of_definition, published_net
 from nni_proxyless.pictures.nets import COLOURS, draw_beside, draw_nets, save_picture
 from nni_proxyless.published import NETWORKS, PLACES

@@ -12,7 +12,7 @@ import pytest
 
 from nni_proxyless import quiet
 from nni_proxyless.cli import main
-from nni_proxyless.errors import UserError
+from nni_proxyless.core.errors import UserError
 from nni_proxyless.latency import LookupTable
 from nni_proxyless.quiet import PATIENCE, share_taken, wait_until_quiet
 

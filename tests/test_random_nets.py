@@ -15,7 +15,7 @@ from torch import nn
 
 from nni_proxyless.architecture import Architecture
 from nni_proxyless.cli import main
-from nni_proxyless.errors import UserError
+from nni_proxyless.core.errors import UserError
 from nni_proxyless.latency import LatencyProfiler, MacsEstimator
 from nni_proxyless.random_nets import draw_within_budget
 

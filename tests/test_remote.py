@@ -416,7 +416,7 @@ def experiment(service: Any) -> Experiment:
     ],
 )  # fmt: skip
 def test_an_experiment_with_nothing_to_fetch_is_refused(service, message):
-    from nni_proxyless.errors import UserError
+    from nni_proxyless.core.errors import UserError
 
     with pytest.raises(UserError) as error:
         remote_trials(experiment(service))

@@ -12,8 +12,8 @@ import yaml
 from nni_proxyless.cli import main
 from nni_proxyless.config import SearchConfig
 from nni_proxyless.config_file import read_config
+from nni_proxyless.core.errors import UserError
 from nni_proxyless.derive import Architecture
-from nni_proxyless.errors import UserError
 
 
 def problems(tmp_path: Path, text: str, *overrides: tuple) -> list[str]:

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from nni_proxyless.cli import main
-from nni_proxyless.training.curves import Curves
+from nni_proxyless.core.tensorboard_writer import Curves
 
 from .forked import fork
 from .test_search import TINY

@@ -20,9 +20,9 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nni_proxyless.cli import main
+from nni_proxyless.core.tensorboard_writer import Curves
 from nni_proxyless.pictures.heat_map import draw_heat_map, place_of
 from nni_proxyless.story import Story, is_drawn
-from nni_proxyless.training.curves import Curves
 from nni_proxyless.web_ui import answers, connect_tensorboard, show_netron
 
 SHAPE = (1, 8, 8)

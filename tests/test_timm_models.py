@@ -22,8 +22,8 @@ from torch import nn
 
 import nni_proxyless.timm_models  # noqa: F401  (registers the models)
 from nni_proxyless import data
+from nni_proxyless.core.atomic_files import write_weights
 from nni_proxyless.derive import Architecture, count_macs, count_parameters, load_weights, to_timm
-from nni_proxyless.files import write_weights
 from nni_proxyless.preprocessing import preprocessing
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "published_architectures.json"

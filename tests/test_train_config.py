@@ -7,7 +7,7 @@ import pytest
 from nni_proxyless.cli import main
 from nni_proxyless.config import TrainConfig
 from nni_proxyless.config_file import read_config
-from nni_proxyless.errors import UserError
+from nni_proxyless.core.errors import UserError
 from nni_proxyless.training.recipes import find_recipe, recipes
 
 

@@ -14,10 +14,10 @@ import yaml
 from nni_proxyless.cli import _parser, main
 from nni_proxyless.config import SearchConfig, TrainConfig
 from nni_proxyless.config_file import file_and_overrides, read_config
-from nni_proxyless.errors import UserError
+from nni_proxyless.core.errors import UserError
+from nni_proxyless.core.user_path import expand_path, of_another_machine, user_path
 from nni_proxyless.search_folder import alone_in
 from nni_proxyless.trial import output_folder
-from nni_proxyless.user_path import expand_path, of_another_machine, user_path
 
 from .test_units import SEARCH
 
@@ -94,11 +94,11 @@ def actions(parser: argparse.ArgumentParser):
 
 
 def test_every_path_of_a_command_line(home, capsys):
-    """None goes by another way than that of :mod:`nni_proxyless.user_path`."""
+    """None goes by another way than that of :mod:`nni_proxyless.core.user_path`."""
     words = ("DIR", "FILE", "PAGE", "PICTURE", "RUN", ".json", ".yaml", "train.yml")
     paths = [a for a in actions(_parser()) if any(word in str(a.metavar) for word in words) and a.dest != "items"]
     assert len(paths) > 20
-    assert [a.dest for a in paths if a.type is None or a.type.__module__ != "nni_proxyless.user_path"] == []
+    assert [a.dest for a in paths if a.type is None or a.type.__module__ != "nni_proxyless.core.user_path"] == []
     with pytest.raises(SystemExit):
         main(["derive", "~nobody-of-that-name/run", "--front", "3"])
     assert "~nobody-of-that-name is no home folder that is known here" in capsys.readouterr().err

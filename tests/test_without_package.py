@@ -8,7 +8,7 @@ import sys
 import torch
 from safetensors.torch import load_file
 
-from nni_proxyless.files import write_weights
+from nni_proxyless.core.atomic_files import write_weights
 
 from .derived_nets import digits, logits, three_nets
 

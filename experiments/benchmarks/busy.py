@@ -32,8 +32,8 @@ from typing import Any, NoReturn
 
 import record
 
-from nni_proxyless.cpu_threads import cores_of
-from nni_proxyless.progress import bar
+from nni_proxyless.core.cpu_threads import cores_of
+from nni_proxyless.core.progress import bar
 
 WORKS = ("search", "training")
 POLICIES = {"passive": "PASSIVE", "OpenMP's own": None}

@@ -59,8 +59,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Subset
 
+from nni_proxyless.core.progress import bar
 from nni_proxyless.latency import LatencyPenalty, LatencyProfiler, MacsEstimator, best_under_budget
-from nni_proxyless.progress import bar
 
 RECORDED = Path(__file__).with_suffix(".json")
 OURS = ("two-path", "full", "reinforce", "dsnas")

@@ -24,10 +24,10 @@ from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import update_bn
 from torch.utils.data import TensorDataset
 
+from nni_proxyless.core.progress import bar
 from nni_proxyless.data import digits
 from nni_proxyless.derive import count_macs
 from nni_proxyless.latency.nearness import least_ms
-from nni_proxyless.progress import bar
 
 CHANNELS, SHAPE, CLASSES = 8, (1, 8, 8), 10
 N_TRAIN = 600  # images; the rest judges

@@ -22,7 +22,7 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from nni_proxyless.batch_norm import batch_norm_statistics_kept
+from nni_proxyless.core.batch_norm import batch_norm_statistics_kept
 
 Batch = tuple[Tensor, Tensor]
 

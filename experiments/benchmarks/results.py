@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from nni_proxyless.files import write_text
+from nni_proxyless.core.atomic_files import write_text
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parents[1] / "docs"

@@ -55,10 +55,10 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import Subset
 
 from nni_proxyless.accuracy import as_channels_last
-from nni_proxyless.batch_norm import batch_norm_statistics_kept
+from nni_proxyless.core.batch_norm import batch_norm_statistics_kept
+from nni_proxyless.core.progress import bar
 from nni_proxyless.data import digits, loader, split
 from nni_proxyless.evaluator import ImageClassification
-from nni_proxyless.progress import bar
 
 
 class Sizes(NamedTuple):

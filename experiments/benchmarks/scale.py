@@ -45,8 +45,8 @@ import torch
 from scale_report import PIXELS, bars, markdown, picture
 from torch.utils.data import Dataset, Subset
 
+from nni_proxyless.core.progress import bar
 from nni_proxyless.data import ImageData, synthetic
-from nni_proxyless.progress import bar
 
 HERE = Path(__file__).resolve().parent
 FILES = {name: HERE.parent / "imagenet" / f"search_{name}.yml" for name in ("proxyless", "dsnas")}

@@ -39,8 +39,8 @@ from timm.models.efficientnet import EfficientNet
 
 from nni_proxyless.config import SearchConfig
 from nni_proxyless.config_file import read_config
+from nni_proxyless.core.progress import bar
 from nni_proxyless.latency import LatencyPenalty, LatencyProfiler, MacsEstimator
-from nni_proxyless.progress import bar
 from nni_proxyless.timm_net import build_efficientnet
 
 FILES = {name: f"experiments/imagenet/search_{name}.yml" for name in ("proxyless", "dsnas")}

@@ -42,7 +42,7 @@ from step_measures import added_bytes, can_measure_memory, entry, inspect, measu
 from step_report import SIZES, bars, by_configuration, configuration, from_pieces, markdown, picture
 from steps import DSNAS_STEPS, NAMES, NNI_STEPS, Step, floor_step, steps_of
 
-from nni_proxyless.progress import bar
+from nni_proxyless.core.progress import bar
 
 # The short steps that bars are set on: timed more often than the others, which take several times as long.
 OFTEN = {"floor again", "weight step", "two-path step", *DSNAS_STEPS.values()}

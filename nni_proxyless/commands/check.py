@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..user_path import user_path
+from ..core.errors import UserError
+from ..core.user_path import user_path
 
 __all__ = ["add_check_command"]
 

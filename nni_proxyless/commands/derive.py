@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..user_path import path_argument
+from ..core.user_path import path_argument
 
 __all__ = ["add_derive_command"]
 
@@ -38,8 +38,8 @@ def _derive(arguments: argparse.Namespace) -> int:
     from ..remains import require_finished
 
     require_finished(arguments.folder)  # before the imports, which take seconds
+    from ..core.errors import UserError
     from ..deriving import JUDGED, budget_folder, derive_front, derive_under_budget, front_table
-    from ..errors import UserError
     from ..reporting.table import figures
     from ..selection import derive_most_accurate
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..user_path import path_argument, text_argument
+from ..core.user_path import path_argument, text_argument
 
 __all__ = ["add_draw_command"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..columns import in_columns
+from ..core.text_table import in_columns
+from ..core.user_path import path_argument
 from ..latency.digits import in_words
-from ..user_path import path_argument
 
 __all__ = ["add_export_command", "summary"]
 

@@ -8,7 +8,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError, did_you_mean
+from ..core.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from ..reporting.experiment import Experiment
@@ -36,8 +36,8 @@ def add_fetch_command(commands: Any) -> None:
 def _fetch(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from ..core.progress import bar
     from ..fetching import Fetched, fetch, remote_trials
-    from ..progress import bar
     from ..reporting.experiment import known_experiments, read_experiment
 
     ssh, name = _words(arguments.ssh), arguments.experiment

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from ..user_path import path_argument
+from ..core.user_path import path_argument
 
 __all__ = ["add_init_command"]
 

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
+from ..core.errors import UserError
 
 if TYPE_CHECKING:  # the parser is there at once, torch and NNI take seconds
     from nni.nas.nn.pytorch import ModelSpace
 
     from ..latency import DeviceEstimator, LookupTable
     from ..latency.operation import Shape
+from ..core.user_path import path_argument
 from ..latency.digits import in_words, significant
-from ..user_path import path_argument
 
 __all__ = ["add_latency_command"]
 
@@ -121,8 +121,8 @@ def _not_there(path: Path) -> None:
 
 def _export(arguments: argparse.Namespace) -> int:
     space, shape, description = _space_of(arguments)
+    from ..core.progress import steps
     from ..latency.exporting import export_space
-    from ..progress import steps
 
     try:
         with steps("exporting", "file") as progress:
@@ -140,11 +140,11 @@ def _export(arguments: argparse.Namespace) -> int:
 
 def _check(arguments: argparse.Namespace) -> int:
     table = _read(arguments.table)
-    from ..files import write_text
+    from ..core.atomic_files import write_text
+    from ..core.progress import steps
     from ..latency import check_table
     from ..latency.checking import as_plain, check_recorded, draw, report
     from ..measuring import quietly
-    from ..progress import steps
 
     space, shape, _ = _space_of(arguments, table)
     try:

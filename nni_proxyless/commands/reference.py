@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..columns import in_columns
-from ..errors import UserError
+from ..core.errors import UserError
+from ..core.text_table import in_columns
+from ..core.user_path import path_argument
 from ..latency.digits import in_words
-from ..user_path import path_argument
 
 __all__ = ["add_reference_command"]
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import UserError
-from ..user_path import path_argument, text_argument
+from ..core.errors import UserError
+from ..core.user_path import path_argument, text_argument
 
 if TYPE_CHECKING:
     from ..reporting.found import Found
@@ -128,7 +128,7 @@ def _place(sources: Sequence[str], found: Sequence[Found]) -> Path:
 
 
 def _write(path: Path, found: Sequence[Found], rows: Sequence[Any], timed: bool) -> None:
-    from ..files import write_text
+    from ..core.atomic_files import write_text
     from ..reporting.page import page
     from ..reporting.rows import csv_text
 

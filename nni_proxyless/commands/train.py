@@ -10,8 +10,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..user_path import path_argument
+from ..core.errors import UserError
+from ..core.user_path import path_argument
 
 __all__ = ["add_train_command"]
 

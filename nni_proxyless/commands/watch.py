@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError, did_you_mean
-from ..streams import say
-from ..user_path import path_argument, text_argument
+from ..core.errors import UserError, did_you_mean
+from ..core.streams import say
+from ..core.user_path import path_argument, text_argument
 
 if TYPE_CHECKING:
     from tqdm import tqdm

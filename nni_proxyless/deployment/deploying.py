@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from ..core.atomic_files import write_text
+from ..core.errors import UserError
+from ..core.progress import bar
 from ..derive import Architecture, installed_versions
-from ..errors import UserError
-from ..files import write_text
 from ..latency import DeviceEstimator
 from ..latency.timing import problems_of
-from ..progress import bar
 from .comparing import Run, answers, largest_difference, logits_of, time_side_by_side
 from .derived_net import check_size, find_weights, load_network
 from .images import CheckImages

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from ..core.errors import UserError
 from ..derive import Architecture, build_network, load_weights
-from ..errors import UserError
 from ..timm_net import total_stride
 from .onnx_file import first_line
 

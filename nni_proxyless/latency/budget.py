@@ -19,7 +19,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nni_proxyless.errors import did_you_mean
+from nni_proxyless.core.errors import did_you_mean
 
 from . import nearness
 from .operation import Conditions

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from nni.nas.nn.pytorch import ModelSpace
 
-from ..files import write_text
+from ..core.atomic_files import write_text
 from .device import DeviceEstimator, Measurement
 from .digits import significant
 from .drift import without_drift

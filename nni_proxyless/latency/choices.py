@@ -17,7 +17,7 @@ from typing import Any
 
 from nni.mutable import Categorical, CategoricalMultiple
 
-from ..plain import as_plain
+from ..core.plain_values import as_plain
 
 __all__ = ["InputSet", "as_nni_has_it", "check_values", "read_back", "read_probs_back"]
 

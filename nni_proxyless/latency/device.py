@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ..locks import hold, of_this_machine
+from ..core.file_lock import hold, of_this_machine
 from .calls import Call, Shape, map_structure
 from .estimator import LatencyEstimator
 from .operation import Operation

@@ -33,9 +33,9 @@ from typing import Any
 
 import yaml
 
-from ..errors import did_you_mean
-from ..files import write_text
-from ..plain import as_plain
+from ..core.atomic_files import write_text
+from ..core.errors import did_you_mean
+from ..core.plain_values import as_plain
 from .calibration import Calibration
 from .checksum import checksum
 from .device import Measurement

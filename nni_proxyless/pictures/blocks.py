@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ..architecture import Architecture
-from ..errors import UserError, did_you_mean
+from ..core.errors import UserError, did_you_mean
+from ..core.streams import in_letters
 from ..latency.digits import in_words
 from ..network_record import unit_of
 from ..published import NETWORKS, PLACES
-from ..streams import in_letters
 
 __all__ = [
     "Block", "Net", "Stage", "find_nets", "net_of_architecture", "net_of_definition", "places_of", "published_net",

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UserError
-from ..files import write_text
+from ..core.atomic_files import write_text
+from ..core.errors import UserError
 from .nets import save_picture
 
 if TYPE_CHECKING:

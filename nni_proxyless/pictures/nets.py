@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..architecture import Architecture
-from ..errors import UserError
+from ..core.errors import UserError
 from .blocks import Block, Net, Stage, net_of_architecture
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..errors import UserError, did_you_mean
-from ..user_path import user_path
+from ..core.errors import UserError, did_you_mean
+from ..core.user_path import user_path
 
 __all__ = [
     "Experiment",

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ..architecture import Architecture
-from ..errors import UserError
+from ..core.errors import UserError
+from ..core.streams import in_letters
 from ..network_record import unit_of
 from ..remains import is_finished
-from ..streams import in_letters
 from ..yaml_file import read_yaml
 from .experiment import Experiment, Trial, read_experiment
 

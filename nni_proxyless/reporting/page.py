@@ -19,12 +19,12 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from .. import __version__
-from ..errors import UserError
+from ..core.errors import UserError
+from ..core.streams import in_letters
 from ..latency.digits import in_words
 from ..pictures.blocks import net_of_architecture
 from ..pictures.front import draw_front, points_of
 from ..pictures.nets import draw_nets
-from ..streams import in_letters
 from . import formats
 from .charts import Point, scatter_chart
 from .comparison import SEARCHED, SameTraining, compare, drift, same_budgets

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..streams import in_letters
+from ..core.streams import in_letters
 from .found import Found
 
 __all__ = ["Row", "csv_text", "rows_of"]

@@ -6,8 +6,8 @@ import json
 import logging
 from collections.abc import Sequence
 
+from ..core.errors import UserError
 from ..derive import Architecture, build_network
-from ..errors import UserError
 from ..latency import DeviceEstimator
 
 __all__ = ["measure_side_by_side"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..architecture import Architecture
-from ..columns import in_columns
+from ..core.text_table import in_columns
 from ..latency.digits import in_words
 from ..network_record import unit_of
 from .rows import Row, predicted_and_calibrated

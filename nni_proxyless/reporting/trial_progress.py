@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..core.errors import UserError
 from ..shipped import shipped
 from ..yaml_file import parse_value
 from .found import Found, settings_in

@@ -8,8 +8,8 @@ from timm.data import create_transform
 
 from ..architecture import Architecture
 from ..config import AugmentationSection
+from ..core.errors import UserError
 from ..data import ImageData
-from ..errors import UserError
 from ..preprocessing import preprocessing
 
 __all__ = ["augmented"]

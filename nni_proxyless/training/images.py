@@ -17,8 +17,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from ..accuracy import evaluate_accuracy
+from ..core.errors import UserError
 from ..data import SPLIT_SEED, ImageData, loader
-from ..errors import UserError
 from .processes import Processes
 
 __all__ = ["Division", "EpochBatches", "Judge", "divide", "seed_everything", "training_loader"]

@@ -23,17 +23,17 @@ from torch import Tensor, nn
 
 from ..accuracy import as_channels_last
 from ..config import TrainConfig
-from ..cpu_threads import in_words, say_if_other_threads, use
+from ..core.atomic_files import write_text, write_weights
+from ..core.cpu_threads import in_words, say_if_other_threads, use
+from ..core.errors import UserError
+from ..core.progress import bar
+from ..core.tensorboard_writer import Curves
 from ..data import ImageData
 from ..data_fingerprint import differing_images, fingerprint
 from ..derive import Architecture, installed_versions
-from ..errors import UserError
-from ..files import write_text, write_weights
 from ..outputs import require_outputs
 from ..own_code import make_images
-from ..progress import bar
 from .augmentation import augmented
-from .curves import Curves
 from .images import Division, EpochBatches, Judge, divide, seed_everything, training_loader
 from .networks import student, teacher
 from .objective import Objective

@@ -10,8 +10,8 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
 from ..config import TrainConfig
-from ..errors import UserError
-from ..modes import Modes
+from ..core.errors import UserError
+from ..core.module_modes import Modes
 from .processes import Processes
 
 __all__ = ["Objective"]

@@ -12,7 +12,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from ..config import TrainConfig
-from ..errors import UserError
+from ..core.errors import UserError
 
 __all__ = ["Optimization"]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..errors import UserError
+from ..core.errors import UserError
 from .rank import count, rank
 
 __all__ = ["Processes", "joined", "rank"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.resources
 from pathlib import Path
 
-from ..errors import UserError, did_you_mean
+from ..core.errors import UserError, did_you_mean
 
 __all__ = ["find_recipe", "recipes"]
 

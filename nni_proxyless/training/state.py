@@ -1,6 +1,6 @@
 """What a training that was stopped or killed goes on from: ``FOLDER/checkpoint/training.ckpt``.
 
-Its layout is that of :mod:`..sealed`. It is written beside its place, brought to the disk and moved there in one step: a kill
+Its layout is that of :mod:`..core.checkpoint_file`. It is written beside its place, brought to the disk and moved there in one step: a kill
 leaves the one before.
 """
 
@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..differing import differing
-from ..errors import UserError
-from ..sealed import DamagedError, read_payload, state_of, write_sealed
+from ..core.checkpoint_file import DamagedError, read_payload, state_of, write_sealed
+from ..core.errors import UserError
+from ..core.settings_diff import differing
 
 __all__ = ["TrainingCheckpoint", "settings"]
 

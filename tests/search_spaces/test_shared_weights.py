@@ -14,9 +14,9 @@ from nni_proxyless.strategies.proxyless import ProxylessModule
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from nni_proxyless.core.atomic_files import write_weights
 from nni_proxyless.deriving import load_weights
 from nni_proxyless.evaluator import ImageClassification
-from nni_proxyless.files import write_weights
 from nni_proxyless.latency import DeviceEstimator
 
 LAYOUT = {

@@ -15,7 +15,7 @@ from nni_proxyless.strategies.checkpoint import CheckpointFolder
 from torch import Tensor, nn
 
 from nni_proxyless.cli import main
-from nni_proxyless.divergence import DivergedError, is_finite
+from nni_proxyless.core.divergence import DivergedError, is_finite
 from nni_proxyless.search import InProcessEngine
 
 from .searches import Noisy, Plain, Task, quiet_trainer

@@ -16,7 +16,7 @@ from nni_proxyless.strategies.gate import Gate, gradients_off
 from nni_proxyless.strategies.supernet import SampledLayer
 from torch import Tensor, nn
 
-from nni_proxyless.batch_norm import batch_norm_statistics_kept
+from nni_proxyless.core.batch_norm import batch_norm_statistics_kept
 
 WIDTH = 6
 

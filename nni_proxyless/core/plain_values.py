@@ -1,6 +1,6 @@
 """A choice in a file: JSON and YAML know neither tuples nor values of other types. Needs no NNI.
 
-What is written so is found again among the values of its label, by :mod:`.latency.choices`.
+What is written so is found again among the values of its label, by :mod:`..latency.choices`.
 """
 
 from __future__ import annotations
