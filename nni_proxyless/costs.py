@@ -14,8 +14,8 @@ from . import registry
 from .config import CostSection
 from .core.errors import UserError
 from .latency import LatencyEstimator, LatencyPenalty, LatencyProfiler
+from .latency.objectives.penalty_sum import Penalties
 from .latency.operation import Shape
-from .latency.penalties import Penalties
 from .measuring import make_profiler, target_in_ms
 
 __all__ = ["Cost", "join", "make_costs"]

@@ -15,7 +15,7 @@ from torch import nn
 from . import registry
 from .architecture import Architecture
 from .core.errors import UserError
-from .latency.macs import count_macs
+from .latency.estimators.macs import count_macs
 from .timm_net import load_weights, to_timm
 
 __all__ = [

@@ -34,11 +34,11 @@ from .data import loader, split
 from .data_fingerprint import require_same
 from .derive import Architecture, build_network, count_macs, count_parameters, installed_versions, load_weights
 from .latency import BudgetError, DeviceEstimator, LatencyEstimator, LatencyProfiler, best_under_budget
-from .latency.budget import fastest, log_probability, slowest
 from .latency.choices import InputSet, as_nni_has_it, read_probs_back
 from .latency.digits import in_words
+from .latency.objectives.budget import fastest, log_probability, slowest
+from .latency.objectives.penalty import holds_target
 from .latency.operation import trace_operations
-from .latency.penalty import holds_target
 from .measuring import make_profiler, measure_beside_path, say_if_drifted
 from .monitor import judge, judging_loaders
 from .network_record import latency_record, unit_of
@@ -148,7 +148,7 @@ class FinishedSearch:
 
         Of those that cost ``at_least`` so much, if there are any. Without it, if the search held a target, which its probabilities
         are about, near that, or near the budget, if that is lower: from 3 % below it on, each per cent weighs as much as a factor of
-        e in probability (:mod:`.latency.nearness`).
+        e in probability (:mod:`.latency.objectives.nearness`).
 
         Raises
         ------

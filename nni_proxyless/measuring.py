@@ -23,10 +23,10 @@ from .latency import (
     TableOnly,
     build_lookup_table,
 )
-from .latency.budget import fastest, slowest
 from .latency.digits import in_words
+from .latency.estimators.idle_machine import wait_until_quiet
+from .latency.objectives.budget import fastest, slowest
 from .latency.operation import Operation, Shape, shape_text
-from .quiet import wait_until_quiet
 from .trial import is_helper
 
 __all__ = [

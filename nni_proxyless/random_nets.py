@@ -30,8 +30,8 @@ from .config_file import read_config
 from .core.errors import UserError
 from .derive import build_network, count_macs, count_parameters, installed_versions
 from .latency import DeviceEstimator, LatencyProfiler, LookupTable
-from .latency.budget import fastest, slowest
 from .latency.digits import in_words
+from .latency.objectives.budget import fastest, slowest
 from .network_record import latency_record, unit_of
 
 __all__ = ["CLOSE", "draw_within_budget", "profiler_of_search", "random_nets"]

@@ -26,7 +26,7 @@ from .core.atomic_files import write_text
 from .core.errors import UserError
 from .core.progress import bar
 from .deriving import JUDGED, FinishedSearch, require_free
-from .latency.budget import log_probability
+from .latency.objectives.budget import log_probability
 from .monitor import judge
 from .random_nets import CLOSE
 

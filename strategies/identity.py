@@ -16,7 +16,7 @@ from nni.nas.oneshot.pytorch.profiler import ProfilerPenalty
 from nni.nas.profiler import ExpressionProfiler
 
 from nni_proxyless.latency import LatencyPenalty, LatencyReward
-from nni_proxyless.latency.penalties import Penalties
+from nni_proxyless.latency.objectives.penalty_sum import Penalties
 
 __all__ = ["WITHOUT_EFFECT", "identity_of_penalty", "options_of"]
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from nni_proxyless.latency import BudgetError, LatencyPenalty, LatencyProfiler, best_under_budget
-from nni_proxyless.latency.penalties import Penalties
+from nni_proxyless.latency.objectives.penalty_sum import Penalties
 
 from .gate import Gate
 
@@ -62,7 +62,7 @@ def most_probable_within(
         Choices that count as made too.
     near
         Whether the network is to be near the limit that is held: one more than 3 % below it has to be more probable, by a
-        factor of e for every further per cent (:mod:`nni_proxyless.latency.nearness`).
+        factor of e for every further per cent (:mod:`nni_proxyless.latency.objectives.nearness`).
 
     Returns
     -------

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from nni_proxyless.core.divergence import require_finite
 from nni_proxyless.core.module_modes import Modes
 from nni_proxyless.latency import LatencyPenalty
-from nni_proxyless.latency.penalties import Penalties
+from nni_proxyless.latency.objectives.penalty_sum import Penalties
 
 from .gate import Gate
 from .limits import Limit, most_probable_within

@@ -45,8 +45,8 @@ from torch import Tensor, nn
 
 from nni_proxyless.latency import LatencyPenalty
 from nni_proxyless.latency.choices import InputSet, as_nni_has_it
-from nni_proxyless.latency.penalties import Penalties
-from nni_proxyless.latency.penalty import logits_of
+from nni_proxyless.latency.objectives.penalty import logits_of
+from nni_proxyless.latency.objectives.penalty_sum import Penalties
 
 from .refusal import unchanged_if_refused
 from .refused import REFUSED

@@ -46,7 +46,7 @@ from torch import Tensor
 from nni_proxyless.core.batch_norm import batch_norm_statistics_kept
 from nni_proxyless.core.divergence import DivergedError
 from nni_proxyless.latency import LatencyReward
-from nni_proxyless.latency.penalties import Penalties
+from nni_proxyless.latency.objectives.penalty_sum import Penalties
 
 from .gate import Gate, gradients_off
 from .module import SampledOneShotModule, entropy

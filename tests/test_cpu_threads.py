@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from nni_proxyless import quiet
 from nni_proxyless.core import cpu_threads
 from nni_proxyless.core.cpu_threads import (
     cgroup_quota,
@@ -20,6 +19,7 @@ from nni_proxyless.core.cpu_threads import (
     usable_cores,
     use,
 )
+from nni_proxyless.latency.estimators import idle_machine as quiet
 
 OMP = (
     "OMP_WAIT_POLICY", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NNI_PROXYLESS_OMP_NUM_THREADS", "LOCAL_WORLD_SIZE",

@@ -18,7 +18,7 @@ from nni_proxyless.accuracy import evaluate_accuracy
 from nni_proxyless.cli import main
 from nni_proxyless.derive import Architecture, count_macs, load_weights, to_timm
 from nni_proxyless.deriving import FinishedSearch, budget_folder
-from nni_proxyless.latency.budget import fastest, log_probability, slowest
+from nni_proxyless.latency.objectives.budget import fastest, log_probability, slowest
 from nni_proxyless.remains import read_probabilities
 from nni_proxyless.selection import judge_probable
 

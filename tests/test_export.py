@@ -24,7 +24,7 @@ from nni_proxyless.core.atomic_files import write_weights
 from nni_proxyless.deployment.images import CheckImages
 from nni_proxyless.deployment.onnx_file import leave_onnx
 from nni_proxyless.derive import Architecture, build_network, load_weights, to_timm
-from nni_proxyless.latency.timing import device_name
+from nni_proxyless.latency.estimators.timing import device_name
 
 from .derived_nets import TINY, difference, digits, leave, logits, three_nets
 

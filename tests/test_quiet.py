@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from nni_proxyless import quiet
 from nni_proxyless.cli import main
 from nni_proxyless.core.errors import UserError
 from nni_proxyless.latency import LookupTable
-from nni_proxyless.quiet import PATIENCE, share_taken, wait_until_quiet
+from nni_proxyless.latency.estimators import idle_machine as quiet
+from nni_proxyless.latency.estimators.idle_machine import PATIENCE, share_taken, wait_until_quiet
 
 from .test_search import TINY
 

@@ -24,10 +24,10 @@ from nni_proxyless.search_spaces import MobileNetV2Space
 
 from nni_proxyless.cli import main
 from nni_proxyless.latency import DeviceEstimator, LatencyProfiler, LookupTable, MacsEstimator
-from nni_proxyless.latency.device import Measurement
 from nni_proxyless.latency.digits import in_words
-from nni_proxyless.latency.networks import random_samples
+from nni_proxyless.latency.estimators.device import Measurement
 from nni_proxyless.latency.operation import trace_operations
+from nni_proxyless.latency.tables.timed_networks import random_samples
 from nni_proxyless.reporting.charts import ticks
 from nni_proxyless.reporting.comparison import Mean, same_budgets
 from nni_proxyless.reporting.experiment import read_experiment

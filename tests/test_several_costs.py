@@ -29,7 +29,7 @@ def test_costs_are_read_and_overridden(tmp_path):
         costs:
         - {estimator: {name: macs}, target: 2.0, weight: 0.1}
         - {estimator: {name: parameters}, target: 60%, name: weights}
-        - {estimator: {name: 'nni_proxyless.latency.costs:ActivationsEstimator'}, target: 1, nonlinear: positive}
+        - {estimator: {name: 'nni_proxyless.latency:ActivationsEstimator'}, target: 1, nonlinear: positive}
         """)
     config = read_config(SearchConfig, tmp_path / "search.yml", [("trial", "costs.1.target", "50%")])
     assert [cost.called for cost in config.costs] == ["macs", "weights", "ActivationsEstimator"]

@@ -31,7 +31,7 @@ from nni_proxyless.search_spaces import MobileNetV2Space
 
 from nni_proxyless.core.progress import bar
 from nni_proxyless.latency import LatencyEstimator, LatencyProfiler, Operation, best_under_budget
-from nni_proxyless.latency.budget import fastest, log_probability
+from nni_proxyless.latency.objectives.budget import fastest, log_probability
 
 Probs = dict[str, dict[Any, float]]
 

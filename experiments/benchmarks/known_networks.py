@@ -27,7 +27,7 @@ from torch.utils.data import TensorDataset
 from nni_proxyless.core.progress import bar
 from nni_proxyless.data import digits
 from nni_proxyless.derive import count_macs
-from nni_proxyless.latency.nearness import least_ms
+from nni_proxyless.latency.objectives.nearness import least_ms
 
 CHANNELS, SHAPE, CLASSES = 8, (1, 8, 8), 10
 N_TRAIN = 600  # images; the rest judges

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from nni_proxyless.core.atomic_files import write_text
-from nni_proxyless.latency.timing import device_name
+from nni_proxyless.latency.estimators.timing import device_name
 
 PACKAGES = ("torch", "nni", "pytorch-lightning", "timm", "nni-proxyless")
 PLACES = (

@@ -64,8 +64,8 @@ from nni_proxyless.latency import (
     best_under_budget,
     build_lookup_table,
 )
-from nni_proxyless.latency.budget import log_probability, slowest
-from nni_proxyless.latency.drift import without_drift
+from nni_proxyless.latency.objectives.budget import log_probability, slowest
+from nni_proxyless.latency.tables.drift import without_drift
 from nni_proxyless.own_code import make_images
 from nni_proxyless.remains import PROBABILITIES, read_probabilities
 

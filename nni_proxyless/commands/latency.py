@@ -122,7 +122,7 @@ def _not_there(path: Path) -> None:
 def _export(arguments: argparse.Namespace) -> int:
     space, shape, description = _space_of(arguments)
     from ..core.progress import steps
-    from ..latency.exporting import export_space
+    from ..latency.tables.export import export_space
 
     try:
         with steps("exporting", "file") as progress:
@@ -143,7 +143,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from ..core.atomic_files import write_text
     from ..core.progress import steps
     from ..latency import check_table
-    from ..latency.checking import as_plain, check_recorded, draw, report
+    from ..latency.tables.check import as_plain, check_recorded, draw, report
     from ..measuring import quietly
 
     space, shape, _ = _space_of(arguments, table)
@@ -197,7 +197,7 @@ def _is_of_here(table: LookupTable, arguments: argparse.Namespace) -> bool:
 def _predict(arguments: argparse.Namespace) -> int:
     table = _read(arguments.table)
     from ..latency import trace_operations
-    from ..latency.prediction import predict_missing
+    from ..latency.tables.predict import predict_missing
 
     space, shape, description = _space_of(arguments, table)
     if arguments.output.exists():

@@ -23,7 +23,7 @@ from ..core.errors import UserError
 from ..core.progress import bar
 from ..derive import Architecture, installed_versions
 from ..latency import DeviceEstimator
-from ..latency.timing import problems_of
+from ..latency.estimators.timing import problems_of
 from .comparing import Run, answers, largest_difference, logits_of, time_side_by_side
 from .derived_net import check_size, find_weights, load_network
 from .images import CheckImages

@@ -14,7 +14,7 @@ from torch.utils.data import Subset
 
 from ..architecture import Architecture
 from ..data import ImageData, loader
-from ..latency.timing import noise
+from ..latency.estimators.timing import noise
 from ..outputs import outputs_problem
 from ..own_code import make_images
 from .onnx_file import first_line

@@ -3,27 +3,15 @@
 operation.py      a module with what it is given, and its key
 calls.py          what modules are given and give in a run, and inputs like those
 tracing.py        a space's run taken apart into operations; products.py, what runs there without a module
-estimator.py      the interface: operation -> milliseconds
-device.py         an estimator that times on this machine
-lookup_table.py   an estimator that reads a YAML file
-table_file.py     that file; digits.py, its numbers
-building.py       how a table is measured
-networks.py       whole networks of a space, timed with all their operations
-checking.py       a table against whole networks
-calibration.py    what makes whole networks of sums of rows
-drift.py          a machine's changes of speed, divided out of timings
-exporting.py      a space as files for a target that has torch only; measure.py runs there, with timing.py, drift.py, checksum.py, digits.py
-nn_meter.py       nn-Meter's predictors as an estimator
-macs.py           an estimator that counts multiply-adds, in millions, in place of milliseconds
-costs.py          parameters, and the memory of activations, in place of milliseconds
 layers.py         the layers inside an operation, which features and costs are computed from
-prediction.py     milliseconds of operations that a table lacks
+estimator.py      the interface: operation -> milliseconds
 profiler.py       the latency of a network, as an NNI ``ExpressionProfiler``
-penalty.py        the latency term of the loss, as an NNI ``ExpectationProfilerPenalty``
-multiplier.py     its automatic weight
-penalties.py      several of them at once
-reward.py         accuracy and latency of one network as one number
-budget.py         the most probable network under a hard budget; program.py, the integer program behind it
+calibration.py    what makes whole networks of sums of rows
+estimators/       device.py times here, on timing.py and idle_machine.py; nn_meter.py; macs.py and counts.py, which count in place of timing
+tables/           lookup_table.py, an estimator that reads a YAML file (yaml_format.py); build.py, check.py, predict.py;
+                  export.py for a target that has torch only, where measure_on_target.py runs
+objectives/       penalty.py, the latency term of the loss, an NNI ``ExpectationProfilerPenalty``, with its multiplier.py, and several
+                  at once, penalty_sum.py; reward.py; budget.py, the most probable network under a hard budget
 
 What is named here is imported when it is asked for. Most of it needs NNI, which takes seconds, and who only counts or times
 a network needs none of that.
@@ -35,21 +23,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .budget import BudgetError, best_under_budget
-    from .building import build_lookup_table
     from .calibration import Calibration
-    from .checking import Check, check_table
-    from .costs import ActivationsEstimator, ParametersEstimator
-    from .device import DeviceEstimator, Measurement
     from .estimator import LatencyEstimator
-    from .lookup_table import LookupTable, TableError, TableOnly
-    from .macs import MacsEstimator, count_macs
+    from .estimators.counts import ActivationsEstimator, ParametersEstimator
+    from .estimators.device import DeviceEstimator, Measurement
+    from .estimators.macs import MacsEstimator, count_macs
+    from .objectives.budget import BudgetError, best_under_budget
+    from .objectives.penalty import LatencyPenalty
+    from .objectives.penalty_sum import Penalties
+    from .objectives.reward import LatencyReward
     from .operation import Operation, describe, trace_operations
-    from .penalties import Penalties
-    from .penalty import LatencyPenalty
-    from .prediction import CrossValidation, Prediction, predict_missing
     from .profiler import LatencyProfiler
-    from .reward import LatencyReward
+    from .tables.build import build_lookup_table
+    from .tables.check import Check, check_table
+    from .tables.lookup_table import LookupTable, TableError, TableOnly
+    from .tables.predict import CrossValidation, Prediction, predict_missing
 
 __all__ = [
     "ActivationsEstimator",
@@ -81,21 +69,21 @@ __all__ = [
 ]
 
 _HOMES = {
-    "budget": ("BudgetError", "best_under_budget"),
-    "building": ("build_lookup_table",),
+    "objectives.budget": ("BudgetError", "best_under_budget"),
+    "tables.build": ("build_lookup_table",),
     "calibration": ("Calibration",),
-    "checking": ("Check", "check_table"),
-    "costs": ("ActivationsEstimator", "ParametersEstimator"),
-    "device": ("DeviceEstimator", "Measurement"),
+    "tables.check": ("Check", "check_table"),
+    "estimators.counts": ("ActivationsEstimator", "ParametersEstimator"),
+    "estimators.device": ("DeviceEstimator", "Measurement"),
     "estimator": ("LatencyEstimator",),
-    "lookup_table": ("LookupTable", "TableError", "TableOnly"),
-    "macs": ("MacsEstimator", "count_macs"),
+    "tables.lookup_table": ("LookupTable", "TableError", "TableOnly"),
+    "estimators.macs": ("MacsEstimator", "count_macs"),
     "operation": ("Operation", "describe", "trace_operations"),
-    "penalties": ("Penalties",),
-    "penalty": ("LatencyPenalty",),
-    "prediction": ("CrossValidation", "Prediction", "predict_missing"),
+    "objectives.penalty_sum": ("Penalties",),
+    "objectives.penalty": ("LatencyPenalty",),
+    "tables.predict": ("CrossValidation", "Prediction", "predict_missing"),
     "profiler": ("LatencyProfiler",),
-    "reward": ("LatencyReward",),
+    "objectives.reward": ("LatencyReward",),
 }
 
 

@@ -159,7 +159,7 @@ def published_net(name: str) -> Net:
     import torch
     from timm.models.efficientnet import EfficientNet
 
-    from ..latency.macs import count_macs
+    from ..latency.estimators.macs import count_macs
     from ..timm_net import build_efficientnet
 
     with torch.device("meta"):  # counted without memory or arithmetic

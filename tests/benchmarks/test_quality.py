@@ -13,8 +13,8 @@ from quality_cell import GRIDS, INPUT_SHAPE, any_net, expected_best, profiler_of
 
 from nni_proxyless.derive import build_network, count_macs
 from nni_proxyless.latency import LatencyProfiler, LookupTable, MacsEstimator
-from nni_proxyless.latency.budget import fastest
-from nni_proxyless.latency.device import Measurement
+from nni_proxyless.latency.estimators.device import Measurement
+from nni_proxyless.latency.objectives.budget import fastest
 from nni_proxyless.latency.operation import trace_operations
 
 GRID = GRIDS["short"]

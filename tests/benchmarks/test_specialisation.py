@@ -11,7 +11,7 @@ import specialisation_report
 from nni_proxyless.search_spaces import MobileNetV2Space
 
 from nni_proxyless.latency import LatencyEstimator, LatencyProfiler, MacsEstimator
-from nni_proxyless.latency.budget import log_probability
+from nni_proxyless.latency.objectives.budget import log_probability
 
 
 class BySkips(LatencyEstimator):

@@ -24,12 +24,12 @@ from nni_proxyless.latency import (
     Measurement,
     Operation,
     best_under_budget,
-    nearness,
     trace_operations,
 )
-from nni_proxyless.latency import budget as budget_module
-from nni_proxyless.latency.budget import fastest, log_probability, slowest
-from nni_proxyless.latency.program import Program
+from nni_proxyless.latency.objectives import budget as budget_module
+from nni_proxyless.latency.objectives import nearness
+from nni_proxyless.latency.objectives.budget import fastest, log_probability, slowest
+from nni_proxyless.latency.objectives.integer_program import Program
 
 PUBLISHED = Path(__file__).parents[2].parent / "shared" / "data" / "proxylessnas_pixel1_lookup_table.yaml"
 

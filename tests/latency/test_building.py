@@ -24,9 +24,9 @@ from nni_proxyless.latency import (
     trace_operations,
 )
 from nni_proxyless.latency.calibration import fit_calibration
-from nni_proxyless.latency.checking import agreement, draw, report
-from nni_proxyless.latency.drift import without_drift
-from nni_proxyless.latency.networks import Networks, balanced_samples, random_samples
+from nni_proxyless.latency.tables.check import agreement, draw, report
+from nni_proxyless.latency.tables.drift import without_drift
+from nni_proxyless.latency.tables.timed_networks import Networks, balanced_samples, random_samples
 
 WIDTH = 256
 

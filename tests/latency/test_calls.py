@@ -20,8 +20,8 @@ from nni_proxyless.latency import (
     count_macs,
     trace_operations,
 )
-from nni_proxyless.latency.costs import ActivationsEstimator, ParametersEstimator
-from nni_proxyless.latency.networks import random_samples
+from nni_proxyless.latency.estimators.counts import ActivationsEstimator, ParametersEstimator
+from nni_proxyless.latency.tables.timed_networks import random_samples
 
 CHANNELS, SIDE = 4, 6
 SHAPE = (CHANNELS, SIDE, SIDE)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from nni_proxyless.latency import DeviceEstimator, LatencyEstimator, LookupTable, MacsEstimator, Measurement, Operation
-from nni_proxyless.latency.costs import ActivationsEstimator, ParametersEstimator
+from nni_proxyless.latency.estimators.counts import ActivationsEstimator, ParametersEstimator
 from nni_proxyless.testing import EstimatorContract
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nni_proxyless import registry
 from nni_proxyless.latency import LatencyEstimator, LatencyPenalty, LatencyProfiler, MacsEstimator, Operation
-from nni_proxyless.latency.costs import ActivationsEstimator, ParametersEstimator
+from nni_proxyless.latency.estimators.counts import ActivationsEstimator, ParametersEstimator
 
 
 def parameters(module: nn.Module, *shape: int) -> float:

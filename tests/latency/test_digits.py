@@ -7,9 +7,9 @@ import yaml
 from nni_proxyless.search_spaces import MobileNetV2Space
 
 from nni_proxyless.latency import Calibration, LookupTable, MacsEstimator, Measurement, TableOnly, trace_operations
-from nni_proxyless.latency.building import _Kept
 from nni_proxyless.latency.digits import DIGITS, in_words, significant
-from nni_proxyless.latency.table_file import TimedNetwork
+from nni_proxyless.latency.tables.build import _Kept
+from nni_proxyless.latency.tables.yaml_format import TimedNetwork
 from nni_proxyless.measuring import make_profiler
 from nni_proxyless.reporting.formats import amount, figure
 

@@ -22,7 +22,7 @@ from nni_proxyless.latency import (
     TableError,
     trace_operations,
 )
-from nni_proxyless.latency.table_file import FORMAT
+from nni_proxyless.latency.tables.yaml_format import FORMAT
 
 PUBLISHED = Path(__file__).parents[2].parent / "shared" / "data" / "proxylessnas_pixel1_lookup_table.yaml"
 

@@ -9,7 +9,7 @@ from nni.nas.profiler.pytorch.utils import ShapeTensor, submodule_input_output_s
 from nni_proxyless.search_spaces import MobileNetV2Space
 
 from nni_proxyless.latency import trace_operations
-from nni_proxyless.latency.nn_meter import NnMeterEstimator, alone
+from nni_proxyless.latency.estimators.nn_meter import NnMeterEstimator, alone
 
 
 @pytest.mark.skipif(importlib.util.find_spec("nn_meter") is not None, reason="nn-Meter is there")

@@ -14,8 +14,8 @@ from nni_proxyless.strategies import DSNAS, ProxylessNAS
 from torch import Tensor, nn
 
 from nni_proxyless.latency import LatencyPenalty, LatencyProfiler, MacsEstimator
-from nni_proxyless.latency.costs import ActivationsEstimator, ParametersEstimator
-from nni_proxyless.latency.penalties import Penalties
+from nni_proxyless.latency.estimators.counts import ActivationsEstimator, ParametersEstimator
+from nni_proxyless.latency.objectives.penalty_sum import Penalties
 
 
 class Cost(ExpressionProfiler):

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from nni_proxyless.latency import LatencyPenalty, LatencyProfiler, LookupTable, Measurement, trace_operations
-from nni_proxyless.latency.multiplier import FLOOR, leaves_of, multiplier
+from nni_proxyless.latency.objectives.multiplier import FLOOR, leaves_of, multiplier
 
 QUIET = {
     "enable_progress_bar": False, "enable_checkpointing": False, "logger": False, "enable_model_summary": False,

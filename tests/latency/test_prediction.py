@@ -14,7 +14,7 @@ from timm.models._efficientnet_blocks import InvertedResidual
 from torch import nn
 
 from nni_proxyless.latency import LookupTable, Measurement, Operation, trace_operations
-from nni_proxyless.latency.prediction import features, fit, predict_missing
+from nni_proxyless.latency.tables.predict import features, fit, predict_missing
 
 PUBLISHED = Path(__file__).parents[2].parent / "shared" / "data" / "proxylessnas_pixel1_lookup_table.yaml"
 

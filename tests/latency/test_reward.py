@@ -11,7 +11,7 @@ from nni.mutable import Categorical, MutableExpression
 from nni.nas.profiler import ExpressionProfiler, Profiler
 
 from nni_proxyless.latency import LatencyReward
-from nni_proxyless.latency.reward import reward
+from nni_proxyless.latency.objectives.reward import reward
 
 
 class Measured:

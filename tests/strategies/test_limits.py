@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nni_proxyless.latency import LatencyPenalty, LatencyProfiler
 from nni_proxyless.latency.estimator import LatencyEstimator
-from nni_proxyless.latency.penalties import Penalties
+from nni_proxyless.latency.objectives.penalty_sum import Penalties
 
 from .test_dsnas import BATCH, CLASSES, WIDTH, Million, Task, TwoLayers, Watched, images, prepare, search
 

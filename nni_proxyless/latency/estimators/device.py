@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ..core.file_lock import hold, of_this_machine
-from .calls import Call, Shape, map_structure
-from .estimator import LatencyEstimator
-from .operation import Operation
+from ...core.file_lock import hold, of_this_machine
+from ..calls import Call, Shape, map_structure
+from ..estimator import LatencyEstimator
+from ..operation import Operation
 from .timing import (  # fmt: skip
     PRECISIONS,
     conditions_of,
@@ -37,7 +37,7 @@ _Module = TypeVar("_Module", bound=nn.Module)
 class Measurement:
     """Repeated timings of one operation: median and 95th percentile in milliseconds, and how many there were.
 
-    ``predicted``: not timed but computed from other rows, see :mod:`nni_proxyless.latency.prediction`; ``count`` is then
+    ``predicted``: not timed but computed from other rows, see :mod:`nni_proxyless.latency.tables.predict`; ``count`` is then
     the number of those rows.
     """
 

@@ -33,13 +33,13 @@ from typing import Any
 
 import yaml
 
-from ..core.atomic_files import write_text
-from ..core.errors import did_you_mean
-from ..core.plain_values import as_plain
-from .calibration import Calibration
+from ...core.atomic_files import write_text
+from ...core.errors import did_you_mean
+from ...core.plain_values import as_plain
+from ..calibration import Calibration
+from ..digits import significant
+from ..estimators.device import Measurement
 from .checksum import checksum
-from .device import Measurement
-from .digits import significant
 
 __all__ = ["FORMAT", "TableError", "TimedNetwork", "read_table", "write_table"]
 

@@ -10,7 +10,7 @@ from typing import Any
 from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
 from torch import Tensor, nn
 
-from ..core.errors import did_you_mean
+from ...core.errors import did_you_mean
 from .penalty import LatencyPenalty
 
 __all__ = ["Penalties"]

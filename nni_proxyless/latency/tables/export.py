@@ -23,16 +23,24 @@ import torch
 from nni.nas.nn.pytorch import ModelSpace
 from torch import Tensor, nn
 
-from .calls import Call, Shape, TensorSpec, map_structure, shape_text, tensors_in
-from .networks import random_samples
-from .operation import Operation, floating_type, trace_operations
-from .table_file import FORMAT
-from .timing import noise_like
+from ..calls import Call, Shape, TensorSpec, map_structure, shape_text, tensors_in
+from ..estimators.timing import noise_like
+from ..operation import Operation, floating_type, trace_operations
+from .timed_networks import random_samples
+from .yaml_format import FORMAT
 
 __all__ = ["EXPORT_FORMAT", "export_space"]
 
 EXPORT_FORMAT = "nni-proxyless operations 1"
-COPIED = ("measure.py", "checksum.py", "digits.py", "drift.py", "timing.py")
+_HERE = Path(__file__).parent
+COPIED = {
+    "measure.py": _HERE / "measure_on_target.py",
+    "checksum.py": _HERE / "checksum.py",
+    "digits.py": _HERE.parent / "digits.py",
+    "drift.py": _HERE / "drift.py",
+    "timing.py": _HERE.parent / "estimators" / "timing.py",
+}
+"""Name on the target -> file of this package."""
 
 
 def export_space(
@@ -128,8 +136,8 @@ def export_space(
             content["networks"].append({"file": file, "architecture": sample})
             if progress is not None:
                 progress(len(operations) + i + 1, total)
-        for name in COPIED:
-            shutil.copyfile(Path(__file__).with_name(name), temporary / name)
+        for name, source in COPIED.items():
+            shutil.copyfile(source, temporary / name)
         (temporary / "operations.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         os.replace(temporary, folder)
     except BaseException:

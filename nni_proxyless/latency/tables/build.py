@@ -22,14 +22,14 @@ from typing import Any, Literal
 
 from nni.nas.nn.pytorch import ModelSpace
 
-from ..core.atomic_files import write_text
-from .device import DeviceEstimator, Measurement
-from .digits import significant
+from ...core.atomic_files import write_text
+from ..digits import significant
+from ..estimators.device import DeviceEstimator, Measurement
+from ..estimators.timing import spread, waiting_of
+from ..operation import Operation, Shape, shape_text, trace_operations
 from .drift import without_drift
 from .lookup_table import LookupTable
-from .networks import Networks, balanced_samples
-from .operation import Operation, Shape, shape_text, trace_operations
-from .timing import spread, waiting_of
+from .timed_networks import Networks, balanced_samples
 
 __all__ = ["METHODS", "build_lookup_table"]
 

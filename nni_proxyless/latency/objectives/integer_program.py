@@ -22,10 +22,10 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from .operation import Conditions
+from ..operation import Conditions
 
 if TYPE_CHECKING:
-    from .profiler import LatencyProfiler
+    from ..profiler import LatencyProfiler
 
 __all__ = ["Expression", "Program"]
 

@@ -7,9 +7,9 @@ from typing import Literal
 
 from torch import nn
 
-from .estimator import LatencyEstimator
-from .layers import layer_calls
-from .operation import Operation
+from ..estimator import LatencyEstimator
+from ..layers import layer_calls
+from ..operation import Operation
 
 __all__ = ["ActivationsEstimator", "ParametersEstimator"]
 

@@ -18,15 +18,15 @@ import numpy as np
 from nni.nas.nn.pytorch import ModelSpace
 from scipy import stats
 
-from .calibration import Calibration, fit_calibration
-from .choices import read_back
-from .device import DeviceEstimator
-from .digits import in_words
+from ..calibration import Calibration, fit_calibration
+from ..choices import read_back
+from ..digits import in_words
+from ..estimators.device import DeviceEstimator
+from ..operation import Shape
+from ..profiler import LatencyProfiler
 from .drift import without_drift
 from .lookup_table import LookupTable
-from .networks import random_samples
-from .operation import Shape
-from .profiler import LatencyProfiler
+from .timed_networks import random_samples
 
 __all__ = ["Agreement", "Check", "agreement", "check_recorded", "check_table"]
 

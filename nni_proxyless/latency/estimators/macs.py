@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .calls import Shape, plain_products
-from .estimator import LatencyEstimator
-from .operation import Operation
-from .products import MORE_FLOPS
+from ..calls import Shape, plain_products
+from ..estimator import LatencyEstimator
+from ..operation import Operation
+from ..products import MORE_FLOPS
 
 __all__ = ["MacsEstimator", "count_macs"]
 

@@ -20,10 +20,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from .program import Expression, Program
+from .integer_program import Expression, Program
 
 if TYPE_CHECKING:
-    from .profiler import LatencyProfiler
+    from ..profiler import LatencyProfiler
 
 __all__ = ["BAND", "SCALE", "asks", "gap", "least_ms", "log_likelihood", "penalised"]
 

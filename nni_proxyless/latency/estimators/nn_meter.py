@@ -10,8 +10,8 @@ import torch
 from nni.nas.nn.pytorch import ModelSpace
 from torch import Tensor, nn
 
-from .estimator import LatencyEstimator
-from .operation import Operation, Shape
+from ..estimator import LatencyEstimator
+from ..operation import Operation, Shape
 
 __all__ = ["NnMeterEstimator"]
 

@@ -18,8 +18,8 @@ from nni.nas.oneshot.pytorch.supermodule.differentiable import GumbelSoftmax
 from nni.nas.profiler import ExpressionProfiler
 from torch import Tensor, nn
 
+from ..profiler import LatencyProfiler
 from .multiplier import FLOOR, BackwardPass, leaves_of, multiplier
-from .profiler import LatencyProfiler
 
 __all__ = ["LatencyPenalty", "holds_target", "logits_of"]
 

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .calibration import Calibration
-from .device import Measurement
-from .estimator import LatencyEstimator
-from .table_file import TableError, TimedNetwork, read_table, write_table
+from ..calibration import Calibration
+from ..estimator import LatencyEstimator
+from ..estimators.device import Measurement
+from .yaml_format import TableError, TimedNetwork, read_table, write_table
 
 if TYPE_CHECKING:  # it needs NNI
-    from .operation import Operation
+    from ..operation import Operation
 
 __all__ = ["LookupTable", "TableError", "TableOnly"]
 

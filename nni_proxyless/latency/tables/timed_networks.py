@@ -19,9 +19,9 @@ from nni.mutable import Categorical, Mutable
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace, Repeat
 from torch import nn
 
-from .calls import Shape, sizes_of
-from .device import DeviceEstimator
-from .operation import Operation, operations_of
+from ..calls import Shape, sizes_of
+from ..estimators.device import DeviceEstimator
+from ..operation import Operation, operations_of
 
 __all__ = ["Networks", "balanced_samples", "random_samples"]
 

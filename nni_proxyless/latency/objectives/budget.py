@@ -3,7 +3,7 @@
     maximise   sum over labels of log p(choice)
     so that    cost(architecture) <= budget, for one cost or several at once
 
-A multiple-choice knapsack, solved by mixed-integer programming (:mod:`.program`). HiGHS keeps to rows and finds the
+A multiple-choice knapsack, solved by mixed-integer programming (:mod:`.integer_program`). HiGHS keeps to rows and finds the
 optimum within absolute tolerances. They are therefore made small against both: rows are scaled to a sum of 1e5, which a
 tolerance of 1e-6 can blur by one part in 1e11 only, and the objective so that an undetected better network would be better
 by less than 1e-10 in log p. The row itself is a little wider than the budget, by what rounding can do, so that a network
@@ -21,10 +21,10 @@ from typing import Any
 
 from nni_proxyless.core.errors import did_you_mean
 
+from ..operation import Conditions
+from ..profiler import LatencyProfiler
 from . import nearness
-from .operation import Conditions
-from .profiler import LatencyProfiler
-from .program import Expression, Program
+from .integer_program import Expression, Program
 
 __all__ = ["BudgetError", "best_under_budget", "fastest", "log_probability", "slowest"]
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 
 import psutil
 
-from .core.cpu_threads import cores_of, usable_cores
-from .core.errors import UserError
+from ...core.cpu_threads import cores_of, usable_cores
+from ...core.errors import UserError
 
 __all__ = ["PATIENCE", "share_taken", "wait_until_quiet"]
 

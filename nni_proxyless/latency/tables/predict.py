@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from .device import Measurement
-from .layers import layer_calls
-from .macs import MacsEstimator
-from .operation import Operation
+from ..estimators.device import Measurement
+from ..estimators.macs import MacsEstimator
+from ..layers import layer_calls
+from ..operation import Operation
 
 __all__ = ["CrossValidation", "Prediction", "features", "fit", "predict_missing"]
 

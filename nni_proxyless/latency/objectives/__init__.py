@@ -1,0 +1,1 @@
+"""What a search optimizes besides its loss: penalty, reward, hard budget."""
