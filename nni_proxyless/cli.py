@@ -131,10 +131,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _search(arguments: argparse.Namespace) -> int:
     from . import trial
-    from .config import SearchConfig
-    from .config_file import file_and_overrides, read_config
+    from .config.read import file_and_overrides, read_config
+    from .config.search_config import SearchConfig
+    from .config.shipped import shipped
     from .search_folder import is_finished
-    from .shipped import shipped
 
     helped = trial.shared_folder() if trial.is_helper() else None
     if resumed := arguments.resume or helped:

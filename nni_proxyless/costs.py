@@ -10,8 +10,8 @@ from typing import Any
 
 from nni.nas.nn.pytorch import ModelSpace
 
-from . import registry
-from .config import CostSection
+from .config import registry
+from .config.search_config import CostSection
 from .core.errors import UserError
 from .latency import LatencyEstimator, LatencyPenalty, LatencyProfiler
 from .latency.objectives.penalty_sum import Penalties

@@ -12,8 +12,8 @@ import platform
 import torch
 from torch import nn
 
-from . import registry
 from .architecture import Architecture
+from .config import registry
 from .core.errors import UserError
 from .latency.estimators.macs import count_macs
 from .timm_net import load_weights, to_timm

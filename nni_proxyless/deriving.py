@@ -22,9 +22,9 @@ from nni.nas.nn.pytorch import ModelSpace, ParametrizedModule
 from torch import nn
 from torch.utils.data import ConcatDataset
 
-from . import registry
-from .config import SearchConfig
-from .config_file import read_config
+from .config import registry
+from .config.read import read_config
+from .config.search_config import SearchConfig
 from .core.atomic_files import write_text, write_weights
 from .core.cpu_threads import use
 from .core.errors import UserError

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from .accuracy import as_channels_last, evaluate_accuracy, in_type_of
-from .config import SearchConfig
+from .config.search_config import SearchConfig
 from .core.batch_norm import estimate_statistics
 from .core.divergence import DivergedError, require_finite
 from .core.progress import n_fixed, n_fixed_text

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from . import registry
+from .config import registry
 from .core.errors import UserError
 from .core.random_state import generators_kept
 from .data import ImageData

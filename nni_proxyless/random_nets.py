@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from nni.nas.nn.pytorch import ModelSpace
 
-from . import registry
 from .architecture import Architecture
-from .config import SearchConfig
-from .config_file import read_config
+from .config import registry
+from .config.read import read_config
+from .config.search_config import SearchConfig
 from .core.errors import UserError
 from .derive import build_network, count_macs, count_parameters, installed_versions
 from .latency import DeviceEstimator, LatencyProfiler, LookupTable

@@ -20,8 +20,8 @@ from typing import Any
 from nni.nas.nn.pytorch import ModelSpace
 from timm.layers import make_divisible
 
-from . import registry
 from .architecture import Architecture
+from .config import registry
 from .core.errors import UserError
 from .derive import build_network, count_macs, count_parameters, installed_versions
 from .network_record import record_without_table, unit_of

@@ -22,9 +22,9 @@ from nni.nas.space import ModelStatus, RawFormatModelSpace
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from . import registry
 from .accuracy import evaluate_accuracy
-from .config import SearchConfig
+from .config import registry
+from .config.search_config import SearchConfig
 from .core.atomic_files import write_text, write_weights
 from .core.cpu_threads import in_words, use
 from .core.divergence import DivergedError, is_finite

@@ -9,10 +9,10 @@ import yaml
 from nni_proxyless.search_spaces import MobileNetV2Space
 from nni_proxyless.strategies import ProxylessNAS
 
-from nni_proxyless.config import SearchConfig, TrainConfig
-from nni_proxyless.config_file import parse_value, read_config
+from nni_proxyless.config.read import parse_value, read_config
+from nni_proxyless.config.registry import accepted_arguments
+from nni_proxyless.config.search_config import SearchConfig, TrainConfig
 from nni_proxyless.core.errors import UserError
-from nni_proxyless.registry import accepted_arguments
 
 
 def problems(tmp_path: Path, text: str, *overrides: tuple) -> list[str]:

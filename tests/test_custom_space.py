@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from nni_proxyless.cli import main
-from nni_proxyless.config import SearchConfig
-from nni_proxyless.config_file import read_config
+from nni_proxyless.config.read import read_config
+from nni_proxyless.config.search_config import SearchConfig
 from nni_proxyless.core.errors import UserError
 from nni_proxyless.data import ImageData, digits
 from nni_proxyless.derive import Architecture

@@ -13,8 +13,8 @@ from torch.utils.data import TensorDataset
 
 from nni_proxyless import data
 from nni_proxyless.cli import main
-from nni_proxyless.config import SearchConfig, TrainConfig
-from nni_proxyless.config_file import read_config
+from nni_proxyless.config.read import read_config
+from nni_proxyless.config.search_config import SearchConfig, TrainConfig
 from nni_proxyless.core.errors import UserError
 from nni_proxyless.data_fingerprint import FINGERPRINT, differing_images, fingerprint, know_again, require_same
 from nni_proxyless.search import run_search

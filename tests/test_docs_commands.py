@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from nni_proxyless import cli
-from nni_proxyless.config import SearchConfig, TrainConfig
-from nni_proxyless.config_file import file_and_overrides, read_config
+from nni_proxyless.config.read import file_and_overrides, read_config
+from nni_proxyless.config.search_config import SearchConfig, TrainConfig
 from nni_proxyless.core.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent

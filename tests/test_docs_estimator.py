@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nni_proxyless.config import SearchConfig
-from nni_proxyless.config_file import read_config
+from nni_proxyless.config.read import read_config
+from nni_proxyless.config.search_config import SearchConfig
 
 from .forked import fork
 

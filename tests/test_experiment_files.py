@@ -11,10 +11,10 @@ from nni.algorithms.hpo.gridsearch_tuner import GridSearchTuner
 from nni.experiment.config import ExperimentConfig
 
 from nni_proxyless.cli import main
-from nni_proxyless.config import SearchConfig, TrainConfig
-from nni_proxyless.config_file import read_config
-from nni_proxyless.experiment_file import check_experiment
-from nni_proxyless.shipped import shipped
+from nni_proxyless.config.nni_experiment import check_experiment
+from nni_proxyless.config.read import read_config
+from nni_proxyless.config.search_config import SearchConfig, TrainConfig
+from nni_proxyless.config.shipped import shipped
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 FILES = sorted(path for path in EXPERIMENTS.rglob("*.yml"))

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from nni_proxyless.cli import main
-from nni_proxyless.commented_yaml import remove, set_value
-from nni_proxyless.shipped import shipped
+from nni_proxyless.config.edit_yaml import remove, set_value
+from nni_proxyless.config.shipped import shipped
 
 
 def made(capsys, *words: str) -> tuple[dict, dict, str]:

@@ -18,7 +18,7 @@ import yaml
 from nni.experiment.config import ExperimentConfig
 
 from nni_proxyless.cli import main
-from nni_proxyless.shipped import shipped
+from nni_proxyless.config.shipped import shipped
 
 SEARCHES = ("search.yml", "search_dsnas.yml", "search_pareto.yml", "search_reinforce.yml")
 EXPERIMENTS = ("proxyless.yml", "dsnas.yml", "pareto.yml", "proxyless-reinforce.yml")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from nni_proxyless.config.options import _said_by, options_of
+from nni_proxyless.config.registry import accepted_arguments, argument_types, load, names, value_of
 from nni_proxyless.core.signatures import read_signature
-from nni_proxyless.options import _said_by, options_of
-from nni_proxyless.registry import accepted_arguments, argument_types, load, names, value_of
 
 READ = {  # of all others the classes themselves are asked
     "nni_proxyless.strategies": {"dsnas", "nni-random", "proxyless"},

@@ -12,8 +12,8 @@ from torch import nn
 
 from nni_proxyless import data
 from nni_proxyless.cli import main
-from nni_proxyless.config import TrainConfig
-from nni_proxyless.config_file import read_config
+from nni_proxyless.config.read import read_config
+from nni_proxyless.config.search_config import TrainConfig
 from nni_proxyless.core.errors import UserError
 from nni_proxyless.deployment.images import CheckImages
 from nni_proxyless.derive import Architecture, build_network

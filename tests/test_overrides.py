@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from nni_proxyless.cli import main
-from nni_proxyless.config import SearchConfig
-from nni_proxyless.config_file import read_config
+from nni_proxyless.config.nni_experiment import check_experiment
+from nni_proxyless.config.read import read_config
+from nni_proxyless.config.search_config import SearchConfig
+from nni_proxyless.config.shipped import shipped
 from nni_proxyless.core.errors import UserError
-from nni_proxyless.experiment_file import check_experiment
-from nni_proxyless.shipped import shipped
 
 FILE = """
 space: {preset: small}

@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 
 import pytest
 
-from nni_proxyless import registry
+from nni_proxyless.config import registry
 
 from .conftest import ROOT
 

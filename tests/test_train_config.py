@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from nni_proxyless.cli import main
-from nni_proxyless.config import TrainConfig
-from nni_proxyless.config_file import read_config
+from nni_proxyless.config.read import read_config
+from nni_proxyless.config.recipes import find_recipe, recipes
+from nni_proxyless.config.search_config import TrainConfig
 from nni_proxyless.core.errors import UserError
-from nni_proxyless.training.recipes import find_recipe, recipes
 
 
 def said_of(**given) -> str:

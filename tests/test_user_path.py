@@ -12,8 +12,8 @@ import torch
 import yaml
 
 from nni_proxyless.cli import _parser, main
-from nni_proxyless.config import SearchConfig, TrainConfig
-from nni_proxyless.config_file import file_and_overrides, read_config
+from nni_proxyless.config.read import file_and_overrides, read_config
+from nni_proxyless.config.search_config import SearchConfig, TrainConfig
 from nni_proxyless.core.errors import UserError
 from nni_proxyless.core.user_path import expand_path, of_another_machine, user_path
 from nni_proxyless.search_folder import alone_in

@@ -51,12 +51,12 @@ def search(folder: Path, halts: Halts) -> None:
     from nni_proxyless.strategies import ProxylessNAS
     from pytorch_lightning import Callback
 
-    from nni_proxyless.config import SearchConfig
-    from nni_proxyless.config_file import read_config
+    from nni_proxyless.config.read import read_config
+    from nni_proxyless.config.search_config import SearchConfig
+    from nni_proxyless.config.shipped import shipped
     from nni_proxyless.data import split
     from nni_proxyless.own_code import make_images, make_space
     from nni_proxyless.search import InProcessEngine, make_evaluator, space_arguments_for
-    from nni_proxyless.shipped import shipped
 
     class AfterSteps(Callback):
         def on_train_batch_end(self, *arguments: Any) -> None:
@@ -76,9 +76,9 @@ def search(folder: Path, halts: Halts) -> None:
 
 def training(folder: Path, halts: Halts) -> None:
     """``nni-proxyless train`` as experiments/train.yml has it, of the network in experiments/digits_architecture.json."""
-    from nni_proxyless.config import TrainConfig
-    from nni_proxyless.config_file import read_config
-    from nni_proxyless.shipped import shipped
+    from nni_proxyless.config.read import read_config
+    from nni_proxyless.config.search_config import TrainConfig
+    from nni_proxyless.config.shipped import shipped
     from nni_proxyless.training import loop
 
     class Halting(loop._Training):

@@ -13,8 +13,8 @@ import record
 import torch
 
 from nni_proxyless.cli import main as command
-from nni_proxyless.config import SearchConfig
-from nni_proxyless.config_file import file_and_overrides, read_config
+from nni_proxyless.config.read import file_and_overrides, read_config
+from nni_proxyless.config.search_config import SearchConfig
 
 N_CLASSES = 10  # of the noise; the network has as many outputs as it is told
 SHARES = {"data.alphas": 0.25, "data.validation": 0.05}

@@ -25,9 +25,9 @@ from typing import Any
 
 import yaml
 
-from nni_proxyless import registry
 from nni_proxyless.architecture import Architecture
 from nni_proxyless.cli import main as command
+from nni_proxyless.config import registry
 from nni_proxyless.core.atomic_files import write_text
 from nni_proxyless.derive import build_network, count_macs, count_parameters, installed_versions
 from nni_proxyless.latency import LatencyProfiler, LookupTable

@@ -37,8 +37,8 @@ from step_measures import measure, noise, run_once, times
 from steps import Step, dsnas_step, two_path_steps
 from timm.models.efficientnet import EfficientNet
 
-from nni_proxyless.config import SearchConfig
-from nni_proxyless.config_file import read_config
+from nni_proxyless.config.read import read_config
+from nni_proxyless.config.search_config import SearchConfig
 from nni_proxyless.core.progress import bar
 from nni_proxyless.latency import LatencyPenalty, LatencyProfiler, MacsEstimator
 from nni_proxyless.timm_net import build_efficientnet

@@ -25,7 +25,7 @@ def add_check_command(commands: Any) -> None:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from ..config_file import file_and_overrides, is_file
+    from ..config.read import file_and_overrides, is_file
 
     paths = [user_path(item, "check") for item in arguments.items if is_file(item)]
     overrides = file_and_overrides([item for item in arguments.items if not is_file(item)])[1]
@@ -47,8 +47,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _said_of(path: Path, overrides: list[tuple[str, str, Any]]) -> str:
     """What a file comes to, as YAML with comments."""
-    from ..config import SearchConfig, TrainConfig
-    from ..config_file import read_config
+    from ..config.read import read_config
+    from ..config.search_config import SearchConfig, TrainConfig
 
     kind = _kind(path)
     if kind == "experiment":
@@ -60,7 +60,7 @@ def _said_of(path: Path, overrides: list[tuple[str, str, Any]]) -> str:
 
 
 def _said_of_experiment(path: Path) -> str:
-    from ..experiment_file import check_experiment
+    from ..config.nni_experiment import check_experiment
 
     found = check_experiment(path)
     trials = "trials until it is stopped" if found.n_trials is None else f"{found.n_trials} trials at most"
@@ -83,8 +83,8 @@ def _yaml(config: Any) -> str:
 
 def _kind(path: Path) -> str:
     """Of which kind a file is: the one that most of its keys belong to."""
-    from ..config import SearchConfig, TrainConfig
-    from ..yaml_file import read_yaml
+    from ..config.search_config import SearchConfig, TrainConfig
+    from ..config.strict_yaml import read_yaml
 
     content = read_yaml(path, example="'space:', 'trialCommand:' or 'epochs:'")
     if not content:
@@ -95,7 +95,7 @@ def _kind(path: Path) -> str:
         "train": sum(key in TrainConfig.model_fields for key in content),
     }
     if 2 * max(known.values()) <= len(content):  # else NNI knows fewer of them, and to ask it takes seconds
-        from ..experiment_file import EXPERIMENT_KEYS, folded
+        from ..config.nni_experiment import EXPERIMENT_KEYS, folded
 
         known["experiment"] = sum(folded(key) in EXPERIMENT_KEYS for key in content)
     return max(known, key=lambda kind: known[kind])

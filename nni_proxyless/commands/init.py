@@ -33,7 +33,7 @@ def add_init_command(commands: Any) -> None:
 
 
 def _init(arguments: argparse.Namespace) -> int:
-    from ..starting import write_start
+    from ..config.templates import write_start
 
     experiment, search = write_start(
         arguments.folder, data=arguments.data, data_root=arguments.data_root, space=arguments.space,

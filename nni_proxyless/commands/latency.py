@@ -241,10 +241,10 @@ def _space_of(
     arguments: argparse.Namespace, table: LookupTable | None = None
 ) -> tuple[ModelSpace, Shape, dict[str, Any]]:
     """The space that is named on the command line or in the head of the table, the shape of its input, its description."""
-    from .. import registry
-    from ..config import SearchConfig
-    from ..config_file import read_config
-    from ..options import options_of
+    from ..config import registry
+    from ..config.options import options_of
+    from ..config.read import read_config
+    from ..config.search_config import SearchConfig
 
     head = None if table is None else table.space
     if head is not None and arguments.space is None and arguments.resolution is None:
@@ -268,7 +268,7 @@ def _space_of(
 
 
 def _key_values(items: Sequence[str]) -> dict[str, Any]:
-    from ..config_file import parse_value
+    from ..config.read import parse_value
 
     wrong = [item for item in items if "=" not in item]
     if wrong:

@@ -100,8 +100,10 @@ def _train_best(found: Sequence[Found], settings: Path | None) -> None:
             if f.architecture is not None and "accuracy" in f.architecture.search]  # fmt: skip
     if not done:
         raise UserError("report: no search has finished yet: nothing to train")
-    from ..config import TrainConfig  # here: training takes seconds to import, which a table need not wait
-    from ..config_file import read_config
+    from ..config.read import read_config
+    from ..config.search_config import (
+        TrainConfig,  # here: training takes seconds to import, which a table need not wait
+    )
     from ..training.loop import train
 
     accuracy, best = max(done, key=lambda item: item[0])

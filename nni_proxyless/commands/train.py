@@ -50,10 +50,10 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace, *, talks: bool) -> int:
     from .. import trial
-    from ..config import TrainConfig
-    from ..config_file import file_and_overrides, read_config
+    from ..config.read import file_and_overrides, read_config
+    from ..config.recipes import find_recipe
+    from ..config.search_config import TrainConfig
     from ..search_folder import alone_in
-    from ..training.recipes import find_recipe
 
     if arguments.resume is not None:
         if not _unfinished(arguments):
@@ -109,7 +109,7 @@ def _as_it_began(arguments: argparse.Namespace) -> tuple[Any, Path, Path]:
     """Configuration, architecture and folder of an unfinished training."""
     from pydantic import ValidationError
 
-    from ..config import TrainConfig
+    from ..config.search_config import TrainConfig
     from ..training.state import TrainingCheckpoint
 
     checkpoint = TrainingCheckpoint(arguments.resume)

@@ -69,8 +69,8 @@ def _watch(arguments: argparse.Namespace) -> int:
 
 def _check_settings(path: Path) -> None:
     """The settings of a training that comes after hours are to be refused now."""
-    from ..config import TrainConfig
-    from ..config_file import read_config
+    from ..config.read import read_config
+    from ..config.search_config import TrainConfig
 
     read_config(TrainConfig, path)
 

@@ -28,7 +28,7 @@ _ROOTS = ("object", "ABC")  # take no arguments
 
 
 class Signature(NamedTuple):
-    """What :func:`..registry.accepted_arguments` and :func:`..registry.argument_types` say of the same thing once it is imported."""
+    """What :func:`..config.registry.accepted_arguments` and :func:`..config.registry.argument_types` say of the same thing once it is imported."""
 
     parameters: dict[str, inspect.Parameter]
     types: dict[str, Any]

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ..architecture import Architecture
+from ..config.strict_yaml import read_yaml
 from ..core.errors import UserError
 from ..core.streams import in_letters
 from ..network_record import unit_of
 from ..remains import is_finished
-from ..yaml_file import read_yaml
 from .experiment import Experiment, Trial, read_experiment
 
 __all__ = ["FAILED_STATES", "Found", "find", "trials_of"]
@@ -280,7 +280,7 @@ def settings_in(path: Path) -> dict[str, Any]:
 def _unit_of_estimator(name: Any, section: Mapping[str, Any]) -> str:
     if not isinstance(name, str):
         return "ms"
-    from .. import registry  # here: an estimator may need torch, and most searches have come to an end
+    from ..config import registry  # here: an estimator may need torch, and most searches have come to an end
 
     try:
         estimator = registry.load("nni_proxyless.estimators", name)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..config.shipped import shipped
+from ..config.strict_yaml import parse_value
 from ..core.errors import UserError
-from ..shipped import shipped
-from ..yaml_file import parse_value
 from .found import Found, settings_in
 
 __all__ = ["TrialProgress", "ended_line", "plan_of", "progress_of", "time_words", "trial_name"]

@@ -7,7 +7,7 @@ from typing import Any
 from timm.data import create_transform
 
 from ..architecture import Architecture
-from ..config import AugmentationSection
+from ..config.search_config import AugmentationSection
 from ..core.errors import UserError
 from ..data import ImageData
 from ..preprocessing import preprocessing

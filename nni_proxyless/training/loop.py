@@ -22,7 +22,7 @@ from timm.utils import distribute_bn
 from torch import Tensor, nn
 
 from ..accuracy import as_channels_last
-from ..config import TrainConfig
+from ..config.search_config import TrainConfig
 from ..core.atomic_files import write_text, write_weights
 from ..core.cpu_threads import in_words, say_if_other_threads, use
 from ..core.errors import UserError

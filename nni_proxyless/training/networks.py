@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .. import timm_models  # noqa: F401  (registers the models)
-from ..config import DistillationSection, TrainConfig
+from ..config.search_config import DistillationSection, TrainConfig
 from ..core.errors import UserError, did_you_mean
 from ..core.module_modes import evaluating
 from ..derive import Architecture, build_network, load_weights

@@ -7,8 +7,8 @@ import json
 import pytest
 import search_hours
 
-from nni_proxyless.config import SearchConfig
-from nni_proxyless.config_file import read_config
+from nni_proxyless.config.read import read_config
+from nni_proxyless.config.search_config import SearchConfig
 
 from ..conftest import ROOT
 

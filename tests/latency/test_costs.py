@@ -12,7 +12,7 @@ from nni_proxyless.search_spaces import MobileNetV2Space
 from timm.models._efficientnet_blocks import InvertedResidual
 from torch import Tensor, nn
 
-from nni_proxyless import registry
+from nni_proxyless.config import registry
 from nni_proxyless.latency import LatencyEstimator, LatencyPenalty, LatencyProfiler, MacsEstimator, Operation
 from nni_proxyless.latency.estimators.counts import ActivationsEstimator, ParametersEstimator
 

@@ -8,7 +8,7 @@ from nni.nas.hub.pytorch import ShuffleNetSpace
 from nni.nas.oneshot.pytorch.supermodule._expression_utils import expression_expectation
 from torch import nn
 
-from nni_proxyless import registry
+from nni_proxyless.config import registry
 from nni_proxyless.latency import LatencyProfiler, MacsEstimator, Operation, count_macs
 
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from .core.errors import did_you_mean
-from .core.user_path import expand_path
+from ..core.errors import did_you_mean
+from ..core.user_path import expand_path
 
 __all__ = [
     "AugmentationSection",

@@ -15,7 +15,7 @@ import typing
 from importlib.metadata import entry_points
 from typing import Any
 
-from .core.errors import did_you_mean
+from ..core.errors import did_you_mean
 
 __all__ = ["accepted_arguments", "argument_types", "load", "names", "value_of"]
 
@@ -121,7 +121,7 @@ def _other_kind(group: str, found: Any) -> str | None:
 
         return None if issubclass(found, OneShotStrategy) else _not_of("NNI's OneShotStrategy")
     if group == "nni_proxyless.estimators":
-        from .latency import LatencyEstimator
+        from ..latency import LatencyEstimator
 
         return None if issubclass(found, LatencyEstimator) else _not_of("nni_proxyless.latency.LatencyEstimator")
     return None

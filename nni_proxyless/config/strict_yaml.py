@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from .core.errors import UserError, shown
+from ..core.errors import UserError, shown
 
 __all__ = ["YAML_OF_NNI", "parse_value", "read_yaml"]
 

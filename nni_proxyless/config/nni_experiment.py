@@ -26,15 +26,15 @@ from nni.tools.package_utils import get_all_algo_meta
 from nni.tools.package_utils.tuner_factory import create_validator_instance, get_builtin_module_class_name
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from ..core.errors import UserError, did_you_mean, on_one_line, shown
+from ..core.user_path import of_another_machine, user_path
 from . import registry
-from .config import SearchConfig, TrainConfig
-from .config_file import file_and_overrides, read_config, say, unknown_key
-from .core.errors import UserError, did_you_mean, on_one_line, shown
-from .core.user_path import of_another_machine, user_path
-from .experiment_space import combinations, in_words, space_problem
+from .nni_search_space import combinations, in_words, space_problem
+from .read import file_and_overrides, read_config, say, unknown_key
+from .recipes import find_recipe
+from .search_config import SearchConfig, TrainConfig
 from .shipped import shipped
-from .training.recipes import find_recipe
-from .yaml_file import YAML_OF_NNI, read_yaml
+from .strict_yaml import YAML_OF_NNI, read_yaml
 
 __all__ = ["EXPERIMENT_KEYS", "CheckedExperiment", "check_experiment", "folded"]
 

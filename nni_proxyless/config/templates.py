@@ -11,15 +11,15 @@ from typing import Any
 
 from yaml import safe_load
 
+from ..core.atomic_files import write_text
+from ..core.errors import UserError, did_you_mean
 from . import registry
-from .commented_yaml import remove, set_value
-from .config import SearchConfig
-from .config_file import read_config
-from .core.atomic_files import write_text
-from .core.errors import UserError, did_you_mean
+from .edit_yaml import remove, set_value
 from .options import options_of
+from .read import read_config
+from .search_config import SearchConfig
 from .shipped import shipped
-from .yaml_file import parse_value
+from .strict_yaml import parse_value
 
 __all__ = ["write_start"]
 

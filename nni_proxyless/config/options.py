@@ -1,6 +1,6 @@
 """What a named section of a configuration may hold: the arguments of what it names, their types, and what is refused.
 
-Of what comes with this package, that is read (:mod:`.core.signatures`) and looked at by functions that need nothing but the values; all
+Of what comes with this package, that is read (:mod:`..core.signatures`) and looked at by functions that need nothing but the values; all
 else is imported, and its constructor is asked.
 """
 
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+from ..core.signatures import read_signature
 from . import registry
-from .core.signatures import read_signature
 
 __all__ = ["Options", "options_of"]
 

@@ -10,8 +10,8 @@ from typing import Any
 from nni.common.hpo_utils import deformat_parameters, format_search_space, validate_search_space
 from nni.common.hpo_utils.validation import common_search_space_types
 
-from .config_file import unknown_key
-from .core.errors import did_you_mean, shown
+from ..core.errors import did_you_mean, shown
+from .read import unknown_key
 
 __all__ = ["combinations", "in_words", "space_problem"]
 

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from .config import SearchConfig, TrainConfig
-from .core.errors import UserError, did_you_mean, on_one_line, shown
+from ..core.errors import UserError, did_you_mean, on_one_line, shown
 from .options import options_of
 from .overrides import NamedPath, file_and_overrides, is_file, override
-from .yaml_file import parse_value, read_yaml
+from .search_config import SearchConfig, TrainConfig
+from .strict_yaml import parse_value, read_yaml
 
 __all__ = ["file_and_overrides", "is_file", "parse_value", "read_config", "say", "unknown_key"]
 

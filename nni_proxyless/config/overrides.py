@@ -12,9 +12,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .core.errors import UserError
-from .core.user_path import user_path
-from .yaml_file import parse_value
+from ..core.errors import UserError
+from ..core.user_path import user_path
+from .strict_yaml import parse_value
 
 __all__ = ["NamedPath", "Override", "file_and_overrides", "is_file", "override"]
 
@@ -124,8 +124,8 @@ def _unshared(value: Any) -> Any:
 
 
 def _lives_by_tables(name: Any) -> bool:
+    from ..latency import TableOnly
     from . import registry
-    from .latency import TableOnly
 
     try:
         estimator = registry.load("nni_proxyless.estimators", str(name))
