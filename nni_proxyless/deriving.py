@@ -30,8 +30,9 @@ from .core.cpu_threads import use
 from .core.errors import UserError
 from .core.progress import bar
 from .core.text_table import in_columns
-from .data import loader, split
-from .data_fingerprint import require_same
+from .data.datasets import loader, split
+from .data.fingerprint import require_same
+from .data.validate import make_images, make_space
 from .derive import Architecture, build_network, count_macs, count_parameters, installed_versions, load_weights
 from .latency import BudgetError, DeviceEstimator, LatencyEstimator, LatencyProfiler, best_under_budget
 from .latency.choices import InputSet, as_nni_has_it, read_probs_back
@@ -42,7 +43,6 @@ from .latency.operation import trace_operations
 from .measuring import make_profiler, measure_beside_path, say_if_drifted
 from .monitor import judge, judging_loaders
 from .network_record import latency_record, unit_of
-from .own_code import make_images, make_space
 from .pictures.nets import draw_beside
 from .remains import SUPERNET, Probabilities, read_probabilities, require_finished
 

@@ -13,13 +13,13 @@ import pytorch_lightning
 import torch
 from torch import nn
 
-from .accuracy import as_channels_last, evaluate_accuracy, in_type_of
 from .config.search_config import SearchConfig
 from .core.batch_norm import estimate_statistics
 from .core.divergence import DivergedError, require_finite
 from .core.progress import n_fixed, n_fixed_text
 from .costs import Cost
-from .data import Parts, loader
+from .data.accuracy import as_channels_last, evaluate_accuracy, in_type_of
+from .data.datasets import Parts, loader
 from .derive import count_macs, count_parameters
 from .latency import LatencyProfiler
 from .latency.digits import in_words

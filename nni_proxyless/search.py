@@ -22,7 +22,6 @@ from nni.nas.space import ModelStatus, RawFormatModelSpace
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from .accuracy import evaluate_accuracy
 from .config import registry
 from .config.search_config import SearchConfig
 from .core.atomic_files import write_text, write_weights
@@ -31,8 +30,11 @@ from .core.divergence import DivergedError, is_finite
 from .core.errors import UserError
 from .core.tensorboard_writer import FLUSH_SECONDS
 from .costs import Cost, join, make_costs
-from .data import ImageData, loader, split
-from .data_fingerprint import know_again
+from .data.accuracy import evaluate_accuracy
+from .data.datasets import ImageData, loader, split
+from .data.fingerprint import know_again
+from .data.outputs import FILLED_IN, require_outputs, where_classes_are_given
+from .data.validate import make_images, make_space
 from .deployment.onnx_file import leave_onnx
 from .derive import Architecture, build_network, installed_versions
 from .evaluator import ImageClassification
@@ -43,8 +45,6 @@ from .latency.operation import trace_operations
 from .measuring import latency_range, make_profiler, measure_beside_path, say_if_drifted, target_in_ms
 from .monitor import DerivedNetMonitor, judging_loaders
 from .network_record import latency_record
-from .outputs import FILLED_IN, require_outputs, where_classes_are_given
-from .own_code import make_images, make_space
 from .pictures.nets import draw_beside
 from .remains import shapes_of, write_remains
 from .search_folder import alone_in, as_file_in, begin_or_go_on, differences, history, is_finished, recorder

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from .architecture import Architecture
 from .core.errors import UserError, did_you_mean
-from .preprocessing import IMAGENET, preprocessing
+from .data.normalization import IMAGENET, preprocessing
 from .published import NETWORKS
 from .timm_net import REQUIRED, build_efficientnet, feature_levels, total_stride
 

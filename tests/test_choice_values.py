@@ -20,10 +20,10 @@ from nni_proxyless.architecture import Architecture
 from nni_proxyless.cli import main
 from nni_proxyless.core.errors import UserError
 from nni_proxyless.core.plain_values import as_plain
+from nni_proxyless.data.validate import make_space
 from nni_proxyless.derive import build_network
 from nni_proxyless.latency import LatencyProfiler, MacsEstimator
 from nni_proxyless.latency.choices import InputSet, check_values, read_back, read_probs_back
-from nni_proxyless.own_code import make_space
 from nni_proxyless.remains import read_probabilities
 
 

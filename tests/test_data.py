@@ -15,6 +15,7 @@ from PIL import Image
 
 from nni_proxyless import data
 from nni_proxyless.core.errors import UserError
+from nni_proxyless.data.datasets import DEBIAN_FASHION_MNIST
 
 
 def test_parts_are_disjoint_and_complete_and_hold_every_class_in_proportion():
@@ -114,11 +115,11 @@ def test_fashion_mnist_reads_files_of_its_layout(tmp_path):
 
 
 def test_fashion_mnist_takes_debians_package(tmp_path):
-    if not data.DEBIAN_FASHION_MNIST.is_dir():
+    if not DEBIAN_FASHION_MNIST.is_dir():
         pytest.skip("Debian's package dataset-fashion-mnist is not installed")
     images = data.fashion_mnist(root=str(tmp_path))
     assert (len(images.train), len(images.test)) == (60_000, 10_000)
-    with gzip.open(data.DEBIAN_FASHION_MNIST / "train-labels-idx1-ubyte.gz") as labels:
+    with gzip.open(DEBIAN_FASHION_MNIST / "train-labels-idx1-ubyte.gz") as labels:
         assert list(labels.read()[8:18]) == list(images.targets[:10])
 
 

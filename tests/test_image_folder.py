@@ -13,7 +13,7 @@ from torchvision import datasets
 
 from nni_proxyless import data
 from nni_proxyless.core.errors import UserError
-from nni_proxyless.image_folder import Pictures, read_picture
+from nni_proxyless.data.image_folder import Pictures, read_picture
 
 RAMP = np.add.outer(np.arange(40), np.arange(30)).astype(np.uint8) * 3  # dark above left, bright below right
 GRAY = Image.fromarray(RAMP)

@@ -12,11 +12,11 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 from torchvision.transforms import v2
 
 from nni_proxyless import data
-from nni_proxyless.accuracy import evaluate_accuracy
 from nni_proxyless.config import registry
 from nni_proxyless.core.errors import UserError
-from nni_proxyless.labels import CheckedLabels
-from nni_proxyless.own_code import make_images
+from nni_proxyless.data.accuracy import evaluate_accuracy
+from nni_proxyless.data.labels import CheckedLabels
+from nni_proxyless.data.validate import make_images
 
 N = 40
 

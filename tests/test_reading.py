@@ -7,7 +7,7 @@ import torch
 from torchvision.transforms import v2
 
 from nni_proxyless import data
-from nni_proxyless.accuracy import evaluate_accuracy, joined
+from nni_proxyless.data.accuracy import evaluate_accuracy, joined
 
 
 def one_by_one(images, targets, transform, indices):

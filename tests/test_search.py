@@ -13,9 +13,9 @@ import yaml
 from safetensors.torch import load_file
 
 from nni_proxyless import data
-from nni_proxyless.accuracy import evaluate_accuracy
 from nni_proxyless.cli import main
 from nni_proxyless.core.errors import UserError
+from nni_proxyless.data.accuracy import evaluate_accuracy
 from nni_proxyless.derive import Architecture, count_macs, count_parameters, load_weights, to_timm
 from nni_proxyless.latency import Calibration, LookupTable
 from nni_proxyless.latency.digits import in_words

@@ -23,8 +23,8 @@ from torch import nn
 import nni_proxyless.timm_models  # noqa: F401  (registers the models)
 from nni_proxyless import data
 from nni_proxyless.core.atomic_files import write_weights
+from nni_proxyless.data.normalization import preprocessing
 from nni_proxyless.derive import Architecture, count_macs, count_parameters, load_weights, to_timm
-from nni_proxyless.preprocessing import preprocessing
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "published_architectures.json"
 
@@ -141,7 +141,7 @@ def test_what_is_known_of_our_data_sets():
 
 
 def test_of_an_unknown_data_set_the_log_says_so(caplog):
-    with caplog.at_level(logging.WARNING, logger="nni_proxyless.preprocessing"):
+    with caplog.at_level(logging.WARNING, logger="nni_proxyless.data.normalization"):
         found = preprocessing({"name": "mine:images"}, (2, 64, 64))
     assert (found["mean"], found["std"], found["crop_pct"]) == ((0.5, 0.5), (0.5, 0.5), 0.875)
     assert (

@@ -55,7 +55,7 @@ def search(folder: Path, halts: Halts) -> None:
     from nni_proxyless.config.search_config import SearchConfig
     from nni_proxyless.config.shipped import shipped
     from nni_proxyless.data import split
-    from nni_proxyless.own_code import make_images, make_space
+    from nni_proxyless.data.validate import make_images, make_space
     from nni_proxyless.search import InProcessEngine, make_evaluator, space_arguments_for
 
     class AfterSteps(Callback):

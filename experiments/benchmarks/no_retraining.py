@@ -31,13 +31,13 @@ import record
 import torch
 from timm.optim import create_optimizer_v2
 
-from nni_proxyless.accuracy import as_channels_last, evaluate_accuracy
 from nni_proxyless.cli import main as command
 from nni_proxyless.config import registry
 from nni_proxyless.config.read import read_config
 from nni_proxyless.config.search_config import SearchConfig
 from nni_proxyless.core.batch_norm import estimate_statistics
 from nni_proxyless.data import loader, split
+from nni_proxyless.data.accuracy import as_channels_last, evaluate_accuracy
 from nni_proxyless.derive import Architecture, build_network
 
 SEARCH = Path(__file__).resolve().parent.parent / "search_dsnas.yml"

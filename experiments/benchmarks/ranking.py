@@ -49,9 +49,9 @@ from timm.optim import create_optimizer_v2
 from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 
-from nni_proxyless.accuracy import as_channels_last
 from nni_proxyless.core.progress import bar
 from nni_proxyless.data import fashion_mnist, loader
+from nni_proxyless.data.accuracy import as_channels_last
 from nni_proxyless.derive import count_macs
 from nni_proxyless.evaluator import ImageClassification
 from nni_proxyless.monitor import judge

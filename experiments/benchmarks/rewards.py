@@ -54,10 +54,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Subset
 
-from nni_proxyless.accuracy import as_channels_last
 from nni_proxyless.core.batch_norm import batch_norm_statistics_kept
 from nni_proxyless.core.progress import bar
 from nni_proxyless.data import digits, loader, split
+from nni_proxyless.data.accuracy import as_channels_last
 from nni_proxyless.evaluator import ImageClassification
 
 

@@ -55,6 +55,7 @@ from specialisation_report import MACS, PAPER, bars, markdown, picture
 import nni_proxyless.timm_models  # noqa: F401  (registers the paper's nets)
 from nni_proxyless.cli import main as command
 from nni_proxyless.core.progress import bar
+from nni_proxyless.data.validate import make_images
 from nni_proxyless.deriving import FinishedSearch
 from nni_proxyless.latency import (
     DeviceEstimator,
@@ -66,7 +67,6 @@ from nni_proxyless.latency import (
 )
 from nni_proxyless.latency.objectives.budget import log_probability, slowest
 from nni_proxyless.latency.tables.drift import without_drift
-from nni_proxyless.own_code import make_images
 from nni_proxyless.remains import PROBABILITIES, read_probabilities
 
 HERE = Path(__file__).resolve().parent

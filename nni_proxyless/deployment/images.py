@@ -13,10 +13,10 @@ from torch.nn.functional import interpolate
 from torch.utils.data import Subset
 
 from ..architecture import Architecture
-from ..data import ImageData, loader
+from ..data.datasets import ImageData, loader
+from ..data.outputs import outputs_problem
+from ..data.validate import make_images
 from ..latency.estimators.timing import noise
-from ..outputs import outputs_problem
-from ..own_code import make_images
 from .onnx_file import first_line
 
 __all__ = ["CheckImages"]

@@ -9,8 +9,8 @@ from timm.data import create_transform
 from ..architecture import Architecture
 from ..config.search_config import AugmentationSection
 from ..core.errors import UserError
-from ..data import ImageData
-from ..preprocessing import preprocessing
+from ..data.datasets import ImageData
+from ..data.normalization import preprocessing
 
 __all__ = ["augmented"]
 

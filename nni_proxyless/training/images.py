@@ -16,9 +16,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
-from ..accuracy import evaluate_accuracy
 from ..core.errors import UserError
-from ..data import SPLIT_SEED, ImageData, loader
+from ..data.accuracy import evaluate_accuracy
+from ..data.datasets import SPLIT_SEED, ImageData, loader
 from .processes import Processes
 
 __all__ = ["Division", "EpochBatches", "Judge", "divide", "seed_everything", "training_loader"]

@@ -21,18 +21,18 @@ import yaml
 from timm.utils import distribute_bn
 from torch import Tensor, nn
 
-from ..accuracy import as_channels_last
 from ..config.search_config import TrainConfig
 from ..core.atomic_files import write_text, write_weights
 from ..core.cpu_threads import in_words, say_if_other_threads, use
 from ..core.errors import UserError
 from ..core.progress import bar
 from ..core.tensorboard_writer import Curves
-from ..data import ImageData
-from ..data_fingerprint import differing_images, fingerprint
+from ..data.accuracy import as_channels_last
+from ..data.datasets import ImageData
+from ..data.fingerprint import differing_images, fingerprint
+from ..data.outputs import require_outputs
+from ..data.validate import make_images
 from ..derive import Architecture, installed_versions
-from ..outputs import require_outputs
-from ..own_code import make_images
 from .augmentation import augmented
 from .images import Division, EpochBatches, Judge, divide, seed_everything, training_loader
 from .networks import student, teacher

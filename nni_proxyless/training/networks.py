@@ -13,8 +13,8 @@ from .. import timm_models  # noqa: F401  (registers the models)
 from ..config.search_config import DistillationSection, TrainConfig
 from ..core.errors import UserError, did_you_mean
 from ..core.module_modes import evaluating
+from ..data.normalization import preprocessing
 from ..derive import Architecture, build_network, load_weights
-from ..preprocessing import preprocessing
 
 __all__ = ["student", "teacher"]
 

@@ -9,7 +9,7 @@ import pytest
 import ranking
 from nni_proxyless.search_spaces import MobileNetV2Space
 
-from nni_proxyless.data import DEBIAN_FASHION_MNIST
+from nni_proxyless.data.datasets import DEBIAN_FASHION_MNIST
 from nni_proxyless.derive import count_macs
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .core.module_modes import evaluating
+from ..core.module_modes import evaluating
 
 __all__ = ["accuracy", "as_channels_last", "evaluate_accuracy", "in_type_of"]
 

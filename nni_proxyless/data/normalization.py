@@ -1,6 +1,6 @@
 """How images become what a network was trained on: size, interpolation, mean and deviation, in timm's words.
 
-Needs no NNI. The data sets of :mod:`.data` take their numbers from here; a test holds the digits' against them.
+Needs no NNI. The data sets of :mod:`.datasets` take their numbers from here; a test holds the digits' against them.
 """
 
 from __future__ import annotations

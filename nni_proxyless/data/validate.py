@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .config import registry
-from .core.errors import UserError
-from .core.random_state import generators_kept
-from .data import ImageData
+from ..config import registry
+from ..core.errors import UserError
+from ..core.random_state import generators_kept
+from .datasets import ImageData
 from .labels import CheckedLabels, class_of, labels_in_memory, problem_of_labels
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def make_space(name: str, arguments: Mapping[str, Any]) -> ModelSpace:
     """
     from nni.nas.nn.pytorch import ModelSpace  # here: it takes seconds, and a training of images does without
 
-    from .latency.choices import check_values
+    from ..latency.choices import check_values
 
     space = registry.load("nni_proxyless.search_spaces", name)(**arguments)
     if not isinstance(space, ModelSpace):

@@ -22,14 +22,14 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import datasets
 from torchvision.transforms import v2
 
-from .affine import RandomAffine
-from .core.errors import UserError
-from .core.user_path import user_path
+from ..core.errors import UserError
+from ..core.user_path import user_path
 from .image_folder import ImageFolder, Pictures
-from .preprocessing import CIFAR, FASHION_MNIST, IMAGENET, Statistics
+from .normalization import CIFAR, FASHION_MNIST, IMAGENET, Statistics
+from .random_affine import RandomAffine
 
 if TYPE_CHECKING:  # it needs NNI
-    from .latency.operation import Shape
+    from ..latency.operation import Shape
 
 __all__ = [
     "ImageData", "Parts", "TensorImages", "cifar10", "cifar100", "digits", "fashion_mnist", "folder", "split", "synthetic",
@@ -62,7 +62,7 @@ class ImageData:
         training and for evaluation. None where the images are no pictures.
     statistics
         Mean and standard deviation per channel, of pixels from 0 to 1; None: those that
-        :func:`.preprocessing.preprocessing` knows of.
+        :func:`.normalization.preprocessing` knows of.
     """
 
     train: Dataset
@@ -171,7 +171,7 @@ class TensorImages(Dataset):
     """Images in memory, shape (n, channels, height, width), with their classes.
 
     A loader reads whole batches at once. A transform is given images one by one, unless it has a method ``of_batch`` that gives the
-    same for many, as :class:`.affine.RandomAffine` has.
+    same for many, as :class:`.random_affine.RandomAffine` has.
     """
 
     def __init__(self, images: torch.Tensor, targets: torch.Tensor, transform: Callable | None = None):

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
-from .core.atomic_files import write_text
-from .core.errors import UserError
-from .core.random_state import generators_kept
-from .data import ImageData
+from ..core.atomic_files import write_text
+from ..core.errors import UserError
+from ..core.random_state import generators_kept
+from .datasets import ImageData
 
 __all__ = ["FINGERPRINT", "differing_images", "fingerprint", "know_again", "require_same"]
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.errors import UserError
+from ..core.random_state import generators_kept
 from .accuracy import as_channels_last
-from .core.errors import UserError
-from .core.random_state import generators_kept
-from .data import ImageData
+from .datasets import ImageData
 
 __all__ = ["FILLED_IN", "outputs_problem", "require_outputs", "two_images", "where_classes_are_given"]
 

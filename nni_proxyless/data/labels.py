@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
-from .core.errors import UserError
+from ..core.errors import UserError
 from .image_folder import ImageFolder
 
 __all__ = ["CheckedLabels", "class_of", "labels_in_memory", "problem_of_labels"]

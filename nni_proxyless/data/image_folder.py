@@ -21,7 +21,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from .core.errors import UserError
+from ..core.errors import UserError
 
 __all__ = ["ImageFolder", "Pictures", "read_picture"]
 

@@ -1,0 +1,34 @@
+"""Images: data sets, their parts, what they must be, and how a network does on them.
+
+What is named here is imported when it is asked for: torchvision takes seconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .datasets import (
+        ImageData,
+        Parts,
+        TensorImages,
+        cifar10,
+        cifar100,
+        digits,
+        fashion_mnist,
+        folder,
+        loader,
+        split,
+        synthetic,
+    )
+
+__all__ = [
+    "ImageData", "Parts", "TensorImages", "cifar10", "cifar100", "digits", "fashion_mnist", "folder", "loader", "split", "synthetic",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(".datasets", __name__), name)
