@@ -146,7 +146,7 @@ def _search(arguments: argparse.Namespace) -> int:
         if not path.exists():
             raise UserError(f"--resume {resumed}: no search.yml there, so no search has begun in this folder")
         if arguments.resume and is_finished(folder):
-            from .architecture import Architecture
+            from .models.architecture import Architecture
             from .reporting.table import figures
 
             print(figures(Architecture.read(folder / "architecture.json")))

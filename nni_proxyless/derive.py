@@ -1,22 +1,11 @@
-"""The derived network: its architecture as a file, and as a model.
-
-The file is :mod:`.architecture`, the model of timm :mod:`.timm_net`; both do without NNI. Here is what needs it,
-for nets that are none of timm's.
-"""
+"""The derived network: its architecture as a file, and as a model. What stands here is fixed; its code is in :mod:`.models`."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
-
-import torch
-from torch import nn
-
-from .architecture import Architecture
-from .config import registry
-from .core.errors import UserError
 from .latency.estimators.macs import count_macs
-from .timm_net import load_weights, to_timm
+from .models.architecture import Architecture
+from .models.build import build_network, count_parameters, installed_versions
+from .models.timm_model import load_weights, to_timm
 
 __all__ = [
     "Architecture",
@@ -27,62 +16,3 @@ __all__ = [
     "load_weights",
     "to_timm",
 ]
-
-
-def build_network(architecture: Architecture, weights: dict[str, torch.Tensor] | None = None) -> nn.Module:
-    """The derived network: a timm model where its space says which, else the module that the space freezes to.
-
-    Parameters
-    ----------
-    architecture
-        Without a block definition its space is imported by its name, and made with its arguments.
-    weights
-        A ``state_dict`` of that network; None for fresh weights.
-
-    Raises
-    ------
-    UserError
-        The space does not import here, or has changed so that it makes no such network.
-    """
-    if architecture.network is not None:
-        return to_timm(architecture, weights)
-    network = _frozen(architecture)
-    if weights is not None:
-        network.load_state_dict(weights)
-    return network
-
-
-def _frozen(architecture: Architecture) -> nn.Module:
-    from nni.nas.nn.pytorch import ModelSpace  # here: it takes seconds, and a net of timm does without
-
-    from .latency.choices import read_back
-
-    try:
-        name, arguments = architecture.space["name"], architecture.space["arguments"]
-        space = registry.load("nni_proxyless.search_spaces", name)(**arguments)
-        if not isinstance(space, ModelSpace):
-            raise TypeError(f"'{name}' makes a {type(space).__name__}; allowed: a ModelSpace of NNI")
-        mutables = space.simplify()
-        return space.freeze({label: read_back(c, mutables.get(label)) for label, c in architecture.choices.items()})
-    except Exception as error:  # somebody else's code, perhaps not here, perhaps not what it was
-        raise UserError(
-            f"the space {architecture.space.get('name')!r} of the architecture makes no network: {error or type(error).__name__}. "
-            "Its package must be installed as it was when the network was found, or its module lie in the current folder"
-        ) from error
-
-
-def count_parameters(network: nn.Module) -> int:
-    """Trainable parameters."""
-    return sum(p.numel() for p in network.parameters() if p.requires_grad)
-
-
-def installed_versions(*more: str) -> dict[str, str]:
-    """Versions of what runs a search, and of ``more`` packages, for the record."""
-    packages = ("nni-proxyless", "nni", "torch", "torchvision", "pytorch-lightning", "timm", "numpy", *more)
-    versions = {"python": platform.python_version()}
-    for package in packages:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions

@@ -33,17 +33,20 @@ from .core.text_table import in_columns
 from .data.datasets import loader, split
 from .data.fingerprint import require_same
 from .data.validate import make_images, make_space
-from .derive import Architecture, build_network, count_macs, count_parameters, installed_versions, load_weights
 from .latency import BudgetError, DeviceEstimator, LatencyEstimator, LatencyProfiler, best_under_budget
 from .latency.choices import InputSet, as_nni_has_it, read_probs_back
 from .latency.digits import in_words
+from .latency.estimators.macs import count_macs
 from .latency.objectives.budget import fastest, log_probability, slowest
 from .latency.objectives.penalty import holds_target
 from .latency.operation import trace_operations
 from .measuring import make_profiler, measure_beside_path, say_if_drifted
+from .models.architecture import Architecture
+from .models.build import build_network, count_parameters, installed_versions
+from .models.draw import draw_beside
+from .models.record import latency_record, unit_of
+from .models.timm_model import load_weights
 from .monitor import judge, judging_loaders
-from .network_record import latency_record, unit_of
-from .pictures.nets import draw_beside
 from .remains import SUPERNET, Probabilities, read_probabilities, require_finished
 
 __all__ = [

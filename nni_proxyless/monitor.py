@@ -20,10 +20,11 @@ from .core.progress import n_fixed, n_fixed_text
 from .costs import Cost
 from .data.accuracy import as_channels_last, evaluate_accuracy, in_type_of
 from .data.datasets import Parts, loader
-from .derive import count_macs, count_parameters
 from .latency import LatencyProfiler
 from .latency.digits import in_words
+from .latency.estimators.macs import count_macs
 from .latency.operation import Shape
+from .models.build import count_parameters
 from .story import Story
 
 __all__ = ["DerivedNetMonitor", "judge", "judging_loaders", "mean_entropy"]

@@ -20,12 +20,13 @@ from typing import Any
 from nni.nas.nn.pytorch import ModelSpace
 from timm.layers import make_divisible
 
-from .architecture import Architecture
 from .config import registry
 from .core.errors import UserError
-from .derive import build_network, count_macs, count_parameters, installed_versions
-from .network_record import record_without_table, unit_of
-from .reporting.side_by_side import measure_side_by_side
+from .latency.estimators.macs import count_macs
+from .models.architecture import Architecture
+from .models.build import build_network, count_parameters, installed_versions
+from .models.compare_latency import measure_side_by_side
+from .models.record import record_without_table, unit_of
 
 __all__ = ["MOBILENETV2", "reference_layout", "reference_nets", "scaled", "time_beside", "write_reference_nets"]
 

@@ -35,17 +35,18 @@ from .data.datasets import ImageData, loader, split
 from .data.fingerprint import know_again
 from .data.outputs import FILLED_IN, require_outputs, where_classes_are_given
 from .data.validate import make_images, make_space
-from .deployment.onnx_file import leave_onnx
-from .derive import Architecture, build_network, installed_versions
 from .evaluator import ImageClassification
 from .fit_progress import FitProgress
 from .latency import DeviceEstimator, LatencyEstimator, LatencyPenalty, LatencyProfiler
 from .latency.digits import in_words as cost_in_words
 from .latency.operation import trace_operations
 from .measuring import latency_range, make_profiler, measure_beside_path, say_if_drifted, target_in_ms
+from .models.architecture import Architecture
+from .models.build import build_network, installed_versions
+from .models.draw import draw_beside
+from .models.export.onnx_format import leave_onnx
+from .models.record import latency_record
 from .monitor import DerivedNetMonitor, judging_loaders
-from .network_record import latency_record
-from .pictures.nets import draw_beside
 from .remains import shapes_of, write_remains
 from .search_folder import alone_in, as_file_in, begin_or_go_on, differences, history, is_finished, recorder
 from .trial import inside_nni, is_helper, tell_helpers

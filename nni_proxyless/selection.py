@@ -21,12 +21,12 @@ from typing import Any
 
 import torch
 
-from .architecture import Architecture
 from .core.atomic_files import write_text
 from .core.errors import UserError
 from .core.progress import bar
 from .deriving import JUDGED, FinishedSearch, require_free
 from .latency.objectives.budget import log_probability
+from .models.architecture import Architecture
 from .monitor import judge
 from .random_nets import CLOSE
 

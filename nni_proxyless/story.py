@@ -24,9 +24,9 @@ import numpy as np
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from .core.atomic_files import write_text
-from .pictures.blocks import net_of_definition, places_of
+from .models.block_diagram import net_of_definition, places_of
+from .models.draw import draw_nets
 from .pictures.heat_map import draw_heat_map
-from .pictures.nets import draw_nets
 
 __all__ = ["PROBABILITIES", "Story"]
 
@@ -135,7 +135,7 @@ def is_drawn(epoch: int, epochs: int | None) -> bool:
 def net_picture(
     space: Any, sample: Mapping[str, Any], input_shape: tuple[int, ...], name: str, figures: str
 ) -> np.ndarray:
-    """A net as :func:`.pictures.nets.draw_nets` draws it, shape (height, width, 3)."""
+    """A net as :func:`.models.draw.draw_nets` draws it, shape (height, width, 3)."""
     places = places_of(sample)
     net = net_of_definition(name, space.timm_definition(sample), input_shape, figures=figures, places=places)
     return pixels(draw_nets([net]))

@@ -16,7 +16,6 @@ from nni_proxyless.strategies import ProxylessNAS
 from nni_proxyless.strategies.supernet import choices_of
 from torch import Tensor, nn
 
-from nni_proxyless.architecture import Architecture
 from nni_proxyless.cli import main
 from nni_proxyless.core.errors import UserError
 from nni_proxyless.core.plain_values import as_plain
@@ -24,6 +23,7 @@ from nni_proxyless.data.validate import make_space
 from nni_proxyless.derive import build_network
 from nni_proxyless.latency import LatencyProfiler, MacsEstimator
 from nni_proxyless.latency.choices import InputSet, check_values, read_back, read_probs_back
+from nni_proxyless.models.architecture import Architecture
 from nni_proxyless.remains import read_probabilities
 
 

@@ -21,10 +21,10 @@ from torch import Tensor
 from nni_proxyless import data
 from nni_proxyless.cli import main
 from nni_proxyless.core.atomic_files import write_weights
-from nni_proxyless.deployment.images import CheckImages
-from nni_proxyless.deployment.onnx_file import leave_onnx
 from nni_proxyless.derive import Architecture, build_network, load_weights, to_timm
 from nni_proxyless.latency.estimators.timing import device_name
+from nni_proxyless.models.export.check_images import CheckImages
+from nni_proxyless.models.export.onnx_format import leave_onnx
 
 from .derived_nets import TINY, difference, digits, leave, logits, three_nets
 

@@ -10,8 +10,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from nni_proxyless.architecture import Architecture
 from nni_proxyless.cli import main
+from nni_proxyless.models.architecture import Architecture
 from nni_proxyless.pictures.front import Point, draw_front, on_front
 
 

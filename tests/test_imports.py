@@ -102,7 +102,7 @@ def test_commands_do_not_wait_for_what_they_do_not_use(tmp_path):
         + LOOK
         + "assert cli.main(['report', folder]) == 0\n"
         + LOOK
-        + "import nni_proxyless.deployment.deploying\n"
+        + "import nni_proxyless.models.export.export\n"
         + LOOK
         + "import nni_proxyless.search\n"
         + LOOK,

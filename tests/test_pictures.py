@@ -16,12 +16,12 @@ from nni_proxyless.search_spaces import MobileNetV2Space
 from PIL import Image
 from timm.models._efficientnet_builder import decode_arch_def
 
-from nni_proxyless.architecture import Architecture
 from nni_proxyless.cli import main
 from nni_proxyless.core.errors import UserError
-from nni_proxyless.pictures.blocks import find_nets, net_of_architecture, net_of_definition, published_net
-from nni_proxyless.pictures.nets import COLOURS, draw_beside, draw_nets, save_picture
-from nni_proxyless.published import NETWORKS, PLACES
+from nni_proxyless.models.architecture import Architecture
+from nni_proxyless.models.block_diagram import find_nets, net_of_architecture, net_of_definition, published_net
+from nni_proxyless.models.draw import COLOURS, draw_beside, draw_nets, save_picture
+from nni_proxyless.models.published import NETWORKS, PLACES
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "published_architectures.json"
 
@@ -335,7 +335,7 @@ def test_a_search_does_not_fail_because_of_a_picture(tmp_path, caplog):
     assert "MB6 7x7" in texts_of(tmp_path / "network.svg")
     known = json.loads(path.read_text())
     path.write_text(json.dumps({**known, "network": {**known["network"], "blocks": [["ir_q7"]]}}))
-    with caplog.at_level(logging.WARNING, logger="nni_proxyless.pictures.nets"):
+    with caplog.at_level(logging.WARNING, logger="nni_proxyless.models.draw"):
         draw_beside(path)
     assert f"{path}: no picture of the net: " in caplog.text
     assert not (tmp_path / "network.svg").exists(), "that of another net would stay"

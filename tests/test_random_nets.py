@@ -13,10 +13,10 @@ from nni.nas.nn.pytorch import LayerChoice, ModelSpace, Repeat
 from nni_proxyless.search_spaces import MobileNetV2Space
 from torch import nn
 
-from nni_proxyless.architecture import Architecture
 from nni_proxyless.cli import main
 from nni_proxyless.core.errors import UserError
 from nni_proxyless.latency import LatencyProfiler, MacsEstimator
+from nni_proxyless.models.architecture import Architecture
 from nni_proxyless.random_nets import draw_within_budget
 
 from .test_reference import TINY, leave

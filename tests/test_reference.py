@@ -11,10 +11,10 @@ import timm
 import torch
 from nni_proxyless.search_spaces import MobileNetV2Space
 
-from nni_proxyless.architecture import Architecture
 from nni_proxyless.cli import main
 from nni_proxyless.derive import to_timm
 from nni_proxyless.latency import DeviceEstimator
+from nni_proxyless.models.architecture import Architecture
 from nni_proxyless.reference import MOBILENETV2, reference_layout, reference_nets, scaled, time_beside
 
 TINY = {"preset": "small", "widths": [8, 16], "depths": [2, 1], "strides": [2, 2], "stem_width": 8, "feature_mix": 32,

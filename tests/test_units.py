@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from nni_proxyless.architecture import Architecture
 from nni_proxyless.cli import main
 from nni_proxyless.latency import MacsEstimator
 from nni_proxyless.latency.digits import in_words
-from nni_proxyless.network_record import latency_record, record_without_table, unit_of
+from nni_proxyless.models.architecture import Architecture
+from nni_proxyless.models.record import latency_record, record_without_table, unit_of
 
 from .report_page import Page
 

@@ -12,7 +12,7 @@ import record
 from known_networks import N_TRAIN, allowed
 from planted import LAYERS
 
-from nni_proxyless.pictures.nets import save_picture
+from nni_proxyless.models.draw import save_picture
 
 
 def means(rows: Sequence[dict[str, Any]]) -> dict[str, float]:

@@ -114,7 +114,7 @@ def picture(result: dict[str, Any], path: Path) -> None:
     """Predicted and calibrated against measured, of the last run of each method."""
     from matplotlib.figure import Figure
 
-    from nni_proxyless.pictures.nets import save_picture
+    from nni_proxyless.models.draw import save_picture
 
     last = {r["method"]: r for r in result["runs"]}
     figure = Figure(figsize=(4.4 * len(last), 4.4), layout="constrained")

@@ -28,10 +28,10 @@ from quality_cell import BATCH, GRIDS, INPUT_SHAPE, Grid, any_net, cell, profile
 from scipy import stats
 
 from nni_proxyless import trial
-from nni_proxyless.architecture import Architecture
 from nni_proxyless.core.atomic_files import write_text
 from nni_proxyless.derive import build_network
 from nni_proxyless.latency import DeviceEstimator
+from nni_proxyless.models.architecture import Architecture
 from nni_proxyless.reference import reference_nets
 
 HERE = Path(__file__).resolve().parent

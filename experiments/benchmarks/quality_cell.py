@@ -25,13 +25,13 @@ from typing import Any
 
 import yaml
 
-from nni_proxyless.architecture import Architecture
 from nni_proxyless.cli import main as command
 from nni_proxyless.config import registry
 from nni_proxyless.core.atomic_files import write_text
 from nni_proxyless.derive import build_network, count_macs, count_parameters, installed_versions
 from nni_proxyless.latency import LatencyProfiler, LookupTable
-from nni_proxyless.network_record import latency_record
+from nni_proxyless.models.architecture import Architecture
+from nni_proxyless.models.record import latency_record
 from nni_proxyless.random_nets import draw_within_budget
 from nni_proxyless.reference import reference_nets
 

@@ -14,7 +14,7 @@ import numpy as np
 import record
 from scipy import stats
 
-from nni_proxyless.pictures.nets import save_picture
+from nni_proxyless.models.draw import save_picture
 
 BAND = 0.15  # costs that differ by less than this share of the larger are about equal
 

@@ -87,7 +87,7 @@ def picture(result: dict[str, Any], path: Path) -> None:
     """Memory over the steps of every run; images per second against plain training."""
     from matplotlib.figure import Figure
 
-    from nni_proxyless.pictures.nets import save_picture
+    from nni_proxyless.models.draw import save_picture
 
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))

@@ -41,7 +41,7 @@ from nni_proxyless.config.read import read_config
 from nni_proxyless.config.search_config import SearchConfig
 from nni_proxyless.core.progress import bar
 from nni_proxyless.latency import LatencyPenalty, LatencyProfiler, MacsEstimator
-from nni_proxyless.timm_net import build_efficientnet
+from nni_proxyless.models.timm_model import build_efficientnet
 
 FILES = {name: f"experiments/imagenet/search_{name}.yml" for name in ("proxyless", "dsnas")}
 TITLES = {"proxyless": "ProxylessNAS", "dsnas": "DSNAS"}
@@ -224,7 +224,7 @@ def picture(result: dict[str, Any], path: Path) -> None:
     """Stages of both searches, and the training that is left after one of them, by one training."""
     from matplotlib.figure import Figure
 
-    from nni_proxyless.pictures.nets import save_picture
+    from nni_proxyless.models.draw import save_picture
 
     colours = {"warm-up": "#c9c9c9", "search": "#a8480f", "child": "#3b6ea5", "final training": "#3b6ea5"}
     figure = Figure(figsize=(6.4, 2.4), layout="constrained")

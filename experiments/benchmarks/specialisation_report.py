@@ -156,7 +156,7 @@ def picture(result: dict[str, Any], path: Path) -> None:
     """The cross tables: what each net takes on each target, by the target's own net; the paper's figures beside them."""
     from matplotlib.figure import Figure
 
-    from nni_proxyless.pictures.nets import save_picture
+    from nni_proxyless.models.draw import save_picture
 
     panels = [("A. small, trained", *grid([r["nets"] for r in result["small"]["runs"]], result["small"]["unit"]))]
     if result["imagenet"] is not None:

@@ -210,7 +210,7 @@ def picture(result: dict[str, Any], path: Path) -> None:
     """Time by a plain step over the number of candidates, or over layers and pixels, with the bars as dashed lines."""
     from matplotlib.figure import Figure
 
-    from nni_proxyless.pictures.nets import save_picture
+    from nni_proxyless.models.draw import save_picture
 
     entries = [e for e in result["entries"] if e["memory_format"] == "channels-last"]
     settings = result["settings"]

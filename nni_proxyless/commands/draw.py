@@ -30,8 +30,8 @@ def add_draw_command(commands: Any) -> None:
 
 
 def _draw(arguments: argparse.Namespace) -> int:
-    from ..pictures.blocks import find_nets
-    from ..pictures.nets import draw_nets, require_picture, save_picture
+    from ..models.block_diagram import find_nets
+    from ..models.draw import draw_nets, require_picture, save_picture
 
     if arguments.output is not None:
         require_picture(arguments.output, "--output")

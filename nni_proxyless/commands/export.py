@@ -45,10 +45,10 @@ def add_export_command(commands: Any) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from ..architecture import Architecture
+    from ..models.architecture import Architecture
 
     Architecture.read(arguments.architecture)  # before the imports, which take seconds
-    from ..deployment.deploying import ExportOptions, export
+    from ..models.export.export import ExportOptions, export
 
     names = ("formats", "weights", "output", "opset", "input_size", "batch", "images", "tolerance", "test_images",
              "calibration_images", "threads", "repeats")  # fmt: skip

@@ -48,8 +48,8 @@ def _reference(arguments: argparse.Namespace) -> int:
         raise UserError(f"--random: {arguments.random} is not allowed here; allowed: {allowed}")
     if not 0 <= arguments.seed < 2**32:
         raise UserError(f"--seed: {arguments.seed} is not allowed here; allowed: 0 to {2**32 - 1}")
-    from ..architecture import Architecture
-    from ..network_record import unit_of
+    from ..models.architecture import Architecture
+    from ..models.record import unit_of
 
     path = arguments.net / "architecture.json" if arguments.net.is_dir() else arguments.net
     searched = Architecture.read(path)

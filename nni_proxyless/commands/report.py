@@ -64,8 +64,8 @@ def report(
     train_best
         The settings of the final training, None for those of the package, False for no training.
     """
+    from ..models.draw import require_picture
     from ..pictures.front import write_front
-    from ..pictures.nets import require_picture
     from ..reporting.found import find
     from ..reporting.rows import rows_of
     from ..reporting.table import LEGEND, table
@@ -81,7 +81,7 @@ def report(
     # A measurement would disturb the trials, which measure too, and they it.
     timed = not any(f.state in ("RUNNING", "WAITING") for f in found)
     if timed:
-        from ..reporting.side_by_side import measure_side_by_side  # with torch
+        from ..models.compare_latency import measure_side_by_side  # with torch
 
         measured = measure_side_by_side([f.architecture for f in found])
     else:

@@ -71,7 +71,7 @@ def _run(arguments: argparse.Namespace, *, talks: bool) -> int:
         file = None if name is None else find_recipe(name)
         config = read_config(TrainConfig, file, [*overrides, *trial.parameters()])
         folder = trial.output_folder(config.output or str(path.parent / "final"), "train")
-    from ..architecture import Architecture
+    from ..models.architecture import Architecture
 
     Architecture.read(path)
     from ..training.loop import train  # takes seconds, and a mistake is to be said at once

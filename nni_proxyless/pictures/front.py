@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..core.atomic_files import write_text
 from ..core.errors import UserError
-from .nets import save_picture
+from ..models.draw import save_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

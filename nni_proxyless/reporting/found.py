@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..architecture import Architecture
 from ..config.strict_yaml import read_yaml
 from ..core.errors import UserError
 from ..core.streams import in_letters
-from ..network_record import unit_of
+from ..models.architecture import Architecture
+from ..models.record import unit_of
 from ..remains import is_finished
 from .experiment import Experiment, Trial, read_experiment
 

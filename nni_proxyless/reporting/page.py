@@ -22,9 +22,9 @@ from .. import __version__
 from ..core.errors import UserError
 from ..core.streams import in_letters
 from ..latency.digits import in_words
-from ..pictures.blocks import net_of_architecture
+from ..models.block_diagram import net_of_architecture
+from ..models.draw import draw_nets
 from ..pictures.front import draw_front, points_of
-from ..pictures.nets import draw_nets
 from . import formats
 from .charts import Point, scatter_chart
 from .comparison import SEARCHED, SameTraining, compare, drift, same_budgets

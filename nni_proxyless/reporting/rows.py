@@ -67,7 +67,7 @@ class Row:
 
 
 def rows_of(found: Sequence[Found], measured_ms: Sequence[float | None]) -> list[Row]:
-    """A row per search, training or net, with the milliseconds of :func:`.side_by_side.measure_side_by_side`."""
+    """A row per search, training or net, with the milliseconds of :func:`..models.compare_latency.measure_side_by_side`."""
     return [_row(f, ms) for f, ms in zip(found, measured_ms, strict=True)]
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..architecture import Architecture
 from ..core.text_table import in_columns
 from ..latency.digits import in_words
-from ..network_record import unit_of
+from ..models.architecture import Architecture
+from ..models.record import unit_of
 from .rows import Row, predicted_and_calibrated
 
 __all__ = ["LEGEND", "figures", "table"]

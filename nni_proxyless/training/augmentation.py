@@ -6,11 +6,11 @@ from typing import Any
 
 from timm.data import create_transform
 
-from ..architecture import Architecture
 from ..config.search_config import AugmentationSection
 from ..core.errors import UserError
 from ..data.datasets import ImageData
 from ..data.normalization import preprocessing
+from ..models.architecture import Architecture
 
 __all__ = ["augmented"]
 

@@ -32,7 +32,8 @@ from ..data.datasets import ImageData
 from ..data.fingerprint import differing_images, fingerprint
 from ..data.outputs import require_outputs
 from ..data.validate import make_images
-from ..derive import Architecture, installed_versions
+from ..models.architecture import Architecture
+from ..models.build import installed_versions
 from .augmentation import augmented
 from .images import Division, EpochBatches, Judge, divide, seed_everything, training_loader
 from .networks import student, teacher

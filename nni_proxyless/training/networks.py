@@ -9,12 +9,14 @@ import timm
 import torch
 from torch import nn
 
-from .. import timm_models  # noqa: F401  (registers the models)
 from ..config.search_config import DistillationSection, TrainConfig
 from ..core.errors import UserError, did_you_mean
 from ..core.module_modes import evaluating
 from ..data.normalization import preprocessing
-from ..derive import Architecture, build_network, load_weights
+from ..models import timm_registry as timm_models  # noqa: F401  (registers the models)
+from ..models.architecture import Architecture
+from ..models.build import build_network
+from ..models.timm_model import load_weights
 
 __all__ = ["student", "teacher"]
 

@@ -16,7 +16,7 @@ from nni_proxyless.strategies import ProxylessNAS
 from torch import Tensor, nn
 
 from nni_proxyless.derive import Architecture, count_macs, count_parameters, to_timm
-from nni_proxyless.published import NETWORKS
+from nni_proxyless.models.published import NETWORKS
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "published_architectures.json"
 SIZES = {"imagenet": 224, "cifar": 32, "small": 16}

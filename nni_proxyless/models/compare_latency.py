@@ -7,8 +7,9 @@ import logging
 from collections.abc import Sequence
 
 from ..core.errors import UserError
-from ..derive import Architecture, build_network
 from ..latency import DeviceEstimator
+from .architecture import Architecture
+from .build import build_network
 
 __all__ = ["measure_side_by_side"]
 

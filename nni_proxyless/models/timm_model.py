@@ -17,8 +17,8 @@ from timm.models._efficientnet_builder import decode_arch_def, resolve_act_layer
 from timm.models.efficientnet import EfficientNet, EfficientNetFeatures
 from torch import nn
 
+from ..core.errors import UserError
 from .architecture import Architecture
-from .core.errors import UserError
 
 __all__ = ["build_efficientnet", "feature_levels", "load_weights", "to_timm", "total_stride"]
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.utils.data import Subset
 
+from ...data.datasets import ImageData, loader
+from ...data.outputs import outputs_problem
+from ...data.validate import make_images
+from ...latency.estimators.timing import noise
 from ..architecture import Architecture
-from ..data.datasets import ImageData, loader
-from ..data.outputs import outputs_problem
-from ..data.validate import make_images
-from ..latency.estimators.timing import noise
-from .onnx_file import first_line
+from .onnx_format import first_line
 
 __all__ = ["CheckImages"]
 

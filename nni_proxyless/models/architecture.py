@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .core.atomic_files import write_text
-from .core.errors import UserError
-from .core.plain_values import as_plain
+from ..core.atomic_files import write_text
+from ..core.errors import UserError
+from ..core.plain_values import as_plain
 
 __all__ = ["Architecture"]
 

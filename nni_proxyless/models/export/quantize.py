@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .onnx_file import quiet
+from .onnx_format import quiet
 
 __all__ = ["quantise"]
 
@@ -27,7 +27,7 @@ def quantise(float_file: Path, path: Path, images: Tensor, *, batch: int | None 
     Parameters
     ----------
     float_file
-        Written by :func:`.onnx_file.write_onnx`. Not changed.
+        Written by :func:`.onnx_format.write_onnx`. Not changed.
     images
         To calibrate by, (n, channels, height, width), as the network sees them: of the training images.
     batch

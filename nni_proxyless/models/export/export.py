@@ -18,21 +18,22 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from ..core.atomic_files import write_text
-from ..core.errors import UserError
-from ..core.progress import bar
-from ..derive import Architecture, installed_versions
-from ..latency import DeviceEstimator
-from ..latency.estimators.timing import problems_of
-from .comparing import Run, answers, largest_difference, logits_of, time_side_by_side
-from .derived_net import check_size, find_weights, load_network
-from .images import CheckImages
-from .onnx_file import DEFAULT_OPSET, OPSETS, PACKAGES, OnnxNetwork, first_line, require_packages, write_onnx
-from .quantising import quantise
-from .torch_files import read_program, read_torchscript, write_program, write_torchscript
+from ...core.atomic_files import write_text
+from ...core.errors import UserError
+from ...core.progress import bar
+from ...latency import DeviceEstimator
+from ...latency.estimators.timing import problems_of
+from ..architecture import Architecture
+from ..build import installed_versions
+from .check_images import CheckImages
+from .compare import Run, answers, largest_difference, logits_of, time_side_by_side
+from .load import check_size, find_weights, load_network
+from .onnx_format import DEFAULT_OPSET, OPSETS, PACKAGES, OnnxNetwork, first_line, require_packages, write_onnx
+from .quantize import quantise
+from .torch_format import read_program, read_torchscript, write_program, write_torchscript
 
 if TYPE_CHECKING:  # it needs NNI
-    from ..latency.operation import Shape
+    from ...latency.operation import Shape
 
 __all__ = ["FILES", "ExportOptions", "export"]
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import UserError
+from ...core.errors import UserError
 
 __all__ = ["DEFAULT_OPSET", "OPSETS", "OnnxNetwork", "leave_onnx", "require_packages", "write_onnx"]
 

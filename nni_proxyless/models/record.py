@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .latency import LatencyProfiler
+    from ..latency import LatencyProfiler
 
 __all__ = ["latency_record", "record_without_table", "unit_of"]
 

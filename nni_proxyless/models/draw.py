@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..architecture import Architecture
 from ..core.errors import UserError
-from .blocks import Block, Net, Stage, net_of_architecture
+from .architecture import Architecture
+from .block_diagram import Block, Net, Stage, net_of_architecture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from ..latency import DeviceEstimator, Measurement
-from ..latency.estimators.timing import time_ms
+from ...latency import DeviceEstimator, Measurement
+from ...latency.estimators.timing import time_ms
 
 __all__ = ["Run", "answers", "largest_difference", "logits_of", "time_side_by_side"]
 

@@ -1,6 +1,6 @@
 """A net as a row of blocks, which is how the papers draw theirs: of a block definition of timm. Needs no NNI.
 
-architecture.json, or the name of a published net -> Net -> :mod:`.nets`
+architecture.json, or the name of a published net -> Net -> :mod:`.draw`
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..architecture import Architecture
 from ..core.errors import UserError, did_you_mean
 from ..core.streams import in_letters
 from ..latency.digits import in_words
-from ..network_record import unit_of
-from ..published import NETWORKS, PLACES
+from .architecture import Architecture
+from .published import NETWORKS, PLACES
+from .record import unit_of
 
 __all__ = [
     "Block", "Net", "Stage", "find_nets", "net_of_architecture", "net_of_definition", "places_of", "published_net",
@@ -160,7 +160,7 @@ def published_net(name: str) -> Net:
     from timm.models.efficientnet import EfficientNet
 
     from ..latency.estimators.macs import count_macs
-    from ..timm_net import build_efficientnet
+    from .timm_model import build_efficientnet
 
     with torch.device("meta"):  # counted without memory or arithmetic
         model = build_efficientnet(EfficientNet, NETWORKS[name])

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from ..core.errors import UserError
-from ..derive import Architecture, build_network, load_weights
-from ..timm_net import total_stride
-from .onnx_file import first_line
+from ...core.errors import UserError
+from ..architecture import Architecture
+from ..build import build_network
+from ..timm_model import load_weights, total_stride
+from .onnx_format import first_line
 
 if TYPE_CHECKING:  # it needs NNI
-    from ..latency.operation import Shape
+    from ...latency.operation import Shape
 
 __all__ = ["check_size", "find_weights", "load_network"]
 

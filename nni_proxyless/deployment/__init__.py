@@ -1,1 +1,0 @@
-"""Derived nets as files that run elsewhere: ``export`` in :mod:`.deploying`."""

@@ -1,0 +1,1 @@
+"""Derived nets as files that run elsewhere: ``export`` in :mod:`.export`."""
