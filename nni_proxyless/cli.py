@@ -130,11 +130,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _search(arguments: argparse.Namespace) -> int:
-    from . import trial
     from .config.read import file_and_overrides, read_config
     from .config.search_config import SearchConfig
     from .config.shipped import shipped
-    from .search_folder import is_finished
+    from .search import nni_trial as trial
+    from .search.run_folder import is_finished
 
     helped = trial.shared_folder() if trial.is_helper() else None
     if resumed := arguments.resume or helped:
@@ -159,7 +159,7 @@ def _search(arguments: argparse.Namespace) -> int:
         config = read_config(SearchConfig, path or shipped("search.yml"), [*overrides, *trial.parameters()])
         folder = trial.output_folder(config.output, "search")
     from .reporting.table import figures
-    from .search import run_search  # takes seconds, and a mistake is to be said at once
+    from .search.run import run_search  # takes seconds, and a mistake is to be said at once
 
     _quieten()
     result = run_search(config, folder, base=path.parent if path else Path(), report=trial.intermediate)

@@ -19,7 +19,9 @@ import torch
 
 # ``tests.strategies.searches`` for test_resume.py: there is one server, and it imports once.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["nni_proxyless.search", "nni_proxyless.training.loop", "tests.strategies.searches"])
+processes.set_forkserver_preload(
+    ["nni_proxyless.search.run", "nni_proxyless.training.loop", "tests.strategies.searches"]
+)
 
 
 def fork(function: Callable[..., Any], *arguments: Any, cwd: Path, said: Path, **environment: str) -> BaseProcess:

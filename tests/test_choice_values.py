@@ -24,7 +24,7 @@ from nni_proxyless.derive import build_network
 from nni_proxyless.latency import LatencyProfiler, MacsEstimator
 from nni_proxyless.latency.choices import InputSet, check_values, read_back, read_probs_back
 from nni_proxyless.models.architecture import Architecture
-from nni_proxyless.remains import read_probabilities
+from nni_proxyless.search.supernet_files import read_probabilities
 
 
 class Color(enum.Enum):

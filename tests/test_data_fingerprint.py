@@ -17,7 +17,7 @@ from nni_proxyless.config.read import read_config
 from nni_proxyless.config.search_config import SearchConfig, TrainConfig
 from nni_proxyless.core.errors import UserError
 from nni_proxyless.data.fingerprint import FINGERPRINT, differing_images, fingerprint, know_again, require_same
-from nni_proxyless.search import run_search
+from nni_proxyless.search.run import run_search
 from nni_proxyless.training.loop import train
 
 from .test_training import small

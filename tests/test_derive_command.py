@@ -17,10 +17,10 @@ from nni_proxyless import data
 from nni_proxyless.cli import main
 from nni_proxyless.data.accuracy import evaluate_accuracy
 from nni_proxyless.derive import Architecture, count_macs, load_weights, to_timm
-from nni_proxyless.deriving import FinishedSearch, budget_folder
 from nni_proxyless.latency.objectives.budget import fastest, log_probability, slowest
-from nni_proxyless.remains import read_probabilities
-from nni_proxyless.selection import judge_probable
+from nni_proxyless.search.derivation import FinishedSearch, budget_folder
+from nni_proxyless.search.supernet_files import read_probabilities
+from nni_proxyless.search.supernet_ranking import judge_probable
 
 TINY = """
 seed: 3

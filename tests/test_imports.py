@@ -61,7 +61,7 @@ def test_timm_s_models_come_without_nni():
         "import nni_proxyless.timm_models\n"
         "print('imported')\n"
         "try:\n"
-        "    import nni_proxyless.evaluator\n"
+        "    import nni_proxyless.search.evaluator\n"
         "except ModuleNotFoundError as error:\n"
         "    print(error.name)"
     )
@@ -104,7 +104,7 @@ def test_commands_do_not_wait_for_what_they_do_not_use(tmp_path):
         + LOOK
         + "import nni_proxyless.models.export.export\n"
         + LOOK
-        + "import nni_proxyless.search\n"
+        + "import nni_proxyless.search.run\n"
         + LOOK,
         path,
         path.parent,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from nni_proxyless import monitor
+from nni_proxyless.search import monitor
 
 
 def test_a_network_is_counted_when_it_has_become_another_one(monkeypatch):

@@ -17,8 +17,8 @@ from nni_proxyless.config.search_config import TrainConfig
 from nni_proxyless.core.errors import UserError
 from nni_proxyless.data.outputs import outputs_problem, require_outputs, where_classes_are_given
 from nni_proxyless.derive import Architecture, build_network
-from nni_proxyless.deriving import require_free
 from nni_proxyless.models.export.check_images import CheckImages
+from nni_proxyless.search.derivation import require_free
 from nni_proxyless.training.loop import train
 
 from .test_training import small

@@ -17,7 +17,7 @@ from nni_proxyless.cli import main
 from nni_proxyless.core.errors import UserError
 from nni_proxyless.latency import LatencyProfiler, MacsEstimator
 from nni_proxyless.models.architecture import Architecture
-from nni_proxyless.random_nets import draw_within_budget
+from nni_proxyless.search.random_baseline import draw_within_budget
 
 from .test_reference import TINY, leave
 

@@ -15,7 +15,7 @@ from nni_proxyless.cli import main
 from nni_proxyless.derive import to_timm
 from nni_proxyless.latency import DeviceEstimator
 from nni_proxyless.models.architecture import Architecture
-from nni_proxyless.reference import MOBILENETV2, reference_layout, reference_nets, scaled, time_beside
+from nni_proxyless.search.mobilenetv2_baseline import MOBILENETV2, reference_layout, reference_nets, scaled, time_beside
 
 TINY = {"preset": "small", "widths": [8, 16], "depths": [2, 1], "strides": [2, 2], "stem_width": 8, "feature_mix": 32,
         "num_classes": 10, "in_channels": 1}  # fmt: skip

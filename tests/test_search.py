@@ -19,7 +19,7 @@ from nni_proxyless.data.accuracy import evaluate_accuracy
 from nni_proxyless.derive import Architecture, count_macs, count_parameters, load_weights, to_timm
 from nni_proxyless.latency import Calibration, LookupTable
 from nni_proxyless.latency.digits import in_words
-from nni_proxyless.search_folder import differences
+from nni_proxyless.search.run_folder import differences
 
 from .forked import fork
 

@@ -21,9 +21,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from nni_proxyless.cli import main
 from nni_proxyless.core.tensorboard_writer import Curves
-from nni_proxyless.pictures.heat_map import draw_heat_map, place_of
-from nni_proxyless.story import Story, is_drawn
-from nni_proxyless.web_ui import answers, connect_tensorboard, show_netron
+from nni_proxyless.search.heat_map import draw_heat_map, place_of
+from nni_proxyless.search.nni_web_ui import answers, connect_tensorboard, show_netron
+from nni_proxyless.search.tensorboard import Story, is_drawn
 
 SHAPE = (1, 8, 8)
 
@@ -138,7 +138,7 @@ def test_a_picture_that_cannot_be_drawn_costs_a_line_of_the_log(space, tmp_path,
             probs={"other": {1: 0.5, 2: 0.5}}, input_shape=SHAPE, unit="ms",
         )  # fmt: skip
     logger.finalize("success")
-    (line,) = [record.getMessage() for record in caplog.records if record.name == "nni_proxyless.story"]
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "nni_proxyless.search.tensorboard"]
     assert line.startswith("TensorBoard lacks pictures of this search: ")
     assert len(EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("search/default")) == 2
 

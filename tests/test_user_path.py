@@ -16,8 +16,8 @@ from nni_proxyless.config.read import file_and_overrides, read_config
 from nni_proxyless.config.search_config import SearchConfig, TrainConfig
 from nni_proxyless.core.errors import UserError
 from nni_proxyless.core.user_path import expand_path, of_another_machine, user_path
-from nni_proxyless.search_folder import alone_in
-from nni_proxyless.trial import output_folder
+from nni_proxyless.search.nni_trial import output_folder
+from nni_proxyless.search.run_folder import alone_in
 
 from .test_units import SEARCH
 

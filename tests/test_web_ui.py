@@ -159,7 +159,7 @@ class Experiment:
     def tag_for_netron(self) -> None:
         """What a trial does where netron.app answers."""
         experiment = json.loads(ask(self.port, "/api/v1/nni/experiment"))["id"]
-        code = f"from nni_proxyless.web_ui import tag_for_netron; tag_for_netron({experiment!r})"
+        code = f"from nni_proxyless.search.nni_web_ui import tag_for_netron; tag_for_netron({experiment!r})"
         subprocess.run([sys.executable, "-c", code], env={**os.environ, "HOME": str(self.home)}, check=True)
 
     def drawn(self) -> list[float]:

@@ -56,7 +56,7 @@ def search(folder: Path, halts: Halts) -> None:
     from nni_proxyless.config.shipped import shipped
     from nni_proxyless.data import split
     from nni_proxyless.data.validate import make_images, make_space
-    from nni_proxyless.search import InProcessEngine, make_evaluator, space_arguments_for
+    from nni_proxyless.search.run import InProcessEngine, make_evaluator, space_arguments_for
 
     class AfterSteps(Callback):
         def on_train_batch_end(self, *arguments: Any) -> None:

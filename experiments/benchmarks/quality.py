@@ -27,12 +27,12 @@ import yaml
 from quality_cell import BATCH, GRIDS, INPUT_SHAPE, Grid, any_net, cell, profiler_of, run, space_of
 from scipy import stats
 
-from nni_proxyless import trial
 from nni_proxyless.core.atomic_files import write_text
 from nni_proxyless.derive import build_network
 from nni_proxyless.latency import DeviceEstimator
 from nni_proxyless.models.architecture import Architecture
-from nni_proxyless.reference import reference_nets
+from nni_proxyless.search import nni_trial as trial
+from nni_proxyless.search.mobilenetv2_baseline import reference_nets
 
 HERE = Path(__file__).resolve().parent
 BASELINES = ("random", "mobilenetv2")

@@ -32,8 +32,8 @@ from nni_proxyless.derive import build_network, count_macs, count_parameters, in
 from nni_proxyless.latency import LatencyProfiler, LookupTable
 from nni_proxyless.models.architecture import Architecture
 from nni_proxyless.models.record import latency_record
-from nni_proxyless.random_nets import draw_within_budget
-from nni_proxyless.reference import reference_nets
+from nni_proxyless.search.mobilenetv2_baseline import reference_nets
+from nni_proxyless.search.random_baseline import draw_within_budget
 
 PROXYLESS = ("two-path", "full", "reinforce")
 INPUT_SHAPE = (1, 32, 32)

@@ -53,8 +53,8 @@ from nni_proxyless.core.progress import bar
 from nni_proxyless.data import fashion_mnist, loader
 from nni_proxyless.data.accuracy import as_channels_last
 from nni_proxyless.derive import count_macs
-from nni_proxyless.evaluator import ImageClassification
-from nni_proxyless.monitor import judge
+from nni_proxyless.search.evaluator import ImageClassification
+from nni_proxyless.search.monitor import judge
 
 SPACE = {
     "preset": "small", "stem_width": 8, "stem_stride": 2, "first_width": 8, "widths": (8, 16, 24), "depths": (1, 3, 1),

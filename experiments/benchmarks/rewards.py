@@ -58,7 +58,7 @@ from nni_proxyless.core.batch_norm import batch_norm_statistics_kept
 from nni_proxyless.core.progress import bar
 from nni_proxyless.data import digits, loader, split
 from nni_proxyless.data.accuracy import as_channels_last
-from nni_proxyless.evaluator import ImageClassification
+from nni_proxyless.search.evaluator import ImageClassification
 
 
 class Sizes(NamedTuple):

@@ -34,7 +34,7 @@ import torch
 from plain_loop import PlainLoop
 from pytorch_lightning import Callback
 
-import nni_proxyless.search
+import nni_proxyless.search.run
 from nni_proxyless import cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,14 +130,17 @@ class Beside(Callback):
 def measured(strategy: str, data: str, epochs: int, options: argparse.Namespace) -> dict[str, Any]:
     """One search beside its floor."""
     beside = Beside()
-    make = nni_proxyless.search.make_evaluator
+    make = nni_proxyless.search.run.make_evaluator
 
     def make_evaluator(*arguments: Any) -> Any:
         evaluator = make(*arguments)
         evaluator.trainer.callbacks.insert(0, beside)
         return evaluator
 
-    with tempfile.TemporaryDirectory() as folder, patch.object(nni_proxyless.search, "make_evaluator", make_evaluator):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patch.object(nni_proxyless.search.run, "make_evaluator", make_evaluator),
+    ):
         warmup, searching = max(1, 3 * epochs // 8), max(1, epochs // 4)
         words = [
             f"data.name={data}", *DATA[data], "latency.estimator={name: macs}", "latency.table=null",

@@ -56,7 +56,6 @@ import nni_proxyless.timm_models  # noqa: F401  (registers the paper's nets)
 from nni_proxyless.cli import main as command
 from nni_proxyless.core.progress import bar
 from nni_proxyless.data.validate import make_images
-from nni_proxyless.deriving import FinishedSearch
 from nni_proxyless.latency import (
     DeviceEstimator,
     LatencyProfiler,
@@ -67,7 +66,8 @@ from nni_proxyless.latency import (
 )
 from nni_proxyless.latency.objectives.budget import log_probability, slowest
 from nni_proxyless.latency.tables.drift import without_drift
-from nni_proxyless.remains import PROBABILITIES, read_probabilities
+from nni_proxyless.search.derivation import FinishedSearch
+from nni_proxyless.search.supernet_files import PROBABILITIES, read_probabilities
 
 HERE = Path(__file__).resolve().parent
 SEARCH, TRAIN = HERE.parent / "search.yml", HERE.parent / "train.yml"

@@ -35,13 +35,13 @@ def add_derive_command(commands: Any) -> None:
 
 
 def _derive(arguments: argparse.Namespace) -> int:
-    from ..remains import require_finished
+    from ..search.supernet_files import require_finished
 
     require_finished(arguments.folder)  # before the imports, which take seconds
     from ..core.errors import UserError
-    from ..deriving import JUDGED, budget_folder, derive_front, derive_under_budget, front_table
     from ..reporting.table import figures
-    from ..selection import derive_most_accurate
+    from ..search.derivation import JUDGED, budget_folder, derive_front, derive_under_budget, front_table
+    from ..search.supernet_ranking import derive_most_accurate
 
     if arguments.front is not None:
         for option in ("at_least_ms", "judge"):

@@ -64,7 +64,7 @@ def _fetch(arguments: argparse.Namespace) -> int:
 
 def _show_netron(experiment: Experiment) -> None:
     """Trials on this machine see to this button themselves; those on others cannot."""
-    from ..web_ui import NETRON, answers, tag_for_netron
+    from ..search.nni_web_ui import NETRON, answers, tag_for_netron
 
     try:
         if any((trial.folder / "model.onnx").exists() for trial in experiment.trials) and answers(*NETRON):

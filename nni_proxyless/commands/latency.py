@@ -91,7 +91,7 @@ def _build(arguments: argparse.Namespace) -> int:
     _not_there(path)
     space, shape, description = _space_of(arguments)
     from ..latency import DeviceEstimator
-    from ..measuring import build_table, building, partial_of
+    from ..search.latency_table import build_table, building, partial_of
 
     try:
         estimator = DeviceEstimator(device=arguments.device, threads=arguments.threads, batch=arguments.batch,
@@ -144,7 +144,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from ..core.progress import steps
     from ..latency import check_table
     from ..latency.tables.check import as_plain, check_recorded, draw, report
-    from ..measuring import quietly
+    from ..search.latency_table import quietly
 
     space, shape, _ = _space_of(arguments, table)
     try:

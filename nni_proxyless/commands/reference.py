@@ -53,8 +53,8 @@ def _reference(arguments: argparse.Namespace) -> int:
 
     path = arguments.net / "architecture.json" if arguments.net.is_dir() else arguments.net
     searched = Architecture.read(path)
-    from ..random_nets import random_nets  # these take seconds
-    from ..reference import reference_nets, time_beside, write_reference_nets
+    from ..search.mobilenetv2_baseline import reference_nets, time_beside, write_reference_nets
+    from ..search.random_baseline import random_nets  # these take seconds
 
     nets = reference_nets(searched, sorted(set(arguments.widths))) if arguments.widths else []
     structure = nets[0].search["structure"] if nets else None

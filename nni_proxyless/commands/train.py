@@ -49,11 +49,11 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace, *, talks: bool) -> int:
-    from .. import trial
     from ..config.read import file_and_overrides, read_config
     from ..config.recipes import find_recipe
     from ..config.search_config import TrainConfig
-    from ..search_folder import alone_in
+    from ..search import nni_trial as trial
+    from ..search.run_folder import alone_in
 
     if arguments.resume is not None:
         if not _unfinished(arguments):

@@ -18,7 +18,7 @@ from ..core.errors import UserError
 from ..core.streams import in_letters
 from ..models.architecture import Architecture
 from ..models.record import unit_of
-from ..remains import is_finished
+from ..search.supernet_files import is_finished
 from .experiment import Experiment, Trial, read_experiment
 
 __all__ = ["FAILED_STATES", "Found", "find", "trials_of"]

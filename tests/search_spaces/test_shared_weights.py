@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from nni_proxyless.core.atomic_files import write_weights
-from nni_proxyless.deriving import load_weights
-from nni_proxyless.evaluator import ImageClassification
 from nni_proxyless.latency import DeviceEstimator
+from nni_proxyless.search.derivation import load_weights
+from nni_proxyless.search.evaluator import ImageClassification
 
 LAYOUT = {
     "preset": "small", "num_classes": 4, "in_channels": 1, "stem_width": 8, "first_width": 8, "widths": (8, 16), "depths": (2, 2),

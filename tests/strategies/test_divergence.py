@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nni_proxyless.cli import main
 from nni_proxyless.core.divergence import DivergedError, is_finite
-from nni_proxyless.search import InProcessEngine
+from nni_proxyless.search.run import InProcessEngine
 
 from .searches import Noisy, Plain, Task, quiet_trainer
 

@@ -12,7 +12,7 @@ from nni.nas.space import RawFormatModelSpace
 from nni_proxyless.strategies import DSNAS, ProxylessNAS
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from nni_proxyless.search import InProcessEngine
+from nni_proxyless.search.run import InProcessEngine
 
 from .searches import Noisy, Plain, Task
 

@@ -16,7 +16,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from nni_proxyless.search import InProcessEngine
+from nni_proxyless.search.run import InProcessEngine
 
 from .searches import Noisy, Plain, Task, quiet_trainer
 

@@ -15,7 +15,7 @@ from nni_proxyless.strategies.peers import Proxyless
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
-from nni_proxyless.search import InProcessEngine
+from nni_proxyless.search.run import InProcessEngine
 
 from .searches import FEATURES, Noisy, Plain, Task, quiet_trainer
 

@@ -2,7 +2,7 @@
 
 ==============================  ==================================================================================
 ``search/NAME``                 every figure that is reported, of :class:`.monitor.DerivedNetMonitor`
-``probabilities/LABEL``         a heat map per choice: epochs to the right, a row per candidate, :mod:`.pictures.heat_map`; drawn
+``probabilities/LABEL``         a heat map per choice: epochs to the right, a row per candidate, :mod:`.heat_map`; drawn
                                 when they have changed, and at the end
 ``net``                         the net that would be derived now, drawn when it has become another one
 ==============================  ==================================================================================
@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from .core.atomic_files import write_text
-from .models.block_diagram import net_of_definition, places_of
-from .models.draw import draw_nets
-from .pictures.heat_map import draw_heat_map
+from ..core.atomic_files import write_text
+from ..models.block_diagram import net_of_definition, places_of
+from ..models.draw import draw_nets
+from .heat_map import draw_heat_map
 
 __all__ = ["PROBABILITIES", "Story"]
 
@@ -135,7 +135,7 @@ def is_drawn(epoch: int, epochs: int | None) -> bool:
 def net_picture(
     space: Any, sample: Mapping[str, Any], input_shape: tuple[int, ...], name: str, figures: str
 ) -> np.ndarray:
-    """A net as :func:`.models.draw.draw_nets` draws it, shape (height, width, 3)."""
+    """A net as :func:`..models.draw.draw_nets` draws it, shape (height, width, 3)."""
     places = places_of(sample)
     net = net_of_definition(name, space.timm_definition(sample), input_shape, figures=figures, places=places)
     return pixels(draw_nets([net]))

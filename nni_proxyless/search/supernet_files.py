@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .core.atomic_files import write_text, write_weights
-from .core.errors import UserError
-from .core.plain_values import as_plain
+from ..core.atomic_files import write_text, write_weights
+from ..core.errors import UserError
+from ..core.plain_values import as_plain
 
 __all__ = [
     "PROBABILITIES",
@@ -81,7 +81,7 @@ def write_remains(folder: Path, probs: Mapping[str, Mapping[Any, Any]], supernet
 
 
 def read_probabilities(folder: Path) -> Probabilities:
-    """Read ``probabilities.json``; what is a list there is a tuple (:func:`.latency.choices.read_probs_back` does the rest).
+    """Read ``probabilities.json``; what is a list there is a tuple (:func:`..latency.choices.read_probs_back` does the rest).
 
     Raises
     ------

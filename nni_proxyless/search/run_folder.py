@@ -16,14 +16,14 @@ from pathlib import Path
 
 import yaml
 
-from .config.search_config import SearchConfig
-from .config.strict_yaml import YAML_OF_NNI, read_yaml
-from .core.atomic_files import write_text
-from .core.errors import UserError
-from .core.file_lock import HeldError, hold
-from .core.settings_diff import differing
-from .remains import PROBABILITIES, SUPERNET, is_finished
-from .trial import made_here
+from ..config.search_config import SearchConfig
+from ..config.strict_yaml import YAML_OF_NNI, read_yaml
+from ..core.atomic_files import write_text
+from ..core.errors import UserError
+from ..core.file_lock import HeldError, hold
+from ..core.settings_diff import differing
+from .nni_trial import made_here
+from .supernet_files import PROBABILITIES, SUPERNET, is_finished
 
 __all__ = ["alone_in", "as_file_in", "begin_or_go_on", "differences", "history", "is_finished", "recorder"]
 

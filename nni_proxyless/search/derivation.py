@@ -22,32 +22,32 @@ from nni.nas.nn.pytorch import ModelSpace, ParametrizedModule
 from torch import nn
 from torch.utils.data import ConcatDataset
 
-from .config import registry
-from .config.read import read_config
-from .config.search_config import SearchConfig
-from .core.atomic_files import write_text, write_weights
-from .core.cpu_threads import use
-from .core.errors import UserError
-from .core.progress import bar
-from .core.text_table import in_columns
-from .data.datasets import loader, split
-from .data.fingerprint import require_same
-from .data.validate import make_images, make_space
-from .latency import BudgetError, DeviceEstimator, LatencyEstimator, LatencyProfiler, best_under_budget
-from .latency.choices import InputSet, as_nni_has_it, read_probs_back
-from .latency.digits import in_words
-from .latency.estimators.macs import count_macs
-from .latency.objectives.budget import fastest, log_probability, slowest
-from .latency.objectives.penalty import holds_target
-from .latency.operation import trace_operations
-from .measuring import make_profiler, measure_beside_path, say_if_drifted
-from .models.architecture import Architecture
-from .models.build import build_network, count_parameters, installed_versions
-from .models.draw import draw_beside
-from .models.record import latency_record, unit_of
-from .models.timm_model import load_weights
+from ..config import registry
+from ..config.read import read_config
+from ..config.search_config import SearchConfig
+from ..core.atomic_files import write_text, write_weights
+from ..core.cpu_threads import use
+from ..core.errors import UserError
+from ..core.progress import bar
+from ..core.text_table import in_columns
+from ..data.datasets import loader, split
+from ..data.fingerprint import require_same
+from ..data.validate import make_images, make_space
+from ..latency import BudgetError, DeviceEstimator, LatencyEstimator, LatencyProfiler, best_under_budget
+from ..latency.choices import InputSet, as_nni_has_it, read_probs_back
+from ..latency.digits import in_words
+from ..latency.estimators.macs import count_macs
+from ..latency.objectives.budget import fastest, log_probability, slowest
+from ..latency.objectives.penalty import holds_target
+from ..latency.operation import trace_operations
+from ..models.architecture import Architecture
+from ..models.build import build_network, count_parameters, installed_versions
+from ..models.draw import draw_beside
+from ..models.record import latency_record, unit_of
+from ..models.timm_model import load_weights
+from .latency_table import make_profiler, measure_beside_path, say_if_drifted
 from .monitor import judge, judging_loaders
-from .remains import SUPERNET, Probabilities, read_probabilities, require_finished
+from .supernet_files import SUPERNET, Probabilities, read_probabilities, require_finished
 
 __all__ = [
     "JUDGED", "Derived", "FinishedSearch", "budget_folder", "derive_front", "derive_under_budget", "front_table", "require_free",
@@ -55,7 +55,7 @@ __all__ = [
 
 _logger = logging.getLogger(__name__)
 
-JUDGED = "judged.csv"  # which :mod:`.selection` writes
+JUDGED = "judged.csv"  # which :mod:`.supernet_ranking` writes
 COLUMNS = ("budget", "table_ms", "log_probability", "macs", "n_params", "accuracy", "unit")  # the last of the first two
 
 
@@ -151,7 +151,7 @@ class FinishedSearch:
 
         Of those that cost ``at_least`` so much, if there are any. Without it, if the search held a target, which its probabilities
         are about, near that, or near the budget, if that is lower: from 3 % below it on, each per cent weighs as much as a factor of
-        e in probability (:mod:`.latency.objectives.nearness`).
+        e in probability (:mod:`..latency.objectives.nearness`).
 
         Raises
         ------

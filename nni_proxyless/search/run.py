@@ -22,34 +22,34 @@ from nni.nas.space import ModelStatus, RawFormatModelSpace
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from .config import registry
-from .config.search_config import SearchConfig
-from .core.atomic_files import write_text, write_weights
-from .core.cpu_threads import in_words, use
-from .core.divergence import DivergedError, is_finite
-from .core.errors import UserError
-from .core.tensorboard_writer import FLUSH_SECONDS
+from ..config import registry
+from ..config.search_config import SearchConfig
+from ..core.atomic_files import write_text, write_weights
+from ..core.cpu_threads import in_words, use
+from ..core.divergence import DivergedError, is_finite
+from ..core.errors import UserError
+from ..core.tensorboard_writer import FLUSH_SECONDS
+from ..data.accuracy import evaluate_accuracy
+from ..data.datasets import ImageData, loader, split
+from ..data.fingerprint import know_again
+from ..data.outputs import FILLED_IN, require_outputs, where_classes_are_given
+from ..data.validate import make_images, make_space
+from ..latency import DeviceEstimator, LatencyEstimator, LatencyPenalty, LatencyProfiler
+from ..latency.digits import in_words as cost_in_words
+from ..latency.operation import trace_operations
+from ..models.architecture import Architecture
+from ..models.build import build_network, installed_versions
+from ..models.draw import draw_beside
+from ..models.export.onnx_format import leave_onnx
+from ..models.record import latency_record
 from .costs import Cost, join, make_costs
-from .data.accuracy import evaluate_accuracy
-from .data.datasets import ImageData, loader, split
-from .data.fingerprint import know_again
-from .data.outputs import FILLED_IN, require_outputs, where_classes_are_given
-from .data.validate import make_images, make_space
 from .evaluator import ImageClassification
-from .fit_progress import FitProgress
-from .latency import DeviceEstimator, LatencyEstimator, LatencyPenalty, LatencyProfiler
-from .latency.digits import in_words as cost_in_words
-from .latency.operation import trace_operations
-from .measuring import latency_range, make_profiler, measure_beside_path, say_if_drifted, target_in_ms
-from .models.architecture import Architecture
-from .models.build import build_network, installed_versions
-from .models.draw import draw_beside
-from .models.export.onnx_format import leave_onnx
-from .models.record import latency_record
+from .latency_table import latency_range, make_profiler, measure_beside_path, say_if_drifted, target_in_ms
 from .monitor import DerivedNetMonitor, judging_loaders
-from .remains import shapes_of, write_remains
-from .search_folder import alone_in, as_file_in, begin_or_go_on, differences, history, is_finished, recorder
-from .trial import inside_nni, is_helper, tell_helpers
+from .nni_trial import inside_nni, is_helper, tell_helpers
+from .progress_bar import FitProgress
+from .run_folder import alone_in, as_file_in, begin_or_go_on, differences, history, is_finished, recorder
+from .supernet_files import shapes_of, write_remains
 
 __all__ = ["SearchResult", "is_finished", "run_search"]
 
@@ -96,7 +96,7 @@ def run_search(
         Checked already.
     folder
         Gets ``search.yml`` as it was resolved, ``data_fingerprint.json``, ``latencies.yaml``, ``history.jsonl``, ``tensorboard/``,
-        ``architecture.json`` and ``weights.safetensors``, for :mod:`.deriving` ``probabilities.json`` and, where the strategy
+        ``architecture.json`` and ``weights.safetensors``, for :mod:`.derivation` ``probabilities.json`` and, where the strategy
         keeps all candidates, ``supernet.safetensors``; while the search lasts also ``checkpoint/``. Where the strategy
         leaves a trained network, ``final/`` holds it with its accuracy on the test images, as after ``train``.
     base

@@ -23,17 +23,17 @@ from typing import Any
 import numpy as np
 from nni.nas.nn.pytorch import ModelSpace
 
-from .config import registry
-from .config.read import read_config
-from .config.search_config import SearchConfig
-from .core.errors import UserError
-from .latency import DeviceEstimator, LatencyProfiler, LookupTable
-from .latency.digits import in_words
-from .latency.estimators.macs import count_macs
-from .latency.objectives.budget import fastest, slowest
-from .models.architecture import Architecture
-from .models.build import build_network, count_parameters, installed_versions
-from .models.record import latency_record, unit_of
+from ..config import registry
+from ..config.read import read_config
+from ..config.search_config import SearchConfig
+from ..core.errors import UserError
+from ..latency import DeviceEstimator, LatencyProfiler, LookupTable
+from ..latency.digits import in_words
+from ..latency.estimators.macs import count_macs
+from ..latency.objectives.budget import fastest, slowest
+from ..models.architecture import Architecture
+from ..models.build import build_network, count_parameters, installed_versions
+from ..models.record import latency_record, unit_of
 
 __all__ = ["CLOSE", "draw_within_budget", "profiler_of_search", "random_nets"]
 

@@ -6,7 +6,7 @@
 
 The width multiplier is MobileNetV2's: channels times it, rounded to multiples of 8, at least nine tenths of what they were to
 be; the last layer gets wider but not narrower. A reference net is one of a space with a single network in it, so it is an
-``architecture.json`` like any other; it has fresh weights. Random nets of the space itself: :mod:`.random_nets`.
+``architecture.json`` like any other; it has fresh weights. Random nets of the space itself: :mod:`.random_baseline`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Any
 from nni.nas.nn.pytorch import ModelSpace
 from timm.layers import make_divisible
 
-from .config import registry
-from .core.errors import UserError
-from .latency.estimators.macs import count_macs
-from .models.architecture import Architecture
-from .models.build import build_network, count_parameters, installed_versions
-from .models.compare_latency import measure_side_by_side
-from .models.record import record_without_table, unit_of
+from ..config import registry
+from ..core.errors import UserError
+from ..latency.estimators.macs import count_macs
+from ..models.architecture import Architecture
+from ..models.build import build_network, count_parameters, installed_versions
+from ..models.compare_latency import measure_side_by_side
+from ..models.record import record_without_table, unit_of
 
 __all__ = ["MOBILENETV2", "reference_layout", "reference_nets", "scaled", "time_beside", "write_reference_nets"]
 

@@ -10,7 +10,7 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor
 from torch.nn import functional
 
-from .data.accuracy import accuracy, as_channels_last
+from ..data.accuracy import accuracy, as_channels_last
 
 __all__ = ["ImageClassification"]
 

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .core.errors import UserError
-from .web_ui import connect_tensorboard, in_order, show_netron
+from ..core.errors import UserError
+from .nni_web_ui import connect_tensorboard, in_order, show_netron
 
 __all__ = [
     "final", "inside_nni", "intermediate", "is_helper", "made_here", "output_folder", "parameters", "shared_folder", "tell_helpers",
@@ -55,7 +55,7 @@ def parameters() -> list[tuple[str, str, Any]]:
     """
     if not inside_nni():
         return []
-    from .manager import own_parameters  # with NNI, which takes a second and which nobody else needs here
+    from .nni_manager import own_parameters  # with NNI, which takes a second and which nobody else needs here
 
     connect_tensorboard()
     given = own_parameters()
@@ -93,7 +93,7 @@ def intermediate(metrics: Mapping[str, float]) -> None:
     if inside_nni():
         import nni
 
-        from .manager import reporting
+        from .nni_manager import reporting
 
         with reporting():
             nni.report_intermediate_result({name: float(value) for name, value in metrics.items()})
@@ -104,7 +104,7 @@ def final(metrics: Mapping[str, float]) -> None:
     if inside_nni():
         import nni
 
-        from .manager import reporting
+        from .nni_manager import reporting
 
         show_netron()
         with reporting():

@@ -10,13 +10,13 @@ from typing import Any
 
 from nni.nas.nn.pytorch import ModelSpace
 
-from .config import registry
-from .config.search_config import CostSection
-from .core.errors import UserError
-from .latency import LatencyEstimator, LatencyPenalty, LatencyProfiler
-from .latency.objectives.penalty_sum import Penalties
-from .latency.operation import Shape
-from .measuring import make_profiler, target_in_ms
+from ..config import registry
+from ..config.search_config import CostSection
+from ..core.errors import UserError
+from ..latency import LatencyEstimator, LatencyPenalty, LatencyProfiler
+from ..latency.objectives.penalty_sum import Penalties
+from ..latency.operation import Shape
+from .latency_table import make_profiler, target_in_ms
 
 __all__ = ["Cost", "join", "make_costs"]
 

@@ -13,19 +13,19 @@ import pytorch_lightning
 import torch
 from torch import nn
 
-from .config.search_config import SearchConfig
-from .core.batch_norm import estimate_statistics
-from .core.divergence import DivergedError, require_finite
-from .core.progress import n_fixed, n_fixed_text
+from ..config.search_config import SearchConfig
+from ..core.batch_norm import estimate_statistics
+from ..core.divergence import DivergedError, require_finite
+from ..core.progress import n_fixed, n_fixed_text
+from ..data.accuracy import as_channels_last, evaluate_accuracy, in_type_of
+from ..data.datasets import Parts, loader
+from ..latency import LatencyProfiler
+from ..latency.digits import in_words
+from ..latency.estimators.macs import count_macs
+from ..latency.operation import Shape
+from ..models.build import count_parameters
 from .costs import Cost
-from .data.accuracy import as_channels_last, evaluate_accuracy, in_type_of
-from .data.datasets import Parts, loader
-from .latency import LatencyProfiler
-from .latency.digits import in_words
-from .latency.estimators.macs import count_macs
-from .latency.operation import Shape
-from .models.build import count_parameters
-from .story import Story
+from .tensorboard import Story
 
 __all__ = ["DerivedNetMonitor", "judge", "judging_loaders", "mean_entropy"]
 

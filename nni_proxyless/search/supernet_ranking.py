@@ -21,14 +21,14 @@ from typing import Any
 
 import torch
 
-from .core.atomic_files import write_text
-from .core.errors import UserError
-from .core.progress import bar
-from .deriving import JUDGED, FinishedSearch, require_free
-from .latency.objectives.budget import log_probability
-from .models.architecture import Architecture
+from ..core.atomic_files import write_text
+from ..core.errors import UserError
+from ..core.progress import bar
+from ..latency.objectives.budget import log_probability
+from ..models.architecture import Architecture
+from .derivation import JUDGED, FinishedSearch, require_free
 from .monitor import judge
-from .random_nets import CLOSE
+from .random_baseline import CLOSE
 
 __all__ = ["Contest", "Judged", "derive_most_accurate", "judge_probable"]
 

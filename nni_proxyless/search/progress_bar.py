@@ -6,7 +6,7 @@ from typing import Any
 
 from pytorch_lightning import Callback
 
-from .core.progress import bar, n_fixed_text
+from ..core.progress import bar, n_fixed_text
 
 __all__ = ["FitProgress"]
 

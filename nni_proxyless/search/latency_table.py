@@ -11,10 +11,10 @@ from typing import Any
 from nni.nas.nn.pytorch import ModelSpace
 from torch import nn
 
-from .core.errors import UserError
-from .core.file_lock import hold
-from .core.progress import steps
-from .latency import (
+from ..core.errors import UserError
+from ..core.file_lock import hold
+from ..core.progress import steps
+from ..latency import (
     DeviceEstimator,
     LatencyEstimator,
     LatencyProfiler,
@@ -23,11 +23,11 @@ from .latency import (
     TableOnly,
     build_lookup_table,
 )
-from .latency.digits import in_words
-from .latency.estimators.idle_machine import wait_until_quiet
-from .latency.objectives.budget import fastest, slowest
-from .latency.operation import Operation, Shape, shape_text
-from .trial import is_helper
+from ..latency.digits import in_words
+from ..latency.estimators.idle_machine import wait_until_quiet
+from ..latency.objectives.budget import fastest, slowest
+from ..latency.operation import Operation, Shape, shape_text
+from .nni_trial import is_helper
 
 __all__ = [
     "build_table",
@@ -131,7 +131,7 @@ def partial_of(path: Path) -> Path:
 def build_table(
     space: ModelSpace, input_shape: Shape, estimator: DeviceEstimator, *, partial: Path, **arguments: Any
 ) -> LookupTable:
-    """:func:`.latency.build_lookup_table` on a quiet machine, or with a word in the table's head that it was not."""
+    """:func:`..latency.build_lookup_table` on a quiet machine, or with a word in the table's head that it was not."""
     if partial.exists():
         _logger.info("latencies: going on with %s, if it is of this build", partial)
     with quietly(estimator) as busy, steps("measuring latencies", "step") as progress:

@@ -14,7 +14,7 @@ from typing import Any
 import nni
 import requests
 
-from .core.cpu_threads import manager_url
+from ..core.cpu_threads import manager_url
 
 __all__ = ["own_parameters", "reporting"]
 
