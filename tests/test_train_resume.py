@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from nni_proxyless.cli import main
-from nni_proxyless.training.state import TrainingCheckpoint
+from nni_proxyless.training.checkpoint import TrainingCheckpoint
 
 from .forked import fork
 from .test_training import small

@@ -26,10 +26,10 @@ from nni_proxyless.config.search_config import AugmentationSection, Distillation
 from nni_proxyless.core.atomic_files import write_weights
 from nni_proxyless.derive import Architecture
 from nni_proxyless.training.augmentation import augmented
-from nni_proxyless.training.images import EpochBatches, divide, training_loader
-from nni_proxyless.training.objective import Objective
-from nni_proxyless.training.optimization import Optimization
-from nni_proxyless.training.processes import Processes
+from nni_proxyless.training.batches import EpochBatches, divide, training_loader
+from nni_proxyless.training.distributed import Processes
+from nni_proxyless.training.loss import Objective
+from nni_proxyless.training.optimizer import Optimization
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 QUICK = ["epochs=1", "batch_size=64", "threads=1", "device=cpu"]

@@ -93,7 +93,7 @@ def _run(arguments: argparse.Namespace, *, talks: bool) -> int:
 
 def _unfinished(arguments: argparse.Namespace) -> bool:
     """Whether there is something to go on with; an error where nothing has ever begun."""
-    from ..training.state import TrainingCheckpoint
+    from ..training.checkpoint import TrainingCheckpoint
 
     words = [*arguments.items, *(["--epochs"] if arguments.epochs is not None else [])]
     if words:
@@ -110,7 +110,7 @@ def _as_it_began(arguments: argparse.Namespace) -> tuple[Any, Path, Path]:
     from pydantic import ValidationError
 
     from ..config.search_config import TrainConfig
-    from ..training.state import TrainingCheckpoint
+    from ..training.checkpoint import TrainingCheckpoint
 
     checkpoint = TrainingCheckpoint(arguments.resume)
     state = checkpoint.read()

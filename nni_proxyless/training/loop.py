@@ -35,12 +35,12 @@ from ..data.validate import make_images
 from ..models.architecture import Architecture
 from ..models.build import installed_versions
 from .augmentation import augmented
-from .images import Division, EpochBatches, Judge, divide, seed_everything, training_loader
+from .batches import Division, EpochBatches, Judge, divide, seed_everything, training_loader
+from .checkpoint import TrainingCheckpoint, settings
+from .distributed import Processes, joined
+from .loss import Objective
 from .networks import student, teacher
-from .objective import Objective
-from .optimization import Optimization
-from .processes import Processes, joined
-from .state import TrainingCheckpoint, settings
+from .optimizer import Optimization
 
 __all__ = ["TrainResult", "train"]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..config.search_config import TrainConfig
 from ..core.errors import UserError
 from ..core.module_modes import Modes
-from .processes import Processes
+from .distributed import Processes
 
 __all__ = ["Objective"]
 
