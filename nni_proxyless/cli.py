@@ -147,7 +147,7 @@ def _search(arguments: argparse.Namespace) -> int:
             raise UserError(f"--resume {resumed}: no search.yml there, so no search has begun in this folder")
         if arguments.resume and is_finished(folder):
             from .models.architecture import Architecture
-            from .reporting.table import figures
+            from .report.table import figures
 
             print(figures(Architecture.read(folder / "architecture.json")))
             print(f"finished already: {folder / 'architecture.json'}")
@@ -158,7 +158,7 @@ def _search(arguments: argparse.Namespace) -> int:
         path = Path(file) if file else None
         config = read_config(SearchConfig, path or shipped("search.yml"), [*overrides, *trial.parameters()])
         folder = trial.output_folder(config.output, "search")
-    from .reporting.table import figures
+    from .report.table import figures
     from .search.run import run_search  # takes seconds, and a mistake is to be said at once
 
     _quieten()

@@ -19,7 +19,7 @@ import yaml
 
 from nni_proxyless.cli import main
 from nni_proxyless.latency.digits import in_words
-from nni_proxyless.reporting.experiment import read_experiment, running_experiments
+from nni_proxyless.report.nni_database import read_experiment, running_experiments
 
 from .forked import fork
 from .report_page import Page

@@ -12,7 +12,7 @@ from PIL import Image
 
 from nni_proxyless.cli import main
 from nni_proxyless.models.architecture import Architecture
-from nni_proxyless.pictures.front import Point, draw_front, on_front
+from nni_proxyless.report.pareto_front import Point, draw_front, on_front
 
 
 def test_the_front_of_a_set_with_ties():

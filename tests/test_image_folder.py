@@ -187,7 +187,7 @@ def test_a_user_without_a_home(monkeypatch, tmp_path):
         UserError, match=r"data.root: '~nobody-at-all/x' .*; ~nobody-at-all is no home folder that is known"
     ):
         data.folder(root="~nobody-at-all/x")
-    from nni_proxyless.reporting.experiment import known_experiments
+    from nni_proxyless.report.nni_database import known_experiments
 
     with pytest.raises(UserError, match=rf"NNI's list of experiments: '~/nni-experiments'{no_home}"):
         known_experiments()

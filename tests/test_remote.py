@@ -29,8 +29,8 @@ import pytest
 import yaml
 
 from nni_proxyless.cli import main
-from nni_proxyless.fetching import FetchError, Machine, machines_of, remote_trials, unpack
-from nni_proxyless.reporting.experiment import Experiment
+from nni_proxyless.report.nni_database import Experiment
+from nni_proxyless.report.remote_results import FetchError, Machine, machines_of, remote_trials, unpack
 
 from .test_experiment import ask, free_port
 from .test_search import TINY

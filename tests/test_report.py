@@ -28,12 +28,12 @@ from nni_proxyless.latency.digits import in_words
 from nni_proxyless.latency.estimators.device import Measurement
 from nni_proxyless.latency.operation import trace_operations
 from nni_proxyless.latency.tables.timed_networks import random_samples
-from nni_proxyless.reporting.charts import ticks
-from nni_proxyless.reporting.comparison import Mean, same_budgets
-from nni_proxyless.reporting.experiment import read_experiment
-from nni_proxyless.reporting.found import find
-from nni_proxyless.reporting.page import _agreement
-from nni_proxyless.reporting.rows import Row
+from nni_proxyless.report.comparison import Mean, same_budgets
+from nni_proxyless.report.nni_database import read_experiment
+from nni_proxyless.report.page import _agreement
+from nni_proxyless.report.rows import Row
+from nni_proxyless.report.runs import find
+from nni_proxyless.report.svg_charts import ticks
 
 from .report_page import Page
 

@@ -23,10 +23,10 @@ import pytest
 
 from nni_proxyless.cli import _parser, main
 from nni_proxyless.commands.watch import _Bars
-from nni_proxyless.reporting.experiment import read_experiment
-from nni_proxyless.reporting.found import trials_of
-from nni_proxyless.reporting.trial_progress import TrialProgress, plan_of, time_words, trial_name
-from nni_proxyless.reporting.watching import Watcher, first_line, last_line
+from nni_proxyless.report.nni_database import read_experiment
+from nni_proxyless.report.runs import trials_of
+from nni_proxyless.report.trial_progress import TrialProgress, plan_of, time_words, trial_name
+from nni_proxyless.report.watch import Watcher, first_line, last_line
 
 RECORDED = Path(__file__).with_name("nni_experiment.json")
 REFUSED = "nni-proxyless: NNI's parameters: latency.target_ms: -1 is not allowed here"

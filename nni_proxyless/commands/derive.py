@@ -39,7 +39,7 @@ def _derive(arguments: argparse.Namespace) -> int:
 
     require_finished(arguments.folder)  # before the imports, which take seconds
     from ..core.errors import UserError
-    from ..reporting.table import figures
+    from ..report.table import figures
     from ..search.derivation import JUDGED, budget_folder, derive_front, derive_under_budget, front_table
     from ..search.supernet_ranking import derive_most_accurate
 

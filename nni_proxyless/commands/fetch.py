@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..core.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
-    from ..reporting.experiment import Experiment
+    from ..report.nni_database import Experiment
 
 __all__ = ["add_fetch_command"]
 
@@ -37,8 +37,8 @@ def _fetch(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from ..core.progress import bar
-    from ..fetching import Fetched, fetch, remote_trials
-    from ..reporting.experiment import known_experiments, read_experiment
+    from ..report.nni_database import known_experiments, read_experiment
+    from ..report.remote_results import Fetched, fetch, remote_trials
 
     ssh, name = _words(arguments.ssh), arguments.experiment
     if name is not None and name not in (known := known_experiments()):

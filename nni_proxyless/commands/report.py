@@ -12,7 +12,7 @@ from ..core.errors import UserError
 from ..core.user_path import path_argument, text_argument
 
 if TYPE_CHECKING:
-    from ..reporting.found import Found
+    from ..report.runs import Found
 
 __all__ = ["add_report_command", "report"]
 
@@ -65,10 +65,10 @@ def report(
         The settings of the final training, None for those of the package, False for no training.
     """
     from ..models.draw import require_picture
-    from ..pictures.front import write_front
-    from ..reporting.found import find
-    from ..reporting.rows import rows_of
-    from ..reporting.table import LEGEND, table
+    from ..report.pareto_front import write_front
+    from ..report.rows import rows_of
+    from ..report.runs import find
+    from ..report.table import LEGEND, table
 
     if front is not None:
         require_picture(front, "--front")
@@ -131,8 +131,8 @@ def _place(sources: Sequence[str], found: Sequence[Found]) -> Path:
 
 def _write(path: Path, found: Sequence[Found], rows: Sequence[Any], timed: bool) -> None:
     from ..core.atomic_files import write_text
-    from ..reporting.page import page
-    from ..reporting.rows import csv_text
+    from ..report.page import page
+    from ..report.rows import csv_text
 
     text = page(found, rows, timed=timed)
     try:

@@ -17,7 +17,7 @@ from ..core.user_path import path_argument, text_argument
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from ..reporting.trial_progress import TrialProgress
+    from ..report.trial_progress import TrialProgress
 
 __all__ = ["add_watch_command"]
 
@@ -76,7 +76,7 @@ def _check_settings(path: Path) -> None:
 
 
 def _create_and_follow(file: Path, port: int) -> tuple[str, int]:
-    from ..nnictl import NnictlError, created
+    from ..report.nnictl import NnictlError, created
 
     name = ""
     try:
@@ -90,7 +90,7 @@ def _create_and_follow(file: Path, port: int) -> tuple[str, int]:
 
 def _chosen(name: str | None) -> str:
     """The experiment that is meant."""
-    from ..reporting.experiment import known_experiments, running_experiments
+    from ..report.nni_database import known_experiments, running_experiments
 
     if name is not None:
         known = known_experiments()
@@ -111,8 +111,8 @@ def _chosen(name: str | None) -> str:
 
 def _follow(name: str) -> int:
     """Show an experiment until none of its trials goes on; 1 if one has failed."""
-    from ..reporting.experiment import read_experiment
-    from ..reporting.watching import Watcher, first_line, last_line
+    from ..report.nni_database import read_experiment
+    from ..report.watch import Watcher, first_line, last_line
 
     watcher = Watcher()
     with _Bars() as bars:

@@ -10,7 +10,7 @@ from nni_proxyless.latency import Calibration, LookupTable, MacsEstimator, Measu
 from nni_proxyless.latency.digits import DIGITS, in_words, significant
 from nni_proxyless.latency.tables.build import _Kept
 from nni_proxyless.latency.tables.yaml_format import TimedNetwork
-from nni_proxyless.reporting.formats import amount, figure
+from nni_proxyless.report.number_format import amount, figure
 from nni_proxyless.search.latency_table import make_profiler
 
 SHAPE = (1, 16, 16)

@@ -19,7 +19,7 @@ from ..core.streams import in_letters
 from ..models.architecture import Architecture
 from ..models.record import unit_of
 from ..search.supernet_files import is_finished
-from .experiment import Experiment, Trial, read_experiment
+from .nni_database import Experiment, Trial, read_experiment
 
 __all__ = ["FAILED_STATES", "Found", "find", "trials_of"]
 

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from .core.errors import UserError
-from .reporting.experiment import Experiment, Trial
+from ..core.errors import UserError
+from .nni_database import Experiment, Trial
 
 __all__ = ["FetchError", "Fetched", "Machine", "NotFetched", "fetch", "machines_of", "remote_trials", "unpack"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.streams import in_letters
-from .found import Found
+from .runs import Found
 
 __all__ = ["Row", "csv_text", "rows_of"]
 
@@ -23,7 +23,7 @@ class Row:
     Attributes
     ----------
     name, kind, state, seconds, strategy, seed
-        As :class:`~nni_proxyless.reporting.found.Found` has them.
+        As :class:`~nni_proxyless.report.runs.Found` has them.
     what
         In words: the strategy, a random net, or whose blocks at which width.
     reason

@@ -17,7 +17,7 @@ from typing import Any
 from ..config.shipped import shipped
 from ..config.strict_yaml import parse_value
 from ..core.errors import UserError
-from .found import Found, settings_in
+from .runs import Found, settings_in
 
 __all__ = ["TrialProgress", "ended_line", "plan_of", "progress_of", "time_words", "trial_name"]
 

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .found import Found, settings_in
 from .rows import Row
+from .runs import Found, settings_in
 
 __all__ = ["Budget", "Group", "Mean", "SameTraining", "compare", "drift", "same_budgets"]
 

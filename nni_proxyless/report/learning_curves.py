@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .charts import Line, line_chart
-from .found import Found, read_history
+from .runs import Found, read_history
+from .svg_charts import Line, line_chart
 
 __all__ = ["Chart", "charts_of"]
 

@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .core.errors import UserError
-from .core.streams import say
-from .reporting.experiment import error_of, read_experiment, running_experiments
+from ..core.errors import UserError
+from ..core.streams import say
+from .nni_database import error_of, read_experiment, running_experiments
 
 __all__ = ["NnictlError", "created", "require_free"]
 

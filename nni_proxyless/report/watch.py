@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
-from .experiment import Experiment, error_of
-from .found import Found, trials_of
+from .nni_database import Experiment, error_of
+from .runs import Found, trials_of
 from .trial_progress import Plan, TrialProgress, ended_line, plan_of, progress_of
 
 __all__ = ["Watcher", "first_line", "last_line"]

@@ -17,7 +17,7 @@ from ..models.draw import save_picture
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ..reporting.found import Found
+    from .runs import Found
 
 __all__ = ["Point", "draw_front", "on_front", "points_of", "write_front"]
 

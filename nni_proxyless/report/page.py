@@ -24,14 +24,14 @@ from ..core.streams import in_letters
 from ..latency.digits import in_words
 from ..models.block_diagram import net_of_architecture
 from ..models.draw import draw_nets
-from ..pictures.front import draw_front, points_of
-from . import formats
-from .charts import Point, scatter_chart
+from . import number_format as formats
 from .comparison import SEARCHED, SameTraining, compare, drift, same_budgets
-from .curves import charts_of
-from .found import Found
-from .inline import inline_svg
+from .inline_svg import inline_svg
+from .learning_curves import charts_of
+from .pareto_front import draw_front, points_of
 from .rows import Row
+from .runs import Found
+from .svg_charts import Point, scatter_chart
 
 __all__ = ["page"]
 

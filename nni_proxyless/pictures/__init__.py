@@ -1,1 +1,0 @@
-"""Pictures: nets drawn block by block, and accuracy against latency."""
