@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from nni_proxyless.cli import main
+from nni_proxyless.cli.main import main
 from nni_proxyless.core.batch_norm import batch_norm_statistics_kept, estimate_statistics
 from nni_proxyless.data.accuracy import evaluate_accuracy
 

@@ -16,7 +16,7 @@ from nni_proxyless.strategies import ProxylessNAS
 from nni_proxyless.strategies.supernet import choices_of
 from torch import Tensor, nn
 
-from nni_proxyless.cli import main
+from nni_proxyless.cli.main import main
 from nni_proxyless.core.errors import UserError
 from nni_proxyless.core.plain_values import as_plain
 from nni_proxyless.data.validate import make_space

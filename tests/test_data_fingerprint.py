@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from nni_proxyless import data
-from nni_proxyless.cli import main
+from nni_proxyless.cli.main import main
 from nni_proxyless.config.read import read_config
 from nni_proxyless.config.search_config import SearchConfig, TrainConfig
 from nni_proxyless.core.errors import UserError

@@ -14,7 +14,7 @@ import yaml
 from nni_proxyless.search_spaces import MobileNetV2Space
 
 from nni_proxyless import data
-from nni_proxyless.cli import main
+from nni_proxyless.cli.main import main
 from nni_proxyless.data.accuracy import evaluate_accuracy
 from nni_proxyless.derive import Architecture, count_macs, load_weights, to_timm
 from nni_proxyless.latency.objectives.budget import fastest, log_probability, slowest

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nni_proxyless import cli
+from nni_proxyless.cli import main as cli
 from nni_proxyless.config.read import file_and_overrides, read_config
 from nni_proxyless.config.search_config import SearchConfig, TrainConfig
 from nni_proxyless.core.errors import UserError

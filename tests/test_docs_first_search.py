@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from nni_proxyless.cli import main
+from nni_proxyless.cli.main import main
 
 from .test_docs_commands import commands
 

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import yaml
 
-from nni_proxyless.cli import main
+from nni_proxyless.cli.main import main
 from nni_proxyless.latency.digits import in_words
 from nni_proxyless.report.nni_database import read_experiment, running_experiments
 

@@ -10,7 +10,7 @@ from nni import NoMoreTrialError
 from nni.algorithms.hpo.gridsearch_tuner import GridSearchTuner
 from nni.experiment.config import ExperimentConfig
 
-from nni_proxyless.cli import main
+from nni_proxyless.cli.main import main
 from nni_proxyless.config.nni_experiment import check_experiment
 from nni_proxyless.config.read import read_config
 from nni_proxyless.config.search_config import SearchConfig, TrainConfig

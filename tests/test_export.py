@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from nni_proxyless import data
-from nni_proxyless.cli import main
+from nni_proxyless.cli.main import main
 from nni_proxyless.core.atomic_files import write_weights
 from nni_proxyless.derive import Architecture, build_network, load_weights, to_timm
 from nni_proxyless.latency.estimators.timing import device_name

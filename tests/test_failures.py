@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from nni_proxyless.cli import main
+from nni_proxyless.cli.main import main
 from nni_proxyless.core.resource_errors import in_words
 
 from .test_search import TINY

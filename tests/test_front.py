@@ -10,7 +10,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from nni_proxyless.cli import main
+from nni_proxyless.cli.main import main
 from nni_proxyless.models.architecture import Architecture
 from nni_proxyless.report.pareto_front import Point, draw_front, on_front
 

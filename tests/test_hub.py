@@ -7,7 +7,7 @@ import pytest
 import torch
 from nni_proxyless.strategies import ProxylessNAS
 
-from nni_proxyless.cli import main
+from nni_proxyless.cli.main import main
 from nni_proxyless.config import registry
 from nni_proxyless.derive import Architecture, build_network, load_weights
 from nni_proxyless.latency import trace_operations

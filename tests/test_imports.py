@@ -77,7 +77,7 @@ LOOK = f"print('LOADED', *[name for name in {OF_NNI + OTHERS!r} if name in sys.m
 
 def loaded(code: str, *words: str | Path) -> list[set[str]]:
     """Which of these packages were there at each ``LOOK`` of a fresh process."""
-    lines = printed("import sys\nfrom nni_proxyless import cli\n" + code, *words)
+    lines = printed("import sys\nfrom nni_proxyless.cli import main as cli\n" + code, *words)
     return [set(line.split()[1:]) for line in lines if line.startswith("LOADED")]
 
 

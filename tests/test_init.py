@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nni_proxyless.cli import main
+from nni_proxyless.cli.main import main
 from nni_proxyless.config.edit_yaml import remove, set_value
 from nni_proxyless.config.shipped import shipped
 

@@ -12,7 +12,7 @@ import yaml
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
 from torch import Tensor, nn
 
-from nni_proxyless.cli import main
+from nni_proxyless.cli.main import main
 from nni_proxyless.latency import LookupTable
 
 from .forked import fork

@@ -22,7 +22,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from nni_proxyless.cli import main
+from nni_proxyless.cli.main import main
 from nni_proxyless.core.cpu_threads import trials_at_a_time
 from nni_proxyless.core.file_lock import HeldError, hold, of_this_machine
 from nni_proxyless.latency import LookupTable

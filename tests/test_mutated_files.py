@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from nni.experiment.config import ExperimentConfig
 
-from nni_proxyless.cli import main
+from nni_proxyless.cli.main import main
 from nni_proxyless.config.shipped import shipped
 
 SEARCHES = ("search.yml", "search_dsnas.yml", "search_pareto.yml", "search_reinforce.yml")

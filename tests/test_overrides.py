@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nni_proxyless.cli import main
+from nni_proxyless.cli.main import main
 from nni_proxyless.config.nni_experiment import check_experiment
 from nni_proxyless.config.read import read_config
 from nni_proxyless.config.search_config import SearchConfig

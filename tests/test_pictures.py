@@ -16,7 +16,7 @@ from nni_proxyless.search_spaces import MobileNetV2Space
 from PIL import Image
 from timm.models._efficientnet_builder import decode_arch_def
 
-from nni_proxyless.cli import main
+from nni_proxyless.cli.main import main
 from nni_proxyless.core.errors import UserError
 from nni_proxyless.models.architecture import Architecture
 from nni_proxyless.models.block_diagram import find_nets, net_of_architecture, net_of_definition, published_net

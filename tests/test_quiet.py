@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from nni_proxyless.cli import main
+from nni_proxyless.cli.main import main
 from nni_proxyless.core.errors import UserError
 from nni_proxyless.latency import LookupTable
 from nni_proxyless.latency.estimators import idle_machine as quiet

@@ -13,7 +13,7 @@ from nni.nas.nn.pytorch import LayerChoice, ModelSpace, Repeat
 from nni_proxyless.search_spaces import MobileNetV2Space
 from torch import nn
 
-from nni_proxyless.cli import main
+from nni_proxyless.cli.main import main
 from nni_proxyless.core.errors import UserError
 from nni_proxyless.latency import LatencyProfiler, MacsEstimator
 from nni_proxyless.models.architecture import Architecture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from nni_proxyless.cli import main
+from nni_proxyless.cli.main import main
 
 from .forked import fork
 

@@ -11,7 +11,7 @@ import timm
 import torch
 from nni_proxyless.search_spaces import MobileNetV2Space
 
-from nni_proxyless.cli import main
+from nni_proxyless.cli.main import main
 from nni_proxyless.derive import to_timm
 from nni_proxyless.latency import DeviceEstimator
 from nni_proxyless.models.architecture import Architecture

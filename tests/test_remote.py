@@ -28,7 +28,7 @@ import psutil
 import pytest
 import yaml
 
-from nni_proxyless.cli import main
+from nni_proxyless.cli.main import main
 from nni_proxyless.report.nni_database import Experiment
 from nni_proxyless.report.remote_results import FetchError, Machine, machines_of, remote_trials, unpack
 

@@ -22,7 +22,7 @@ import pytest
 import torch
 from nni_proxyless.search_spaces import MobileNetV2Space
 
-from nni_proxyless.cli import main
+from nni_proxyless.cli.main import main
 from nni_proxyless.latency import DeviceEstimator, LatencyProfiler, LookupTable, MacsEstimator
 from nni_proxyless.latency.digits import in_words
 from nni_proxyless.latency.estimators.device import Measurement

@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from nni_proxyless import data
-from nni_proxyless.cli import main
+from nni_proxyless.cli.main import main
 from nni_proxyless.core.errors import UserError
 from nni_proxyless.data.accuracy import evaluate_accuracy
 from nni_proxyless.derive import Architecture, count_macs, count_parameters, load_weights, to_timm

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from nni_proxyless.cli import main
+from nni_proxyless.cli.main import main
 from nni_proxyless.config.read import read_config
 from nni_proxyless.config.search_config import SearchConfig
 from nni_proxyless.core.errors import UserError

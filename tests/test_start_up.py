@@ -47,7 +47,7 @@ QUICK = [
 ]  # fmt: skip
 CHILD = """
 import contextlib, io, sys
-from nni_proxyless import cli
+from nni_proxyless.cli import main as cli
 before = set()
 for words in sys.stdin.read().splitlines():
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from nni_proxyless.cli import main
+from nni_proxyless.cli.main import main
 from nni_proxyless.core.tensorboard_writer import Curves
 
 from .forked import fork

@@ -19,7 +19,7 @@ from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from nni_proxyless.cli import main
+from nni_proxyless.cli.main import main
 from nni_proxyless.core.tensorboard_writer import Curves
 from nni_proxyless.search.heat_map import draw_heat_map, place_of
 from nni_proxyless.search.nni_web_ui import answers, connect_tensorboard, show_netron

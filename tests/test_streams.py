@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from nni_proxyless.cli import main
+from nni_proxyless.cli.main import main
 
 COMMANDS = (
     "search",

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nni_proxyless.cli import main
+from nni_proxyless.cli.main import main
 
 from .forked import fork
 from .test_experiment import free_port

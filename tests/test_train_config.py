@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nni_proxyless.cli import main
+from nni_proxyless.cli.main import main
 from nni_proxyless.config.read import read_config
 from nni_proxyless.config.recipes import find_recipe, recipes
 from nni_proxyless.config.search_config import TrainConfig

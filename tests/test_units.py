@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nni_proxyless.cli import main
+from nni_proxyless.cli.main import main
 from nni_proxyless.latency import MacsEstimator
 from nni_proxyless.latency.digits import in_words
 from nni_proxyless.models.architecture import Architecture

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from nni_proxyless.cli import _parser, main
+from nni_proxyless.cli.main import _parser, main
 from nni_proxyless.config.read import file_and_overrides, read_config
 from nni_proxyless.config.search_config import SearchConfig, TrainConfig
 from nni_proxyless.core.errors import UserError

@@ -21,8 +21,8 @@ from pathlib import Path
 import nni_node
 import pytest
 
-from nni_proxyless.cli import _parser, main
-from nni_proxyless.commands.watch import _Bars
+from nni_proxyless.cli.main import _parser, main
+from nni_proxyless.cli.watch import _Bars
 from nni_proxyless.report.nni_database import read_experiment
 from nni_proxyless.report.runs import trials_of
 from nni_proxyless.report.trial_progress import TrialProgress, plan_of, time_words, trial_name
@@ -224,7 +224,7 @@ def test_an_experiment_that_is_over(recorded, capsys):
 def test_it_waits_for_no_package_that_it_does_not_use(recorded):
     """The trials need the cores."""
     code = (
-        "import sys; from nni_proxyless.cli import main; code = main(['watch', 'yo96r8fj']); print('CODE', code);"
+        "import sys; from nni_proxyless.cli.main import main; code = main(['watch', 'yo96r8fj']); print('CODE', code);"
         "print('LOADED', *{'torch', 'nni', 'numpy', 'timm', 'pydantic', 'yaml', 'tqdm'} & {*sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)

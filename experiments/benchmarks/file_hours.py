@@ -12,7 +12,7 @@ from pathlib import Path
 import record
 import torch
 
-from nni_proxyless.cli import main as command
+from nni_proxyless.cli.main import main as command
 from nni_proxyless.config.read import file_and_overrides, read_config
 from nni_proxyless.config.search_config import SearchConfig
 

@@ -31,7 +31,7 @@ import record
 import torch
 from timm.optim import create_optimizer_v2
 
-from nni_proxyless.cli import main as command
+from nni_proxyless.cli.main import main as command
 from nni_proxyless.config import registry
 from nni_proxyless.config.read import read_config
 from nni_proxyless.config.search_config import SearchConfig

@@ -25,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from nni_proxyless.cli import main as command
+from nni_proxyless.cli.main import main as command
 from nni_proxyless.config import registry
 from nni_proxyless.core.atomic_files import write_text
 from nni_proxyless.derive import build_network, count_macs, count_parameters, installed_versions

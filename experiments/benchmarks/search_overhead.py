@@ -35,7 +35,7 @@ from plain_loop import PlainLoop
 from pytorch_lightning import Callback
 
 import nni_proxyless.search.run
-from nni_proxyless import cli
+from nni_proxyless.cli import main as cli
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {"proxyless": "experiments/search.yml", "dsnas": "experiments/search_dsnas.yml"}

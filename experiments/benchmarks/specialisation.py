@@ -53,7 +53,7 @@ from nni_proxyless.search_spaces import MobileNetV2Space
 from specialisation_report import MACS, PAPER, bars, markdown, picture
 
 import nni_proxyless.timm_models  # noqa: F401  (registers the paper's nets)
-from nni_proxyless.cli import main as command
+from nni_proxyless.cli.main import main as command
 from nni_proxyless.core.progress import bar
 from nni_proxyless.data.validate import make_images
 from nni_proxyless.latency import (

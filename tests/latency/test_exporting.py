@@ -19,8 +19,8 @@ from nni.nas.nn.pytorch import LayerChoice, ModelSpace, Repeat
 from nni_proxyless.search_spaces import MobileNetV2Space
 from torch import Tensor, nn
 
-from nni_proxyless.cli import main
-from nni_proxyless.commands.latency import _is_of_here
+from nni_proxyless.cli.latency import _is_of_here
+from nni_proxyless.cli.main import main
 from nni_proxyless.latency import (
     DeviceEstimator,
     LatencyProfiler,

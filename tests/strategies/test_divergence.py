@@ -14,7 +14,7 @@ from nni_proxyless.strategies import DSNAS, ProxylessNAS
 from nni_proxyless.strategies.checkpoint import CheckpointFolder
 from torch import Tensor, nn
 
-from nni_proxyless.cli import main
+from nni_proxyless.cli.main import main
 from nni_proxyless.core.divergence import DivergedError, is_finite
 from nni_proxyless.search.run import InProcessEngine
 

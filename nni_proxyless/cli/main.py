@@ -1,7 +1,7 @@
 """The command line: ``nni-proxyless search | train | report``.
 
 Results go to stdout, the log and progress bars to stderr. Code 0: done; 1: something failed; 2: the user's input is wrong; 141:
-whoever read the results has gone (:mod:`.core.streams`).
+whoever read the results has gone (:mod:`..core.streams`).
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from .core.cpu_threads import environment
+from ..core.cpu_threads import environment
 
 os.environ.update(environment())  # before anything imports torch
 
-from . import __version__
-from .commands.check import add_check_command
-from .commands.derive import add_derive_command
-from .commands.draw import add_draw_command
-from .commands.export import add_export_command
-from .commands.fetch import add_fetch_command
-from .commands.init import add_init_command
-from .commands.latency import add_latency_command
-from .commands.reference import add_reference_command
-from .commands.report import add_report_command
-from .commands.train import add_train_command
-from .commands.watch import add_watch_command
-from .core.errors import UserError
-from .core.resource_errors import in_words
-from .core.streams import prepare_streams, say, to_reader
-from .core.user_path import path_argument
+from .. import __version__
+from ..core.errors import UserError
+from ..core.resource_errors import in_words
+from ..core.streams import prepare_streams, say, to_reader
+from ..core.user_path import path_argument
+from .check import add_check_command
+from .derive import add_derive_command
+from .draw import add_draw_command
+from .export import add_export_command
+from .fetch import add_fetch_command
+from .init import add_init_command
+from .latency import add_latency_command
+from .reference import add_reference_command
+from .report import add_report_command
+from .train import add_train_command
+from .watch import add_watch_command
 
 __all__ = ["main"]
 
@@ -130,11 +130,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _search(arguments: argparse.Namespace) -> int:
-    from .config.read import file_and_overrides, read_config
-    from .config.search_config import SearchConfig
-    from .config.shipped import shipped
-    from .search import nni_trial as trial
-    from .search.run_folder import is_finished
+    from ..config.read import file_and_overrides, read_config
+    from ..config.search_config import SearchConfig
+    from ..config.shipped import shipped
+    from ..search import nni_trial as trial
+    from ..search.run_folder import is_finished
 
     helped = trial.shared_folder() if trial.is_helper() else None
     if resumed := arguments.resume or helped:
@@ -146,8 +146,8 @@ def _search(arguments: argparse.Namespace) -> int:
         if not path.exists():
             raise UserError(f"--resume {resumed}: no search.yml there, so no search has begun in this folder")
         if arguments.resume and is_finished(folder):
-            from .models.architecture import Architecture
-            from .report.table import figures
+            from ..models.architecture import Architecture
+            from ..report.table import figures
 
             print(figures(Architecture.read(folder / "architecture.json")))
             print(f"finished already: {folder / 'architecture.json'}")
@@ -158,8 +158,8 @@ def _search(arguments: argparse.Namespace) -> int:
         path = Path(file) if file else None
         config = read_config(SearchConfig, path or shipped("search.yml"), [*overrides, *trial.parameters()])
         folder = trial.output_folder(config.output, "search")
-    from .report.table import figures
-    from .search.run import run_search  # takes seconds, and a mistake is to be said at once
+    from ..report.table import figures
+    from ..search.run import run_search  # takes seconds, and a mistake is to be said at once
 
     _quieten()
     result = run_search(config, folder, base=path.parent if path else Path(), report=trial.intermediate)
@@ -174,7 +174,7 @@ def _search(arguments: argparse.Namespace) -> int:
 def _log_to_stderr() -> None:
     logger = logging.getLogger("nni_proxyless")
     if not logger.handlers:
-        from .core.progress import LogAboveBars
+        from ..core.progress import LogAboveBars
 
         handler = LogAboveBars()
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
