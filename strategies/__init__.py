@@ -1,18 +1,20 @@
 """One-shot strategies for NNI: two methods, each in a file that reads like its paper.
 
-========================  ==================================================================================
-:mod:`.proxyless`         ProxylessNAS (Cai, Zhu, Han; ICLR 2019), with :mod:`.reinforce`
-:mod:`.dsnas`             DSNAS (Hu, Xie et al.; CVPR 2020)
-:mod:`.gate`              what both share: the gate of a choice, and the gradient that it would have received
-:mod:`.supernet`          modules that run only the sampled path: layers, inputs, depths
-:mod:`.refusal`           spaces that none of them can search
-:mod:`.oneshot`           a method as a strategy of NNI: arguments, supernet, data
-:mod:`.module`            the search inside Lightning: weight steps, and what an architecture step is put together from
-:mod:`.processes`         the same on several processes
-:mod:`.resume`            the same when it is killed and started again; on :mod:`.checkpoint` and :mod:`.replay`
-:mod:`.identity`          which options make it another search
-:mod:`.ranges`            which values its options may have
-========================  ==================================================================================
+=============================  =============================================================================
+:mod:`.proxyless`              ProxylessNAS (Cai, Zhu, Han; ICLR 2019)
+:mod:`.dsnas`                  DSNAS (Hu, Xie et al.; CVPR 2020)
+:mod:`.estimators`             the formulas of both
+:mod:`.nni_baselines`          NNI's own strategies, to compare with
+:mod:`.ranges`                 which values their options may have
+:mod:`.supernet.gate`          the gate of a choice, and the gradient that it would have received
+:mod:`.supernet.layers`        modules that run only the sampled path: layers, inputs, depths
+:mod:`.oneshot.strategy`       a method as a strategy of NNI: arguments, supernet, data
+:mod:`.oneshot.module`         the search inside Lightning: weight steps, and the parts of an architecture step
+:mod:`.oneshot.distributed`    the same on several processes
+:mod:`.oneshot.resume`         the same when it is killed and started again
+:mod:`.oneshot.identity`       which options make it another search
+:mod:`.oneshot.refusal`        spaces that none of them can search
+=============================  =============================================================================
 
 What is named here is imported when it is asked for: NNI, torch and Lightning take many seconds, and who only asks which options
 there are needs none of them.

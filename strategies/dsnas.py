@@ -1,6 +1,6 @@
 """DSNAS: direct neural architecture search without parameter retraining (Hu, Xie et al.; CVPR 2020).
 
-Symbols as in :mod:`.gate`, and for one step of the search:
+Symbols as in :mod:`.supernet.gate`, and for one step of the search:
 
 ==========  ===========================================================================================
 Z           the sampled network, one-hot per choice; Z_k = 1 for the active candidate
@@ -50,14 +50,14 @@ from torch import Tensor, nn
 
 from nni_proxyless.core.batch_norm import moving_norms
 
-from .gate import Gate
-from .limits import most_probable_within
-from .module import SampledOneShotModule, entropy
-from .oneshot import SampledStrategy
-from .processes import average, average_gradients
+from .estimators import MovingBaseline
+from .oneshot.constraints import most_probable_within
+from .oneshot.distributed import average, average_gradients
+from .oneshot.module import SampledOneShotModule, entropy
+from .oneshot.strategy import SampledStrategy
 from .ranges import problems_of_dsnas
-from .reinforce import MovingBaseline
-from .supernet import settle
+from .supernet.gate import Gate
+from .supernet.layers import settle
 
 __all__ = ["DSNAS", "is_decided", "log_prob_of_path", "loss_reward_term"]
 

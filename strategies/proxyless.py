@@ -1,6 +1,6 @@
 """ProxylessNAS: direct neural architecture search on target task and hardware (Cai, Zhu, Han; ICLR 2019).
 
-Symbols as in :mod:`.gate`, and for one choice in one architecture step:
+Symbols as in :mod:`.supernet.gate`, and for one choice in one architecture step:
 
 ==========  ===========================================================================================
 a, b        the two sampled candidates, a != b
@@ -48,12 +48,12 @@ from nni_proxyless.core.divergence import DivergedError
 from nni_proxyless.latency import LatencyReward
 from nni_proxyless.latency.objectives.penalty_sum import Penalties
 
-from .gate import Gate, gradients_off
-from .module import SampledOneShotModule, entropy
-from .oneshot import SampledStrategy
-from .processes import average
+from .estimators import MovingBaseline, accuracy_of, reinforce_loss
+from .oneshot.distributed import average
+from .oneshot.module import SampledOneShotModule, entropy
+from .oneshot.strategy import SampledStrategy
 from .ranges import problems_of_proxyless
-from .reinforce import MovingBaseline, accuracy_of, reinforce_loss
+from .supernet.gate import Gate, gradients_off
 
 __all__ = ["MovingBaseline", "ProxylessNAS", "pair_shift", "reinforce_loss", "sample_pair"]
 

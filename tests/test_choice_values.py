@@ -13,7 +13,7 @@ import torch
 from nni.mutable import Categorical, CategoricalMultiple
 from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace, Repeat
 from nni_proxyless.strategies import ProxylessNAS
-from nni_proxyless.strategies.supernet import choices_of
+from nni_proxyless.strategies.supernet.layers import choices_of
 from torch import Tensor, nn
 
 from nni_proxyless.cli.main import main

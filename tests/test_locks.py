@@ -13,7 +13,7 @@ from nni_proxyless.core.file_lock import HeldError, hold
 HOLDER = """
 import sys, time
 from pathlib import Path
-from nni_proxyless.locks import hold
+from nni_proxyless.core.file_lock import hold
 with hold(Path(sys.argv[1]), "sleeps"):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
@@ -66,7 +66,7 @@ def test_many_that_come_and_go_are_never_inside_together(tmp_path):
     code = """
 import os, sys
 from pathlib import Path
-from nni_proxyless.locks import hold
+from nni_proxyless.core.file_lock import hold
 folder = Path(sys.argv[1])
 for _ in range(150):
     with hold(folder / "lock", "counts"):

@@ -27,8 +27,8 @@ COMMANDS = (
 )
 LOGS = """
 import logging, os, sys
-from nni_proxyless.progress import LogAboveBars
-from nni_proxyless.streams import prepare_streams, say
+from nni_proxyless.core.progress import LogAboveBars
+from nni_proxyless.core.streams import prepare_streams, say
 prepare_streams()
 log = logging.getLogger("one")
 log.addHandler(LogAboveBars())

@@ -53,7 +53,7 @@ from known_networks import (
 from known_report import markdown, picture
 from nni.nas.evaluator.pytorch import DataLoader, Lightning, LightningModule
 from nni_proxyless.strategies import DSNAS, ProxylessNAS
-from nni_proxyless.strategies.peers import Proxyless
+from nni_proxyless.strategies.nni_baselines import Proxyless
 from planted import LAYERS, SPACE_EPS, EndAfter, StillWeights, Way, planted_task, silence, trainer
 from torch import Tensor
 from torch.nn.functional import cross_entropy

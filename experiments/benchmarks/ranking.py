@@ -41,7 +41,7 @@ import torch
 from nni.nas.evaluator.pytorch import DataLoader, Lightning
 from nni_proxyless.search_spaces import MobileNetV2Space
 from nni_proxyless.strategies import DSNAS, ProxylessNAS
-from nni_proxyless.strategies.peers import RandomOneShot
+from nni_proxyless.strategies.nni_baselines import RandomOneShot
 from planted import EndAfter, silence, trainer
 from pytorch_lightning import Callback
 from ranking_report import judged, markdown, picture, tau, tau_in_band

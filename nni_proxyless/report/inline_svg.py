@@ -30,7 +30,7 @@ def inline_svg(figure: Figure, prefix: str, label: str) -> str:
     Parameters
     ----------
     figure
-        Drawn by one of :mod:`nni_proxyless.pictures`.
+        Drawn by matplotlib, as :mod:`.pareto_front` does.
     prefix
         Of its identifiers; another one for every picture of a page.
     label

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nni_proxyless.strategies.checkpoint import CheckpointError, CheckpointFolder, differences
+from nni_proxyless.strategies.oneshot.checkpoint import CheckpointError, CheckpointFolder, differences
 from torch import nn
 from torch.optim import lr_scheduler
 
@@ -225,7 +225,7 @@ def test_a_file_that_ends_anywhere_is_noticed(two, caplog):
         (record,) = caplog.records
         caplog.clear()
         assert record.levelno == logging.WARNING
-        assert record.name == "nni_proxyless.strategies.checkpoint"
+        assert record.name == "nni_proxyless.strategies.oneshot.checkpoint"
         reason = (
             "the file is empty" if length == 0
             else "truncated within the first line" if length < len(HEADER)
@@ -380,7 +380,7 @@ def test_a_damaged_file_never_replaces_a_good_one(two, read_first, caplog):
 def test_files_of_its_own_are_not_verified_again(two, monkeypatch):
     """A search of gigabytes writes; it does not read back what it wrote or read itself."""
     assert two.read()["step"] == 2
-    monkeypatch.setattr("nni_proxyless.strategies.checkpoint._payload", None)
+    monkeypatch.setattr("nni_proxyless.strategies.oneshot.checkpoint._payload", None)
     two.write(state(3))
     two.write(state(4))
     with pytest.raises(TypeError):
@@ -531,7 +531,7 @@ for _ in sys.stdin:
 
 def test_ten_real_kills(tmp_path):
     """SIGKILL at random moments: what read() finds is whole, and not older than the last write that returned."""
-    import nni_proxyless.strategies.checkpoint as module
+    import nni_proxyless.strategies.oneshot.checkpoint as module
 
     folder, returned = tmp_path / "folder", tmp_path / "folder.returned"
     draw = random.Random(0)

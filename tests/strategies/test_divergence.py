@@ -11,7 +11,7 @@ import torch
 from nni.nas.evaluator.pytorch import DataLoader, Lightning
 from nni.nas.space import RawFormatModelSpace
 from nni_proxyless.strategies import DSNAS, ProxylessNAS
-from nni_proxyless.strategies.checkpoint import CheckpointFolder
+from nni_proxyless.strategies.oneshot.checkpoint import CheckpointFolder
 from torch import Tensor, nn
 
 from nni_proxyless.cli.main import main

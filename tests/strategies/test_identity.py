@@ -11,8 +11,8 @@ import torch
 from nni.nas.evaluator.pytorch import DataLoader, Lightning
 from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
 from nni_proxyless.strategies import DSNAS, ProxylessNAS
-from nni_proxyless.strategies.checkpoint import CheckpointError, CheckpointFolder, differences
-from nni_proxyless.strategies.identity import WITHOUT_EFFECT, identity_of_penalty
+from nni_proxyless.strategies.oneshot.checkpoint import CheckpointError, CheckpointFolder, differences
+from nni_proxyless.strategies.oneshot.identity import WITHOUT_EFFECT, identity_of_penalty
 
 from nni_proxyless.latency import LatencyPenalty, LatencyReward, Penalties
 

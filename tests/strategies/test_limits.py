@@ -8,8 +8,8 @@ import pytest
 import torch
 from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace, Repeat
 from nni_proxyless.strategies import ProxylessNAS
-from nni_proxyless.strategies.gate import Gate
-from nni_proxyless.strategies.limits import Limit, limits_of, most_probable_within
+from nni_proxyless.strategies.oneshot.constraints import Limit, limits_of, most_probable_within
+from nni_proxyless.strategies.supernet.gate import Gate
 from torch import Tensor, nn
 
 from nni_proxyless.latency import LatencyPenalty, LatencyProfiler

@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 import torch
-from nni_proxyless.strategies.processes import check_strategy
+from nni_proxyless.strategies.oneshot.distributed import check_strategy
 
 from . import searches
 

@@ -11,7 +11,7 @@ from nni.nas.nn.pytorch import Cell, InputChoice, LayerChoice, ModelSpace, Mutab
 from nni.nas.space import RawFormatModelSpace
 from nni.nas.strategy import DARTS
 from nni_proxyless.strategies import DSNAS, ProxylessNAS
-from nni_proxyless.strategies.peers import Proxyless
+from nni_proxyless.strategies.nni_baselines import Proxyless
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 

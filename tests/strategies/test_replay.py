@@ -15,8 +15,8 @@ import pytest
 import torch
 from lightning_fabric.utilities.data import _set_sampler_epoch, sized_len
 from nni.nas.evaluator.pytorch import DataLoader as NniDataLoader
-from nni_proxyless.strategies.checkpoint import CheckpointFolder
-from nni_proxyless.strategies.replay import (
+from nni_proxyless.strategies.oneshot.checkpoint import CheckpointFolder
+from nni_proxyless.strategies.oneshot.data import (
     HeldOutBatches,
     ReplayableLoader,
     for_this_rank,

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from nni_proxyless.strategies.checkpoint import CheckpointFolder
+from nni_proxyless.strategies.oneshot.checkpoint import CheckpointFolder
 
 from ..forked import processes
 from . import searches
@@ -126,7 +126,7 @@ def test_the_checkpoint_of_another_search_is_refused_and_kept(tmp_path):
     folder = tmp_path / "checkpoints"
     finish(folder, tmp_path / "result")
     before = (folder / "search.ckpt").read_bytes()
-    from nni_proxyless.strategies.checkpoint import CheckpointError
+    from nni_proxyless.strategies.oneshot.checkpoint import CheckpointError
 
     with pytest.raises(CheckpointError, match=r"of another search: seed is 5 here, 0 in the checkpoint"):
         searches.killable(str(folder), str(tmp_path / "other"), {"seed": 5})

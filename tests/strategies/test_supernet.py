@@ -12,8 +12,8 @@ import pytest
 import torch
 from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace, Repeat
 from nni_proxyless.strategies import ProxylessNAS
-from nni_proxyless.strategies.gate import Gate, gradients_off
-from nni_proxyless.strategies.supernet import SampledLayer
+from nni_proxyless.strategies.supernet.gate import Gate, gradients_off
+from nni_proxyless.strategies.supernet.layers import SampledLayer
 from torch import Tensor, nn
 
 from nni_proxyless.core.batch_norm import batch_norm_statistics_kept

@@ -8,8 +8,8 @@ import torch
 from nni.mutable import CategoricalMultiple
 from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace, MutableConv2d, MutableLinear
 from nni_proxyless.strategies import ProxylessNAS
-from nni_proxyless.strategies.gate import Gate
-from nni_proxyless.strategies.supernet import choices_of
+from nni_proxyless.strategies.supernet.gate import Gate
+from nni_proxyless.strategies.supernet.layers import choices_of
 from torch import Tensor, nn
 
 WIDTH = 6

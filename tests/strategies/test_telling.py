@@ -9,7 +9,7 @@ import torch
 from nni.nas.evaluator.pytorch import DataLoader, Lightning, Trainer
 from nni_proxyless.strategies import DSNAS, ProxylessNAS
 from nni_proxyless.strategies.dsnas import DSNASModule
-from nni_proxyless.strategies.module import SampledOneShotModule
+from nni_proxyless.strategies.oneshot.module import SampledOneShotModule
 from nni_proxyless.strategies.proxyless import ProxylessModule
 from pytorch_lightning import Callback
 from pytorch_lightning.loggers import Logger

@@ -23,7 +23,7 @@ from nni_proxyless.core.cpu_threads import say_if_other_threads
 from nni_proxyless.core.divergence import DivergedError, is_finite
 
 from .checkpoint import CheckpointError, CheckpointFolder, differences
-from .replay import rng_state, set_rng_state
+from .data import rng_state, set_rng_state
 
 __all__ = ["StopAndGo"]
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from nni_proxyless.latency import BudgetError, LatencyPenalty, LatencyProfiler, best_under_budget
 from nni_proxyless.latency.objectives.penalty_sum import Penalties
 
-from .gate import Gate
+from ..supernet.gate import Gate
 
 __all__ = ["Limit", "limits_of", "most_probable_within"]
 

@@ -20,13 +20,13 @@ from nni_proxyless.core.module_modes import Modes
 from nni_proxyless.latency import LatencyPenalty
 from nni_proxyless.latency.objectives.penalty_sum import Penalties
 
-from .gate import Gate
-from .limits import Limit, most_probable_within
+from ..supernet.gate import Gate
+from .constraints import Limit, most_probable_within
+from .data import HeldOutBatches, ReplayableLoader, divided
+from .distributed import average, average_gradients, check_strategy, reduces_by_itself
 from .own_module import FORWARDED, check_module, clip, loss_of, overrides
-from .processes import average, average_gradients, check_strategy, reduces_by_itself
-from .replay import HeldOutBatches, ReplayableLoader, divided
 from .resume import StopAndGo
-from .telling import Told
+from .step_log import Told
 
 __all__ = ["SampledOneShotModule", "entropy"]
 
@@ -343,7 +343,7 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         return loss
 
     def note(self, figures: dict[str, Any]) -> None:
-        """Log figures of this step: the newest ones, when the trainer's loggers are told next; see :class:`.telling.Told`."""
+        """Log figures of this step: the newest ones, when the trainer's loggers are told next; see :class:`.step_log.Told`."""
         self._told.figures.update(figures)
 
     def rising(self, weight: float, first: int, end: int) -> float:

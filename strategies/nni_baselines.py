@@ -48,9 +48,9 @@ from nni_proxyless.latency.choices import InputSet, as_nni_has_it
 from nni_proxyless.latency.objectives.penalty import logits_of
 from nni_proxyless.latency.objectives.penalty_sum import Penalties
 
-from .refusal import unchanged_if_refused
+from .oneshot.refusal import unchanged_if_refused
 from .refused import REFUSED
-from .supernet import choices_of
+from .supernet.layers import choices_of
 
 __all__ = ["DARTS", "REFUSED", "GumbelDARTS", "Proxyless", "RandomOneShot"]
 
@@ -81,7 +81,7 @@ def _itself(module: nn.Module, sample: Any) -> nn.Module:
 
 
 def _choices_of(label: str, mutable: Any) -> list[Any]:
-    """As :func:`.supernet.choices_of`; where any number of inputs may be chosen, NNI's strategies choose one."""
+    """As :func:`.supernet.layers.choices_of`; where any number of inputs may be chosen, NNI's strategies choose one."""
     if isinstance(mutable, CategoricalMultiple) and mutable.n_chosen is None:
         return [InputSet((value,)) for value in mutable.values]
     return choices_of(label, mutable)

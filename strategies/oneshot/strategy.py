@@ -18,14 +18,14 @@ from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 from pytorch_lightning import LightningDataModule
 from torch import nn
 
-from .gate import Gate
+from ..ranges import problems_of_sampled
+from ..supernet.gate import Gate
+from ..supernet.layers import SampledInput, SampledLayer, SampledModule, SampledRepeat, choices_of
+from .constraints import limits_of
+from .data import ReplayableLoader, divided
 from .identity import WITHOUT_EFFECT, identity_of_penalty, options_of
-from .limits import limits_of
-from .ranges import problems_of_sampled
 from .refusal import Original, SpaceError, refuse_cell, refuse_values, unchanged_if_refused
-from .replay import ReplayableLoader, divided
 from .resume import StopAndGo
-from .supernet import SampledInput, SampledLayer, SampledModule, SampledRepeat, choices_of
 
 __all__ = ["SampledStrategy"]
 

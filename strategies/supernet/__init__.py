@@ -1,0 +1,1 @@
+"""The supernet: gates of choices, and layers that run only the sampled path."""
