@@ -9,26 +9,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .datasets import (
-        ImageData,
-        Parts,
-        TensorImages,
-        cifar10,
-        cifar100,
-        digits,
-        fashion_mnist,
-        folder,
-        loader,
-        split,
-        synthetic,
-    )
+    from .datasets import TensorImages, cifar10, cifar100, digits, fashion_mnist, folder, synthetic
+    from .split import ImageData, Parts, loader, split
 
 __all__ = [
     "ImageData", "Parts", "TensorImages", "cifar10", "cifar100", "digits", "fashion_mnist", "folder", "loader", "split", "synthetic",
 ]  # fmt: skip
 
+_OF_SPLIT = ("ImageData", "Parts", "loader", "split")
+
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(".datasets", __name__), name)
+    return getattr(importlib.import_module(".split" if name in _OF_SPLIT else ".datasets", __name__), name)

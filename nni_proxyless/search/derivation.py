@@ -30,8 +30,8 @@ from ..core.cpu_threads import use
 from ..core.errors import UserError
 from ..core.progress import bar
 from ..core.text_table import in_columns
-from ..data.datasets import loader, split
 from ..data.fingerprint import require_same
+from ..data.split import loader, split
 from ..data.validate import make_images, make_space
 from ..latency import BudgetError, DeviceEstimator, LatencyEstimator, LatencyProfiler, best_under_budget
 from ..latency.choices import InputSet, as_nni_has_it, read_probs_back

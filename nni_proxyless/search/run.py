@@ -30,9 +30,9 @@ from ..core.divergence import DivergedError, is_finite
 from ..core.errors import UserError
 from ..core.tensorboard_writer import FLUSH_SECONDS
 from ..data.accuracy import evaluate_accuracy
-from ..data.datasets import ImageData, loader, split
 from ..data.fingerprint import know_again
 from ..data.outputs import FILLED_IN, require_outputs, where_classes_are_given
+from ..data.split import ImageData, loader, split
 from ..data.validate import make_images, make_space
 from ..latency import DeviceEstimator, LatencyEstimator, LatencyPenalty, LatencyProfiler
 from ..latency.digits import in_words as cost_in_words

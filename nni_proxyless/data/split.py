@@ -1,0 +1,146 @@
+"""Images of a task, and their division into three disjoint parts: for weights, for alphas, for validation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from ..core.errors import UserError
+from .normalization import Statistics
+
+if TYPE_CHECKING:
+    from ..latency.operation import Shape
+
+__all__ = ["SPLIT_SEED", "ImageData", "Parts", "loader", "split"]
+
+SPLIT_SEED = 0  # fixed, as in the official code: a search's seed must not change what it is judged on
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A classification task.
+
+    Attributes
+    ----------
+    train
+        Training images as they are trained on, augmented.
+    train_plain
+        The same images in the same order, as they are evaluated.
+    test
+        Images that no search sees.
+    targets
+        Class of every training image.
+    num_classes
+        How many classes there are.
+    shape
+        Of one image, (channels, height, width).
+    through
+        The same task through other transforms, from a PIL picture to a normalised tensor: ``through(augment, plain)`` for
+        training and for evaluation. None where the images are no pictures.
+    statistics
+        Mean and standard deviation per channel, of pixels from 0 to 1; None: those that
+        :func:`.normalization.preprocessing` knows of.
+    """
+
+    train: Dataset
+    train_plain: Dataset
+    test: Dataset
+    targets: Sequence[int]
+    num_classes: int
+    shape: Shape
+    through: Callable[[Callable, Callable], ImageData] | None = None
+    statistics: Statistics | None = None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Three disjoint parts of the training images.
+
+    Attributes
+    ----------
+    weights, weights_plain
+        As they are trained on, and as they are evaluated.
+    alphas, validation
+        Not augmented.
+    all_but_validation
+        Weights and alphas together, augmented: for a method that trains both on the same images.
+    """
+
+    weights: Dataset
+    weights_plain: Dataset
+    alphas: Dataset
+    validation: Dataset
+    all_but_validation: Dataset
+
+
+def split(data: ImageData, *, alphas: float, validation: float) -> Parts:
+    """Divide the training images, every class in the same proportions.
+
+    The division depends on the data alone, not on the seed of the search. Images for the alphas and for validation are
+    not augmented (FACTS 1.6).
+
+    Parameters
+    ----------
+    data
+        What to divide.
+    alphas, validation
+        Shares of the training images, greater than 0; the rest trains the weights.
+
+    Raises
+    ------
+    UserError
+        A class has too few images for three parts.
+    """
+    targets = np.asarray(data.targets)
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(targets))
+    parts: dict[str, list[int]] = {"alphas": [], "validation": [], "weights": []}
+    for label in range(data.num_classes):
+        members = order[targets[order] == label]
+        n_alphas, n_validation = round(alphas * len(members)), round(validation * len(members))
+        if not (n_alphas and n_validation and n_alphas + n_validation < len(members)):
+            raise UserError(
+                f"data: class {label} has {len(members)} images: too few for three parts with alphas {alphas} and validation {validation}"
+            )
+        parts["alphas"] += members[:n_alphas].tolist()
+        parts["validation"] += members[n_alphas : n_alphas + n_validation].tolist()
+        parts["weights"] += members[n_alphas + n_validation :].tolist()
+    for indices in parts.values():
+        indices.sort()
+    return Parts(
+        weights=Subset(data.train, parts["weights"]),
+        weights_plain=Subset(data.train_plain, parts["weights"]),
+        alphas=Subset(data.train_plain, parts["alphas"]),
+        validation=Subset(data.train_plain, parts["validation"]),
+        all_but_validation=Subset(data.train, sorted(parts["weights"] + parts["alphas"])),
+    )
+
+
+def loader(
+    dataset: Dataset,
+    batch_size: int,
+    *,
+    seed: int | None = None,
+    workers: int = 0,
+    pin_memory: bool = False,
+    factory: Callable[..., Any] = DataLoader,
+) -> Any:
+    """A loader whose order depends on ``seed`` and nothing else: shuffled with a seed, in order without.
+
+    With a seed an incomplete last batch is dropped, unless it is the only one.
+    """
+    shuffle = seed is not None
+    return factory(
+        dataset,
+        batch_size,
+        shuffle=shuffle,
+        drop_last=shuffle and len(dataset) >= batch_size,  # type: ignore[arg-type]  # torch's Dataset need have no length, ours has
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=pin_memory,
+        generator=torch.Generator().manual_seed(seed or 0),
+    )
