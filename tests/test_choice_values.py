@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from nni_proxyless.cli.main import main
 from nni_proxyless.core.errors import UserError
 from nni_proxyless.core.plain_values import as_plain
-from nni_proxyless.data.validate import make_space
 from nni_proxyless.derive import build_network
 from nni_proxyless.latency import LatencyProfiler, MacsEstimator
 from nni_proxyless.latency.choices import InputSet, check_values, read_back, read_probs_back
 from nni_proxyless.models.architecture import Architecture
+from nni_proxyless.search.build import make_space
 from nni_proxyless.search.supernet_files import read_probabilities
 
 

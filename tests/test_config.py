@@ -11,7 +11,8 @@ from nni_proxyless.strategies import ProxylessNAS
 
 from nni_proxyless.config.read import parse_value, read_config
 from nni_proxyless.config.registry import accepted_arguments
-from nni_proxyless.config.search_config import SearchConfig, TrainConfig
+from nni_proxyless.config.search_config import SearchConfig
+from nni_proxyless.config.train_config import TrainConfig
 from nni_proxyless.core.errors import UserError
 
 

@@ -17,8 +17,9 @@ from nni_proxyless.config.read import read_config
 from nni_proxyless.config.search_config import SearchConfig
 from nni_proxyless.core.errors import UserError
 from nni_proxyless.data import ImageData, digits
-from nni_proxyless.data.validate import make_images, make_space
+from nni_proxyless.data.validate import make_images
 from nni_proxyless.derive import Architecture
+from nni_proxyless.search.build import make_space
 
 from .forked import fork
 from .test_experiment import run_to_the_end

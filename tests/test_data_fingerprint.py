@@ -14,7 +14,8 @@ from torch.utils.data import TensorDataset
 from nni_proxyless import data
 from nni_proxyless.cli.main import main
 from nni_proxyless.config.read import read_config
-from nni_proxyless.config.search_config import SearchConfig, TrainConfig
+from nni_proxyless.config.search_config import SearchConfig
+from nni_proxyless.config.train_config import TrainConfig
 from nni_proxyless.core.errors import UserError
 from nni_proxyless.data.fingerprint import FINGERPRINT, differing_images, fingerprint, know_again, require_same
 from nni_proxyless.search.run import run_search

@@ -11,7 +11,8 @@ import pytest
 
 from nni_proxyless.cli import main as cli
 from nni_proxyless.config.read import file_and_overrides, read_config
-from nni_proxyless.config.search_config import SearchConfig, TrainConfig
+from nni_proxyless.config.search_config import SearchConfig
+from nni_proxyless.config.train_config import TrainConfig
 from nni_proxyless.core.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,8 +13,9 @@ from nni.experiment.config import ExperimentConfig
 from nni_proxyless.cli.main import main
 from nni_proxyless.config.nni_experiment import check_experiment
 from nni_proxyless.config.read import read_config
-from nni_proxyless.config.search_config import SearchConfig, TrainConfig
+from nni_proxyless.config.search_config import SearchConfig
 from nni_proxyless.config.shipped import shipped
+from nni_proxyless.config.train_config import TrainConfig
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 FILES = sorted(path for path in EXPERIMENTS.rglob("*.yml"))

@@ -13,7 +13,7 @@ from torch import nn
 from nni_proxyless import data
 from nni_proxyless.cli.main import main
 from nni_proxyless.config.read import read_config
-from nni_proxyless.config.search_config import TrainConfig
+from nni_proxyless.config.train_config import TrainConfig
 from nni_proxyless.core.errors import UserError
 from nni_proxyless.data.outputs import outputs_problem, require_outputs, where_classes_are_given
 from nni_proxyless.derive import Architecture, build_network

@@ -7,7 +7,7 @@ import pytest
 from nni_proxyless.cli.main import main
 from nni_proxyless.config.read import read_config
 from nni_proxyless.config.recipes import find_recipe, recipes
-from nni_proxyless.config.search_config import TrainConfig
+from nni_proxyless.config.train_config import TrainConfig
 from nni_proxyless.core.errors import UserError
 
 

@@ -22,7 +22,7 @@ from torch.nn import functional
 import nni_proxyless.timm_models  # noqa: F401  (registers the models)
 from nni_proxyless import data
 from nni_proxyless.cli.main import main
-from nni_proxyless.config.search_config import AugmentationSection, DistillationSection, TrainConfig
+from nni_proxyless.config.train_config import AugmentationSection, DistillationSection, TrainConfig
 from nni_proxyless.core.atomic_files import write_weights
 from nni_proxyless.derive import Architecture
 from nni_proxyless.training.augmentation import augmented

@@ -13,7 +13,8 @@ import yaml
 
 from nni_proxyless.cli.main import _parser, main
 from nni_proxyless.config.read import file_and_overrides, read_config
-from nni_proxyless.config.search_config import SearchConfig, TrainConfig
+from nni_proxyless.config.search_config import SearchConfig
+from nni_proxyless.config.train_config import TrainConfig
 from nni_proxyless.core.errors import UserError
 from nni_proxyless.core.user_path import expand_path, of_another_machine, user_path
 from nni_proxyless.search.nni_trial import output_folder

@@ -55,8 +55,9 @@ def search(folder: Path, halts: Halts) -> None:
     from nni_proxyless.config.search_config import SearchConfig
     from nni_proxyless.config.shipped import shipped
     from nni_proxyless.data import split
-    from nni_proxyless.data.validate import make_images, make_space
-    from nni_proxyless.search.run import InProcessEngine, make_evaluator, space_arguments_for
+    from nni_proxyless.data.validate import make_images
+    from nni_proxyless.search.build import make_evaluator, make_space, space_arguments_for
+    from nni_proxyless.search.run import InProcessEngine
 
     class AfterSteps(Callback):
         def on_train_batch_end(self, *arguments: Any) -> None:
@@ -77,8 +78,8 @@ def search(folder: Path, halts: Halts) -> None:
 def training(folder: Path, halts: Halts) -> None:
     """``nni-proxyless train`` as experiments/train.yml has it, of the network in experiments/digits_architecture.json."""
     from nni_proxyless.config.read import read_config
-    from nni_proxyless.config.search_config import TrainConfig
     from nni_proxyless.config.shipped import shipped
+    from nni_proxyless.config.train_config import TrainConfig
     from nni_proxyless.training import loop
 
     class Halting(loop._Training):

@@ -48,7 +48,8 @@ def _check(arguments: argparse.Namespace) -> int:
 def _said_of(path: Path, overrides: list[tuple[str, str, Any]]) -> str:
     """What a file comes to, as YAML with comments."""
     from ..config.read import read_config
-    from ..config.search_config import SearchConfig, TrainConfig
+    from ..config.search_config import SearchConfig
+    from ..config.train_config import TrainConfig
 
     kind = _kind(path)
     if kind == "experiment":
@@ -83,8 +84,9 @@ def _yaml(config: Any) -> str:
 
 def _kind(path: Path) -> str:
     """Of which kind a file is: the one that most of its keys belong to."""
-    from ..config.search_config import SearchConfig, TrainConfig
+    from ..config.search_config import SearchConfig
     from ..config.strict_yaml import read_yaml
+    from ..config.train_config import TrainConfig
 
     content = read_yaml(path, example="'space:', 'trialCommand:' or 'epochs:'")
     if not content:

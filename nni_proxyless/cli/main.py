@@ -7,13 +7,11 @@ whoever read the results has gone (:mod:`..core.streams`).
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 from ..core.cpu_threads import environment
 
@@ -23,7 +21,6 @@ from .. import __version__
 from ..core.errors import UserError
 from ..core.resource_errors import in_words
 from ..core.streams import prepare_streams, say, to_reader
-from ..core.user_path import path_argument
 from .check import add_check_command
 from .derive import add_derive_command
 from .draw import add_draw_command
@@ -31,8 +28,10 @@ from .export import add_export_command
 from .fetch import add_fetch_command
 from .init import add_init_command
 from .latency import add_latency_command
+from .log import log_to_stderr
 from .reference import add_reference_command
 from .report import add_report_command
+from .search import add_search_command
 from .train import add_train_command
 from .watch import add_watch_command
 
@@ -51,7 +50,7 @@ def _main(argv: Sequence[str] | None) -> int:
     warnings.filterwarnings("ignore", message=r".*is found to be not a nn\.Module", category=RuntimeWarning)
     # A loader without worker processes is right for images in memory, and the user's own choice elsewhere.
     warnings.filterwarnings("ignore", message=r".*does not have many workers", category=UserWarning)
-    _log_to_stderr()
+    log_to_stderr()
     try:
         return arguments.run(arguments)
     except UserError as error:
@@ -90,20 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"nni-proxyless {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    search = commands.add_parser(
-        "search", help="search a network; alone, or as the trialCommand of an NNI experiment",
-        description="Search a network. Without a file: the embedded digits on this machine.",
-    )  # fmt: skip
-    search.add_argument(
-        "items", nargs="*", metavar="search.yml | key=value", help="configuration file; overrides by dotted path"
-    )
-    search.add_argument(
-        "--resume",
-        type=path_argument,
-        metavar="DIR",
-        help="go on with the search in this folder, which was stopped or killed",
-    )
-    search.set_defaults(run=_search)
+    add_search_command(commands)
 
     add_init_command(commands)
 
@@ -127,67 +113,3 @@ def _parser() -> argparse.ArgumentParser:
 
     add_fetch_command(commands)
     return parser
-
-
-def _search(arguments: argparse.Namespace) -> int:
-    from ..config.read import file_and_overrides, read_config
-    from ..config.search_config import SearchConfig
-    from ..config.shipped import shipped
-    from ..search import nni_trial as trial
-    from ..search.run_folder import is_finished
-
-    helped = trial.shared_folder() if trial.is_helper() else None
-    if resumed := arguments.resume or helped:
-        if arguments.resume and arguments.items:
-            raise UserError(
-                f"--resume goes on with the search as it was; not allowed beside it: {' '.join(arguments.items)}"
-            )
-        path, folder = resumed / "search.yml", resumed
-        if not path.exists():
-            raise UserError(f"--resume {resumed}: no search.yml there, so no search has begun in this folder")
-        if arguments.resume and is_finished(folder):
-            from ..models.architecture import Architecture
-            from ..report.table import figures
-
-            print(figures(Architecture.read(folder / "architecture.json")))
-            print(f"finished already: {folder / 'architecture.json'}")
-            return 0
-        config = read_config(SearchConfig, path)
-    else:
-        file, overrides = file_and_overrides(arguments.items)
-        path = Path(file) if file else None
-        config = read_config(SearchConfig, path or shipped("search.yml"), [*overrides, *trial.parameters()])
-        folder = trial.output_folder(config.output, "search")
-    from ..report.table import figures
-    from ..search.run import run_search  # takes seconds, and a mistake is to be said at once
-
-    _quieten()
-    result = run_search(config, folder, base=path.parent if path else Path(), report=trial.intermediate)
-    if result is None:
-        return 0
-    trial.final(result.metrics)
-    print(figures(result.architecture))
-    print(f"architecture: {folder / 'architecture.json'}")
-    return 0
-
-
-def _log_to_stderr() -> None:
-    logger = logging.getLogger("nni_proxyless")
-    if not logger.handlers:
-        from ..core.progress import LogAboveBars
-
-        handler = LogAboveBars()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
-        logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    # NNI's own handler, at the root, writes what its web UI shows as a trial's log.
-    logger.propagate = "NNI_PLATFORM" in os.environ
-
-
-def _quieten() -> None:
-    """Drop what Lightning and NNI say about things that are as they should be here; call it after their import."""
-    for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    # "Validation dataloaders are missing": a one-shot strategy uses them up itself.
-    logging.getLogger("nni.nas.evaluator.pytorch.lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")  # Lightning 2.6 on torch 2.15

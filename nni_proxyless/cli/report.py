@@ -101,9 +101,7 @@ def _train_best(found: Sequence[Found], settings: Path | None) -> None:
     if not done:
         raise UserError("report: no search has finished yet: nothing to train")
     from ..config.read import read_config
-    from ..config.search_config import (
-        TrainConfig,  # here: training takes seconds to import, which a table need not wait
-    )
+    from ..config.train_config import TrainConfig
     from ..training.loop import train
 
     accuracy, best = max(done, key=lambda item: item[0])

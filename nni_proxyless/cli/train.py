@@ -51,7 +51,7 @@ def _train(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace, *, talks: bool) -> int:
     from ..config.read import file_and_overrides, read_config
     from ..config.recipes import find_recipe
-    from ..config.search_config import TrainConfig
+    from ..config.train_config import TrainConfig
     from ..search import nni_trial as trial
     from ..search.run_folder import alone_in
 
@@ -109,7 +109,7 @@ def _as_it_began(arguments: argparse.Namespace) -> tuple[Any, Path, Path]:
     """Configuration, architecture and folder of an unfinished training."""
     from pydantic import ValidationError
 
-    from ..config.search_config import TrainConfig
+    from ..config.train_config import TrainConfig
     from ..training.checkpoint import TrainingCheckpoint
 
     checkpoint = TrainingCheckpoint(arguments.resume)

@@ -70,7 +70,7 @@ def _watch(arguments: argparse.Namespace) -> int:
 def _check_settings(path: Path) -> None:
     """The settings of a training that comes after hours are to be refused now."""
     from ..config.read import read_config
-    from ..config.search_config import TrainConfig
+    from ..config.train_config import TrainConfig
 
     read_config(TrainConfig, path)
 

@@ -32,9 +32,10 @@ from . import registry
 from .nni_search_space import combinations, in_words, space_problem
 from .read import file_and_overrides, read_config, say, unknown_key
 from .recipes import find_recipe
-from .search_config import SearchConfig, TrainConfig
+from .search_config import SearchConfig
 from .shipped import shipped
 from .strict_yaml import YAML_OF_NNI, read_yaml
+from .train_config import TrainConfig
 
 __all__ = ["EXPERIMENT_KEYS", "CheckedExperiment", "check_experiment", "folded"]
 

@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from ..core.errors import UserError, did_you_mean, on_one_line, shown
 from .options import options_of
 from .overrides import NamedPath, file_and_overrides, is_file, override
-from .search_config import SearchConfig, TrainConfig
+from .search_config import SearchConfig
 from .strict_yaml import parse_value, read_yaml
+from .train_config import TrainConfig
 
 __all__ = ["file_and_overrides", "is_file", "parse_value", "read_config", "say", "unknown_key"]
 

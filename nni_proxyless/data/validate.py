@@ -20,9 +20,9 @@ from .labels import CheckedLabels, class_of, labels_in_memory, problem_of_labels
 from .split import ImageData
 
 if TYPE_CHECKING:
-    from nni.nas.nn.pytorch import ModelSpace
+    pass
 
-__all__ = ["make_images", "make_space"]
+__all__ = ["make_images"]
 
 
 def make_images(name: str, arguments: Mapping[str, Any]) -> ImageData:
@@ -49,34 +49,6 @@ def _checked(data: Any, name: str) -> ImageData:
     if (through := data.through) is not None:
         parts["through"] = lambda augment, plain: _checked(through(augment, plain), name)
     return dataclasses.replace(data, **parts)
-
-
-def make_space(name: str, arguments: Mapping[str, Any]) -> ModelSpace:
-    """The space behind a name.
-
-    Raises
-    ------
-    UserError
-        It is no model space, there is nothing to choose in it, or its choices cannot be written down.
-    """
-    from nni.nas.nn.pytorch import ModelSpace  # here: it takes seconds, and a training of images does without
-
-    from ..latency.choices import check_values
-
-    space = registry.load("nni_proxyless.search_spaces", name)(**arguments)
-    if not isinstance(space, ModelSpace):
-        raise UserError(f"space: {name} gives a {type(space).__name__}; allowed: a ModelSpace of NNI")
-    try:
-        for label, choice in space.simplify().items():
-            check_values(label, choice)
-    except TypeError as error:
-        raise UserError(f"space: {name}: {error}") from error
-    if not any(len(getattr(choice, "values", ())) > 1 for choice in space.simplify().values()):
-        raise UserError(
-            f"space: {name} has no choice, so there is nothing to search; allowed: a ModelSpace with a LayerChoice, InputChoice "
-            "or Repeat of two candidates or more"
-        )
-    return space
 
 
 def _problems(data: Any) -> list[str]:

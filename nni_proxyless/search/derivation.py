@@ -32,7 +32,7 @@ from ..core.progress import bar
 from ..core.text_table import in_columns
 from ..data.fingerprint import require_same
 from ..data.split import loader, split
-from ..data.validate import make_images, make_space
+from ..data.validate import make_images
 from ..latency import BudgetError, DeviceEstimator, LatencyEstimator, LatencyProfiler, best_under_budget
 from ..latency.choices import InputSet, as_nni_has_it, read_probs_back
 from ..latency.digits import in_words
@@ -45,6 +45,7 @@ from ..models.build import build_network, count_parameters, installed_versions
 from ..models.draw import draw_beside
 from ..models.record import latency_record, unit_of
 from ..models.timm_model import load_weights
+from .build import make_space
 from .latency_table import make_profiler, measure_beside_path, say_if_drifted
 from .monitor import judge, judging_loaders
 from .supernet_files import SUPERNET, Probabilities, read_probabilities, require_finished

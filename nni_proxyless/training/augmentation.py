@@ -6,7 +6,7 @@ from typing import Any
 
 from timm.data import create_transform
 
-from ..config.search_config import AugmentationSection
+from ..config.train_config import AugmentationSection
 from ..core.errors import UserError
 from ..data.normalization import preprocessing
 from ..data.split import ImageData

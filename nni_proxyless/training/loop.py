@@ -21,7 +21,7 @@ import yaml
 from timm.utils import distribute_bn
 from torch import Tensor, nn
 
-from ..config.search_config import TrainConfig
+from ..config.train_config import TrainConfig
 from ..core.atomic_files import write_text, write_weights
 from ..core.cpu_threads import in_words, say_if_other_threads, use
 from ..core.errors import UserError

@@ -9,7 +9,7 @@ from timm.data import Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
-from ..config.search_config import TrainConfig
+from ..config.train_config import TrainConfig
 from ..core.errors import UserError
 from ..core.module_modes import Modes
 from .distributed import Processes

@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import nn
 
-from ..config.search_config import DistillationSection, TrainConfig
+from ..config.train_config import DistillationSection, TrainConfig
 from ..core.errors import UserError, did_you_mean
 from ..core.module_modes import evaluating
 from ..data.normalization import preprocessing

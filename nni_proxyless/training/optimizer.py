@@ -11,7 +11,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from ..config.search_config import TrainConfig
+from ..config.train_config import TrainConfig
 from ..core.errors import UserError
 
 __all__ = ["Optimization"]

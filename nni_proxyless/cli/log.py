@@ -1,0 +1,31 @@
+"""What the log of a command shows, and where."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+__all__ = ["log_to_stderr", "quieten"]
+
+
+def log_to_stderr() -> None:
+    logger = logging.getLogger("nni_proxyless")
+    if not logger.handlers:
+        from ..core.progress import LogAboveBars
+
+        handler = LogAboveBars()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+        logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    # NNI's own handler, at the root, writes what its web UI shows as a trial's log.
+    logger.propagate = "NNI_PLATFORM" in os.environ
+
+
+def quieten() -> None:
+    """Drop what Lightning and NNI say about things that are as they should be here; call it after their import."""
+    for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # "Validation dataloaders are missing": a one-shot strategy uses them up itself.
+    logging.getLogger("nni.nas.evaluator.pytorch.lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")  # Lightning 2.6 on torch 2.15

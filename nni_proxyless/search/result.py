@@ -1,0 +1,133 @@
+"""What a search leaves in its folder, and its figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from nni.nas.nn.pytorch import ModelSpace
+
+from ..config.search_config import SearchConfig
+from ..core.atomic_files import write_text, write_weights
+from ..data.accuracy import evaluate_accuracy
+from ..data.split import ImageData, loader
+from ..latency import DeviceEstimator, LatencyEstimator, LatencyProfiler
+from ..latency.operation import trace_operations
+from ..models.architecture import Architecture
+from ..models.build import build_network, installed_versions
+from ..models.draw import draw_beside
+from ..models.export.onnx_format import leave_onnx
+from ..models.record import latency_record
+from .build import strategy_can
+from .costs import Cost
+from .latency_table import measure_beside_path, say_if_drifted
+from .monitor import DerivedNetMonitor
+from .run_folder import history
+
+__all__ = ["SearchResult", "found_finished", "save_result"]
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchResult:
+    """Where a search has left its files, and its figures as they are reported to NNI."""
+
+    folder: Path
+    architecture: Architecture
+    metrics: dict[str, float]
+
+
+def found_finished(folder: Path, report: Callable[[dict[str, float]], None]) -> SearchResult:
+    """What the search in this folder has come to, reported once more: the process that did it could not, or not in full."""
+    _logger.info("finished already: %s", folder / "architecture.json")
+    for metrics in history(folder):
+        report(metrics)
+    architecture = Architecture.read(folder / "architecture.json")
+    measured_ms = architecture.latency.get("measured_ms")
+    test_accuracy = architecture.search.get("test_accuracy")
+    return SearchResult(folder, architecture, _final(history(folder)[-1], measured_ms, test_accuracy))
+
+
+def _final(last: Mapping[str, float], measured_ms: float | None, test_accuracy: float | None) -> dict[str, float]:
+    """The figures of the end: those of the last epoch, and what comes to them."""
+    more = {"measured_ms": measured_ms, "test_accuracy": test_accuracy}
+    return {
+        **{name: value for name, value in last.items() if name != "seconds"},
+        **{name: value for name, value in more.items() if value is not None},
+    }
+
+
+def save_result(
+    config: SearchConfig, folder: Path, data: ImageData, space_arguments: dict[str, Any], space: ModelSpace,
+    monitor: DerivedNetMonitor, target: float | None, profiler: LatencyProfiler, estimator: LatencyEstimator,
+) -> SearchResult:  # fmt: skip
+    assert monitor.last is not None
+    assert monitor.network is not None
+    definition = getattr(space, "timm_definition", None)
+    architecture = Architecture(
+        space={"name": config.space.name, "arguments": space_arguments},
+        choices=monitor.sample,
+        input_shape=data.shape,
+        network=definition(monitor.sample) if definition is not None else None,
+        data={"name": config.data.name, "arguments": config.data.arguments},
+    )
+    weights = monitor.network.state_dict()
+    network = build_network(architecture, {name: tensor.cpu() for name, tensor in weights.items()})
+    measured, table_again = None, None
+    if isinstance(estimator, DeviceEstimator):
+        # From a space of its own: a search may have let go of candidates.
+        operations = trace_operations(type(space)(**space_arguments), data.shape)
+        path = [op for op in operations if op.runs_in(monitor.sample)]
+        measured, table_again = measure_beside_path(estimator, network, data.shape, path)
+        say_if_drifted(profiler, estimator, monitor.last["table_ms"], table_again, measured)
+    test_accuracy = None
+    if trained := strategy_can("leaves_trained_network", config, default=False):
+        test_accuracy = evaluate_accuracy(
+            network, loader(data.test, config.data.batch_size, workers=config.data.workers)
+        )
+    metrics = _final(monitor.last, measured, test_accuracy)
+    architecture = dataclasses.replace(
+        architecture,
+        latency=latency_record(
+            profiler, monitor.sample, target=target, expected=metrics["expected_ms"], measured_ms=measured,
+            table_again_ms=table_again, measured_conditions=estimator.conditions if measured is not None else None,
+        ),
+        macs=int(metrics["macs"]),
+        n_params=int(metrics["n_params"]),
+        search={
+            "strategy": config.strategy.name,
+            "seed": config.seed,
+            "epochs": config.training.epochs,
+            "threads": torch.get_num_threads(),
+            "accuracy": metrics["default"],
+            **({"test_accuracy": metrics["test_accuracy"]} if trained else {}),
+            **({"costs": _of_costs(monitor.costs, metrics)} if monitor.costs else {}),
+        },
+        versions=installed_versions(),
+    )  # fmt: skip
+    write_weights(folder / "weights.safetensors", weights)
+    if trained:
+        result = {"accuracy": metrics["test_accuracy"], "epochs": config.training.epochs, "weights": "searched",
+                  "architecture": "architecture.json"}  # fmt: skip
+        write_weights(folder / "final" / "weights.safetensors", weights)
+        write_text(folder / "final" / "result.json", json.dumps(result, indent=2) + "\n")
+    architecture.write(folder / "architecture.json")
+    draw_beside(folder / "architecture.json")
+    leave_onnx(network, data.shape, folder / "model.onnx")
+    return SearchResult(folder, architecture, metrics)
+
+
+def _of_costs(costs: Mapping[str, Cost], metrics: Mapping[str, float]) -> dict[str, Any]:
+    return {
+        name: {
+            "unit": cost.profiler.unit, "target": cost.target, "expected": metrics[f"expected_{name}"],
+            "derived": metrics[f"derived_{name}"],
+        }
+        for name, cost in costs.items()
+    }  # fmt: skip
