@@ -40,7 +40,6 @@ A search in four stages, on one schedule:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -50,50 +49,16 @@ from torch import Tensor, nn
 
 from nni_proxyless.core.batch_norm import moving_norms
 
-from .estimators import MovingBaseline
+from .estimators import MovingBaseline, entropy, is_decided, log_prob_of_path, loss_reward_term
 from .oneshot.constraints import most_probable_within
 from .oneshot.distributed import average, average_gradients
-from .oneshot.module import SampledOneShotModule, entropy
+from .oneshot.module import SampledOneShotModule
 from .oneshot.strategy import SampledStrategy
 from .ranges import problems_of_dsnas
 from .supernet.gate import Gate
 from .supernet.layers import settle
 
-__all__ = ["DSNAS", "is_decided", "log_prob_of_path", "loss_reward_term"]
-
-
-def log_prob_of_path(gates: Iterable[Gate]) -> Tensor:
-    """log p(Z): the sum of log p_k over the sampled candidates of these gates, at least one; a scalar with its graph."""
-    by_size: dict[int, list[Gate]] = {}
-    for gate in gates:
-        by_size.setdefault(len(gate.choices), []).append(gate)
-    terms = []
-    for same in by_size.values():  # of one size in one go: a dozen small operations per gate and step would be felt
-        log_p = torch.log_softmax(torch.stack([gate.alpha for gate in same]), dim=1)
-        sampled = torch.tensor([[gate.current] for gate in same], device=log_p.device)
-        terms.append(log_p.gather(1, sampled).sum())
-    return torch.stack(terms).sum()
-
-
-def loss_reward_term(loss: Tensor, baseline: float, log_prob: Tensor) -> Tensor:
-    """A term of value 0 whose gradient on the logits of each choice is (L - b)(e_k - p).
-
-    Parameters
-    ----------
-    loss
-        L, a scalar; not differentiated through.
-    baseline
-        b, which must not depend on the path that L was measured on.
-    log_prob
-        log p(Z) of that path, a scalar with its graph.
-    """
-    return ((loss.detach() - baseline) * (log_prob - log_prob.detach())).to(loss.dtype)
-
-
-def is_decided(probs: Tensor, gap: float) -> bool:
-    """Whether the two best of at least two probabilities, shape (N,), differ by ``gap`` or more (DSNAS eq. 8)."""
-    best, second = torch.topk(probs.detach(), 2).values
-    return bool(best - second >= gap)
+__all__ = ["DSNAS"]
 
 
 class DSNASModule(SampledOneShotModule):

@@ -6,12 +6,25 @@ network m takes there.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
 
-from pytorch_lightning import LightningModule
+import torch
 from torch import Tensor
 
-__all__ = ["MovingBaseline", "accuracy_of", "reinforce_loss"]
+from nni_proxyless.core.divergence import DivergedError
+
+from .supernet.gate import Gate
+
+__all__ = [
+    "MovingBaseline",
+    "entropy",
+    "is_decided",
+    "log_prob_of_path",
+    "loss_reward_term",
+    "pair_shift",
+    "reinforce_loss",
+    "sample_pair",
+]
 
 
 def reinforce_loss(log_probs: Tensor, rewards: Tensor, baseline: float) -> Tensor:
@@ -54,22 +67,87 @@ class MovingBaseline:
         return self.value if self.when == "before" else used
 
 
-def accuracy_of(module: LightningModule, batch: Any, batch_idx: int) -> float:
-    """Share of right answers of the sampled path on a batch.
+def sample_pair(probs: Tensor, generator: torch.Generator) -> tuple[int, int]:
+    """Draw two different candidates, without replacement (ProxylessNAS, sec. 3.2.1); the first one is active.
 
-    The module's own ``architecture_accuracy(batch, batch_idx)`` if it has one; else the batch must be (inputs, class
-    indices) and the module's output logits, as with NNI's ``Classification``.
+    Given the pair {a, b}, which of them is active is drawn anew from q, the softmax over the pair alone.
+
+    Parameters
+    ----------
+    probs
+        Shape (n_candidates,), sums to 1. Not differentiated through.
+    generator
+        The only source of randomness.
+
+    Returns
+    -------
+    tuple
+        Index of the active candidate, index of the other one.
+
+    Raises
+    ------
+    ValueError
+        Fewer than two candidates, or a probability that is not finite.
     """
-    own = getattr(module, "architecture_accuracy", None)
-    if own is not None:
-        return float(own(batch, batch_idx))
-    if isinstance(batch, (list, tuple)) and len(batch) == 2 and isinstance(batch[1], Tensor):
-        inputs, targets = batch
-        network: Any = module if type(module).forward is not LightningModule.forward else module.model
-        logits = network(inputs)
-        if isinstance(logits, Tensor) and logits.ndim == 2 and targets.ndim == 1 and not targets.is_floating_point():
-            return float((logits.argmax(dim=1) == targets).float().mean())
-    raise TypeError(
-        f"update='reinforce' cannot see an accuracy in {type(module).__name__}: its batches are not "
-        "(inputs, class indices), or its output is not logits; give it a method architecture_accuracy(batch, batch_idx)"
-    )
+    probs = probs.detach().cpu()
+    if probs.numel() < 2:
+        raise ValueError(f"a pair needs at least two candidates, not {probs.numel()}")
+    if not torch.isfinite(probs).all():
+        raise DivergedError(f"probabilities of the candidates are not finite: {probs.tolist()}")
+    # A candidate whose probability has underflowed to 0 can still be the second of a pair.
+    a, b = torch.multinomial(probs.clamp_min(torch.finfo(probs.dtype).tiny), 2, generator=generator).tolist()
+    q_a = probs[a] / (probs[a] + probs[b])
+    keep = bool(torch.rand((), generator=generator, dtype=probs.dtype) < q_a)
+    return (a, b) if keep else (b, a)
+
+
+def pair_shift(before: Tensor, after: Tensor) -> Tensor:
+    """What to subtract from both logits of a pair so that its exponential mass is as before the update.
+
+    log[(e^a' + e^b') / (e^a + e^b)]: the paper calls it a ratio, which acts on exp(alpha) (FACTS 1.3.5).
+
+    Parameters
+    ----------
+    before, after
+        Logits of the pair, shape (2,), before and after the optimizer's step.
+    """
+    return torch.logsumexp(after, 0) - torch.logsumexp(before, 0)
+
+
+def log_prob_of_path(gates: Iterable[Gate]) -> Tensor:
+    """log p(Z): the sum of log p_k over the sampled candidates of these gates, at least one; a scalar with its graph."""
+    by_size: dict[int, list[Gate]] = {}
+    for gate in gates:
+        by_size.setdefault(len(gate.choices), []).append(gate)
+    terms = []
+    for same in by_size.values():  # of one size in one go: a dozen small operations per gate and step would be felt
+        log_p = torch.log_softmax(torch.stack([gate.alpha for gate in same]), dim=1)
+        sampled = torch.tensor([[gate.current] for gate in same], device=log_p.device)
+        terms.append(log_p.gather(1, sampled).sum())
+    return torch.stack(terms).sum()
+
+
+def loss_reward_term(loss: Tensor, baseline: float, log_prob: Tensor) -> Tensor:
+    """A term of value 0 whose gradient on the logits of each choice is (L - b)(e_k - p).
+
+    Parameters
+    ----------
+    loss
+        L, a scalar; not differentiated through.
+    baseline
+        b, which must not depend on the path that L was measured on.
+    log_prob
+        log p(Z) of that path, a scalar with its graph.
+    """
+    return ((loss.detach() - baseline) * (log_prob - log_prob.detach())).to(loss.dtype)
+
+
+def is_decided(probs: Tensor, gap: float) -> bool:
+    """Whether the two best of at least two probabilities, shape (N,), differ by ``gap`` or more (DSNAS eq. 8)."""
+    best, second = torch.topk(probs.detach(), 2).values
+    return bool(best - second >= gap)
+
+
+def entropy(distributions: Iterable[Tensor]) -> Tensor:
+    """Sum of the entropies, in nats, a scalar with its graph."""
+    return torch.stack([torch.special.entr(p).sum() for p in distributions]).sum()

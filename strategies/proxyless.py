@@ -44,65 +44,19 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from nni_proxyless.core.batch_norm import batch_norm_statistics_kept
-from nni_proxyless.core.divergence import DivergedError
 from nni_proxyless.latency import LatencyReward
 from nni_proxyless.latency.objectives.penalty_sum import Penalties
 
-from .estimators import MovingBaseline, accuracy_of, reinforce_loss
+from .estimators import MovingBaseline, entropy, pair_shift, reinforce_loss, sample_pair
+from .oneshot.accuracy import accuracy_of
 from .oneshot.distributed import average
-from .oneshot.module import SampledOneShotModule, entropy
+from .oneshot.module import SampledOneShotModule
 from .oneshot.strategy import SampledStrategy
 from .ranges import problems_of_proxyless
-from .supernet.gate import Gate, gradients_off
+from .supernet.frozen import gradients_off
+from .supernet.gate import Gate
 
-__all__ = ["MovingBaseline", "ProxylessNAS", "pair_shift", "reinforce_loss", "sample_pair"]
-
-
-def sample_pair(probs: Tensor, generator: torch.Generator) -> tuple[int, int]:
-    """Draw two different candidates, without replacement (ProxylessNAS, sec. 3.2.1); the first one is active.
-
-    Given the pair {a, b}, which of them is active is drawn anew from q, the softmax over the pair alone.
-
-    Parameters
-    ----------
-    probs
-        Shape (n_candidates,), sums to 1. Not differentiated through.
-    generator
-        The only source of randomness.
-
-    Returns
-    -------
-    tuple
-        Index of the active candidate, index of the other one.
-
-    Raises
-    ------
-    ValueError
-        Fewer than two candidates, or a probability that is not finite.
-    """
-    probs = probs.detach().cpu()
-    if probs.numel() < 2:
-        raise ValueError(f"a pair needs at least two candidates, not {probs.numel()}")
-    if not torch.isfinite(probs).all():
-        raise DivergedError(f"probabilities of the candidates are not finite: {probs.tolist()}")
-    # A candidate whose probability has underflowed to 0 can still be the second of a pair.
-    a, b = torch.multinomial(probs.clamp_min(torch.finfo(probs.dtype).tiny), 2, generator=generator).tolist()
-    q_a = probs[a] / (probs[a] + probs[b])
-    keep = bool(torch.rand((), generator=generator, dtype=probs.dtype) < q_a)
-    return (a, b) if keep else (b, a)
-
-
-def pair_shift(before: Tensor, after: Tensor) -> Tensor:
-    """What to subtract from both logits of a pair so that its exponential mass is as before the update.
-
-    log[(e^a' + e^b') / (e^a + e^b)]: the paper calls it a ratio, which acts on exp(alpha) (FACTS 1.3.5).
-
-    Parameters
-    ----------
-    before, after
-        Logits of the pair, shape (2,), before and after the optimizer's step.
-    """
-    return torch.logsumexp(after, 0) - torch.logsumexp(before, 0)
+__all__ = ["MovingBaseline", "ProxylessNAS", "reinforce_loss"]
 
 
 class ProxylessModule(SampledOneShotModule):

@@ -12,11 +12,18 @@ from typing import Any
 
 import chain  # noqa: F401  first: NNI warns while it is imported
 import torch
-from nni_proxyless.strategies.dsnas import DSNASModule, is_decided, log_prob_of_path, loss_reward_term
+from nni_proxyless.strategies.dsnas import DSNASModule
+from nni_proxyless.strategies.estimators import (
+    entropy,
+    is_decided,
+    log_prob_of_path,
+    loss_reward_term,
+    pair_shift,
+    sample_pair,
+)
 from nni_proxyless.strategies.oneshot.constraints import most_probable_within
-from nni_proxyless.strategies.oneshot.module import entropy
-from nni_proxyless.strategies.proxyless import pair_shift, sample_pair
-from nni_proxyless.strategies.supernet.gate import Gate, gradients_off
+from nni_proxyless.strategies.supernet.frozen import gradients_off
+from nni_proxyless.strategies.supernet.gate import Gate
 from nni_proxyless.strategies.supernet.layers import SampledModule, settle
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn

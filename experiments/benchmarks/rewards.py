@@ -38,7 +38,8 @@ from nni.nas.evaluator.pytorch import DataLoader, Lightning
 from nni.nas.nn.pytorch import LayerChoice
 from nni_proxyless.search_spaces import MobileNetV2Space
 from nni_proxyless.strategies import DSNAS
-from nni_proxyless.strategies.supernet.gate import Gate, route_gate_gradients
+from nni_proxyless.strategies.supernet.gate import Gate
+from nni_proxyless.strategies.supernet.gate_gradient import route_gate_gradients
 from planted import (
     LAYERS,
     SPACE_EPS,

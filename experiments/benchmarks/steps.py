@@ -13,7 +13,7 @@ import nni.nas.strategy
 import torch
 from chain import UPDATE_EVERY, Floor, Path, Search
 from nni_proxyless.strategies import DSNAS, ProxylessNAS
-from nni_proxyless.strategies.proxyless import sample_pair
+from nni_proxyless.strategies.estimators import sample_pair
 
 DSNAS_STEPS = {"loss": "DSNAS batch", "gradient": "DSNAS batch, gradient reward"}  # by reward
 NNI_STEPS = {

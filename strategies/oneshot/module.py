@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import nni.nas.strategy  # noqa: F401  (first: else NNI's circular imports leave nni.nas.strategy with broken strategies)
@@ -28,7 +28,7 @@ from .own_module import FORWARDED, check_module, clip, loss_of, overrides
 from .resume import StopAndGo
 from .step_log import Told
 
-__all__ = ["SampledOneShotModule", "entropy"]
+__all__ = ["SampledOneShotModule"]
 
 _IN_LIGHTNINGS = "nni_proxyless"  # key of what is ours in a checkpoint of Lightning's
 
@@ -400,8 +400,3 @@ class SampledOneShotModule(BaseOneShotLightningModule):
     def architecture_optimizer(self) -> Any:
         """The optimizer of all logits."""
         return self.architecture_optimizers()
-
-
-def entropy(distributions: Iterable[Tensor]) -> Tensor:
-    """Sum of the entropies, in nats, a scalar with its graph."""
-    return torch.stack([torch.special.entr(p).sum() for p in distributions]).sum()

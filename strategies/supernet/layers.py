@@ -25,7 +25,8 @@ from torch import nn
 
 from nni_proxyless.latency.choices import InputSet, check_values
 
-from .gate import Gate, route_gate_gradients, tensors_in, versions
+from .gate import Gate
+from .gate_gradient import route_gate_gradients, tensors_in, versions
 
 __all__ = ["SampledInput", "SampledLayer", "SampledModule", "SampledRepeat", "choices_of", "settle"]
 

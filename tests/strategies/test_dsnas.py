@@ -25,7 +25,8 @@ from nni.nas.experiment import NasExperiment
 from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace, Repeat
 from nni.nas.profiler import ExpressionProfiler
 from nni_proxyless.strategies import DSNAS
-from nni_proxyless.strategies.dsnas import DSNASModule, is_decided, loss_reward_term
+from nni_proxyless.strategies.dsnas import DSNASModule
+from nni_proxyless.strategies.estimators import is_decided, loss_reward_term
 from pytorch_lightning.plugins.precision import MixedPrecision
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn

@@ -16,7 +16,8 @@ import torch
 from nni.nas.evaluator.pytorch import DataLoader, Lightning, LightningModule, Trainer
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
 from nni_proxyless.strategies import ProxylessNAS
-from nni_proxyless.strategies.proxyless import ProxylessModule, pair_shift, sample_pair
+from nni_proxyless.strategies.estimators import pair_shift, sample_pair
+from nni_proxyless.strategies.proxyless import ProxylessModule
 from scipy import stats
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset

@@ -21,7 +21,8 @@ from nni.nas.hub.pytorch import ProxylessNAS as ProxylessSpace
 from nni.nas.nn.pytorch import Cell, InputChoice, LayerChoice, ModelSpace, Repeat, ValueChoice
 from nni.nas.space import model_context
 from nni_proxyless.strategies import ProxylessNAS
-from nni_proxyless.strategies.supernet.gate import Gate, gradients_off
+from nni_proxyless.strategies.supernet.frozen import gradients_off
+from nni_proxyless.strategies.supernet.gate import Gate
 from nni_proxyless.strategies.supernet.layers import SampledModule
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset

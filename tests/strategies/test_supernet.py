@@ -12,7 +12,8 @@ import pytest
 import torch
 from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace, Repeat
 from nni_proxyless.strategies import ProxylessNAS
-from nni_proxyless.strategies.supernet.gate import Gate, gradients_off
+from nni_proxyless.strategies.supernet.frozen import gradients_off
+from nni_proxyless.strategies.supernet.gate import Gate
 from nni_proxyless.strategies.supernet.layers import SampledLayer
 from torch import Tensor, nn
 
