@@ -19,7 +19,7 @@ from nni_proxyless.core.cpu_threads import (
     usable_cores,
     use,
 )
-from nni_proxyless.latency.estimators import idle_machine as quiet
+from nni_proxyless.latency.estimators import idle_machine
 
 OMP = (
     "OMP_WAIT_POLICY", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NNI_PROXYLESS_OMP_NUM_THREADS", "LOCAL_WORLD_SIZE",
@@ -261,12 +261,12 @@ def test_where_nobody_says_a_trial_has_the_machine(platform, channel, fresh, mon
 
 def test_a_measurement_waits_for_no_more_cores_than_its_quota_pays_for(monkeypatch):
     """Two cores, one of them busy, quota of one: the other one is all that two threads would get."""
-    monkeypatch.setenv(quiet.PATIENCE, "0.001")
-    monkeypatch.setattr(quiet, "_look", lambda: ({0: 1.0, 1: 0.0}, {0: "0", 1: "1"}))
+    monkeypatch.setenv(idle_machine.PATIENCE, "0.001")
+    monkeypatch.setattr(idle_machine, "_look", lambda: ({0: 1.0, 1: 0.0}, {0: "0", 1: "1"}))
     for cores, taken in ((2, 0.5), (1, 0.0)):
-        monkeypatch.setattr(quiet, "_waited", 0.0)
-        monkeypatch.setattr(quiet, "usable_cores", lambda cores=cores: cores)
-        assert quiet.wait_until_quiet(2) == taken
+        monkeypatch.setattr(idle_machine, "_waited", 0.0)
+        monkeypatch.setattr(idle_machine, "usable_cores", lambda cores=cores: cores)
+        assert idle_machine.wait_until_quiet(2) == taken
 
 
 def test_going_on_with_another_number_of_threads_is_said(caplog):

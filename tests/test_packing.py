@@ -8,17 +8,17 @@ from collections import OrderedDict
 
 import torch
 
-from nni_proxyless.core import checkpoint_file as sealed
+from nni_proxyless.core import checkpoint_file
 from nni_proxyless.core.packing import LARGEST
 
 LINE = b"nni-proxyless test 1\n"
 
 
 def written(path, state):
-    sealed.write_sealed(path, LINE, state)
+    checkpoint_file.write_sealed(path, LINE, state)
     with open(path, "rb") as file:
         assert file.readline() == LINE
-        return sealed.read_payload(file)
+        return checkpoint_file.read_payload(file)
 
 
 def same(a, b):
@@ -43,7 +43,7 @@ def test_a_state_comes_back_to_the_bit_with_shapes_and_strides(tmp_path):
         "large": torch.randn(LARGEST + 1),
         "like a place": {"tensor at": 1, "other": 2},
     }
-    back = sealed.state_of(written(tmp_path / "file", state))
+    back = checkpoint_file.state_of(written(tmp_path / "file", state))
     assert same(state, back)
     assert back["module"]["tied"] is back["module"]["weight"], "the same memory once"
     assert back["module"]["step"].untyped_storage().nbytes() == 4, "a tensor of its own, not a view of all"
@@ -55,10 +55,10 @@ def test_the_file_holds_one_tensor_per_type(tmp_path):
     payload = written(tmp_path / "file", state)
     with zipfile.ZipFile(io.BytesIO(payload)) as file:
         assert sum("/data/" in name for name in file.namelist()) == 2
-    assert same(state, sealed.state_of(payload))
+    assert same(state, checkpoint_file.state_of(payload))
 
 
 def test_a_file_of_an_earlier_version_is_read():
     payload = io.BytesIO()
     torch.save({"weights": torch.arange(3)}, payload)
-    assert same(sealed.state_of(payload.getvalue()), {"weights": torch.arange(3)})
+    assert same(checkpoint_file.state_of(payload.getvalue()), {"weights": torch.arange(3)})

@@ -13,7 +13,7 @@ import pytest
 from nni_proxyless.cli.main import main
 from nni_proxyless.core.errors import UserError
 from nni_proxyless.latency import LookupTable
-from nni_proxyless.latency.estimators import idle_machine as quiet
+from nni_proxyless.latency.estimators import idle_machine
 from nni_proxyless.latency.estimators.idle_machine import PATIENCE, share_taken, wait_until_quiet
 
 from .test_search import TINY
@@ -52,13 +52,13 @@ def others() -> Iterator[None]:
 
 def test_waiting_has_an_end_and_is_said_once(others, monkeypatch, caplog):
     """All measurements of a process together wait as long as the variable says; after that they only look."""
-    monkeypatch.setattr(quiet, "_waited", 0.0)
+    monkeypatch.setattr(idle_machine, "_waited", 0.0)
     monkeypatch.setenv(PATIENCE, "2")
     with caplog.at_level("INFO", "nni_proxyless"):
         assert wait_until_quiet(1) > 0.5
-        assert quiet._waited == 2
+        assert idle_machine._waited == 2
         assert wait_until_quiet(1) > 0.5
-        assert quiet._waited == 2
+        assert idle_machine._waited == 2
     waits, loud, loud_again = (record.message for record in caplog.records)
     assert waits.startswith("measuring waits for a quiet machine: other processes use ")
     assert waits.endswith(
@@ -72,7 +72,7 @@ def test_a_table_says_that_others_were_busy_and_so_does_who_reads_it(others, mon
     """Two searches that end right after their table, since no network of the space is as fast as they want."""
     (tmp_path / "search.yml").write_text(TINY)
     words = ["search", str(tmp_path / "search.yml"), "latency.target_ms=0.000001"]
-    monkeypatch.setattr(quiet, "_waited", 0.0)
+    monkeypatch.setattr(idle_machine, "_waited", 0.0)
     monkeypatch.setenv(PATIENCE, "0.5")
     assert main([*words, f"output={tmp_path / 'one'}"]) == 2
     busy = LookupTable.read(tmp_path / "table.yaml").measured["busy"]
@@ -83,7 +83,7 @@ def test_a_table_says_that_others_were_busy_and_so_does_who_reads_it(others, mon
 
 
 def test_nobody_looks_if_told_so(monkeypatch):
-    monkeypatch.setattr(quiet, "_look", None)
+    monkeypatch.setattr(idle_machine, "_look", None)
     monkeypatch.setenv(PATIENCE, "0")
     assert wait_until_quiet(1) == 0.0
 

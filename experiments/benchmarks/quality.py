@@ -31,7 +31,7 @@ from nni_proxyless.core.atomic_files import write_text
 from nni_proxyless.derive import build_network
 from nni_proxyless.latency import DeviceEstimator
 from nni_proxyless.models.architecture import Architecture
-from nni_proxyless.search import nni_trial as trial
+from nni_proxyless.search import nni_trial
 from nni_proxyless.search.mobilenetv2_baseline import reference_nets
 
 HERE = Path(__file__).resolve().parent
@@ -121,7 +121,7 @@ def experiment(options: argparse.Namespace, grid: Grid, folder: Path) -> None:
 
 def one_trial(grid_name: str, folder: Path) -> None:
     """A cell as a trial. It runs in a process that knows nothing of NNI: its steps would ask NNI for parameters of their own."""
-    given = {name: value for _, name, value in trial.parameters()}
+    given = {name: value for _, name, value in nni_trial.parameters()}
     path = folder / "cells" / f"{given['method']}-{given['width']}-{given['seed']}" / "cell.json"
     if not path.exists():
         words = [sys.executable, __file__, "--grid", grid_name, "--folder", str(folder), "--cell", given["method"],
@@ -131,7 +131,7 @@ def one_trial(grid_name: str, folder: Path) -> None:
         }
         subprocess.run(words, check=True, env=outside)
     found = json.loads(path.read_text(encoding="utf-8"))
-    trial.final({"default": found["test_accuracy"], "table_ms": found["table_ms"] or 0.0, "macs": found["macs"]})
+    nni_trial.final({"default": found["test_accuracy"], "table_ms": found["table_ms"] or 0.0, "macs": found["macs"]})
 
 
 # -- after: all cells ----------------------------------------------------------------------------------------------------------

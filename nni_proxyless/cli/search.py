@@ -35,10 +35,10 @@ def _search(arguments: argparse.Namespace) -> int:
     from ..config.read import file_and_overrides, read_config
     from ..config.search_config import SearchConfig
     from ..config.shipped import shipped
-    from ..search import nni_trial as trial
+    from ..search import nni_trial
     from ..search.run_folder import is_finished
 
-    helped = trial.shared_folder() if trial.is_helper() else None
+    helped = nni_trial.shared_folder() if nni_trial.is_helper() else None
     if resumed := arguments.resume or helped:
         if arguments.resume and arguments.items:
             raise UserError(
@@ -58,16 +58,16 @@ def _search(arguments: argparse.Namespace) -> int:
     else:
         file, overrides = file_and_overrides(arguments.items)
         path = Path(file) if file else None
-        config = read_config(SearchConfig, path or shipped("search.yml"), [*overrides, *trial.parameters()])
-        folder = trial.output_folder(config.output, "search")
+        config = read_config(SearchConfig, path or shipped("search.yml"), [*overrides, *nni_trial.parameters()])
+        folder = nni_trial.output_folder(config.output, "search")
     from ..report.table import figures
     from ..search.run import run_search  # takes seconds, and a mistake is to be said at once
 
     quieten()
-    result = run_search(config, folder, base=path.parent if path else Path(), report=trial.intermediate)
+    result = run_search(config, folder, base=path.parent if path else Path(), report=nni_trial.intermediate)
     if result is None:
         return 0
-    trial.final(result.metrics)
+    nni_trial.final(result.metrics)
     print(figures(result.architecture))
     print(f"architecture: {folder / 'architecture.json'}")
     return 0

@@ -52,7 +52,7 @@ def _run(arguments: argparse.Namespace, *, talks: bool) -> int:
     from ..config.read import file_and_overrides, read_config
     from ..config.recipes import find_recipe
     from ..config.train_config import TrainConfig
-    from ..search import nni_trial as trial
+    from ..search import nni_trial
     from ..search.run_folder import alone_in
 
     if arguments.resume is not None:
@@ -69,19 +69,19 @@ def _run(arguments: argparse.Namespace, *, talks: bool) -> int:
         if arguments.epochs is not None:
             overrides.append(("command line", "epochs", arguments.epochs))
         file = None if name is None else find_recipe(name)
-        config = read_config(TrainConfig, file, [*overrides, *trial.parameters()])
-        folder = trial.output_folder(config.output or str(path.parent / "final"), "train")
+        config = read_config(TrainConfig, file, [*overrides, *nni_trial.parameters()])
+        folder = nni_trial.output_folder(config.output or str(path.parent / "final"), "train")
     from ..models.architecture import Architecture
 
     Architecture.read(path)
     from ..training.loop import train  # takes seconds, and a mistake is to be said at once
 
     writes = talks and config.epochs > 0
-    with alone_in(folder, wait=trial.inside_nni(), doing="trains") if writes else nullcontext():
-        result = train(config, path, folder, report=trial.intermediate)
+    with alone_in(folder, wait=nni_trial.inside_nni(), doing="trains") if writes else nullcontext():
+        result = train(config, path, folder, report=nni_trial.intermediate)
     if not talks:
         return 0
-    trial.final(result.metrics)
+    nni_trial.final(result.metrics)
     print(f"test accuracy: {result.accuracy:.4f}")
     if config.epochs > 0:
         by = "the held-out images" if result.judged_on == "validation" else "the test images themselves"

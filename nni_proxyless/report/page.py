@@ -24,7 +24,7 @@ from ..core.streams import in_letters
 from ..latency.digits import in_words
 from ..models.block_diagram import net_of_architecture
 from ..models.draw import draw_nets
-from . import number_format as formats
+from . import number_format
 from .comparison import SEARCHED, SameTraining, compare, drift, same_budgets
 from .inline_svg import inline_svg
 from .learning_curves import charts_of
@@ -53,7 +53,7 @@ def page(found: Sequence[Found], rows: Sequence[Row], *, timed: bool) -> str:
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
-        {name: getattr(formats, name) for name in ("amount", "count", "duration", "figure", "given")}
+        {name: getattr(number_format, name) for name in ("amount", "count", "duration", "figure", "given")}
     )
     anchors = {row.name: f"t{i}" for i, row in enumerate(rows, start=1)}
     searched = [(f, row) for f, row in zip(found, rows, strict=True) if row.kind in SEARCHED]
@@ -98,7 +98,7 @@ def _summary(rows: Sequence[Row], anchors: Mapping[str, str]) -> dict[str, Any]:
     best = []
     for target, unit, own in same_budgets(ended):
         row = max(own, key=_accuracy)
-        best.append({"target": f"Best for {formats.amount(target, unit)}", "name": row.name, "anchor": anchors[row.name],
+        best.append({"target": f"Best for {number_format.amount(target, unit)}", "name": row.name, "anchor": anchors[row.name],
                      "words": _in_words(row)})  # fmt: skip
     without = [row for row in ended if row.target is None]
     if without:
@@ -152,7 +152,7 @@ def _remarks(compared: Sequence[SameTraining]) -> list[str]:
         error = "" if above.error is None else f" ± {100 * above.error:.2f}"
         n, of_random = group.accuracy.n, above.value
         remarks.append(
-            f"Trained alike, {group.what} for {formats.amount(budget.target, budget.unit)} ({n} {'net' if n == 1 else 'nets'}) "
+            f"Trained alike, {group.what} for {number_format.amount(budget.target, budget.unit)} ({n} {'net' if n == 1 else 'nets'}) "
             f"is {100 * abs(of_random):.2f}{error} points {'above' if of_random >= 0 else 'below'} random nets of that budget."
         )
     return remarks
@@ -240,16 +240,16 @@ def _state(f: Found) -> str:
 
 def _figures(f: Found, row: Row) -> list[tuple[str, str]]:
     figures = [
-        ("strategy", row.what), ("seed", formats.given(row.seed)), ("target", formats.amount(row.target, row.unit)),
-        ("expected", formats.amount(row.expected, row.unit)), ("predicted", formats.amount(row.predicted, row.unit)),
-        ("calibrated", formats.amount(row.calibrated, row.unit)), ("measured", formats.amount(row.measured_ms, "ms")),
-        ("search accuracy", formats.figure(row.search_accuracy, "%")), ("final accuracy", formats.figure(row.final_accuracy, "%")),
-        ("multiply-adds", formats.count(row.macs)), ("parameters", formats.count(row.n_params)),
-        ("took", formats.duration(row.seconds)),
+        ("strategy", row.what), ("seed", number_format.given(row.seed)), ("target", number_format.amount(row.target, row.unit)),
+        ("expected", number_format.amount(row.expected, row.unit)), ("predicted", number_format.amount(row.predicted, row.unit)),
+        ("calibrated", number_format.amount(row.calibrated, row.unit)), ("measured", number_format.amount(row.measured_ms, "ms")),
+        ("search accuracy", number_format.figure(row.search_accuracy, "%")), ("final accuracy", number_format.figure(row.final_accuracy, "%")),
+        ("multiply-adds", number_format.count(row.macs)), ("parameters", number_format.count(row.n_params)),
+        ("took", number_format.duration(row.seconds)),
     ]  # fmt: skip
     asked = {} if f.trial is None else f.trial.parameters
-    return [(name, value) for name, value in figures if value not in ("", formats.UNKNOWN)] + [
-        (name, formats.given(value)) for name, value in asked.items()
+    return [(name, value) for name, value in figures if value not in ("", number_format.UNKNOWN)] + [
+        (name, number_format.given(value)) for name, value in asked.items()
     ]
 
 
@@ -280,10 +280,12 @@ def _accuracy(row: Row) -> tuple[bool, float]:
 def _in_words(row: Row) -> str:
     words = [f" ({row.what}{'' if row.seed is None else f', seed {row.seed}'})"]
     if row.final_accuracy is not None:
-        words.append(f"{formats.figure(row.final_accuracy, '%')} of the test images right after the final training")
+        words.append(
+            f"{number_format.figure(row.final_accuracy, '%')} of the test images right after the final training"
+        )
     elif row.search_accuracy is not None:
         words.append(
-            f"{formats.figure(row.search_accuracy, '%')} of the validation part right with the weights of the search"
+            f"{number_format.figure(row.search_accuracy, '%')} of the validation part right with the weights of the search"
         )
     if row.measured_ms is not None:
         words.append(f"{in_words(row.measured_ms)} ms measured")

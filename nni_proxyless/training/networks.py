@@ -13,7 +13,7 @@ from ..config.train_config import DistillationSection, TrainConfig
 from ..core.errors import UserError, did_you_mean
 from ..core.module_modes import evaluating
 from ..data.normalization import preprocessing
-from ..models import timm_registry as timm_models  # noqa: F401  (registers the models)
+from ..models import timm_registry  # noqa: F401  (registers the models)
 from ..models.architecture import Architecture
 from ..models.build import build_network
 from ..models.timm_model import load_weights
