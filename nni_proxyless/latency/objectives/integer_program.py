@@ -119,8 +119,9 @@ class Program:
         integrality = np.zeros(self.n_columns)
         integrality[: self.n_binary] = 1
         entries = [(i, column, value) for i, (row, _, _) in enumerate(self._rows) for column, value in row.items()]
-        rows, columns, values = (np.array(part) for part in zip(*entries, strict=True))
-        matrix = csr_array((values, (rows, columns)), shape=(len(self._rows), self.n_columns))
+        rows, columns, values = zip(*entries, strict=True)
+        places = (np.array(rows, np.int32), np.array(columns, np.int32))  # up to scipy 1.13, HiGHS takes no others
+        matrix = csr_array((np.array(values), places), shape=(len(self._rows), self.n_columns))
         with _no_printing():
             found = milp(
                 costs,
