@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,11 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Two files run at a time, and nobody needs their milliseconds to be true.
+# Several files run at a time, and nobody needs their milliseconds to be true.
 os.environ["NNI_PROXYLESS_QUIET_SECONDS"] = "0"
 
-# Real experiments run one after the other: NNI's start times out on a machine that starts two.
+# Real experiments run one after the other, before all other tests where they need a core: NNI's start times out on a machine that
+# starts two, or that is busy. While they wait, the others run.
 EXPERIMENTS = ("test_web_ui", "test_life_cycle", "test_remote", "test_custom_space", "test_experiment")
 # What takes longest begins first, or one process would be alone with it in the end.
 LONG = (
@@ -51,9 +53,21 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return ByFile(config, log)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A process of pytest-xdist that runs other tests than experiments gives way to those, with all that it starts."""
+    if "PYTEST_XDIST_WORKER" in os.environ and item.path.stem not in EXPERIMENTS:
+        _give_way()
+
+
+@functools.cache
+def _give_way() -> None:
+    os.nice(5)
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    """The same arithmetic, and the same load, on every machine; two files run at a time."""
+    """The same arithmetic, and the same load, on every machine; several files run at a time."""
     torch.set_num_threads(1)
 
 
