@@ -24,9 +24,9 @@ from torchvision.transforms import v2
 from ..core.errors import UserError
 from ..core.user_path import user_path
 from .image_folder import ImageFolder, Pictures
+from .image_parts import SPLIT_SEED, ImageData
 from .normalization import CIFAR, FASHION_MNIST, IMAGENET
 from .random_affine import RandomAffine
-from .split import SPLIT_SEED, ImageData
 
 if TYPE_CHECKING:  # it needs NNI
     from ..latency.operation import Shape

@@ -23,7 +23,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from ..core.atomic_files import write_text
 from ..core.errors import UserError
 from ..core.random_state import generators_kept
-from .split import ImageData
+from .image_parts import ImageData
 
 __all__ = ["FINGERPRINT", "differing_images", "fingerprint", "know_again", "require_same"]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..core.errors import UserError
 from ..core.random_state import generators_kept
 from .accuracy import as_channels_last
-from .split import ImageData
+from .image_parts import ImageData
 
 __all__ = ["FILLED_IN", "outputs_problem", "require_outputs", "two_images", "where_classes_are_given"]
 

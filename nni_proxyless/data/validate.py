@@ -16,8 +16,8 @@ import torch
 from ..config import registry
 from ..core.errors import UserError
 from ..core.random_state import generators_kept
+from .image_parts import ImageData
 from .labels import CheckedLabels, class_of, labels_in_memory, problem_of_labels
-from .split import ImageData
 
 if TYPE_CHECKING:
     pass

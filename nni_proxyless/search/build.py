@@ -13,8 +13,8 @@ from ..config import registry
 from ..config.search_config import SearchConfig
 from ..core.errors import UserError
 from ..core.tensorboard_writer import FLUSH_SECONDS
+from ..data.image_parts import ImageData, loader
 from ..data.outputs import FILLED_IN
-from ..data.split import ImageData, loader
 from ..latency import LatencyPenalty, LatencyProfiler
 from .evaluator import ImageClassification
 from .monitor import DerivedNetMonitor

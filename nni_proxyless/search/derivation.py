@@ -31,7 +31,7 @@ from ..core.errors import UserError
 from ..core.progress import bar
 from ..core.text_table import in_columns
 from ..data.fingerprint import require_same
-from ..data.split import loader, split
+from ..data.image_parts import loader, split
 from ..data.validate import make_images
 from ..latency import BudgetError, DeviceEstimator, LatencyEstimator, LatencyProfiler, best_under_budget
 from ..latency.choices import InputSet, as_nni_has_it, read_probs_back

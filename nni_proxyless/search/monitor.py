@@ -18,7 +18,7 @@ from ..core.batch_norm import estimate_statistics
 from ..core.divergence import DivergedError, require_finite
 from ..core.progress import n_fixed, n_fixed_text
 from ..data.accuracy import as_channels_last, evaluate_accuracy, in_type_of
-from ..data.split import Parts, loader
+from ..data.image_parts import Parts, loader
 from ..latency import LatencyProfiler
 from ..latency.digits import in_words
 from ..latency.estimators.macs import count_macs

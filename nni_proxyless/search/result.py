@@ -15,7 +15,7 @@ from nni.nas.nn.pytorch import ModelSpace
 from ..config.search_config import SearchConfig
 from ..core.atomic_files import write_text, write_weights
 from ..data.accuracy import evaluate_accuracy
-from ..data.split import ImageData, loader
+from ..data.image_parts import ImageData, loader
 from ..latency import DeviceEstimator, LatencyEstimator, LatencyProfiler
 from ..latency.operation import trace_operations
 from ..models.architecture import Architecture

@@ -23,8 +23,8 @@ from ..core.cpu_threads import in_words, use
 from ..core.divergence import DivergedError, is_finite
 from ..core.errors import UserError
 from ..data.fingerprint import know_again
+from ..data.image_parts import split
 from ..data.outputs import require_outputs, where_classes_are_given
-from ..data.split import split
 from ..data.validate import make_images
 from ..latency import LatencyEstimator
 from ..latency.digits import in_words as cost_in_words

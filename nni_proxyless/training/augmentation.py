@@ -8,8 +8,8 @@ from timm.data import create_transform
 
 from ..config.train_config import AugmentationSection
 from ..core.errors import UserError
+from ..data.image_parts import ImageData
 from ..data.normalization import preprocessing
-from ..data.split import ImageData
 from ..models.architecture import Architecture
 
 __all__ = ["augmented"]

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from ..core.errors import UserError
 from ..data.accuracy import evaluate_accuracy
-from ..data.split import SPLIT_SEED, ImageData, loader
+from ..data.image_parts import SPLIT_SEED, ImageData, loader
 from .distributed import Processes
 
 __all__ = ["Division", "EpochBatches", "Judge", "divide", "seed_everything", "training_loader"]

@@ -29,8 +29,8 @@ from ..core.progress import bar
 from ..core.tensorboard_writer import Curves
 from ..data.accuracy import as_channels_last
 from ..data.fingerprint import differing_images, fingerprint
+from ..data.image_parts import ImageData
 from ..data.outputs import require_outputs
-from ..data.split import ImageData
 from ..data.validate import make_images
 from ..models.architecture import Architecture
 from ..models.build import installed_versions

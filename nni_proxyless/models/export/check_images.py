@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.utils.data import Subset
 
+from ...data.image_parts import ImageData, loader
 from ...data.outputs import outputs_problem
-from ...data.split import ImageData, loader
 from ...data.validate import make_images
 from ...latency.estimators.timing import noise
 from ..architecture import Architecture
