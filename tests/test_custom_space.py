@@ -1,4 +1,4 @@
-"""``docs/your_space.md`` and ``docs/your_data.md`` as they stand there: their files written, their commands given."""
+"""``docs/how-to/your_space.md`` and ``docs/how-to/your_data.md`` as they stand there: their files written, their commands given."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def forget_modules() -> None:
 def test_the_walk_from_an_empty_folder_to_a_trained_net(command, tmp_path, pytestconfig, forget, monkeypatch, capsys):
     """Space, images and estimator of a user's own: searched by path and, installed, by name under NNI; derived, trained,
     exported, read back."""
-    commands = write_files(pytestconfig.rootpath / "docs" / "your_space.md", tmp_path)
+    commands = write_files(pytestconfig.rootpath / "docs" / "how-to" / "your_space.md", tmp_path)
     own = {
         # Where pip installs, without an index: what the package needs is there.
         "PIP_TARGET": str(tmp_path / "site"), "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_INDEX": "1",
@@ -141,7 +141,7 @@ def test_the_walk_from_an_empty_folder_to_a_trained_net(command, tmp_path, pytes
 
 def test_the_page_on_images(tmp_path, pytestconfig, forget, capsys):
     """Every command of it but the download of CIFAR, whose file is checked."""
-    commands = write_files(pytestconfig.rootpath / "docs" / "your_data.md", tmp_path)
+    commands = write_files(pytestconfig.rootpath / "docs" / "how-to" / "your_data.md", tmp_path)
     for part, n in (("train", 12), ("val", 4)):
         for red, name in enumerate(("daisy", "tulip")):
             (tmp_path / "flowers" / part / name).mkdir(parents=True)
@@ -171,7 +171,7 @@ def test_the_page_on_images(tmp_path, pytestconfig, forget, capsys):
     capsys.readouterr()
     assert main(["search", "blobs.yml", "output=again"]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert f"    {said}\n" in (pytestconfig.rootpath / "docs" / "your_data.md").read_text()
+    assert f"    {said}\n" in (pytestconfig.rootpath / "docs" / "how-to" / "your_data.md").read_text()
 
 
 class _nothing:

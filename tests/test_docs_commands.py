@@ -1,4 +1,4 @@
-"""Every command that README and docs/ name is one that the program takes: its words, its options, its keys."""
+"""Pages: every command that they name is one that the program takes (words, options, keys), and every link holds."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from nni_proxyless.config.train_config import TrainConfig
 from nni_proxyless.core.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+NOTES = sorted((ROOT / "experiments").rglob("*.md"))
 NNICTL = ("create", "resume", "stop", "view", "experiment", "trial", "config", "log", "webui")
 
 
@@ -69,9 +70,33 @@ def test_pages_have_commands_and_wrong_ones_are_seen():
     assert problem("nni-proxyless search x.yml training.epochs=3  # a comment") is None
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def without_code(page: Path) -> str:
+    return re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives the headings of a page."""
+    titles = re.findall(r"^#+ (.+)$", without_code(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def broken_links(page: Path) -> list[str]:
+    """Relative links to a file that is not there, or to a heading that the file does not have."""
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", without_code(page)):
+        target, _, anchor = link.partition("#")
+        path = page.parent / target if target else page
+        if not re.match(r"https?:", link) and not (path.exists() and (not anchor or anchor in anchors(path))):
+            broken.append(link)
+    return broken
+
+
+@pytest.mark.parametrize("page", [*PAGES, *NOTES], ids=lambda path: path.name)
 def test_every_link_of_a_page_leads_somewhere(page):
-    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text)]
-    missing = [t for t in targets if t and not re.match(r"https?:", t) and not (page.parent / t).exists()]
-    assert not missing
+    assert not broken_links(page)
+
+
+def test_broken_links_are_seen(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# A `b`: c-d\n[1](#a-b-c-d) [2](page.md#e) [3](no.md) [4](https://x.org/no.md) [5](page.md)\n")
+    assert broken_links(page) == ["page.md#e", "no.md"]

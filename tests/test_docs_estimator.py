@@ -1,4 +1,4 @@
-"""``docs/estimator.md`` as it stands there: its files are written, run, tested and read."""
+"""``docs/how-to/estimator.md`` as it stands there: its files are written, run, tested and read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .forked import fork
 @pytest.fixture
 def page(pytestconfig, tmp_path, monkeypatch) -> dict[str, str]:
     """Language or file name -> code; files are written where the commands run."""
-    text = (pytestconfig.rootpath / "docs" / "estimator.md").read_text(encoding="utf-8")
+    text = (pytestconfig.rootpath / "docs" / "how-to" / "estimator.md").read_text(encoding="utf-8")
     blocks: dict[str, str] = {}
     for language, code in re.findall(r"```(\w+)\n(.*?)```", text, re.DOTALL):
         named = re.match(r"# (\w+\.py)\n", code)

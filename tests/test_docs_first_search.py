@@ -1,4 +1,4 @@
-"""``docs/first_search.md``: its commands, in its order, shortened where they compute."""
+"""``docs/tutorial/first_search.md``: its commands, in its order, shortened where they compute."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHORTER = [
 def test_the_page(pytestconfig, tmp_path, monkeypatch, capsys):
     """From init to the trained network. What nnictl does with such files: test_experiment.py."""
     monkeypatch.chdir(tmp_path)
-    page = list(commands((pytestconfig.rootpath / "docs" / "first_search.md").read_text(encoding="utf-8")))
+    page = list(commands((pytestconfig.rootpath / "docs" / "tutorial" / "first_search.md").read_text(encoding="utf-8")))
     ran = []
     for line in page:
         words = shlex.split(line, comments=True)

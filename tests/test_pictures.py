@@ -260,8 +260,8 @@ def test_the_command_as_typed_writes_the_same_bytes_again(tmp_path, command):
 
 
 def test_the_page_s_example_and_pictures(tmp_path, monkeypatch, pytestconfig):
-    """docs/pictures.md: its Python runs, and the published nets on it are those of today, drawn by its command."""
-    docs = pytestconfig.rootpath / "docs"
+    """docs/how-to/pictures.md: its Python runs, and the published nets on it are those of today, drawn by its command."""
+    docs = pytestconfig.rootpath / "docs" / "how-to"
     page = (docs / "pictures.md").read_text(encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

@@ -372,8 +372,8 @@ def test_a_script_that_is_not_there_is_refused(command):
 
 @torch.no_grad()
 def test_the_page_s_examples_run(path, pytestconfig, monkeypatch):
-    """docs/timm.md: through this package, and with torch, timm and safetensors only, the same net."""
-    page = (pytestconfig.rootpath / "docs" / "timm.md").read_text(encoding="utf-8")
+    """docs/how-to/timm.md: through this package, and with torch, timm and safetensors only, the same net."""
+    page = (pytestconfig.rootpath / "docs" / "how-to" / "timm.md").read_text(encoding="utf-8")
     monkeypatch.chdir(path.parent)
     models = []
     for example in re.findall(r"```python\n(.*?)```", page, re.DOTALL):

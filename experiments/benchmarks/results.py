@@ -1,4 +1,4 @@
-"""RESULTS.md and the pictures in docs/, from the recorded results beside this file; nothing is measured.
+"""RESULTS.md and the pictures in docs/background/, from the recorded results beside this file; nothing is measured.
 
     python experiments/benchmarks/results.py
 
@@ -17,11 +17,11 @@ from typing import NamedTuple
 from nni_proxyless.core.atomic_files import write_text
 
 HERE = Path(__file__).resolve().parent
-DOCS = HERE.parents[1] / "docs"
+DOCS = HERE.parents[1] / "docs" / "background"
 
 
 class Section(NamedTuple):
-    """A part of RESULTS.md: a record, the benchmark that made it, and its picture in docs/, if it has one."""
+    """A part of RESULTS.md: a record, the benchmark that made it, and its picture in docs/background/, if it has one."""
 
     title: str
     benchmark: str

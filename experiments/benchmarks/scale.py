@@ -1,6 +1,6 @@
 """Does a search of the paper's ImageNet space last at 224 pixels: in how much memory, without growing, and how fast?
 
-    python experiments/benchmarks/scale.py --output experiments/benchmarks/scale.json --picture docs/scale.svg
+    python experiments/benchmarks/scale.py --output experiments/benchmarks/scale.json --picture docs/background/bench_scale.svg
 
 Every run is ``nni-proxyless search`` in processes of its own, with one of the files in ``experiments/imagenet/``: space, strategy,
 optimizer and loss as there, on noise in the place of ImageNet, with small batches, and multiply-adds in the place of

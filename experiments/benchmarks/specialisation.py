@@ -1,6 +1,6 @@
 """Does every target want a net of its own, and is that the fastest there, at an equal score?
 
-    python experiments/benchmarks/specialisation.py --output experiments/benchmarks/specialisation.json --picture docs/specialisation.svg
+    python experiments/benchmarks/specialisation.py --output experiments/benchmarks/specialisation.json --picture docs/background/bench_specialisation.svg
 
 What is searched, and what is derived:
 

@@ -22,7 +22,7 @@ def add_train_command(commands: Any) -> None:
     """Add ``train`` to the commands of the parser."""
     train = commands.add_parser(
         "train", help="train a derived network to the end; alone, by torchrun, or as an NNI trial",
-        description="Train the network of an architecture.json. docs/training.md explains the keys and the recipes.",
+        description="Train the network of an architecture.json. docs/how-to/training.md explains the keys and the recipes.",
     )  # fmt: skip
     train.add_argument("architecture", nargs="?", type=path_argument, metavar="architecture.json")
     train.add_argument("items", nargs="*", metavar="RECIPE | train.yml | key=value",

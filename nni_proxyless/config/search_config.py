@@ -16,29 +16,31 @@ __all__ = ["CostSection", "DataSection", "LatencySection", "SearchConfig"]
 class SpaceSection(NamedSection):
     """Which model space."""
 
-    name: str = "mobilenetv2"
+    name: str = Field("mobilenetv2", description="model space")
 
 
 class StrategySection(NamedSection):
     """Which strategy."""
 
-    name: str = "proxyless"
+    name: str = Field("proxyless", description="strategy")
 
 
 class EstimatorSection(NamedSection):
     """Which source of latencies."""
 
-    name: str = "device"
+    name: str = Field("device", description="source of latencies, or of another cost")
 
 
 class DataSection(NamedSection):
     """Which images, and how they are divided and loaded."""
 
-    name: str = "digits"
-    batch_size: int = Field(64, ge=2)
-    alphas: float = Field(0.2, gt=0, lt=1)
-    validation: float = Field(0.2, gt=0, lt=1)
-    workers: int = Field(0, ge=0)
+    name: str = Field("digits", description="data set")
+    batch_size: int = Field(64, ge=2, description="images per step")
+    alphas: float = Field(0.2, gt=0, lt=1, description="share of the training images that trains the architecture")
+    validation: float = Field(
+        0.2, gt=0, lt=1, description="share that judges the derived network; the rest trains weights"
+    )
+    workers: int = Field(0, ge=0, description="loader processes; 0: the search loads images itself")
 
 
 def _positive_or_percent(value: Any, unit: str, dearest: str) -> Any:
@@ -58,18 +60,34 @@ def _weight_of_cost(value: Any) -> Any:
     return value
 
 
-Weight = Annotated[float | Literal["auto"], BeforeValidator(_weight_of_cost)]
+Weight = Annotated[
+    float | Literal["auto"],
+    BeforeValidator(_weight_of_cost),
+    Field(description="weight in the loss; `auto`: lambda adapts until the expected cost is the target"),
+]
+Form = Annotated[
+    Literal["add#linear", "add", "mul#log", "threshold"],
+    Field(description="how the cost enters the loss; used with a fixed weight"),
+]
+Nonlinear = Annotated[
+    Literal["linear", "positive", "absolute"],
+    Field(description="`linear`: the cost moves to the target; `positive`: the target is an upper limit only"),
+]
+TABLE = "lookup table: read if it exists, else measured and written; relative to this file"
 
 
 class LatencySection(Section):
     """What the network is to cost, and where the milliseconds come from."""
 
-    target_ms: float | str | None = None
+    target_ms: float | str | None = Field(
+        None,
+        description="milliseconds, or a share such as `60%` of the slowest network of the space; none: accuracy alone",
+    )
     weight: Weight = "auto"
-    form: Literal["add#linear", "add", "mul#log", "threshold"] = "add#linear"
-    nonlinear: Literal["linear", "positive", "absolute"] = "linear"
-    table: PathText | None = None
-    estimator: EstimatorSection = EstimatorSection()
+    form: Form = "add#linear"
+    nonlinear: Nonlinear = "linear"
+    table: Annotated[PathText | None, Field(description=TABLE)] = None
+    estimator: EstimatorSection = Field(EstimatorSection(), description="see below")
 
     @field_validator("target_ms", mode="before")
     @classmethod
@@ -80,13 +98,17 @@ class LatencySection(Section):
 class CostSection(Section):
     """One more cost beside the latency, in the unit of its estimator."""
 
-    estimator: EstimatorSection
-    target: float | str
+    estimator: EstimatorSection = Field(description="see `latency.estimator`")
+    target: float | str = Field(
+        description="a number in the unit of the estimator, or a share of the network that costs most"
+    )
     weight: Weight = 1.0
-    form: Literal["add#linear", "add", "mul#log", "threshold"] = "add#linear"
-    nonlinear: Literal["linear", "positive", "absolute"] = "linear"
-    table: PathText | None = None
-    name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")] | None = None
+    form: Form = "add#linear"
+    nonlinear: Nonlinear = "linear"
+    table: Annotated[PathText | None, Field(description=TABLE)] = None
+    name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")] | None = Field(
+        None, description="its name in results; none: the name of the estimator"
+    )
 
     @field_validator("target", mode="before")
     @classmethod
@@ -102,23 +124,31 @@ class CostSection(Section):
 class TrainingSection(Section):
     """How the weights of the supernet are trained."""
 
-    epochs: int = Field(30, ge=1)
-    optimizer: Optimizer = "sgd"
-    learning_rate: float = Field(0.05, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(4e-5, ge=0)
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
-    architecture_label_smoothing: float = Field(0.0, ge=0, lt=1)
-    calibration_images: int = Field(1024, ge=1)
+    epochs: int = Field(30, ge=1, description="epochs of the search, warm-up included")
+    optimizer: Optimizer = Field("sgd", description="any optimizer of timm")
+    learning_rate: float = Field(0.05, gt=0, description="of the weights; cosine schedule")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of optimizers that have one")
+    weight_decay: float = Field(4e-5, ge=0, description="of the weights")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="in the loss of the weights")
+    architecture_label_smoothing: float = Field(0.0, ge=0, lt=1, description="in the loss of the architecture")
+    calibration_images: int = Field(
+        1024, ge=1, description="training images that batch-norm statistics are estimated on"
+    )
 
 
 class TrainerSection(Section):
     """The machine: what Lightning's Trainer is told."""
 
-    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
-    devices: int = Field(1, ge=1)
-    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = "32-true"
-    threads: int | None = Field(None, ge=1)
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = Field(
+        "auto", description="as Lightning's Trainer takes it"
+    )
+    devices: int = Field(1, ge=1, description="processes of one search, by DDP")
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = Field(
+        "32-true", description="arithmetic of the search; logits and gates stay float32"
+    )
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads of each process; none: a thread per core that the process may use"
+    )
 
 
 class SearchConfig(Section):
@@ -128,13 +158,17 @@ class SearchConfig(Section):
     experiment can search with each. What stands in ``strategy`` itself wins. In a resolved configuration all is there.
     """
 
-    seed: int = Field(0, ge=0, le=LARGEST_SEED)
-    output: PathText | None = None
-    space: SpaceSection = SpaceSection()
-    data: DataSection = DataSection()
-    strategy: StrategySection = StrategySection()
-    strategies: dict[str, dict[str, Any]] = Field({}, exclude=True)
-    latency: LatencySection = LatencySection()
-    costs: list[CostSection] = Field([])
-    training: TrainingSection = TrainingSection()
-    trainer: TrainerSection = TrainerSection()
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="of every random stream of the search")
+    output: PathText | None = Field(
+        None, description="folder of the results; none: a new one below `runs/`, under NNI that of the trial"
+    )
+    space: SpaceSection = Field(SpaceSection(), description="which model space")
+    data: DataSection = Field(DataSection(), description="which images")
+    strategy: StrategySection = Field(StrategySection(), description="which strategy")
+    strategies: dict[str, dict[str, Any]] = Field(
+        {}, exclude=True, description="name → arguments, where an experiment varies `strategy.name`"
+    )
+    latency: LatencySection = Field(LatencySection(), description="target and source of the latency")
+    costs: list[CostSection] = Field([], description="further costs beside the latency")
+    training: TrainingSection = Field(TrainingSection(), description="training of the supernet's weights")
+    trainer: TrainerSection = Field(TrainerSection(), description="the machine")

@@ -77,60 +77,85 @@ Interval = Annotated[list[float], BeforeValidator(_interval)]
 class AugmentationSection(Section):
     """What happens to training images, in the place of what their data set does; timm's ``create_transform``."""
 
-    scale: Interval = Field([0.08, 1.0])
-    ratio: Interval = Field([3 / 4, 4 / 3])
-    hflip: float = Field(0.5, ge=0, le=1)
-    vflip: float = Field(0.0, ge=0, le=1)
-    color_jitter: Annotated[Any, BeforeValidator(_jitter)] = 0.4
-    auto_augment: Annotated[str | None, AfterValidator(_auto_augment)] = None
-    random_erasing: float = Field(0.0, ge=0, le=1)
-    random_erasing_mode: Literal["const", "rand", "pixel"] = "const"
-    interpolation: Literal["random", "bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"] = "bilinear"
-    crop_pct: float | None = Field(None, gt=0, le=1)
+    scale: Interval = Field([0.08, 1.0], description="area of the crop, as a share of the image")
+    ratio: Interval = Field([3 / 4, 4 / 3], description="aspect ratio of the crop")
+    hflip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
+    vflip: float = Field(0.0, ge=0, le=1, description="probability of a vertical flip")
+    color_jitter: Annotated[Any, BeforeValidator(_jitter)] = Field(
+        0.4, description="a number, or a list: brightness, contrast, saturation and, optionally, hue"
+    )
+    auto_augment: Annotated[str | None, AfterValidator(_auto_augment)] = Field(
+        None, description="a policy of timm, such as `rand-m9-mstd0.5`"
+    )
+    random_erasing: float = Field(0.0, ge=0, le=1, description="probability of erasing a rectangle")
+    random_erasing_mode: Literal["const", "rand", "pixel"] = Field("const", description="what fills the rectangle")
+    interpolation: Literal["random", "bilinear", "bicubic", "nearest", "lanczos", "box", "hamming"] = Field(
+        "bilinear", description="of the resizing"
+    )
+    crop_pct: float | None = Field(
+        None, gt=0, le=1, description="in evaluation: side of the center crop by that of the image"
+    )
 
 
 class DistillationSection(Section):
     """A trained network whose answers are learnt beside the true classes."""
 
-    teacher: Annotated[str, AfterValidator(_teacher)]
-    weights: Annotated[str, AfterValidator(_weights)] | None = None
-    temperature: float = Field(1.0, gt=0)
-    weight: float = Field(0.5, gt=0, le=1)
+    teacher: Annotated[str, AfterValidator(_teacher)] = Field(
+        description="a model of timm, or the path of an `architecture.json`"
+    )
+    weights: Annotated[str, AfterValidator(_weights)] | None = Field(
+        None, description="of the teacher; none: those of timm, or those beside the architecture"
+    )
+    temperature: float = Field(1.0, gt=0, description="of both softmaxes")
+    weight: float = Field(0.5, gt=0, le=1, description="share of the teacher in the loss; 1: the classes are ignored")
 
 
 class TrainConfig(Section):
-    """The final training of a derived network. See ``experiments/train.yml`` and ``docs/training.md``."""
+    """The final training of a derived network. See ``experiments/train.yml`` and ``docs/how-to/training.md``."""
 
-    seed: int = Field(0, ge=0, le=LARGEST_SEED)
-    output: PathText | None = None
-    weights: Annotated[str, AfterValidator(_weights)] = "inherited"
-    epochs: int = Field(60, ge=0)
-    batch_size: int = Field(64, ge=2)
-    workers: int = Field(0, ge=0)
-    validation: float = Field(0.0, ge=0, lt=1)
-    optimizer: Optimizer = "sgd"
-    learning_rate: float = Field(0.05, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(4e-5, ge=0)
-    scheduler: Annotated[str, AfterValidator(_timm_scheduler)] = "cosine"
-    warmup_epochs: int = Field(3, ge=0)
-    warmup_learning_rate: float | None = Field(None, gt=0)
-    min_learning_rate: float = Field(0.0, ge=0)
-    decay_epochs: float | None = Field(None, gt=0)
-    decay_rate: float | None = Field(None, gt=0)
-    decay_milestones: list[int] | None = None
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    drop_path: float = Field(0.0, ge=0, lt=1)
-    augmentation: AugmentationSection | None = None
-    mixup: float = Field(0.0, ge=0)
-    cutmix: float = Field(0.0, ge=0)
-    mixup_off_epoch: int | None = Field(None, ge=1)
-    ema_decay: float = Field(0.995, ge=0, lt=1)
-    distillation: DistillationSection | None = None
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    accumulate_grad_batches: int = Field(1, ge=1)
-    gradient_clip_val: float | None = Field(None, gt=0)
-    device: Annotated[str, AfterValidator(_device)] = "auto"
-    threads: int | None = Field(None, ge=1)
-    checkpoint_every: int = Field(200, ge=1)
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="of the order, the augmentation, everything")
+    output: PathText | None = Field(None, description="folder of the results; none: `final/` beside the architecture")
+    weights: Annotated[str, AfterValidator(_weights)] = Field(
+        "inherited",
+        description="those of the search; `scratch`; or a `.safetensors` file, relative to the architecture's folder",
+    )
+    epochs: int = Field(60, ge=0, description="0: evaluate the weights on the test images, print, write nothing")
+    batch_size: int = Field(64, ge=2, description="of each process")
+    workers: int = Field(0, ge=0, description="loader processes of each process")
+    validation: float = Field(
+        0.0, ge=0, lt=1, description="share of the training images that judges the epochs; 0: the test images do"
+    )
+    optimizer: Optimizer = Field("sgd", description="any optimizer of timm; sgd has Nesterov's momentum")
+    learning_rate: float = Field(0.05, gt=0, description="after the warm-up")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of optimizers that have one")
+    weight_decay: float = Field(4e-5, ge=0, description="of weights; biases and norms have none")
+    scheduler: Annotated[str, AfterValidator(_timm_scheduler)] = Field(
+        "cosine", description=f"timm's, over steps: {', '.join(SCHEDULERS)}"
+    )
+    warmup_epochs: int = Field(3, ge=0, description="part of `epochs`")
+    warmup_learning_rate: float | None = Field(
+        None, gt=0, description="at the first step; none: a tenth of `learning_rate`"
+    )
+    min_learning_rate: float = Field(0.0, ge=0, description="at the last step")
+    decay_epochs: float | None = Field(None, gt=0, description="of step, wsd, rsqrt; none: timm's")
+    decay_rate: float | None = Field(None, gt=0, description="of step, multistep, poly; none: timm's")
+    decay_milestones: list[int] | None = Field(None, description="epochs, of multistep; none: timm's")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="in the loss")
+    dropout: float = Field(0.0, ge=0, lt=1, description="before the classifier")
+    drop_path: float = Field(0.0, ge=0, lt=1, description="grows with depth up to this; timm's blocks only")
+    augmentation: AugmentationSection | None = Field(None, description="see below; none: the data set's own")
+    mixup: float = Field(0.0, ge=0, description="alpha of timm's `Mixup`")
+    cutmix: float = Field(0.0, ge=0, description="alpha of CutMix")
+    mixup_off_epoch: int | None = Field(None, ge=1, description="epochs after which images are no longer mixed")
+    ema_decay: float = Field(0.995, ge=0, lt=1, description="of the average of weights, with warm-up; 0: no average")
+    distillation: DistillationSection | None = Field(None, description="see below")
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field("32-true", description="`16-mixed` on CUDA only")
+    accumulate_grad_batches: int = Field(1, ge=1, description="batches per step")
+    gradient_clip_val: float | None = Field(None, gt=0, description="largest norm of the gradient")
+    device: Annotated[str, AfterValidator(_device)] = Field(
+        "auto", description="CUDA if it is there, else the CPU; or any device of torch"
+    )
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads of each process; none: a thread per core that the process may use"
+    )
+    checkpoint_every: int = Field(200, ge=1, description="batches; a checkpoint follows every epoch besides")

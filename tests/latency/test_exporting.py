@@ -263,7 +263,7 @@ def test_a_folder_that_was_not_copied_whole_is_said_to_be(exported, tmp_path):
 
 
 def test_a_command_exports_a_script_measures_and_a_command_calibrates(tmp_path, monkeypatch, capsys):
-    """The walk of docs/other_targets.md, on the project's own space."""
+    """The walk of docs/how-to/other_targets.md, on the project's own space."""
     monkeypatch.chdir(tmp_path)
     space = ("--space", "mobilenetv2", "preset=small", "kernels=[3]", "expansions=[6]", "num_classes=10")
     # Of seed 22, those to calibrate on have 5, 0 and 2 blocks left out: no noise turns their order around.
