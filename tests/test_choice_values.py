@@ -23,7 +23,7 @@ from nni_proxyless.derive import build_network
 from nni_proxyless.latency import LatencyProfiler, MacsEstimator
 from nni_proxyless.latency.choices import InputSet, check_values, read_back, read_probs_back
 from nni_proxyless.models.architecture import Architecture
-from nni_proxyless.search.build import make_space
+from nni_proxyless.models.space import make_searchable_space
 from nni_proxyless.search.supernet_files import read_probabilities
 
 
@@ -96,7 +96,7 @@ def test_a_list_among_the_values_is_refused_before_anything_is_searched():
     with pytest.raises(
         UserError, match=r"^space: tests.test_choice_values:Unhashable: choice 'd' has the value \[1, 8\]"
     ):
-        make_space("tests.test_choice_values:Unhashable", {})
+        make_searchable_space("tests.test_choice_values:Unhashable", {})
 
 
 def test_a_depth_of_tuples_is_searched_derived_and_built_again(tmp_path, monkeypatch, capsys):

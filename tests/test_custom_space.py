@@ -19,7 +19,7 @@ from nni_proxyless.core.errors import UserError
 from nni_proxyless.data import ImageData, digits
 from nni_proxyless.data.validate import make_images
 from nni_proxyless.derive import Architecture
-from nni_proxyless.search.build import make_space
+from nni_proxyless.models.space import make_searchable_space
 
 from .forked import fork
 from .test_experiment import run_to_the_end
@@ -231,4 +231,4 @@ def test_a_module_of_the_users_own_that_does_not_import_says_where(tmp_path, for
 
 def test_a_space_without_a_choice_is_refused():
     with pytest.raises(UserError, match=r"tests\.test_training:Plain has no choice, so there is nothing to search"):
-        make_space("tests.test_training:Plain", {})
+        make_searchable_space("tests.test_training:Plain", {})

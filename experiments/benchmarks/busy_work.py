@@ -56,7 +56,8 @@ def search(folder: Path, halts: Halts) -> None:
     from nni_proxyless.config.shipped import shipped
     from nni_proxyless.data import split
     from nni_proxyless.data.validate import make_images
-    from nni_proxyless.search.build import make_evaluator, make_space, space_arguments_for
+    from nni_proxyless.models.space import make_space
+    from nni_proxyless.search.build import make_evaluator, space_arguments_for
     from nni_proxyless.search.run import InProcessEngine
 
     class AfterSteps(Callback):

@@ -34,7 +34,7 @@ import torch
 from plain_loop import PlainLoop
 from pytorch_lightning import Callback
 
-import nni_proxyless.search.run
+import nni_proxyless.search.build
 from nni_proxyless.cli import main as cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,7 +130,7 @@ class Beside(Callback):
 def measured(strategy: str, data: str, epochs: int, options: argparse.Namespace) -> dict[str, Any]:
     """One search beside its floor."""
     beside = Beside()
-    make = nni_proxyless.search.run.make_evaluator
+    make = nni_proxyless.search.build.make_evaluator
 
     def make_evaluator(*arguments: Any) -> Any:
         evaluator = make(*arguments)
@@ -139,7 +139,7 @@ def measured(strategy: str, data: str, epochs: int, options: argparse.Namespace)
 
     with (
         tempfile.TemporaryDirectory() as folder,
-        patch.object(nni_proxyless.search.run, "make_evaluator", make_evaluator),
+        patch.object(nni_proxyless.search.build, "make_evaluator", make_evaluator),
     ):
         warmup, searching = max(1, 3 * epochs // 8), max(1, epochs // 4)
         words = [

@@ -186,7 +186,7 @@ def part_a(sizes: Mapping[str, Any], seeds: Sequence[int], folder: Path, done: A
             done.update()
         runs.append({"seed": seed, "score": score, "nets": found})
     assert search is not None
-    images = make_images(search.config.data.name, search.config.data.arguments)
+    images = make_images(search.parts.config.data.name, search.parts.config.data.arguments)
     networks = [MobileNetV2Space(**search.architecture.space["arguments"]).freeze(sample) for sample in samples]
     times = {target: timed_in_turns(networks, shape, estimators[target]) for target in estimators}
     for i, (r, target) in enumerate(itertools.product(runs, profilers)):

@@ -241,10 +241,10 @@ def _space_of(
     arguments: argparse.Namespace, table: LookupTable | None = None
 ) -> tuple[ModelSpace, Shape, dict[str, Any]]:
     """The space that is named on the command line or in the head of the table, the shape of its input, its description."""
-    from ..config import registry
     from ..config.options import options_of
     from ..config.read import read_config
     from ..config.search_config import SearchConfig
+    from ..models.space import make_space
 
     head = None if table is None else table.space
     if head is not None and arguments.space is None and arguments.resolution is None:
@@ -263,7 +263,7 @@ def _space_of(
     config = read_config(
         SearchConfig, None, [*overrides, *(("command line", f"space.{k}", v) for k, v in given.items())]
     )
-    space = registry.load("nni_proxyless.search_spaces", name)(**config.space.arguments)
+    space = make_space(name, config.space.arguments)
     return space, shape, {"name": name, "arguments": config.space.arguments}
 
 

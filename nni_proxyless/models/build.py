@@ -8,9 +8,9 @@ import platform
 import torch
 from torch import nn
 
-from ..config import registry
 from ..core.errors import UserError
 from .architecture import Architecture
+from .space import make_space
 from .timm_model import to_timm
 
 __all__ = ["build_network", "count_parameters", "installed_versions"]
@@ -40,15 +40,10 @@ def build_network(architecture: Architecture, weights: dict[str, torch.Tensor] |
 
 
 def _frozen(architecture: Architecture) -> nn.Module:
-    from nni.nas.nn.pytorch import ModelSpace  # here: it takes seconds, and a net of timm does without
-
     from ..latency.choices import read_back
 
     try:
-        name, arguments = architecture.space["name"], architecture.space["arguments"]
-        space = registry.load("nni_proxyless.search_spaces", name)(**arguments)
-        if not isinstance(space, ModelSpace):
-            raise TypeError(f"'{name}' makes a {type(space).__name__}; allowed: a ModelSpace of NNI")
+        space = make_space(architecture.space["name"], architecture.space["arguments"])
         mutables = space.simplify()
         return space.freeze({label: read_back(c, mutables.get(label)) for label, c in architecture.choices.items()})
     except Exception as error:  # somebody else's code, perhaps not here, perhaps not what it was

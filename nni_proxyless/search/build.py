@@ -1,37 +1,214 @@
-"""The parts of a search, each made from its section of the configuration."""
+"""The parts of a search, each made from its section of the configuration: of one that begins, and of one that has finished.
+
+search.yml -> images and their division, space, latencies -> penalty, strategy, evaluator
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nni.nas.evaluator.pytorch import DataLoader, Lightning, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch.utils.data import ConcatDataset
 
 from ..config import registry
 from ..config.search_config import SearchConfig
 from ..core.errors import UserError
 from ..core.tensorboard_writer import FLUSH_SECONDS
-from ..data.image_parts import ImageData, loader
-from ..data.outputs import FILLED_IN
-from ..latency import LatencyPenalty, LatencyProfiler
+from ..data.fingerprint import know_again, require_same
+from ..data.image_parts import ImageData, Parts, loader, split
+from ..data.outputs import FILLED_IN, require_outputs, where_classes_are_given
+from ..data.validate import make_images
+from ..latency import DeviceEstimator, LatencyEstimator, LatencyPenalty, LatencyProfiler, Penalties
+from ..latency.digits import in_words
+from ..models.space import make_searchable_space
+from .costs import Cost, join, make_costs
 from .evaluator import ImageClassification
-from .monitor import DerivedNetMonitor
+from .latency_table import latency_range, make_estimator, make_profiler, target_in_ms
+from .monitor import judging_loaders
+from .nni_trial import is_helper
 from .progress_bar import FitProgress
 
 if TYPE_CHECKING:
     from nni.nas.nn.pytorch import ModelSpace
+    from pytorch_lightning import Callback
 
-__all__ = ["make_evaluator", "make_penalty", "make_space", "make_strategy", "space_arguments_for", "strategy_can"]
+    from ..models.architecture import Architecture
+
+__all__ = ["SearchParts", "build", "make_evaluator", "space_arguments_for", "strategy_can"]
 
 
-def make_evaluator(config: SearchConfig, folder: Path, parts: Any, monitor: DerivedNetMonitor) -> Lightning:
+@dataclasses.dataclass(frozen=True)
+class SearchParts:
+    """What a search is made of. What a finished one does without is made when it is first asked for.
+
+    Attributes
+    ----------
+    config
+        Checked already.
+    folder
+        Of the search, with the tables that it works with; tables of the configuration are relative to ``base``.
+    data, images
+        The task, and the division of its training images.
+    space_arguments
+        With classes and channels of the images.
+    space
+        Fresh weights, drawn from the global generator.
+    estimator, profiler
+        Where latencies come from, and what a network of the space costs.
+    """
+
+    config: SearchConfig
+    folder: Path
+    base: Path
+    data: ImageData
+    images: Parts
+    space_arguments: dict[str, Any]
+    space: ModelSpace
+    estimator: LatencyEstimator
+    profiler: LatencyProfiler
+
+    @functools.cached_property
+    def latency_range(self) -> tuple[float, float]:
+        """What the fastest and the slowest network cost."""
+        return latency_range(self.profiler)
+
+    @functools.cached_property
+    def target(self) -> float | None:
+        """What the network should cost, in the unit of the profiler.
+
+        Raises
+        ------
+        UserError
+            No network costs so little.
+        """
+        (lowest, highest), unit = self.latency_range, self.profiler.unit
+        target = target_in_ms(self.config.latency.target_ms, highest)
+        if target is not None and target <= lowest:
+            raise UserError(
+                f"latency.target_ms: {in_words(target)} {unit} is out of reach: the networks of this space take "
+                f"{in_words(lowest)} to {in_words(highest)} {unit}"
+            )
+        return target
+
+    @functools.cached_property
+    def costs(self) -> dict[str, Cost]:
+        """The costs beside the latency, by name."""
+        return make_costs(self.config.costs, self.space, self.data.shape, self.base, self.folder)
+
+    @functools.cached_property
+    def penalty(self) -> LatencyPenalty | Penalties | None:
+        """The terms of the loss for latency and other costs, as a strategy takes them; None without a target."""
+        latency, term, target = self.config.latency, None, self.target
+        costs = self.costs
+        if target is not None:
+            try:
+                term = LatencyPenalty(
+                    self.profiler, target, latency.weight, form=latency.form, nonlinear=latency.nonlinear
+                )
+            except ValueError as error:
+                raise UserError(f"latency: {error}") from error
+        return join(term, costs)
+
+    @functools.cached_property
+    def strategy(self) -> Any:
+        """The strategy by name, with penalty, seed and a folder for checkpoints where it takes them."""
+        section = self.config.strategy
+        strategy_class = registry.load("nni_proxyless.strategies", section.name)
+        accepted = registry.accepted_arguments(strategy_class)
+        ours = {
+            "penalty": self.penalty, "seed": self.config.seed, "checkpoint_dir": str(self.folder / "checkpoint"),
+        }  # fmt: skip
+        extra = {name: value for name, value in ours.items() if name in accepted}
+        try:
+            return strategy_class(**section.arguments, **extra)
+        except ValueError as error:  # the arguments were checked before; the penalty was not there then
+            raise UserError(f"strategy: {error}") from error
+
+    def evaluator(self, *callbacks: Callback) -> Lightning:
+        """How the supernet is trained.
+
+        Raises
+        ------
+        UserError
+            This machine has no such devices.
+        """
+        try:
+            return make_evaluator(self.config, self.folder, self.images, *callbacks)
+        except MisconfigurationException as error:  # Lightning has looked for the devices
+            trainer = self.config.trainer
+            raise UserError(
+                f"trainer: {error} accelerator is '{trainer.accelerator}', devices {trainer.devices}; allowed: what this machine has"
+            ) from error
+
+    @functools.cached_property
+    def judging_loaders(self) -> tuple[Any, Any]:
+        """Images for the statistics of batch norm, and to judge a network by."""
+        return judging_loaders(self.config, self.images)
+
+    @functools.cached_property
+    def held_out(self) -> Any:
+        """All images that train no weight: for validation and, where the architecture is learnt from images of its own, those."""
+        if not strategy_can("needs_held_out_data", self.config, default=True):
+            return self.judging_loaders[1]
+        images: Any = ConcatDataset([self.images.validation, self.images.alphas])
+        return loader(images, self.config.data.batch_size, workers=self.config.data.workers)
+
+
+def build(
+    config: SearchConfig, folder: Path, *, base: Path = Path(), finished: Architecture | None = None
+) -> SearchParts:
+    """The parts of the search in ``folder``.
+
+    Parameters
+    ----------
+    base
+        What a relative ``latency.table`` is relative to: the folder of the configuration file.
+    finished
+        What the search has left, if it has finished: its space is made as it was then, and nothing is measured.
+
+    Raises
+    ------
+    UserError
+        Images, space, table and estimator do not fit together; or those of a search that goes on, or has finished, are others now.
+    """
+    data = make_images(config.data.name, config.data.arguments)
+    if finished is not None:
+        require_same(folder, data)
+    elif not is_helper():
+        know_again(folder, data, goes_on=(folder / "checkpoint").exists())
+    images = split(data, alphas=config.data.alphas, validation=config.data.validation)
+    if finished is not None:
+        name, arguments = finished.space["name"], dict(finished.space["arguments"])
+        space = make_searchable_space(name, arguments)
+    else:
+        name = config.space.name
+        space_class = registry.load("nni_proxyless.search_spaces", name)
+        arguments = space_arguments_for(space_class, config.space.arguments, data)
+        space = make_searchable_space(name, arguments)
+        accepted = registry.accepted_arguments(space_class)
+        advice = where_classes_are_given(accepted, config.space.arguments, data.num_classes)
+        require_outputs(space, data, f"space: {name}", advice, precision=config.trainer.precision)
+    estimator = make_estimator(config.latency.estimator)
+    kept = folder / "latencies.yaml"
+    if finished is not None and isinstance(estimator, DeviceEstimator) and not kept.exists():
+        raise UserError(f"{folder}: no latencies.yaml: the milliseconds that the search worked with are gone")
+    table = base / config.latency.table if config.latency.table and finished is None else None
+    profiler = make_profiler(space, data.shape, estimator, table, kept, {"name": name, "arguments": arguments})
+    return SearchParts(config, folder, base, data, images, arguments, space, estimator, profiler)
+
+
+def make_evaluator(config: SearchConfig, folder: Path, images: Parts, *callbacks: Callback) -> Lightning:
     """How the supernet is trained: NNI's evaluator around task, trainer and data."""
     training, trainer, data = config.training, config.trainer, config.data
-    alphas, weights = parts.alphas, parts.weights
+    alphas, weights = images.alphas, images.weights
     if not strategy_can("needs_held_out_data", config, default=True):
-        alphas, weights = None, parts.all_but_validation
+        alphas, weights = None, images.all_but_validation
     warmup_alone = "warmup_learning_rate" in config.strategy.arguments
     return Lightning(
         ImageClassification(
@@ -44,7 +221,7 @@ def make_evaluator(config: SearchConfig, folder: Path, parts: Any, monitor: Deri
             max_epochs=training.epochs, accelerator=trainer.accelerator, devices=trainer.devices,
             strategy="ddp" if trainer.devices > 1 else "auto", precision=trainer.precision,
             logger=TensorBoardLogger(str(folder.resolve()), name="", version="tensorboard", flush_secs=FLUSH_SECONDS),
-            callbacks=[FitProgress(), monitor],
+            callbacks=[FitProgress(), *callbacks],
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
             log_every_n_steps=10,
         ),
@@ -53,32 +230,9 @@ def make_evaluator(config: SearchConfig, folder: Path, parts: Any, monitor: Deri
     )  # fmt: skip
 
 
-def make_penalty(config: SearchConfig, profiler: LatencyProfiler, target: float | None) -> LatencyPenalty | None:
-    """The latency term, if a target is set."""
-    latency = config.latency
-    if target is None:
-        return None
-    try:
-        return LatencyPenalty(profiler, target, latency.weight, form=latency.form, nonlinear=latency.nonlinear)
-    except ValueError as error:
-        raise UserError(f"latency: {error}") from error
-
-
 def strategy_can(name: str, config: SearchConfig, default: bool) -> bool:
     """What a strategy says of itself; NNI's own say nothing."""
     return bool(getattr(registry.load("nni_proxyless.strategies", config.strategy.name), name, default))
-
-
-def make_strategy(config: SearchConfig, penalty: Any, checkpoint_dir: Path) -> Any:
-    """The strategy by name, with penalty, seed and a folder for checkpoints where it takes them."""
-    strategy_class = registry.load("nni_proxyless.strategies", config.strategy.name)
-    accepted = registry.accepted_arguments(strategy_class)
-    ours = {"penalty": penalty, "seed": config.seed, "checkpoint_dir": str(checkpoint_dir)}
-    extra = {name: value for name, value in ours.items() if name in accepted}
-    try:
-        return strategy_class(**config.strategy.arguments, **extra)
-    except ValueError as error:  # the arguments were checked before; the penalty was not there then
-        raise UserError(f"strategy: {error}") from error
 
 
 def space_arguments_for(space_class: Any, given: Mapping[str, Any], data: ImageData) -> dict[str, Any]:
@@ -90,31 +244,3 @@ def space_arguments_for(space_class: Any, given: Mapping[str, Any], data: ImageD
         "in_chans": data.shape[0],
     }
     return {**{name: value for name, value in known.items() if name in accepted}, **given}
-
-
-def make_space(name: str, arguments: Mapping[str, Any]) -> ModelSpace:
-    """The space behind a name.
-
-    Raises
-    ------
-    UserError
-        It is no model space, there is nothing to choose in it, or its choices cannot be written down.
-    """
-    from nni.nas.nn.pytorch import ModelSpace  # here: it takes seconds, and a training of images does without
-
-    from ..latency.choices import check_values
-
-    space = registry.load("nni_proxyless.search_spaces", name)(**arguments)
-    if not isinstance(space, ModelSpace):
-        raise UserError(f"space: {name} gives a {type(space).__name__}; allowed: a ModelSpace of NNI")
-    try:
-        for label, choice in space.simplify().items():
-            check_values(label, choice)
-    except TypeError as error:
-        raise UserError(f"space: {name}: {error}") from error
-    if not any(len(getattr(choice, "values", ())) > 1 for choice in space.simplify().values()):
-        raise UserError(
-            f"space: {name} has no choice, so there is nothing to search; allowed: a ModelSpace with a LayerChoice, InputChoice "
-            "or Repeat of two candidates or more"
-        )
-    return space

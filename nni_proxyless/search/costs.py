@@ -10,13 +10,12 @@ from typing import Any
 
 from nni.nas.nn.pytorch import ModelSpace
 
-from ..config import registry
 from ..config.search_config import CostSection
 from ..core.errors import UserError
-from ..latency import LatencyEstimator, LatencyPenalty, LatencyProfiler
+from ..latency import LatencyPenalty, LatencyProfiler
 from ..latency.objectives.penalty_sum import Penalties
 from ..latency.operation import Shape
-from .latency_table import make_profiler, target_in_ms
+from .latency_table import make_estimator, make_profiler, target_in_ms
 
 __all__ = ["Cost", "join", "make_costs"]
 
@@ -60,9 +59,7 @@ def make_costs(
     costs = {}
     for i, section in enumerate(sections):
         where, name = f"costs.{i}", section.called
-        estimator: LatencyEstimator = registry.load("nni_proxyless.estimators", section.estimator.name)(
-            **section.estimator.arguments
-        )
+        estimator = make_estimator(section.estimator)
         table = base / section.table if section.table else None
         try:
             profiler = make_profiler(space, input_shape, estimator, table, folder / f"latencies.{name}.yaml")

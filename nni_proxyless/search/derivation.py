@@ -20,9 +20,7 @@ import torch
 from nni.mutable import CategoricalMultiple
 from nni.nas.nn.pytorch import ModelSpace, ParametrizedModule
 from torch import nn
-from torch.utils.data import ConcatDataset
 
-from ..config import registry
 from ..config.read import read_config
 from ..config.search_config import SearchConfig
 from ..core.atomic_files import write_text, write_weights
@@ -30,10 +28,7 @@ from ..core.cpu_threads import use
 from ..core.errors import UserError
 from ..core.progress import bar
 from ..core.text_table import in_columns
-from ..data.fingerprint import require_same
-from ..data.image_parts import loader, split
-from ..data.validate import make_images
-from ..latency import BudgetError, DeviceEstimator, LatencyEstimator, LatencyProfiler, best_under_budget
+from ..latency import BudgetError, DeviceEstimator, LatencyProfiler, best_under_budget
 from ..latency.choices import InputSet, as_nni_has_it, read_probs_back
 from ..latency.digits import in_words
 from ..latency.estimators.macs import count_macs
@@ -45,9 +40,9 @@ from ..models.build import build_network, count_parameters, installed_versions
 from ..models.draw import draw_beside
 from ..models.record import latency_record, unit_of
 from ..models.timm_model import load_weights
-from .build import make_space
-from .latency_table import make_profiler, measure_beside_path, say_if_drifted
-from .monitor import judge, judging_loaders
+from .build import SearchParts, build
+from .latency_table import measure_beside_path, say_if_drifted
+from .monitor import judge
 from .supernet_files import SUPERNET, Probabilities, read_probabilities, require_finished
 
 __all__ = [
@@ -68,28 +63,30 @@ class FinishedSearch:
     ----------
     architecture
         Of the network that the search itself has left.
-    space
-        With the weights of the supernet where there are any, else with fresh ones.
+    parts
+        What it was made of; the space with the weights of the supernet where there are any, else with fresh ones.
     inherits
         Whether there are: a search with DSNAS lets go of all candidates but the chosen ones.
-    calibration, validation
-        Images for the statistics of batch norm, and to judge by.
-    held_out
-        All images that trained no weight: those for validation and, where the architecture was learnt from images of its own,
-        those.
+    probs
+        Label -> choice -> probability at the end of the search.
     """
 
-    folder: Path
-    config: SearchConfig
+    parts: SearchParts
     architecture: Architecture
-    space: ModelSpace
     inherits: bool
     probs: Probabilities
-    profiler: LatencyProfiler
-    estimator: LatencyEstimator
-    calibration: Any
-    validation: Any
-    held_out: Any
+
+    @property
+    def folder(self) -> Path:
+        return self.parts.folder
+
+    @property
+    def space(self) -> ModelSpace:
+        return self.parts.space
+
+    @property
+    def profiler(self) -> LatencyProfiler:
+        return self.parts.profiler
 
     @functools.cached_property
     def input_labels(self) -> frozenset[str]:
@@ -111,18 +108,9 @@ class FinishedSearch:
         stored = read_probabilities(folder)
         use(config.trainer.threads)
         torch.manual_seed(config.seed)  # of fresh weights
-        data = make_images(config.data.name, config.data.arguments)
-        require_same(folder, data)
-        parts = split(data, alphas=config.data.alphas, validation=config.data.validation)
-        space = make_space(architecture.space["name"], architecture.space["arguments"])
+        parts = build(config, folder, finished=architecture)
+        space = parts.space
         probs = read_probs_back(stored, space.simplify())
-        estimator: LatencyEstimator = registry.load("nni_proxyless.estimators", config.latency.estimator.name)(
-            **config.latency.estimator.arguments
-        )
-        kept = folder / "latencies.yaml"
-        if isinstance(estimator, DeviceEstimator) and not kept.exists():
-            raise UserError(f"{folder}: no latencies.yaml: the milliseconds that the search worked with are gone")
-        profiler = make_profiler(space, data.shape, estimator, None, kept)
         inherits = (folder / SUPERNET).exists()
         if inherits:
             try:
@@ -138,14 +126,7 @@ class FinishedSearch:
         for module in space.modules():
             if isinstance(module, ParametrizedModule) and not module.mutables:
                 module.freeze = functools.partial(_itself, module)  # NNI's makes a new module, whose weights are new
-        calibration, validation = judging_loaders(config, parts)
-        held_out = validation
-        if getattr(registry.load("nni_proxyless.strategies", config.strategy.name), "needs_held_out_data", True):
-            images: Any = ConcatDataset([parts.validation, parts.alphas])
-            held_out = loader(images, config.data.batch_size, workers=config.data.workers)
-        return cls(
-            folder, config, architecture, space, inherits, probs, profiler, estimator, calibration, validation, held_out
-        )
+        return cls(parts, architecture, inherits, probs)
 
     def best(self, budget: float, at_least: float | None = None) -> dict[str, Any]:
         """The choices of the most probable network under the budget.
@@ -172,7 +153,7 @@ class FinishedSearch:
 
     def near(self, budget: float) -> float:
         """What networks of the search are near to: its target, or the budget, if that is lower; ``-inf`` if it held no target."""
-        target, latency = self.architecture.latency.get("target_ms"), self.config.latency
+        target, latency = self.architecture.latency.get("target_ms"), self.parts.config.latency
         if target is None or not holds_target(latency.weight, latency.nonlinear):
             return -math.inf
         return min(target, budget)
@@ -187,15 +168,16 @@ class FinishedSearch:
     def derive(self, sample: dict[str, Any], budget: float, *, measured: bool) -> Derived:
         """The network of these choices: statistics of batch norm estimated afresh, validated and, if asked for, timed."""
         network = copy.deepcopy(self.space.freeze(sample))
-        accuracy = judge(network, self.calibration, self.validation, torch.device("cpu"))
+        accuracy = judge(network, *self.parts.judging_loaders, torch.device("cpu"))
+        config, estimator = self.parts.config, self.parts.estimator
         shape = self.architecture.input_shape
         definition = getattr(self.space, "timm_definition", None)
         measured_ms = again_ms = None
-        if measured and isinstance(self.estimator, DeviceEstimator):
+        if measured and isinstance(estimator, DeviceEstimator):
             path = [op for op in trace_operations(self.space, shape) if op.runs_in(sample)]
-            measured_ms, again_ms = measure_beside_path(self.estimator, network, shape, path)
+            measured_ms, again_ms = measure_beside_path(estimator, network, shape, path)
             table_ms = float(self.profiler.profile(sample))
-            say_if_drifted(self.profiler, self.estimator, table_ms, again_ms, measured_ms)
+            say_if_drifted(self.profiler, estimator, table_ms, again_ms, measured_ms)
         architecture = Architecture(
             space=self.architecture.space,
             choices=sample,
@@ -204,12 +186,12 @@ class FinishedSearch:
             data=self.architecture.data,
             latency=latency_record(
                 self.profiler, sample, target=budget, measured_ms=measured_ms, table_again_ms=again_ms,
-                measured_conditions=self.estimator.conditions if measured_ms is not None else None,
+                measured_conditions=estimator.conditions if measured_ms is not None else None,
             ),
             macs=count_macs(network, shape),
             n_params=count_parameters(network),
             search={
-                "strategy": self.config.strategy.name, "seed": self.config.seed, "epochs": self.config.training.epochs,
+                "strategy": config.strategy.name, "seed": config.seed, "epochs": config.training.epochs,
                 "accuracy": accuracy, "weights": "supernet" if self.inherits else "fresh",
                 "derived_from": self.folder.name, "log_probability": log_probability(self.probs, sample),
             },

@@ -11,6 +11,8 @@ from typing import Any
 from nni.nas.nn.pytorch import ModelSpace
 from torch import nn
 
+from ..config import registry
+from ..config.search_config import EstimatorSection
 from ..core.errors import UserError
 from ..core.file_lock import hold
 from ..core.progress import steps
@@ -33,6 +35,7 @@ __all__ = [
     "build_table",
     "building",
     "latency_range",
+    "make_estimator",
     "make_profiler",
     "measure_beside_path",
     "quietly",
@@ -45,6 +48,12 @@ _logger = logging.getLogger(__name__)
 
 TABLE_DRIFT = 0.05
 DRIFT_WORTH_SAYING = 1.1  # isolated operations repeat to a few per cent on a quiet machine (FACTS 7)
+
+
+def make_estimator(section: EstimatorSection) -> LatencyEstimator:
+    """The estimator of a section of ``search.yml``."""
+    estimator: LatencyEstimator = registry.load("nni_proxyless.estimators", section.name)(**section.arguments)
+    return estimator
 
 
 def make_profiler(

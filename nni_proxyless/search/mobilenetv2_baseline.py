@@ -17,16 +17,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nni.nas.nn.pytorch import ModelSpace
 from timm.layers import make_divisible
 
-from ..config import registry
 from ..core.errors import UserError
 from ..latency.estimators.macs import count_macs
 from ..models.architecture import Architecture
 from ..models.build import build_network, count_parameters, installed_versions
 from ..models.compare_latency import measure_side_by_side
 from ..models.record import record_without_table, unit_of
+from ..models.space import make_space
 
 __all__ = ["MOBILENETV2", "reference_layout", "reference_nets", "scaled", "time_beside", "write_reference_nets"]
 
@@ -74,18 +73,16 @@ def reference_nets(searched: Architecture, widths: Sequence[float]) -> list[Arch
     UserError
         The net is of a space without stages to scale.
     """
-    space_class, layout = None, None
-    given = dict(searched.space["arguments"])
+    layout = None
     if searched.network is not None:
-        space_class = registry.load("nni_proxyless.search_spaces", searched.space["name"])
-        layout = getattr(space_class(**given), "layout", None)
+        layout = getattr(make_space(searched.space["name"], searched.space["arguments"]), "layout", None)
     if not isinstance(layout, Mapping):
         raise UserError(
             f"reference: the space {searched.space['name']!r} has no layout of stages whose widths could be scaled; allowed: "
             "mobilenetv2, and spaces made of it. Of any space: --random N --widths"
         )
     base, structure = reference_layout(layout)
-    return [_reference_net(searched, space_class, given, scaled(base, width), width, structure) for width in widths]
+    return [_reference_net(searched, scaled(base, width), width, structure) for width in widths]
 
 
 def time_beside(searched: Architecture, nets: Sequence[Architecture]) -> float | None:
@@ -103,15 +100,12 @@ def time_beside(searched: Architecture, nets: Sequence[Architecture]) -> float |
     return beside if nets and nets[0].latency["measured_ms"] is not None else None
 
 
-def _reference_net(
-    searched: Architecture, space_class: Any, given: Mapping[str, Any], layout: Mapping[str, Any], width: float,
-    structure: str,
-) -> Architecture:  # fmt: skip
+def _reference_net(searched: Architecture, layout: Mapping[str, Any], width: float, structure: str) -> Architecture:
     arguments = {
-        **given, **{name: list(value) if isinstance(value, tuple) else value for name, value in layout.items()},
+        **searched.space["arguments"], **{name: list(value) if isinstance(value, tuple) else value for name, value in layout.items()},
         "kernels": [3], "expansions": [6], "skip": False,
     }  # fmt: skip
-    space: ModelSpace = space_class(**arguments)
+    space: Any = make_space(searched.space["name"], arguments)
     choices = dict.fromkeys(space.simplify(), CHOICE)
     unmeasured = Architecture(
         space={"name": searched.space["name"], "arguments": arguments},

@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 from nni.nas.nn.pytorch import ModelSpace
 
-from ..config import registry
 from ..config.read import read_config
 from ..config.search_config import SearchConfig
 from ..core.errors import UserError
@@ -34,6 +33,8 @@ from ..latency.objectives.budget import fastest, slowest
 from ..models.architecture import Architecture
 from ..models.build import build_network, count_parameters, installed_versions
 from ..models.record import latency_record, unit_of
+from ..models.space import make_space
+from .latency_table import make_estimator
 
 __all__ = ["CLOSE", "draw_within_budget", "profiler_of_search", "random_nets"]
 
@@ -68,9 +69,7 @@ def random_nets(
     budget = searched.latency.get("target_ms") if budget is None else budget
     if budget is None:
         raise UserError(f"--random: the search in {run} had no latency target; give --budget-ms")
-    space: ModelSpace = registry.load("nni_proxyless.search_spaces", searched.space["name"])(
-        **searched.space["arguments"]
-    )
+    space = make_space(searched.space["name"], searched.space["arguments"])
     profiler = profiler_of_search(searched, space, run)
     definition = getattr(space, "timm_definition", None)
     nets = []
@@ -192,8 +191,7 @@ def profiler_of_search(searched: Architecture, space: ModelSpace, run: Path) -> 
         if table is not None:
             return LatencyProfiler(space, LookupTable.read(table, unit=unit_of(searched.latency)), searched.input_shape)
         if settings is not None:
-            given = read_config(SearchConfig, settings).latency.estimator
-            estimator = registry.load("nni_proxyless.estimators", given.name)(**given.arguments)
+            estimator = make_estimator(read_config(SearchConfig, settings).latency.estimator)
             if not isinstance(estimator, DeviceEstimator) and estimator.unit == unit_of(searched.latency):
                 return LatencyProfiler(space, estimator, searched.input_shape)
     except (ValueError, KeyError) as error:  # a TableError, or a table of another space

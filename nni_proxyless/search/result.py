@@ -10,20 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nni.nas.nn.pytorch import ModelSpace
 
-from ..config.search_config import SearchConfig
 from ..core.atomic_files import write_text, write_weights
 from ..data.accuracy import evaluate_accuracy
-from ..data.image_parts import ImageData, loader
-from ..latency import DeviceEstimator, LatencyEstimator, LatencyProfiler
+from ..data.image_parts import loader
+from ..latency import DeviceEstimator
 from ..latency.operation import trace_operations
 from ..models.architecture import Architecture
 from ..models.build import build_network, installed_versions
 from ..models.draw import draw_beside
 from ..models.export.onnx_format import leave_onnx
 from ..models.record import latency_record
-from .build import strategy_can
+from ..models.space import make_space
+from .build import SearchParts, strategy_can
 from .costs import Cost
 from .latency_table import measure_beside_path, say_if_drifted
 from .monitor import DerivedNetMonitor
@@ -63,15 +62,14 @@ def _final(last: Mapping[str, float], measured_ms: float | None, test_accuracy: 
     }
 
 
-def save_result(
-    config: SearchConfig, folder: Path, data: ImageData, space_arguments: dict[str, Any], space: ModelSpace,
-    monitor: DerivedNetMonitor, target: float | None, profiler: LatencyProfiler, estimator: LatencyEstimator,
-) -> SearchResult:  # fmt: skip
+def save_result(parts: SearchParts, monitor: DerivedNetMonitor) -> SearchResult:
+    """Write what the search has found to its folder."""
     assert monitor.last is not None
     assert monitor.network is not None
-    definition = getattr(space, "timm_definition", None)
+    config, folder, data, estimator, profiler = parts.config, parts.folder, parts.data, parts.estimator, parts.profiler
+    definition = getattr(parts.space, "timm_definition", None)
     architecture = Architecture(
-        space={"name": config.space.name, "arguments": space_arguments},
+        space={"name": config.space.name, "arguments": parts.space_arguments},
         choices=monitor.sample,
         input_shape=data.shape,
         network=definition(monitor.sample) if definition is not None else None,
@@ -82,7 +80,7 @@ def save_result(
     measured, table_again = None, None
     if isinstance(estimator, DeviceEstimator):
         # From a space of its own: a search may have let go of candidates.
-        operations = trace_operations(type(space)(**space_arguments), data.shape)
+        operations = trace_operations(make_space(config.space.name, parts.space_arguments), data.shape)
         path = [op for op in operations if op.runs_in(monitor.sample)]
         measured, table_again = measure_beside_path(estimator, network, data.shape, path)
         say_if_drifted(profiler, estimator, monitor.last["table_ms"], table_again, measured)
@@ -95,7 +93,7 @@ def save_result(
     architecture = dataclasses.replace(
         architecture,
         latency=latency_record(
-            profiler, monitor.sample, target=target, expected=metrics["expected_ms"], measured_ms=measured,
+            profiler, monitor.sample, target=parts.target, expected=metrics["expected_ms"], measured_ms=measured,
             table_again_ms=table_again, measured_conditions=estimator.conditions if measured is not None else None,
         ),
         macs=int(metrics["macs"]),

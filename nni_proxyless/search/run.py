@@ -1,6 +1,6 @@
 """One search, from a checked configuration to a derived network.
 
-SearchConfig -> images, space, latency, strategy, evaluator -> one Lightning fit -> architecture.json, weights.safetensors
+SearchConfig -> :class:`.build.SearchParts` -> one Lightning fit -> architecture.json, weights.safetensors
 """
 
 from __future__ import annotations
@@ -16,22 +16,14 @@ from nni.nas.execution import SequentialExecutionEngine
 from nni.nas.space import ModelStatus, RawFormatModelSpace
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from ..config import registry
 from ..config.search_config import SearchConfig
 from ..core.atomic_files import write_text
 from ..core.cpu_threads import in_words, use
 from ..core.divergence import DivergedError, is_finite
 from ..core.errors import UserError
-from ..data.fingerprint import know_again
-from ..data.image_parts import split
-from ..data.outputs import require_outputs, where_classes_are_given
-from ..data.validate import make_images
-from ..latency import LatencyEstimator
 from ..latency.digits import in_words as cost_in_words
-from .build import make_evaluator, make_penalty, make_space, make_strategy, space_arguments_for
-from .costs import join, make_costs
-from .latency_table import latency_range, make_profiler, target_in_ms
-from .monitor import DerivedNetMonitor, judging_loaders
+from .build import build
+from .monitor import DerivedNetMonitor
 from .nni_trial import inside_nni, is_helper, tell_helpers
 from .result import SearchResult, found_finished, save_result
 from .run_folder import alone_in, as_file_in, begin_or_go_on, differences, history, is_finished, recorder
@@ -112,52 +104,21 @@ def _search(
     threads = use(config.trainer.threads, config.trainer.devices)
     _logger.info("CPU threads: %s", in_words(threads, config.trainer.devices))
 
-    data = make_images(config.data.name, config.data.arguments)
-    if not is_helper():
-        know_again(folder, data, goes_on=(folder / "checkpoint").exists())
-    parts = split(data, alphas=config.data.alphas, validation=config.data.validation)
-    space_class = registry.load("nni_proxyless.search_spaces", config.space.name)
-    space_arguments = space_arguments_for(space_class, config.space.arguments, data)
-    space = make_space(config.space.name, space_arguments)
-    advice = where_classes_are_given(registry.accepted_arguments(space_class), config.space.arguments, data.num_classes)
-    require_outputs(space, data, f"space: {config.space.name}", advice, precision=config.trainer.precision)
-    estimator: LatencyEstimator = registry.load("nni_proxyless.estimators", config.latency.estimator.name)(
-        **config.latency.estimator.arguments
-    )
-    table = base / config.latency.table if config.latency.table else None
-    described = {"name": config.space.name, "arguments": space_arguments}
-    profiler = make_profiler(space, data.shape, estimator, table, folder / "latencies.yaml", described)
-    lowest, highest = latency_range(profiler)
-    _logger.info(
-        "space: %d choices, %s to %s %s",
-        len(space.simplify()),
-        cost_in_words(lowest),
-        cost_in_words(highest),
-        profiler.unit,
-    )
-    target = target_in_ms(config.latency.target_ms, highest)
-    if target is not None and target <= lowest:
-        raise UserError(
-            f"latency.target_ms: {cost_in_words(target)} {profiler.unit} is out of reach: the networks of this space take {cost_in_words(lowest)} to {cost_in_words(highest)} {profiler.unit}"
-        )
-    costs = make_costs(config.costs, space, data.shape, base, folder)
-    strategy = make_strategy(config, join(make_penalty(config, profiler, target), costs), folder / "checkpoint")
-
-    calibration, validation = judging_loaders(config, parts)
+    parts = build(config, folder, base=base)
+    space, unit = parts.space, parts.profiler.unit
+    lowest, highest = map(cost_in_words, parts.latency_range)
+    _logger.info("space: %d choices, %s to %s %s", len(space.simplify()), lowest, highest, unit)
+    strategy = parts.strategy
+    calibration, validation = parts.judging_loaders
     monitor = DerivedNetMonitor(
-        profiler=profiler,
-        input_shape=data.shape,
+        profiler=parts.profiler,
+        input_shape=parts.data.shape,
         calibration=calibration,
         validation=validation,
         report=recorder(folder, report),
-        costs=costs,
+        costs=parts.costs,
     )
-    try:
-        evaluator = make_evaluator(config, folder, parts, monitor)
-    except MisconfigurationException as error:  # Lightning has looked for the devices
-        raise UserError(
-            f"trainer: {error} accelerator is '{config.trainer.accelerator}', devices {config.trainer.devices}; allowed: what this machine has"
-        ) from error
+    evaluator = parts.evaluator(monitor)
     shapes = shapes_of(space)
     space.to(memory_format=torch.channels_last)
     # Measuring and building have drawn random numbers, and not the same ones when latencies were there already.
@@ -183,6 +144,6 @@ def _search(
     if monitor.last is None:  # killed after the last epoch: there was nothing left to train
         monitor.last = {**history(folder)[-1], **monitor.derive(strategy.oneshot_module)}
     write_remains(folder, monitor.probs, monitor.supernet, shapes)
-    result = save_result(config, folder, data, space_arguments, space, monitor, target, profiler, estimator)
+    result = save_result(parts, monitor)
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     return result

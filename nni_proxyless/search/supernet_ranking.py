@@ -126,24 +126,24 @@ def judge_probable(search: FinishedSearch, budget: float, n: int, at_least: floa
     different = list({repr(sorted(sample.items())): sample for sample in samples}.values())[:n]
     if len(different) < n:
         _logger.warning("--judge: of networks within %.6g the probabilities give %d, not %d", budget, len(different), n)
-    found = []
+    found, calibration = [], search.parts.judging_loaders[0]
     with bar(len(different), "judged", "net") as done:
         for sample in different:
             network = copy.deepcopy(search.space.freeze(sample))
-            accuracy = judge(network, search.calibration, search.held_out, torch.device("cpu"))
+            accuracy = judge(network, calibration, search.parts.held_out, torch.device("cpu"))
             ms = float(search.profiler.profile(sample))
             found.append(Judged(sample, accuracy, log_probability(search.probs, sample), ms))
             done.update()
     return Contest(
         sorted(found, key=lambda net: (-net.accuracy, -net.log_probability)),
-        len(search.held_out.dataset),
+        len(search.parts.held_out.dataset),
         search.profiler.unit,
     )
 
 
 def _drawn(search: FinishedSearch, budget: float, least: float, n: int) -> list[dict[str, Any]]:
     """Up to n different networks that cost between the two, the most decided draws first."""
-    chance = random.Random(search.config.seed)
+    chance = random.Random(search.parts.config.seed)
     found: dict[str, dict[str, Any]] = {}
     for power in POWERS:
         probs = {label: {choice: p**power for choice, p in ps.items()} for label, ps in search.probs.items()}
