@@ -29,20 +29,21 @@ from typing import Any
 import nni.nas.strategy  # first: else NNI's circular imports leave nni.nas.strategy with broken strategies
 import torch
 from nni.mutable import CategoricalMultiple
-from nni.nas.nn.pytorch import ModelSpace, ParametrizedModule
-from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
-from nni.nas.oneshot.pytorch.differentiable import (
-    DartsLightningModule,
-    GumbelDartsLightningModule,
-    LinearTemperatureScheduler,
-)
-from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
-from nni.nas.oneshot.pytorch.sampling import RandomSamplingLightningModule
-from nni.nas.oneshot.pytorch.supermodule.proxyless import ProxylessMixedRepeat
+from nni.nas.nn.pytorch import ModelSpace
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
+from nni_proxyless.core.nni_compat import (
+    BaseOneShotLightningModule,
+    DartsLightningModule,
+    ExpectationProfilerPenalty,
+    GumbelDartsLightningModule,
+    LinearTemperatureScheduler,
+    ProxylessMixedRepeat,
+    RandomSamplingLightningModule,
+    keep_modules_when_frozen,
+)
 from nni_proxyless.latency import LatencyPenalty
 from nni_proxyless.latency.choices import InputSet, as_nni_has_it
 from nni_proxyless.latency.objectives.penalty import logits_of
@@ -69,15 +70,8 @@ class _Peer:
             raise MisconfigurationException(
                 f"strategy: NNI's {type(self).__name__} cannot search {type(model).__name__}: {error}"
             ) from error
-        for module in supernet.modules():
-            if isinstance(module, ParametrizedModule) and not module.mutables:
-                # NNI's freeze makes a new module, whose weights are new as well.
-                module.freeze = functools.partial(_itself, module)
+        keep_modules_when_frozen(supernet)
         return supernet
-
-
-def _itself(module: nn.Module, sample: Any) -> nn.Module:
-    return module
 
 
 def _choices_of(label: str, mutable: Any) -> list[Any]:

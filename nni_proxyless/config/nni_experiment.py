@@ -19,14 +19,19 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from nni.experiment.config import ExperimentConfig, utils
-from nni.experiment.config.algorithm import _AlgorithmConfig
-from nni.experiment.config.training_service import TrainingServiceConfig
-from nni.tools.package_utils import get_all_algo_meta
-from nni.tools.package_utils.tuner_factory import create_validator_instance, get_builtin_module_class_name
+from nni.experiment.config import ExperimentConfig
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ..core.errors import UserError, did_you_mean, on_one_line, shown
+from ..core.nni_compat import (
+    TrainingServiceConfig,
+    _AlgorithmConfig,
+    camel_case,
+    create_validator_instance,
+    get_all_algo_meta,
+    get_builtin_module_class_name,
+    unset_base_path,
+)
 from ..core.user_path import of_another_machine, user_path
 from . import registry
 from .nni_search_space import combinations, in_words, space_problem
@@ -50,7 +55,7 @@ def folded(key: object) -> str:
 
 def _keys(cls: Any) -> dict[str, str]:
     """Folded -> as NNI's documentation writes it."""
-    return {folded(f.name): utils.camel_case(f.name) for f in dataclasses.fields(cls)}
+    return {folded(f.name): camel_case(f.name) for f in dataclasses.fields(cls)}
 
 
 EXPERIMENT_KEYS = _keys(ExperimentConfig)
@@ -278,7 +283,7 @@ def _ask_nni(path: Path) -> None:
         said = on_one_line(" ".join(str(error).split())) or "it gives no reason"
         raise UserError(f"{path}: NNI refuses it: {type(error).__name__}: {said[:LONGEST_REASON]}") from error
     finally:
-        utils.unset_base_path()  # load() forgets to, when it fails
+        unset_base_path()  # load() forgets to, when it fails
 
 
 # -- the search space ----------------------------------------------------------------------------------------------

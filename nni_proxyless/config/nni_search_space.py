@@ -7,10 +7,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from nni.common.hpo_utils import deformat_parameters, format_search_space, validate_search_space
-from nni.common.hpo_utils.validation import common_search_space_types
-
 from ..core.errors import did_you_mean, shown
+from ..core.nni_compat import common_search_space_types, deformat_parameters, format_search_space, validate_search_space
 from .read import unknown_key
 
 __all__ = ["combinations", "in_words", "space_problem"]

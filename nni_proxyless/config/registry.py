@@ -116,8 +116,7 @@ def _other_kind(group: str, found: Any) -> str | None:
 
         return None if issubclass(found, ModelSpace) else _not_of("nni.nas.nn.pytorch.ModelSpace")
     if group == "nni_proxyless.strategies":
-        import nni.nas.strategy  # noqa: F401  (first: else NNI's circular imports leave it with broken strategies)
-        from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
+        from ..core.nni_compat import OneShotStrategy
 
         return None if issubclass(found, OneShotStrategy) else _not_of("NNI's OneShotStrategy")
     if group == "nni_proxyless.estimators":

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from nni.mutable import Categorical, MutableExpression
 from nni.nas.nn.pytorch import ModelSpace
-from nni.nas.oneshot.pytorch.supermodule._expression_utils import expression_expectation
 from nni.nas.profiler import ExpressionProfiler
 from torch import Tensor
 
+from ..core.nni_compat import expression_expectation
 from .calibration import Calibration
 from .choices import check_values
 from .digits import in_words

@@ -14,6 +14,7 @@ from nni.mutable import Mutable
 from nni.nas.nn.pytorch import Cell, InputChoice, LayerChoice, ModelSpace, MutableModule, Repeat
 from torch import nn
 
+from ..core.nni_compat import candidate_of_dry_run, set_depth_of_dry_run
 from .calls import (
     Call,
     CallTree,
@@ -63,10 +64,10 @@ class Trace:
         choices = [module for module in space.modules() if isinstance(module, LayerChoice)]
         for module in space.modules():
             if isinstance(module, Repeat):
-                module._dry_run_depth = module.max_depth  # else the deeper blocks have no shapes
+                set_depth_of_dry_run(module, module.max_depth)  # else the deeper blocks have no shapes
         try:
             for choice in choices:  # NNI's own forward takes a single argument
-                first = next(name for name in choice.names if str(name) == str(choice._dry_run_choice))
+                first = next(name for name in choice.names if str(name) == candidate_of_dry_run(choice))
                 object.__setattr__(choice, "forward", choice[first])
             what = f"{type(space).__name__} on input {tuple(input_shape)}"
             run = self._run(space, call, what)

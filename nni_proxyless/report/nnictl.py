@@ -24,14 +24,7 @@ from .nni_database import error_of, read_experiment, running_experiments
 
 __all__ = ["NnictlError", "created", "require_free"]
 
-# nnictl, but for one thing: its manager has a minute to answer, and not the three seconds that are too few on a busy machine.
-_NNICTL = """\
-import sys
-from nni.experiment import launcher
-from nni.tools.nnictl.nnictl import parse_args
-launcher._check_rest_server.__defaults__ = (60, None)
-sys.exit(parse_args())
-"""
+_NNICTL = "from nni_proxyless.core.nni_compat import main_of_nnictl; main_of_nnictl()"
 _ATTEMPTS = 3
 _PATIENCE = 15.0  # seconds; the tuner has ten
 

@@ -18,14 +18,14 @@ from typing import Any
 
 import torch
 from nni.mutable import CategoricalMultiple
-from nni.nas.nn.pytorch import ModelSpace, ParametrizedModule
-from torch import nn
+from nni.nas.nn.pytorch import ModelSpace
 
 from ..config.read import read_config
 from ..config.search_config import SearchConfig
 from ..core.atomic_files import write_text, write_weights
 from ..core.cpu_threads import use
 from ..core.errors import UserError
+from ..core.nni_compat import keep_modules_when_frozen
 from ..core.progress import bar
 from ..core.text_table import in_columns
 from ..latency import BudgetError, DeviceEstimator, LatencyProfiler, best_under_budget
@@ -123,9 +123,7 @@ class FinishedSearch:
                 "from scratch", folder, SUPERNET,
             )  # fmt: skip
         space.to(memory_format=torch.channels_last)
-        for module in space.modules():
-            if isinstance(module, ParametrizedModule) and not module.mutables:
-                module.freeze = functools.partial(_itself, module)  # NNI's makes a new module, whose weights are new
+        keep_modules_when_frozen(space)
         return cls(parts, architecture, inherits, probs)
 
     def best(self, budget: float, at_least: float | None = None) -> dict[str, Any]:
@@ -333,7 +331,3 @@ def _plot(found: Sequence[Derived], unit: str, path: Path) -> None:
     axes.set_xlabel(f"latency, {unit}")
     axes.set_ylabel("validation accuracy")
     figure.savefig(path)
-
-
-def _itself(module: nn.Module, sample: Any) -> nn.Module:
-    return module

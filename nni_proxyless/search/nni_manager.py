@@ -15,6 +15,7 @@ import nni
 import requests
 
 from ..core.cpu_threads import manager_url
+from ..core.nni_compat import report_as
 
 __all__ = ["own_parameters", "reporting"]
 
@@ -38,7 +39,7 @@ def own_parameters() -> Any:
         return given
     if record["parameters"] != given:
         _logger.info("NNI has given out %s, which is another trial's; this one's: %s", given, record["parameters"])
-    nni.trial._params = record  # under its parameter_id results reach the tuner; NNI has no public way to say so
+    report_as(record)
     return record["parameters"]
 
 

@@ -67,7 +67,7 @@ def answers(host: str, port: int, seconds: float = 3.0) -> bool:
 
 def tag_for_netron(experiment: str) -> None:
     """Give an experiment of this machine the tag that the Netron button asks for."""
-    from nni.tools.nnictl.config_utils import Experiments  # knows file and lock of NNI's list
+    from ..core.nni_compat import Experiments
 
     experiments = Experiments()
     tags = experiments.get_all_experiments()[experiment]["tag"]

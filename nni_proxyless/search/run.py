@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytorch_lightning
 import torch
-from nni.nas.execution import SequentialExecutionEngine
-from nni.nas.space import ModelStatus, RawFormatModelSpace
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from ..config.search_config import SearchConfig
@@ -21,6 +19,7 @@ from ..core.atomic_files import write_text
 from ..core.cpu_threads import in_words, use
 from ..core.divergence import DivergedError, is_finite
 from ..core.errors import UserError
+from ..core.nni_compat import ModelStatus, RawFormatModelSpace, SequentialExecutionEngine
 from ..latency.digits import in_words as cost_in_words
 from .build import build
 from .monitor import DerivedNetMonitor

@@ -12,9 +12,9 @@ import numbers
 from collections.abc import Collection
 from typing import Any
 
-from nni.nas.oneshot.pytorch.profiler import ProfilerPenalty
 from nni.nas.profiler import ExpressionProfiler
 
+from nni_proxyless.core.nni_compat import ProfilerPenalty
 from nni_proxyless.latency import LatencyPenalty, LatencyReward
 from nni_proxyless.latency.objectives.penalty_sum import Penalties
 

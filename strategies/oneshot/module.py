@@ -6,9 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import nni.nas.strategy  # noqa: F401  (first: else NNI's circular imports leave nni.nas.strategy with broken strategies)
 import torch
-from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
@@ -17,6 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from nni_proxyless.core.divergence import require_finite
 from nni_proxyless.core.module_modes import Modes
+from nni_proxyless.core.nni_compat import BaseOneShotLightningModule
 from nni_proxyless.latency import LatencyPenalty
 from nni_proxyless.latency.objectives.penalty_sum import Penalties
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nni.nas.oneshot.pytorch.profiler import ProfilerPenalty
 
 from nni_proxyless.core.cpu_threads import say_if_other_threads
 from nni_proxyless.core.divergence import DivergedError, is_finite
+from nni_proxyless.core.nni_compat import ProfilerPenalty, set_batches_of_loggers
 
 from .checkpoint import CheckpointError, CheckpointFolder, differences
 from .data import rng_state, set_rng_state
@@ -128,7 +128,7 @@ class StopAndGo:
         loop = trainer.fit_loop.epoch_loop
         # The loggers' x-axis: batches, all of them, since the ones that are done are gone through again.
         if math.isfinite(trainer.num_training_batches):
-            loop._batches_that_stepped = epoch * trainer.num_training_batches
+            set_batches_of_loggers(trainer, epoch * trainer.num_training_batches)
         counts = loop.manual_optimization.optim_step_progress.total
         counts.ready = counts.completed = steps
 

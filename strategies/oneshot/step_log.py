@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from nni_proxyless.core.nni_compat import batches_of_loggers
+
 __all__ = ["Told"]
 
 
@@ -36,7 +38,7 @@ class Told:
         if self.probs is not None:
             self._curves = {f"prob/{label}/{c}": p for label, of in self.probs.items() for c, p in of.items()}
             self.probs = None
-        steps = trainer.fit_loop.epoch_loop._batches_that_stepped  # the loggers' x-axis
+        steps = batches_of_loggers(trainer)
         every = trainer.log_every_n_steps
         due = (every > 0 and (steps + 1) % every == 0) or trainer.should_stop
         if (due or trainer.is_last_batch) and self.figures:

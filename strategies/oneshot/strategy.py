@@ -10,13 +10,12 @@ import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
-import nni.nas.strategy  # noqa: F401  (first: else NNI's circular imports leave nni.nas.strategy with broken strategies)
 import torch
-from nni.nas.nn.pytorch import ModelSpace, ParametrizedModule
-from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
-from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
+from nni.nas.nn.pytorch import ModelSpace
 from pytorch_lightning import LightningDataModule
 from torch import nn
+
+from nni_proxyless.core.nni_compat import ExpectationProfilerPenalty, OneShotStrategy, keep_modules_when_frozen
 
 from ..ranges import problems_of_sampled
 from ..supernet.gate import Gate
@@ -179,10 +178,7 @@ class SampledStrategy(OneShotStrategy):
             raise SpaceError(
                 f"no LayerChoice, InputChoice or Repeat uses {', '.join(map(repr, left))}, which would stay untrained"
             )
-        for module in supernet.modules():
-            if isinstance(module, ParametrizedModule) and not module.mutables:
-                # NNI's freeze makes a new module, whose weights are new as well.
-                module.freeze = functools.partial(_itself, module)
+        keep_modules_when_frozen(supernet)
         return supernet
 
     # Where evaluator, data or Trainer are refused before anything was trained, the space is put back too.
@@ -249,7 +245,3 @@ class SampledStrategy(OneShotStrategy):
 
     def val_dataloader(self, train_dataloader_fn: Callable[[], Any], val_dataloader_fn: Callable[[], Any]) -> None:
         return None
-
-
-def _itself(module: nn.Module, sample: Any) -> nn.Module:
-    return module

@@ -19,10 +19,9 @@ from typing import Any
 
 from nni.mutable import Categorical, CategoricalMultiple, Mutable
 from nni.nas.nn.pytorch import InputChoice, LayerChoice, Repeat
-from nni.nas.nn.pytorch.choice import ChosenInputs
-from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import nn
 
+from nni_proxyless.core.nni_compat import BaseSuperNetModule, ChosenInputs
 from nni_proxyless.latency.choices import InputSet, check_values
 
 from .gate import Gate

@@ -36,7 +36,8 @@ class NnMeterEstimator(LatencyEstimator):
     def __init__(self, predictor: str = "cortexA76cpu_tflite21"):
         try:
             from nn_meter import load_latency_predictor
-            from nni.nas.profiler.pytorch.nn_meter import NnMeterProfiler
+
+            from ...core.nni_compat import NnMeterProfiler
         except ImportError as error:
             raise ValueError(
                 f"nn-Meter does not import: {error}; install it: pip install nn-meter onnx onnxruntime onnxsim"
@@ -86,7 +87,7 @@ class Whole(nn.Module):
         return self.operation(x)
 
     def _shape_forward(self, x: Any) -> Any:
-        from nni.nas.profiler.pytorch.utils import MutableShape
+        from ...core.nni_compat import MutableShape
 
         return MutableShape(x.real_shape[0], *self.output_shape)
 

@@ -13,11 +13,10 @@ from typing import Any, Literal
 
 import torch
 from nni.mutable import MutableExpression
-from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
-from nni.nas.oneshot.pytorch.supermodule.differentiable import GumbelSoftmax
 from nni.nas.profiler import ExpressionProfiler
 from torch import Tensor, nn
 
+from ...core.nni_compat import ExpectationProfilerPenalty, GumbelSoftmax
 from ..profiler import LatencyProfiler
 from .multiplier import FLOOR, BackwardPass, leaves_of, multiplier
 

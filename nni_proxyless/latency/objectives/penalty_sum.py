@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
 from torch import Tensor, nn
 
 from ...core.errors import did_you_mean
+from ...core.nni_compat import ExpectationProfilerPenalty
 from .penalty import LatencyPenalty
 
 __all__ = ["Penalties"]

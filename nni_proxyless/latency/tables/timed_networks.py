@@ -19,6 +19,7 @@ from nni.mutable import Categorical, Mutable
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace, Repeat
 from torch import nn
 
+from ...core.nni_compat import set_depth_of_dry_run
 from ..calls import Shape, sizes_of
 from ..estimators.device import DeviceEstimator
 from ..operation import Operation, operations_of
@@ -144,7 +145,7 @@ def _choose(space: ModelSpace, sample: Mapping[str, Any]) -> None:
             # tenth of the time of a small network.
             object.__setattr__(module, "forward", module[sample[module.label]])
         elif isinstance(module, Repeat) and isinstance(module.depth_choice, Mutable):
-            module._dry_run_depth = module.depth_choice.freeze(dict(sample))
+            set_depth_of_dry_run(module, module.depth_choice.freeze(dict(sample)))
 
 
 def random_samples(space: ModelSpace, n: int, seed: int) -> list[Sample]:
