@@ -1,17 +1,71 @@
-"""What ``architecture.json`` says under ``latency``: what a network costs, in which unit, and under which conditions.
+"""What ``architecture.json`` says of a network; all that writes one, makes it here.
 
-Its keys end in ``_ms``, whatever the unit is; ``unit`` stands beside them. All that writes such a record, writes it here.
+The keys under ``latency`` end in ``_ms``, whatever the unit is; ``unit`` stands beside them.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from .architecture import Architecture
+
 if TYPE_CHECKING:
+    from nni.nas.nn.pytorch import ModelSpace
+    from torch import nn
+
     from ..latency import LatencyProfiler
 
-__all__ = ["latency_record", "record_without_table", "unit_of"]
+__all__ = ["describe", "latency_record", "note_measured", "record", "record_without_table", "unit_of"]
+
+
+def describe(
+    space: ModelSpace, choices: Mapping[str, Any], *, name: str, arguments: Mapping[str, Any],
+    data: Mapping[str, Any], input_shape: tuple[int, ...],
+) -> Architecture:  # fmt: skip
+    """The network of these choices, so that it can be built; :func:`record` adds its figures.
+
+    Parameters
+    ----------
+    space
+        It says which timm model the network is, if it is one.
+    name, arguments
+        What the space is made from again.
+    data
+        ``{'name': …, 'arguments': {…}}``, the images that the network is for.
+    """
+    definition: Any = getattr(space, "timm_definition", None)
+    return Architecture(
+        space={"name": name, "arguments": dict(arguments)},
+        choices=dict(choices),
+        input_shape=input_shape,
+        network=None if definition is None else definition(choices),
+        data=dict(data),
+    )
+
+
+def record(
+    described: Architecture, network: nn.Module, *, latency: Mapping[str, Any], search: Mapping[str, Any]
+) -> Architecture:
+    """The network with its figures: multiply-adds and parameters are counted, versions are those of what runs now.
+
+    Parameters
+    ----------
+    network
+        As it was derived, or built from ``described``.
+    latency
+        By :func:`latency_record`, or :func:`record_without_table`.
+    search
+        Where the network comes from, and what it is worth.
+    """
+    from ..latency.estimators.macs import count_macs  # here: a report reads records without torch
+    from .build import count_parameters, installed_versions
+
+    return dataclasses.replace(
+        described, latency=dict(latency), macs=count_macs(network, described.input_shape),
+        n_params=count_parameters(network), search=dict(search), versions=installed_versions(),
+    )  # fmt: skip
 
 
 def latency_record(
@@ -55,6 +109,14 @@ def record_without_table(unit: str, measured_conditions: Mapping[str, object] | 
         **unknown, "calibrated": False, "unit": unit, "conditions": {}, "measured_ms": None, "table_again_ms": None,
         "measured_conditions": None if measured_conditions is None else dict(measured_conditions),
     }  # fmt: skip
+
+
+def note_measured(record: dict[str, Any], ms: float | None, searched_net_ms: float | None) -> None:
+    """Into a record that is there: what the network took, timed in turns with the searched one; None where nothing was timed."""
+    if ms is None:
+        record["measured_conditions"] = None
+    else:
+        record.update(measured_ms=ms, searched_net_ms=searched_net_ms)
 
 
 def unit_of(record: Mapping[str, Any]) -> str:

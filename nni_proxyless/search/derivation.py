@@ -31,17 +31,15 @@ from ..core.text_table import in_columns
 from ..latency import BudgetError, DeviceEstimator, LatencyProfiler, best_under_budget
 from ..latency.choices import InputSet, as_nni_has_it, read_probs_back
 from ..latency.digits import in_words
-from ..latency.estimators.macs import count_macs
 from ..latency.objectives.budget import fastest, log_probability, slowest
 from ..latency.objectives.penalty import holds_target
-from ..latency.operation import trace_operations
 from ..models.architecture import Architecture
-from ..models.build import build_network, count_parameters, installed_versions
+from ..models.build import build_network
 from ..models.draw import draw_beside
-from ..models.record import latency_record, unit_of
+from ..models.record import describe, latency_record, record, unit_of
 from ..models.timm_model import load_weights
 from .build import SearchParts, build
-from .latency_table import measure_beside_path, say_if_drifted
+from .latency_table import measure_derived
 from .monitor import judge
 from .supernet_files import SUPERNET, Probabilities, read_probabilities, require_finished
 
@@ -169,31 +167,20 @@ class FinishedSearch:
         accuracy = judge(network, *self.parts.judging_loaders, torch.device("cpu"))
         config, estimator = self.parts.config, self.parts.estimator
         shape = self.architecture.input_shape
-        definition = getattr(self.space, "timm_definition", None)
-        measured_ms = again_ms = None
+        timed: dict[str, Any] = {}
         if measured and isinstance(estimator, DeviceEstimator):
-            path = [op for op in trace_operations(self.space, shape) if op.runs_in(sample)]
-            measured_ms, again_ms = measure_beside_path(estimator, network, shape, path)
-            table_ms = float(self.profiler.profile(sample))
-            say_if_drifted(self.profiler, estimator, table_ms, again_ms, measured_ms)
-        architecture = Architecture(
-            space=self.architecture.space,
-            choices=sample,
-            input_shape=shape,
-            network=definition(sample) if definition is not None else None,
-            data=self.architecture.data,
-            latency=latency_record(
-                self.profiler, sample, target=budget, measured_ms=measured_ms, table_again_ms=again_ms,
-                measured_conditions=estimator.conditions if measured_ms is not None else None,
+            timed = measure_derived(self.profiler, estimator, network, shape, self.space, sample)
+        architecture = record(
+            describe(
+                self.space, sample, **self.architecture.space, data=self.architecture.data, input_shape=shape
             ),
-            macs=count_macs(network, shape),
-            n_params=count_parameters(network),
+            network,
+            latency=latency_record(self.profiler, sample, target=budget, **timed),
             search={
                 "strategy": config.strategy.name, "seed": config.seed, "epochs": config.training.epochs,
                 "accuracy": accuracy, "weights": "supernet" if self.inherits else "fresh",
                 "derived_from": self.folder.name, "log_probability": log_probability(self.probs, sample),
             },
-            versions=installed_versions(),
         )  # fmt: skip
         weights = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
         build_network(architecture, weights)  # what is written can be read back

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from ..latency import (
 from ..latency.digits import in_words
 from ..latency.estimators.idle_machine import wait_until_quiet
 from ..latency.objectives.budget import fastest, slowest
-from ..latency.operation import Operation, Shape, shape_text
+from ..latency.operation import Shape, shape_text, trace_operations
 from .nni_trial import is_helper
 
 __all__ = [
@@ -37,10 +37,9 @@ __all__ = [
     "latency_range",
     "make_estimator",
     "make_profiler",
-    "measure_beside_path",
+    "measure_derived",
     "quietly",
     "say_drift",
-    "say_if_drifted",
     "target_in_ms",
 ]  # fmt: skip
 
@@ -195,19 +194,31 @@ def target_in_ms(configured: float | str | None, slowest_ms: float) -> float | N
     return float(configured.rstrip("%")) / 100 * slowest_ms if isinstance(configured, str) else configured
 
 
-def measure_beside_path(
-    estimator: DeviceEstimator, network: nn.Module, input_shape: Shape, path: Sequence[Operation]
-) -> tuple[float, float]:
-    """Milliseconds of a derived net, and of its operations one by one, timed in turns in one run.
+def measure_derived(
+    profiler: LatencyProfiler, estimator: DeviceEstimator, network: nn.Module, input_shape: Shape, space: ModelSpace,
+    sample: Mapping[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """What :func:`..models.record.latency_record` takes of a network that is timed: ``measured_ms`` and so on.
 
-    Machines drift, and the more so between a table and the end of a search; what was timed side by side can be compared.
+    Machines drift, and the more so between a table and the end of a search, so the network and its operations one by one are
+    timed in turns in one run, and a drift is said.
+
+    Parameters
+    ----------
+    space
+        With all candidates of the path.
     """
+    path = [op for op in trace_operations(space, input_shape) if op.runs_in(sample)]
     with quietly(estimator):
         whole, *parts = estimator.measure([(network, input_shape), *(op for op in path if not op.in_constant)])
-    return whole.median_ms, sum(part.median_ms for part in parts)
+    table_again_ms = sum(part.median_ms for part in parts)
+    _say_if_drifted(profiler, estimator, float(profiler.profile(dict(sample))), table_again_ms, whole.median_ms)
+    return {
+        "measured_ms": whole.median_ms, "table_again_ms": table_again_ms, "measured_conditions": estimator.conditions,
+    }  # fmt: skip
 
 
-def say_if_drifted(
+def _say_if_drifted(
     profiler: LatencyProfiler, estimator: DeviceEstimator, table_ms: float, table_again_ms: float, measured_ms: float
 ) -> None:
     same_target = all(profiler.conditions.get(name) == value for name, value in estimator.conditions.items())

@@ -11,7 +11,6 @@ be; the last layer gets wider but not narrower. A reference net is one of a spac
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,11 +19,10 @@ from typing import Any
 from timm.layers import make_divisible
 
 from ..core.errors import UserError
-from ..latency.estimators.macs import count_macs
 from ..models.architecture import Architecture
-from ..models.build import build_network, count_parameters, installed_versions
+from ..models.build import build_network
 from ..models.compare_latency import measure_side_by_side
-from ..models.record import record_without_table, unit_of
+from ..models.record import describe, note_measured, record, record_without_table, unit_of
 from ..models.space import make_space
 
 __all__ = ["MOBILENETV2", "reference_layout", "reference_nets", "scaled", "time_beside", "write_reference_nets"]
@@ -93,10 +91,7 @@ def time_beside(searched: Architecture, nets: Sequence[Architecture]) -> float |
     """
     beside, *measured = measure_side_by_side([searched, *nets])
     for net, ms in zip(nets, measured, strict=True):
-        if ms is None:
-            net.latency["measured_conditions"] = None
-        else:
-            net.latency.update(measured_ms=ms, searched_net_ms=beside)
+        note_measured(net.latency, ms, beside)
     return beside if nets and nets[0].latency["measured_ms"] is not None else None
 
 
@@ -105,21 +100,16 @@ def _reference_net(searched: Architecture, layout: Mapping[str, Any], width: flo
         **searched.space["arguments"], **{name: list(value) if isinstance(value, tuple) else value for name, value in layout.items()},
         "kernels": [3], "expansions": [6], "skip": False,
     }  # fmt: skip
-    space: Any = make_space(searched.space["name"], arguments)
+    space = make_space(searched.space["name"], arguments)
     choices = dict.fromkeys(space.simplify(), CHOICE)
-    unmeasured = Architecture(
-        space={"name": searched.space["name"], "arguments": arguments},
-        choices=choices,
+    described = describe(
+        space, choices, name=searched.space["name"], arguments=arguments, data=searched.data,
         input_shape=searched.input_shape,
-        network=space.timm_definition(choices),
-        data=searched.data,
+    )  # fmt: skip
+    return record(
+        described, build_network(described),
         latency=record_without_table(unit_of(searched.latency), searched.latency.get("measured_conditions")),
-    )
-    network = build_network(unmeasured)
-    return dataclasses.replace(
-        unmeasured, macs=count_macs(network, searched.input_shape), n_params=count_parameters(network),
         search={"strategy": "reference", "weights": "fresh", "width": width, "structure": structure},
-        versions=installed_versions(),
     )  # fmt: skip
 
 

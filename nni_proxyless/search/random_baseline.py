@@ -13,7 +13,6 @@ sums a little wider, and what is outside of the budget by the table itself is dr
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import random
 from collections.abc import Iterator, Mapping
@@ -28,11 +27,10 @@ from ..config.search_config import SearchConfig
 from ..core.errors import UserError
 from ..latency import DeviceEstimator, LatencyProfiler, LookupTable
 from ..latency.digits import in_words
-from ..latency.estimators.macs import count_macs
 from ..latency.objectives.budget import fastest, slowest
 from ..models.architecture import Architecture
-from ..models.build import build_network, count_parameters, installed_versions
-from ..models.record import latency_record, unit_of
+from ..models.build import build_network
+from ..models.record import describe, latency_record, record, unit_of
 from ..models.space import make_space
 from .latency_table import make_estimator
 
@@ -71,25 +69,15 @@ def random_nets(
         raise UserError(f"--random: the search in {run} had no latency target; give --budget-ms")
     space = make_space(searched.space["name"], searched.space["arguments"])
     profiler = profiler_of_search(searched, space, run)
-    definition = getattr(space, "timm_definition", None)
     nets = []
     for i, sample in enumerate(draw_within_budget(space, profiler, n, budget, seed)):
-        net = Architecture(
-            space=searched.space,
-            choices=sample,
-            input_shape=searched.input_shape,
-            network=definition(sample) if definition is not None else None,
-            data=searched.data,
-            latency=latency_record(
-                profiler, sample, target=budget, measured_conditions=searched.latency.get("measured_conditions")
-            ),
-        )
-        network = build_network(net)
+        described = describe(space, sample, **searched.space, data=searched.data, input_shape=searched.input_shape)
+        conditions = searched.latency.get("measured_conditions")
         nets.append(
-            dataclasses.replace(
-                net, macs=count_macs(network, net.input_shape), n_params=count_parameters(network),
+            record(
+                described, build_network(described),
+                latency=latency_record(profiler, sample, target=budget, measured_conditions=conditions),
                 search={"strategy": "random", "weights": "fresh", "seed": seed, "number": i},
-                versions=installed_versions(),
             )
         )  # fmt: skip
     return nets

@@ -15,16 +15,15 @@ from ..core.atomic_files import write_text, write_weights
 from ..data.accuracy import evaluate_accuracy
 from ..data.image_parts import loader
 from ..latency import DeviceEstimator
-from ..latency.operation import trace_operations
 from ..models.architecture import Architecture
-from ..models.build import build_network, installed_versions
+from ..models.build import build_network
 from ..models.draw import draw_beside
 from ..models.export.onnx_format import leave_onnx
-from ..models.record import latency_record
+from ..models.record import describe, latency_record, record
 from ..models.space import make_space
 from .build import SearchParts, strategy_can
 from .costs import Cost
-from .latency_table import measure_beside_path, say_if_drifted
+from .latency_table import measure_derived
 from .monitor import DerivedNetMonitor
 from .run_folder import history
 
@@ -67,37 +66,26 @@ def save_result(parts: SearchParts, monitor: DerivedNetMonitor) -> SearchResult:
     assert monitor.last is not None
     assert monitor.network is not None
     config, folder, data, estimator, profiler = parts.config, parts.folder, parts.data, parts.estimator, parts.profiler
-    definition = getattr(parts.space, "timm_definition", None)
-    architecture = Architecture(
-        space={"name": config.space.name, "arguments": parts.space_arguments},
-        choices=monitor.sample,
-        input_shape=data.shape,
-        network=definition(monitor.sample) if definition is not None else None,
-        data={"name": config.data.name, "arguments": config.data.arguments},
-    )
+    described = describe(
+        parts.space, monitor.sample, name=config.space.name, arguments=parts.space_arguments,
+        data={"name": config.data.name, "arguments": config.data.arguments}, input_shape=data.shape,
+    )  # fmt: skip
     weights = monitor.network.state_dict()
-    network = build_network(architecture, {name: tensor.cpu() for name, tensor in weights.items()})
-    measured, table_again = None, None
+    network = build_network(described, {name: tensor.cpu() for name, tensor in weights.items()})
+    timed: dict[str, Any] = {}
     if isinstance(estimator, DeviceEstimator):
-        # From a space of its own: a search may have let go of candidates.
-        operations = trace_operations(make_space(config.space.name, parts.space_arguments), data.shape)
-        path = [op for op in operations if op.runs_in(monitor.sample)]
-        measured, table_again = measure_beside_path(estimator, network, data.shape, path)
-        say_if_drifted(profiler, estimator, monitor.last["table_ms"], table_again, measured)
+        space = make_space(config.space.name, parts.space_arguments)  # the search may have let go of candidates
+        timed = measure_derived(profiler, estimator, network, data.shape, space, monitor.sample)
     test_accuracy = None
     if trained := strategy_can("leaves_trained_network", config, default=False):
         test_accuracy = evaluate_accuracy(
             network, loader(data.test, config.data.batch_size, workers=config.data.workers)
         )
-    metrics = _final(monitor.last, measured, test_accuracy)
-    architecture = dataclasses.replace(
-        architecture,
-        latency=latency_record(
-            profiler, monitor.sample, target=parts.target, expected=metrics["expected_ms"], measured_ms=measured,
-            table_again_ms=table_again, measured_conditions=estimator.conditions if measured is not None else None,
-        ),
-        macs=int(metrics["macs"]),
-        n_params=int(metrics["n_params"]),
+    metrics = _final(monitor.last, timed.get("measured_ms"), test_accuracy)
+    architecture = record(
+        described,
+        monitor.network,
+        latency=latency_record(profiler, monitor.sample, target=parts.target, expected=metrics["expected_ms"], **timed),
         search={
             "strategy": config.strategy.name,
             "seed": config.seed,
@@ -107,8 +95,7 @@ def save_result(parts: SearchParts, monitor: DerivedNetMonitor) -> SearchResult:
             **({"test_accuracy": metrics["test_accuracy"]} if trained else {}),
             **({"costs": _of_costs(monitor.costs, metrics)} if monitor.costs else {}),
         },
-        versions=installed_versions(),
-    )  # fmt: skip
+    )
     write_weights(folder / "weights.safetensors", weights)
     if trained:
         result = {"accuracy": metrics["test_accuracy"], "epochs": config.training.epochs, "weights": "searched",
