@@ -2,7 +2,7 @@
 
     conv_stem, bn1            3x3 convolution
     blocks.0.0                the first block, always depthwise 3x3 without expansion
-    blocks.{s}.{i}            stage s = 1 …, block i = 0 …: a choice labelled ``stage{s}.{i}``
+    blocks.{s}.{i}            stage s = 1 …, block i = 0 …: a choice labeled ``stage{s}.{i}``
     conv_head, bn2            feature mix, 1x1 convolution
     global_pool, classifier
 

@@ -186,7 +186,7 @@ def test_of_many_probable_nets_the_most_accurate(searched, command, tmp_path):
 
     parts = data.split(data.digits(image_size=8), alphas=0.2, validation=0.2)
     held_out = torch.utils.data.ConcatDataset([parts.alphas, parts.validation])
-    assert f"judged:        12 nets on {len(held_out)} images, accuracy" in done.stdout
+    assert f"judged:        12 networks on {len(held_out)} images, accuracy" in done.stdout
     network = to_timm(architecture, load_weights(tmp_path / "net" / "weights.safetensors"))
     assert evaluate_accuracy(network, data.loader(held_out, 64)) == pytest.approx(figures[0][0], abs=0.004)
 

@@ -302,7 +302,7 @@ def test_a_net_that_is_no_timm_model_is_exported_too_and_checked_on_noise(other,
     )
     assert "without it: --formats onnx torchscript torch-export" in said
     assert main(["export", str(other), "--formats", "onnx", "--input-size", "4", "4"]) == 2
-    assert "--input-size is 4x4; the net does not run on it: " in capsys.readouterr().err
+    assert "--input-size is 4x4; the network does not run on it: " in capsys.readouterr().err
 
 
 # -- mistakes --------------------------------------------------------------------------------------------------------------
@@ -329,13 +329,13 @@ def test_mistakes_are_refused_before_anything_is_written(tiny, nets, tmp_path, c
     )
     weights = nets["largest"].with_name("weights.safetensors")
     assert re.search(
-        rf"{re.escape(str(weights))}: the weights of another net than {re.escape(str(tiny))}: '\S+' is .*, and \d+ more",
+        rf"{re.escape(str(weights))}: the weights of another network than {re.escape(str(tiny))}: '\S+' is .*, and \d+ more",
         says(tiny, "--weights", weights),
     )
     (tmp_path / "damaged").write_text("no tensors")
     assert f"{tmp_path / 'damaged'}: no readable weights" in says(tiny, "--weights", tmp_path / "damaged")
     assert "--opset is 12; allowed: 13 to 23" in says(tiny, "--opset", "12")
-    assert "--input-size is 16x3; the net makes maps 4 times smaller; allowed: 4 or more, each" in says(
+    assert "--input-size is 16x3; the network makes maps 4 times smaller; allowed: 4 or more, each" in says(
         tiny, "--input-size", 16, 3
     )
     assert "not allowed with argument" in says(tiny, "--batch", 4, "--dynamic-batch")

@@ -51,7 +51,7 @@ def test_the_picture_shows_front_and_reference_line():
     figure = draw_front(POINTS)
     assert lines(figure) == {
         "searched": [(3.0, 0.9)],
-        "front of the searched nets": [(1.0, 0.8), (2.0, 0.95)],
+        "front of the searched networks": [(1.0, 0.8), (2.0, 0.95)],
         "MobileNetV2, by width": [(1.7, 0.75), (1.5, 0.7)],
     }
     axes = figure.axes[0]
@@ -79,7 +79,7 @@ def test_nothing_of_it_is_cut_off():
     legend = figure.axes[1].get_legend().get_window_extent()
     assert not legend.overlaps(axes.get_window_extent())
     one, other = (t.get_window_extent() for t in axes.texts[2:4])
-    assert not one.overlaps(other), "labels of neighbours"
+    assert not one.overlaps(other), "labels of neighbors"
     assert not legend.overlaps(axes.xaxis.get_label().get_window_extent())
 
 
@@ -88,15 +88,15 @@ def test_accuracies_of_two_kinds_are_told_apart():
     figure = draw_front([*POINTS, searched])
     axes = figure.axes[0]
     assert axes.get_ylabel() == "accuracy, see the markers"
-    assert lines(figure)["front of the searched nets, in the search (validation part)"] == [(2.0, 0.99)]
-    assert (2.0, 0.95) in lines(figure)["front of the searched nets, after final training (test images)"]
+    assert lines(figure)["front of the searched networks, in the search (validation part)"] == [(2.0, 0.99)]
+    assert (2.0, 0.95) in lines(figure)["front of the searched networks, after final training (test images)"]
     faces = {line.get_label().rpartition(", ")[2]: line.get_markerfacecolor() for line in axes.lines}
     assert faces["in the search (validation part)"] == "white"
     assert faces["after final training (test images)"] != "white"
     only = draw_front([searched])
     assert only.axes[0].get_ylabel() == "accuracy on the validation part, weights of the search"
     assert [t.get_text() for t in draw_front([searched]).axes[1].get_legend().get_texts()] == [
-        "front of the searched nets"
+        "front of the searched networks"
     ]
 
 
@@ -155,7 +155,7 @@ def test_a_report_draws_its_nets(tmp_path, capsys):
     ("words", "message"),
     [
         (["--front", "front.pdf"], "--front front.pdf: '.pdf' is not allowed here; allowed: .svg, .png"),
-        (["--front", "front.svg"], "--front: none of the nets has both a measured latency and an accuracy; allowed: searches whose estimator is the device, and reference nets after nni-proxyless train"),
+        (["--front", "front.svg"], "--front: none of the networks has both a measured latency and an accuracy; allowed: searches whose estimator is the device, and reference networks after nni-proxyless train"),
         (["--front", "front.svg", "--reference", "nothing"], "report: no architecture.json in or below 'nothing'"),
     ],
 )  # fmt: skip

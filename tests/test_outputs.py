@@ -145,4 +145,4 @@ def test_a_network_of_other_classes_is_not_trained_nor_checked_on_these_images(t
     architecture = Architecture.read(path)
     images = CheckImages.of(architecture, (1, 8, 8), build_network(architecture).eval())
     assert images.data is None
-    assert "the net gives outputs of shape (batch, 10), where the images have 4 classes" in caplog.text
+    assert "the network gives outputs of shape (batch, 10), where the images have 4 classes" in caplog.text

@@ -139,7 +139,7 @@ def test_places_fit_the_published_definitions():
 
 
 def test_nets_side_by_side_have_the_same_scales():
-    figure = draw_nets(find_nets(["proxyless_mobile", "proxyless_gpu"]), title="two nets")
+    figure = draw_nets(find_nets(["proxyless_mobile", "proxyless_gpu"]), title="two networks")
     mobile, gpu = drawn(figure, 0), drawn(figure, 1)
     assert gpu[22].get_width() / mobile[22].get_width() == pytest.approx(432 / 320)
     assert gpu[22].get_height() == pytest.approx(mobile[22].get_height())
@@ -267,7 +267,7 @@ def test_the_page_s_example_and_pictures(tmp_path, monkeypatch, pytestconfig):
     (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     exec(example, {})
     on_page = texts_of(docs / "published.svg")
-    assert [text for text in on_page if text != "The published nets of ProxylessNAS"] == texts_of(
+    assert [text for text in on_page if text != "The published networks of ProxylessNAS"] == texts_of(
         tmp_path / "published.svg"
     )
     for picture in re.findall(r"\]\((\w+\.svg)\)", page):
@@ -291,10 +291,10 @@ def test_where_pictures_go(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["proxyles_gpu"], "draw: 'proxyles_gpu' is no file, no folder and no published net; allowed: the path of an architecture.json, a folder with such files, proxyless_cpu, proxyless_gpu, proxyless_mobile, proxyless_mobile_14. Did you mean 'proxyless_gpu'?"),
+        (["proxyles_gpu"], "draw: 'proxyles_gpu' is no file, no folder and no published network; allowed: the path of an architecture.json, a folder with such files, proxyless_cpu, proxyless_gpu, proxyless_mobile, proxyless_mobile_14. Did you mean 'proxyless_gpu'?"),
         (["proxyless_gpu", "--output", "net.jpg"], "--output net.jpg: '.jpg' is not allowed here; allowed: .svg, .png"),
         (["empty"], "draw: no architecture.json in or below 'empty'"),
-        (["nni/architecture.json"], "nni/architecture.json: the space 'nni.nas.hub.pytorch:NasBench201' gives no timm block definition, so there are no blocks to draw; allowed: nets of spaces with a method timm_definition, such as mobilenetv2, and the published nets proxyless_cpu, proxyless_gpu, proxyless_mobile, proxyless_mobile_14"),
+        (["nni/architecture.json"], "nni/architecture.json: the space 'nni.nas.hub.pytorch:NasBench201' gives no timm block definition, so there are no blocks to draw; allowed: networks of spaces with a method timm_definition, such as mobilenetv2, and the published networks proxyless_cpu, proxyless_gpu, proxyless_mobile, proxyless_mobile_14"),
         (["uir/architecture.json"], "uir: block type 'uir' has no picture here; allowed: ir, ds, dsa, er, cn, each with one kernel, in timm's notation"),
         (["mixed/architecture.json"], "mixed: kernel [3, 5] has no picture here; allowed: ir, ds, dsa, er, cn, each with one kernel, in timm's notation"),
     ],
@@ -337,8 +337,8 @@ def test_a_search_does_not_fail_because_of_a_picture(tmp_path, caplog):
     path.write_text(json.dumps({**known, "network": {**known["network"], "blocks": [["ir_q7"]]}}))
     with caplog.at_level(logging.WARNING, logger="nni_proxyless.models.draw"):
         draw_beside(path)
-    assert f"{path}: no picture of the net: " in caplog.text
-    assert not (tmp_path / "network.svg").exists(), "that of another net would stay"
+    assert f"{path}: no picture of the network: " in caplog.text
+    assert not (tmp_path / "network.svg").exists(), "that of another network would stay"
     caplog.clear()
     path.write_text(json.dumps({**known, "network": None}))
     draw_beside(path)

@@ -153,7 +153,7 @@ def test_a_search_that_goes_on(reported):
     assert page.tables[0][1][:4] == ["going <on>", "UNFINISHED, epoch 1 of 2", "proxyless", "3"]
     assert (rows[0]["state"], rows[0]["measured_ms"]) == ("UNFINISHED", "")
     assert "<on>" not in page.source
-    assert "It has no net yet." in page.words
+    assert "It has no network yet." in page.words
 
 
 def test_against_random_nets_and_mobilenetv2(runs, reported):
@@ -166,7 +166,7 @@ def test_against_random_nets_and_mobilenetv2(runs, reported):
     assert trained[1][:5] == [
         target, "proxyless", "1", f"{accuracy['one']:.2f} %", f"{accuracy['one'] - statistics.mean(random):+.2f}"
     ]  # fmt: skip
-    assert trained[2][:4] == ["random nets", "2", f"{statistics.mean(random):.2f} % ± {error:.2f}", "–"]
+    assert trained[2][:4] == ["random networks", "2", f"{statistics.mean(random):.2f} % ± {error:.2f}", "–"]
     assert trained[3][0].startswith("MobileNetV2's block in the skeleton of the space, width 0.5")
     assert trained[3][2] == f"{accuracy['one/reference/width-0.5']:.2f} %"
     assert "Trained alike: epochs 1, weights scratch, optimizer sgd, learning_rate 0.05, batch_size 64" in page.words
@@ -182,7 +182,7 @@ def test_other_training_is_no_comparison(runs, tmp_path, capsys):
         f"page: {tmp_path / 'pages' / 'p.html'}\nfigures: {tmp_path / 'pages' / 'p.csv'}\n" in capsys.readouterr().out
     )
     page = Page(tmp_path / "pages" / "p.html")
-    assert "No random or reference net has been trained as one of the searched ones" in page.words
+    assert "No random or reference network has been trained as one of the searched ones" in page.words
     assert f"cd {tmp_path} nni-proxyless reference one --random 5 for net in one/architecture.json " in page.words
     assert len(page.tables) == 1
 
@@ -272,7 +272,7 @@ def test_a_running_experiment(experiment, runs, tmp_path, capsys):
     assert "<script" not in page.source
     assert "nni-proxyless: <script>alert('x')</script> & more" in page.words
     assert "1 of 5 trials succeeded, 2 failed, 2 not at an end." in page.words
-    assert "Accuracy of THERE over 1 epochs; at the end: derived net 0.28" in [
+    assert "Accuracy of THERE over 1 epochs; at the end: derived network 0.28" in [
         v for _, name, v in page.attributes if name == "aria-label"
     ]
     assert set(page.ids) >= {href[1:] for href in page.hrefs}
@@ -324,7 +324,7 @@ def test_budgets_are_the_same_within_two_per_cent():
 def test_a_slower_machine_is_told_apart_from_a_wrong_table():
     said = _agreement([(2.0, 3.0), (3.0, 4.5), (4.0, 6.3)], 1.5)
     assert said.startswith(
-        "On average the 3 nets take 52.5 % longer than predicted; furthest off is one that takes 57.5 % longer"
+        "On average the 3 networks take 52.5 % longer than predicted; furthest off is one that takes 57.5 % longer"
     )
     assert said.endswith(
         "divided by 1.50, as for a machine whose speed has changed since the table was measured, none is more than 5.0 % off."

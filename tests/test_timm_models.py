@@ -145,7 +145,7 @@ def test_of_an_unknown_data_set_the_log_says_so(caplog):
         found = preprocessing({"name": "mine:images"}, (2, 64, 64))
     assert (found["mean"], found["std"], found["crop_pct"]) == ((0.5, 0.5), (0.5, 0.5), 0.875)
     assert (
-        "data set 'mine:images': its normalisation is unknown; mean (0.5, 0.5), std (0.5, 0.5) are taken" in caplog.text
+        "data set 'mine:images': its normalization is unknown; mean (0.5, 0.5), std (0.5, 0.5) are taken" in caplog.text
     )
 
 
@@ -318,11 +318,11 @@ def spoil(tmp_path: Path, how: str) -> dict:
         weights.rename(tmp_path / "weight.safetensors")
     elif how == "damaged weights":
         weights.write_bytes(weights.read_bytes()[:100])
-    elif how == "another net's":
+    elif how == "another network's":
         leave(tmp_path / "other", kernels=(3, 5, 7), widths=(8, 24))
         return {"architecture": path, "weights": "other/weights.safetensors", "num_classes": 3}
     else:
-        assert how == "a deeper net's"
+        assert how == "a deeper network's"
         leave(tmp_path / "other", widths=(8, 16, 16), depths=(2, 2, 1), strides=(2, 2, 2))
         return {"architecture": path, "weights": "other/weights.safetensors", "num_classes": 3}
     return {"architecture": path}
@@ -341,8 +341,8 @@ def spoil(tmp_path: Path, how: str) -> dict:
         ("shape", RuntimeError, "architecture.json: input_shape is (16, 16); allowed: (channels, height, width)"),
         ("no weights", FileNotFoundError, "weights.safetensors: no such file, so no weights; allowed: give another file by weights='…', or pretrained=False. Did you mean 'weight.safetensors'?"),
         ("damaged weights", RuntimeError, "proxyless_derived: no readable weights in "),
-        ("another net's", RuntimeError, "other/weights.safetensors: the weights of another net: 'blocks.2.0.conv_pwl.weight' is 24x24x1x1, the net has 16x24x1x1, and 5 more"),
-        ("a deeper net's", RuntimeError, "other/weights.safetensors: the weights of another net: 'blocks.3.0.bn1.bias' is too many, and 17 more"),
+        ("another network's", RuntimeError, "other/weights.safetensors: the weights of another network: 'blocks.2.0.conv_pwl.weight' is 24x24x1x1, the network has 16x24x1x1, and 5 more"),
+        ("a deeper network's", RuntimeError, "other/weights.safetensors: the weights of another network: 'blocks.3.0.bn1.bias' is too many, and 17 more"),
     ],
 )  # fmt: skip
 def test_a_wrong_file_is_named_with_what_is_wrong(how, error, message, tmp_path):

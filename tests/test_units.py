@@ -46,7 +46,7 @@ def test_everywhere_in_the_unit_of_the_estimator(estimator, tmp_path, capsys):
     target = searched.latency["target_ms"]
 
     assert main(["derive", str(run), "--budget-ms", repr(target), "--judge", "3", "--output", str(run / "one")]) == 0
-    assert f"target {in_words(target)} {unit}, expected -; the net: predicted" in capsys.readouterr().out
+    assert f"target {in_words(target)} {unit}, expected -; the network: predicted" in capsys.readouterr().out
     assert {row["unit"] for row in rows_of(run / "one" / "judged.csv")} == {unit}
     assert main(["derive", str(run), "--front", "2", "--output", str(run / "front")]) == 0
     header = capsys.readouterr().out.splitlines()[0]

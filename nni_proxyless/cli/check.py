@@ -1,4 +1,4 @@
-"""``nni-proxyless check``: whether configuration and experiment files are right, without starting anything."""
+"""``nni-proxyless check``: check configuration and experiment files without starting anything."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _said_of(path: Path, overrides: list[tuple[str, str, Any]]) -> str:
-    """What a file comes to, as YAML with comments."""
+    """The resolved configuration of a file, as YAML with comments."""
     from ..config.read import read_config
     from ..config.search_config import SearchConfig
     from ..config.train_config import TrainConfig
@@ -83,7 +83,7 @@ def _yaml(config: Any) -> str:
 
 
 def _kind(path: Path) -> str:
-    """Of which kind a file is: the one that most of its keys belong to."""
+    """The kind of a file: the one that most of its keys belong to."""
     from ..config.search_config import SearchConfig
     from ..config.strict_yaml import read_yaml
     from ..config.train_config import TrainConfig

@@ -1,4 +1,4 @@
-"""``nni-proxyless derive``: other networks out of a finished search."""
+"""``nni-proxyless derive``: take further networks from a finished search."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _derive(arguments: argparse.Namespace) -> int:
         print(figures(architecture))
         n, best, worst = len(contest.nets), contest.nets[0].accuracy, contest.nets[-1].accuracy
         print(
-            f"judged:        {n} net{'s' * (n > 1)} on {contest.n_images} images, accuracy {worst:.4f} to {best:.4f}: {folder / JUDGED}"
+            f"judged:        {n} network{'s' * (n > 1)} on {contest.n_images} images, accuracy {worst:.4f} to {best:.4f}: {folder / JUDGED}"
         )
     print(f"architecture: {folder / 'architecture.json'}")
     return 0

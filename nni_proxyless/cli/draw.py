@@ -1,4 +1,4 @@
-"""``nni-proxyless draw``: nets as pictures."""
+"""``nni-proxyless draw``: draw networks."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ["add_draw_command"]
 def add_draw_command(commands: Any) -> None:
     """Add ``draw`` to the commands of the parser."""
     draw = commands.add_parser(
-        "draw", help="draw derived and published nets, block by block",
-        description="Draw nets as the papers do: blocks from input to classifier, width by channels, height by expansion, "
-        "colour by kernel. Several nets stand one below the other, on the same scales.",
+        "draw", help="draw derived and published networks, block by block",
+        description="Draw networks as the papers do: blocks from input to classifier, width by channels, height by expansion, "
+        "color by kernel. Several networks stand one below the other, on the same scales.",
     )  # fmt: skip
     draw.add_argument("nets", nargs="+", type=text_argument, metavar="architecture.json | DIR | NAME",
-                      help="of a folder without an architecture.json all below it; NAME: a published net, such as "
+                      help="of a folder without an architecture.json all below it; NAME: a published network, such as "
                       "proxyless_mobile")  # fmt: skip
     draw.add_argument("--output", type=path_argument, metavar="PICTURE",
                       help="its ending, .svg or .png, says what it is; default: network.svg and network.png, networks.… of "
-                      "several, beside the first net, or here for a published one")  # fmt: skip
+                      "several, beside the first network, or here for a published one")  # fmt: skip
     draw.add_argument("--title", default="", help="over the picture")
     draw.set_defaults(run=_draw)
 
@@ -44,7 +44,7 @@ def _draw(arguments: argparse.Namespace) -> int:
 
 
 def _beside(names: Sequence[str], n: int) -> list[Path]:
-    """One net's picture is called as the search calls its own; that of several does not take its place."""
+    """One network's picture is called as the search calls its own; that of several does not take its place."""
     first = Path(names[0])
     if first.exists():
         stem = (first if first.is_dir() else first.parent) / ("network" if n == 1 else "networks")

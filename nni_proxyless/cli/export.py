@@ -1,4 +1,4 @@
-"""``nni-proxyless export``: a derived net as ONNX, TorchScript, ``torch.export`` and in 8 bits."""
+"""``nni-proxyless export``: write a derived network as ONNX, TorchScript, ``torch.export`` and in 8 bits."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def summary(content: dict[str, Any]) -> str:
-    """What a person wants to know of an export: a line per runtime, and the accuracy."""
+    """Summary of an export: a line per runtime, and the accuracy."""
     conditions, files, accuracy = content["latency_conditions"], content["files"], content["accuracy"]
     shape = "x".join(map(str, content["input"]["shape"]))
     opset = f", opset {content['opset']}" if content["opset"] else ""

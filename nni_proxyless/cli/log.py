@@ -1,4 +1,4 @@
-"""What the log of a command shows, and where."""
+"""Configure the log of a command."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def log_to_stderr() -> None:
 
 
 def quieten() -> None:
-    """Drop what Lightning and NNI say about things that are as they should be here; call it after their import."""
+    """Silence messages of Lightning and NNI about things that are right here; call it after their import."""
     for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # "Validation dataloaders are missing": a one-shot strategy uses them up itself.

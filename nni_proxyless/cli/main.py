@@ -1,7 +1,7 @@
-"""The command line: ``nni-proxyless search | train | report``.
+"""The command line: ``nni-proxyless COMMAND``.
 
-Results go to stdout, the log and progress bars to stderr. Code 0: done; 1: something failed; 2: the user's input is wrong; 141:
-whoever read the results has gone (:mod:`..core.streams`).
+Results go to stdout, the log and progress bars to stderr. Exit codes: 0, done; 1, something failed; 2, the input is wrong;
+141, the reader of the results has gone (:mod:`..core.streams`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``nni-proxyless reference``: the nets that a search has to beat."""
+"""``nni-proxyless reference``: the networks that a search has to beat."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ WIDTHS = (0.35, 0.5, 0.75, 1.0, 1.4)  # of the published MobileNetV2s
 def add_reference_command(commands: Any) -> None:
     """Add ``reference`` to the commands of the parser."""
     reference = commands.add_parser(
-        "reference", help="the nets that a search has to beat: MobileNetV2 at several widths, and random ones",
-        description="Write nets picked by hand: MobileNetV2 for images that are halved five times, else MobileNetV2's block "
-        "(3x3, expansion 6) in the skeleton of the net's own space; and random nets of that space under the same budget. "
+        "reference", help="the networks that a search has to beat: MobileNetV2 at several widths, and random ones",
+        description="Write networks picked by hand: MobileNetV2 for images that are halved five times, else MobileNetV2's block "
+        "(3x3, expansion 6) in the skeleton of the network's own space; and random networks of that space under the same budget. "
         "Their weights are fresh; train them with nni-proxyless train … weights=scratch.",
     )  # fmt: skip
     reference.add_argument(
         "net", type=path_argument, metavar="architecture.json | RUN", help="of a search, or its folder"
     )
     reference.add_argument("--widths", type=float, nargs="*", default=WIDTHS, metavar="W",
-                           help=f"channels are multiplied by; default: {' '.join(str(w) for w in WIDTHS)}; none: no such nets")  # fmt: skip
+                           help=f"channels are multiplied by; default: {' '.join(str(w) for w in WIDTHS)}; none: no such networks")  # fmt: skip
     reference.add_argument("--random", type=int, default=0, metavar="N",
-                           help="also N random nets, which take 95 to 100 %% of the budget by the search's own table")  # fmt: skip
-    reference.add_argument("--seed", type=int, default=0, metavar="S", help="of the random nets; default: 0")
+                           help="also N random networks, which take 95 to 100 %% of the budget by the search's own table")  # fmt: skip
+    reference.add_argument("--seed", type=int, default=0, metavar="S", help="of the random networks; default: 0")
     reference.add_argument("--budget-ms", type=float, metavar="B",
-                           help="of the random nets, in the unit of the search; default: its target")  # fmt: skip
+                           help="of the random networks, in the unit of the search; default: its target")  # fmt: skip
     reference.add_argument(
         "--output", type=path_argument, metavar="DIR", help="default: reference/ beside architecture.json"
     )
@@ -64,7 +64,7 @@ def _reference(arguments: argparse.Namespace) -> int:
     paths = write_reference_nets(nets, arguments.output or path.parent / "reference")
     rows: list[tuple[str, ...]] = [("net", "MACs", "params", f"table {unit_of(searched.latency)}", "measured ms")]
     rows += [_row(file.parent.name, net, net.latency["measured_ms"]) for file, net in zip(paths, nets, strict=True)]
-    rows.append(_row("the searched net", searched, beside))
+    rows.append(_row("the searched network", searched, beside))
     print("\n".join(in_columns(rows)))
     if structure is not None:
         print(f"structure: {structure}")

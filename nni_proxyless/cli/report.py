@@ -1,4 +1,4 @@
-"""``nni-proxyless report``: what searches have found."""
+"""``nni-proxyless report``: a table, a web page and a CSV of what searches have found."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def add_report_command(commands: Any) -> None:
     """Add ``report`` to the commands of the parser."""
     parser = commands.add_parser(
         "report", help="what searches have found: a table, a web page, a CSV",
-        description="Print a table of the nets of experiments and folders, and write it with curves, pictures and comparisons "
+        description="Print a table of the networks of experiments and folders, and write it with curves, pictures and comparisons "
         "as one HTML page that needs no network, with a CSV beside it. While trials run, nothing is timed. Fails if a trial "
         "has failed.",
     )  # fmt: skip
@@ -41,7 +41,7 @@ def add_report_command(commands: Any) -> None:
     parser.add_argument("--front", type=path_argument, metavar="PICTURE",
                         help="draw accuracy against latency, as .svg or .png, with a .csv beside it")  # fmt: skip
     parser.add_argument("--reference", type=path_argument, action="append", default=[], metavar="DIR",
-                        help="further nets to compare with, such as nni-proxyless reference leaves; may be given again")  # fmt: skip
+                        help="further networks to compare with, such as nni-proxyless reference leaves; may be given again")  # fmt: skip
     parser.set_defaults(run=_report)
 
 

@@ -1,4 +1,4 @@
-"""``nni-proxyless watch``: an NNI experiment while it runs, in the terminal."""
+"""``nni-proxyless watch``: show a running NNI experiment in the terminal."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _chosen(name: str | None) -> str:
 
 
 def _follow(name: str) -> int:
-    """Show an experiment until none of its trials goes on; 1 if one has failed."""
+    """Show an experiment until all of its trials have ended; returns 1 if one has failed."""
     from ..report.nni_database import read_experiment
     from ..report.watch import Watcher, first_line, last_line
 

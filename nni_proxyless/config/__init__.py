@@ -1,1 +1,1 @@
-"""What stands in files: search.yml, train.yml, the experiment file of NNI, the files to start from; and the names in them."""
+"""Configuration: search.yml, train.yml, NNI's experiment file, the files to start from; and the names in them."""

@@ -1,6 +1,6 @@
-"""Values in a YAML file of two levels, changed line by line, so that its comments stay.
+"""Edit a YAML file of two levels line by line, which keeps its comments.
 
-PyYAML reads comments away, and reading and writing is all it has to offer.
+PyYAML drops comments when it reads.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def set_value(text: str, path: str, value: Any, comment: str | None = None) -> s
 
 
 def remove(text: str, path: str) -> str:
-    """The text without this key, or without it where it is not there."""
+    """Remove a key; a missing key is ignored."""
     lines = text.splitlines()
     found = _find(lines, path)
     if found is not None:

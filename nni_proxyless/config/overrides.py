@@ -1,4 +1,4 @@
-"""Single values in the place of a file's, by dotted path: ``training.epochs=60``, ``costs.0.target``.
+"""Override single values of a file by dotted path: ``training.epochs=60``, ``costs.0.target``.
 
 Who changes a name (``latency.estimator.name=macs``) means what the file says for the old name to go: its arguments and, of an
 estimator, the table that it has measured. A section's own keys, such as ``data.batch_size``, and whatever overrides give, stay. Of
@@ -38,7 +38,7 @@ class NamedPath(NamedTuple):
 def override(
     content: dict[str, Any], overrides: Sequence[Override], named: Sequence[NamedPath]
 ) -> tuple[dict[str, Any], list[str]]:
-    """What a file holds, with values put into it in their order; and what is wrong with them."""
+    """Apply overrides in order; return the new content and the problems found."""
     content = _unshared(content)
     for where in named:
         _let_go(content, overrides, where)
@@ -53,7 +53,7 @@ def override(
 
 
 def file_and_overrides(items: Sequence[str], source: str = "command line") -> tuple[str | None, list[Override]]:
-    """What follows a command: at most one configuration file, and overrides ``key=value`` for :func:`override`."""
+    """Split the words after a command: at most one configuration file, and overrides ``key=value`` for :func:`override`."""
     files = [item for item in items if is_file(item)]
     if len(files) > 1:
         raise UserError(
@@ -66,7 +66,7 @@ def file_and_overrides(items: Sequence[str], source: str = "command line") -> tu
 
 
 def is_file(item: str) -> bool:
-    """Whether a word after a command is a configuration file, and no override."""
+    """Whether a word after a command is a configuration file, not an override."""
     return "=" not in item or os.path.isfile(item)  # runs/lr=0.1/search.yml
 
 

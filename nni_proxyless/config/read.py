@@ -1,6 +1,6 @@
-"""Reading ``search.yml`` and ``train.yml``: overridden, checked, complained about.
+"""Read ``search.yml`` and ``train.yml``, apply overrides, and check every value.
 
-Everything that is wrong in a file is said at once, before data or a device is touched: unknown keys with the nearest
+All problems of a file are reported at once, before data or a device is touched: unknown keys with the nearest
 allowed one, wrong types, impossible values. A named section (space, data, strategy, estimator) takes, beside its own
 keys, the arguments of what it names; these are checked against its signature and its constructor.
 """
@@ -244,12 +244,12 @@ def _model_at(cls: Any, location: Sequence[Any]) -> Any:
 
 
 def unknown_key(key: object, allowed: Sequence[str]) -> str:
-    """What is said of a key that is not known."""
+    """The message for an unknown key."""
     return f"unknown key {shown(str(key))}; allowed: {', '.join(allowed) or 'none'}.{did_you_mean(key, allowed)}"
 
 
 def say(problem: Any) -> str:
-    """Pydantic's finding in the words of a configuration file."""
+    """Word a validation error of pydantic for the reader of a configuration file."""
     value = problem.get("input")
     kind = problem["type"]
     if kind == "missing":

@@ -77,7 +77,7 @@ TABLE = "lookup table: read if it exists, else measured and written; relative to
 
 
 class LatencySection(Section):
-    """What the network is to cost, and where the milliseconds come from."""
+    """Target of the latency, and where the milliseconds come from."""
 
     target_ms: float | str | None = Field(
         None,
@@ -154,8 +154,8 @@ class TrainerSection(Section):
 class SearchConfig(Section):
     """One search. See ``experiments/search.yml`` for a commented example.
 
-    ``strategies`` holds, by name, arguments of several strategies, of which ``strategy.name`` takes its own: so one
-    experiment can search with each. What stands in ``strategy`` itself wins. In a resolved configuration all is there.
+    ``strategies`` holds arguments of several strategies by name; ``strategy.name`` selects its own, so one experiment can
+    vary the strategy. Keys of ``strategy`` itself win. A resolved configuration has all of them in ``strategy``.
     """
 
     seed: int = Field(0, ge=0, le=LARGEST_SEED, description="of every random stream of the search")

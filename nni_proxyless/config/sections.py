@@ -1,4 +1,4 @@
-"""What sections of both configuration files are made of."""
+"""Types that the sections of both configuration files share."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class NamedSection(Section):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What goes to the named class or function."""
+        """The arguments of the named class or function."""
         return dict(self.model_extra or {})
 
 

@@ -1,4 +1,4 @@
-"""The files that a user starts from, ``experiments/``, as the package carries them."""
+"""The files of ``experiments/`` that the package ships."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""YAML files of settings, read strictly: what is ambiguous or boundless is refused, with its line."""
+"""Read YAML strictly: ambiguous or unbounded input is refused, with its line."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ YAML_OF_NNI = _Strict  # to NNI's own reader 1e-3 is text
 
 
 def read_yaml(path: str | Path, *, example: str = "", loader: Any = _WithFloats) -> dict[str, Any]:
-    """The mapping in a file; an empty file is an empty one.
+    """Read the mapping in a file; an empty file gives an empty mapping.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A pair of files to start from: the shipped ones, with the user's data set, space, targets and strategy."""
+"""Write a pair of files to start from: the shipped ones, with the user's data set, space, targets and strategy."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def write_start(
     Parameters
     ----------
     folder
-        Is made if it is not there. Files in it are not overwritten.
+        Created if it does not exist. Files in it are not overwritten.
     data, space, strategy
         Names as in ``search.yml``, and the strategy ``proxyless-reinforce``.
     data_root

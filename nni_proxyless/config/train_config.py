@@ -16,7 +16,7 @@ SCHEDULERS = ("cosine", "tanh", "poly", "step", "multistep", "wsd", "rsqrt", "co
 
 
 def _timm_scheduler(name: str) -> str:
-    """One that is a function of the step alone: timm's ``plateau`` is not, so a training could not go on with it."""
+    """A schedule that depends on the step alone: timm's ``plateau`` does not, so a training could not resume with it."""
     if name not in SCHEDULERS:
         raise ValueError(f"a scheduler of timm: {', '.join(SCHEDULERS)}.{did_you_mean(name, SCHEDULERS)}")
     return name
@@ -75,7 +75,7 @@ Interval = Annotated[list[float], BeforeValidator(_interval)]
 
 
 class AugmentationSection(Section):
-    """What happens to training images, in the place of what their data set does; timm's ``create_transform``."""
+    """Augmentation by timm's ``create_transform``; replaces that of the data set."""
 
     scale: Interval = Field([0.08, 1.0], description="area of the crop, as a share of the image")
     ratio: Interval = Field([3 / 4, 4 / 3], description="aspect ratio of the crop")
@@ -98,7 +98,7 @@ class AugmentationSection(Section):
 
 
 class DistillationSection(Section):
-    """A trained network whose answers are learnt beside the true classes."""
+    """A trained network whose outputs are a second target beside the true classes."""
 
     teacher: Annotated[str, AfterValidator(_teacher)] = Field(
         description="a model of timm, or the path of an `architecture.json`"

@@ -1,4 +1,4 @@
-"""Files that are there whole, or not at all."""
+"""Write files atomically."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["write_text", "write_weights"]
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file beside its place, then move it there in one step; a crash leaves the old one."""
+    """Write a text file atomically: to a temporary file beside it, then rename; a crash keeps the old one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -20,7 +20,7 @@ __all__ = ["batch_norm_statistics_kept", "estimate_statistics", "moving_norms"]
 
 
 def moving_norms(modules: Iterable[nn.Module]) -> list[Any]:
-    """Those of these modules that are norms whose running statistics a forward pass moves: tracking, and in training mode.
+    """The norms among these modules that update running statistics in a forward pass: tracking, and in training mode.
 
     Batch norms of all kinds, and instance norms with running statistics.
     """
@@ -36,7 +36,7 @@ def moving_norms(modules: Iterable[nn.Module]) -> list[Any]:
 
 @torch.no_grad()
 def estimate_statistics(network: nn.Module, batches: Iterable[Tensor], device: torch.device) -> None:
-    """Begin the statistics of :func:`moving_norms` anew: the plain mean over these batches, in the place of a moving one.
+    """Re-estimate the statistics of :func:`moving_norms`: the plain mean over these batches replaces the moving average.
 
     Parameters
     ----------
@@ -67,20 +67,19 @@ def estimate_statistics(network: nn.Module, batches: Iterable[Tensor], device: t
 
 @contextmanager
 def batch_norm_statistics_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Batch and instance norm normalise as in training, but their running statistics stay as they are.
+    """Batch and instance norm normalize as in training, but their running statistics stay as they are.
 
     ``momentum = 0`` would do for the averages, yet still count the batch, which falsifies a cumulative average.
 
     Parameters
     ----------
     modules
-        As ``module.modules()`` gives them; what is no batch norm is left alone.
+        As ``module.modules()`` gives them; other modules are ignored.
     """
     moving = moving_norms(modules)
     of_instances = [(m, m.momentum) for m in moving if isinstance(m, _InstanceNorm)]  # 0 stops them; they count nothing
     tracking = [m for m in moving if not isinstance(m, _InstanceNorm)]
-    # Past torch's own, which asks of every value whether it is a parameter, a module or a buffer: felt at every step of a
-    # search with many candidates, each with batch norms of its own.
+    # Bypass nn.Module.__setattr__: its checks are measurable at every step of a search, whose candidates all have batch norms.
     for m in tracking:
         object.__setattr__(m, "track_running_stats", False)
     for m, _ in of_instances:

@@ -1,4 +1,4 @@
-"""A dict of tensors and plain values in one file that shows whether it is whole.
+"""A dict of tensors and plain values in one file with a checksum.
 
 Layout::
 
@@ -23,11 +23,11 @@ __all__ = ["DamagedError", "read_payload", "state_of", "write_sealed"]
 
 
 class DamagedError(Exception):
-    """The file is not whole; the message says why, without the file."""
+    """The file is truncated or changed; the message says which, without the name of the file."""
 
 
 def write_sealed(path: Path, first_line: bytes, state: Mapping[str, Any]) -> None:
-    """Write the file and bring it to the disk. The caller writes to a temporary place and moves it from there.
+    """Write the file and flush it to the disk. The caller passes a temporary path and renames the file afterwards.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def write_sealed(path: Path, first_line: bytes, state: Mapping[str, Any]) -> Non
 
 
 def read_payload(file: BinaryIO) -> bytes:
-    """The payload of a file whose first line has been read, its digest verified.
+    """Read the payload after the first line and verify its digest.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def read_payload(file: BinaryIO) -> bytes:
 
 
 def state_of(payload: bytes) -> dict[str, Any]:
-    """What was written, tensors on the CPU.
+    """Decode a payload; tensors come back on the CPU.
 
     Raises
     ------

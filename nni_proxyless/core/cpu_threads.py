@@ -1,4 +1,4 @@
-"""How the threads of OpenMP wait for each other, and how many there are; both are read once, when torch's libraries load.
+"""Set how OpenMP threads wait and how many there are; both are read once, when the libraries of torch load.
 
 OpenMP's threads wait by spinning unless they are told otherwise. As long as every thread has a core, that saves a microsecond; where
 another program runs, the threads that wait take the cores away from the one that they wait for, and a step takes a hundred times
@@ -83,18 +83,18 @@ def use(threads: int | None, processes: int = 1) -> int:
 
 
 def in_words(threads: int, processes: int = 1) -> str:
-    """For the log of a search or a training: of how many cores, so that whoever has set too many sees it."""
+    """Threads and usable cores, for the log: the line shows when too many threads are set."""
     each, cores = "" if processes == 1 else f" in each of {processes} processes", usable_cores()
     return f"{threads}{each}; this process may use {cores} core{'' if cores == 1 else 's'}"
 
 
 def say_if_other_threads(began_with: int | None) -> None:
-    """Warn where what was stopped goes on with another number of threads: sums are then rounded in another order.
+    """Warn when a run resumes with another number of threads: sums are then rounded in another order.
 
     Parameters
     ----------
     began_with
-        None where nobody has written it down.
+        None if it was not recorded.
     """
     import torch
 

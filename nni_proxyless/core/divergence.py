@@ -1,4 +1,4 @@
-"""Trainings whose numbers are none any more: noticed before a result or a checkpoint is made of them."""
+"""Detect a diverged training (NaN, infinity) before a result or a checkpoint is written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["DivergedError", "is_finite", "require_finite"]
 
 
 class DivergedError(UserError, ValueError):
-    """A training has diverged; the message says what is no number, in which epoch, and what to do."""
+    """A training has diverged; the message says what is not finite, in which epoch, and what to do."""
 
     def __init__(self, what: str, epoch: int | None = None):
         when = "" if epoch is None else f" in epoch {epoch + 1}"
@@ -21,7 +21,7 @@ class DivergedError(UserError, ValueError):
 
 @torch.no_grad()
 def is_finite(module: nn.Module) -> bool:
-    """Whether all that is trained in a module, logits included, and all running statistics are numbers. Waits for the device."""
+    """Whether all trained parameters, logits included, and all running statistics are finite. Synchronizes the device."""
     trained: list[torch.Tensor] = [p for p in module.parameters() if p.requires_grad]
     for m in module.modules():
         if isinstance(m, _NormBase):
@@ -39,7 +39,7 @@ def require_finite(module: nn.Module, epoch: int) -> None:
     Raises
     ------
     DivergedError
-        Something that is trained is no number.
+        A trained parameter is not finite.
     """
     if not is_finite(module):
         raise DivergedError("the weights are no numbers", epoch)

@@ -1,4 +1,4 @@
-"""What a user did wrong, said so that it can be mended."""
+"""Errors in the user's input, and the parts of their messages."""
 
 from __future__ import annotations
 

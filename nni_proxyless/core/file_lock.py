@@ -1,7 +1,7 @@
 """One process at a time: a lock file that is held while something lasts.
 
-The lock is the kernel's (``lockf``), the file only its name and a line that says who holds it. It is let go when the process
-ends, however it ends: what a killed process leaves is an empty promise that nobody waits for. ``flock`` failed: a process that
+The lock is the kernel's (``lockf``); the file gives it a name and says who holds it. The kernel releases it when the process
+ends, however it ends: nobody waits for the file of a killed process. ``flock`` failed: a process that
 loads images, forked, held it for some seconds after its parent had been killed.
 """
 
@@ -29,23 +29,23 @@ _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class HeldError(Exception):
-    """Another process holds the lock, and nobody wanted to wait; the message says which, and what it does."""
+    """Another process holds the lock, and ``wait`` is False; the message says which, and what it does."""
 
 
 @contextmanager
 def hold(path: Path, doing: str, *, wait: bool = True) -> Iterator[None]:
     """Hold a lock; within the same process it may be held several times over.
 
-    On a file system that knows no locks there is a warning, and nothing is held.
+    On a file system without locks, a warning is logged and nothing is locked.
 
     Parameters
     ----------
     path
         The lock file, in a folder that is there. Made here, and removed at the end.
     doing
-        What the others are told that this process does: "measures on this machine's cpu".
+        What this process does, for the messages of the others: "measures on this machine's cpu".
     wait
-        Until the others have let it go; the log says once for whom. Otherwise they are an error.
+        Wait until the lock is free; the log says once for whom. False: raise instead.
 
     Raises
     ------

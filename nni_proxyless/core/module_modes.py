@@ -1,4 +1,4 @@
-"""Training and evaluation mode, module by module: what an owner keeps in evaluation mode stays there."""
+"""Training and evaluation mode, module by module: a module that its owner keeps in evaluation mode stays there."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ __all__ = ["Modes", "evaluating"]
 
 
 class Modes:
-    """The mode of every module of a network, as it is now. ``network.train()`` would give all of them one."""
+    """The current mode of every module of a network; ``network.train()`` would set all of them alike."""
 
     def __init__(self, network: nn.Module):
         self._modes = [(module, module.training) for module in network.modules()]
 
     def restore(self) -> None:
-        """Give every module its mode back."""
+        """Restore the mode of every module."""
         for module, mode in self._modes:
             module.training = mode
 
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """The whole network in evaluation mode inside, and every module in its own afterwards."""
+    """Put the whole network into evaluation mode; restore the mode of every module at the end."""
     modes = Modes(network)
     network.eval()
     try:

@@ -1,4 +1,4 @@
-"""Thousands of tensors as one per type, and back: values, shapes and strides to the bit."""
+"""Pack thousands of tensors into one per type, and back; values, shapes and strides stay bit for bit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PLACE = "tensor at"
 
 
 def pack(state: dict[str, Any]) -> dict[str, Any]:
-    """The same structure with places in the stead of its small dense tensors, and beside it one flat tensor per type.
+    """Replace small dense tensors by their places; return the structure and one flat tensor per type.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def is_packed(state: Any) -> bool:
 
 
 def unpack(packed: dict[str, Any]) -> dict[str, Any]:
-    """What :func:`pack` was given, its tensors on the CPU."""
+    """Restore what :func:`pack` was given, with its tensors on the CPU."""
     flat = packed[_KEY]
     known: dict[tuple, Tensor] = {}
 

@@ -1,4 +1,4 @@
-"""What a person sees of a long run: one bar on a terminal, one log line per epoch everywhere."""
+"""Progress of a long run: one bar on a terminal, one log line per epoch everywhere."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def steps(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def n_fixed(module: Any) -> tuple[int, int]:
-    """How many choices a search has made for good, of how many; (0, 0) where its strategy makes none before the end."""
+    """How many choices of a search are final, and of how many; (0, 0) if its strategy fixes none before the end."""
     return len(getattr(module, "fixed", ())), len(getattr(module, "searched", ()))
 
 
@@ -44,7 +44,7 @@ def n_fixed_text(module: Any) -> str:
 
 
 class LogAboveBars(logging.Handler):
-    """Log lines on stderr that leave a progress bar whole."""
+    """A log handler for stderr that does not break the progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         say(self.format(record), lambda text: tqdm.write(text, file=sys.stderr))

@@ -1,4 +1,4 @@
-"""The global random generators, left as they were by who only looks: a look must not change a search."""
+"""Restore the global random generators: evaluating a network must not change a search."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["generators_kept"]
 
 @contextmanager
 def generators_kept() -> Iterator[None]:
-    """Whatever is drawn inside from the generators of Python, NumPy and torch (on the CPU) has not been drawn afterwards."""
+    """Restore the generators of Python, NumPy and torch (on the CPU) at the end of the block."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield

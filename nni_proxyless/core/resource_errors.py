@@ -1,4 +1,4 @@
-"""What the machine did not have, said so that it can be mended; under NNI the last line is all that a failed trial leaves."""
+"""Explain out-of-memory and disk-full errors in one line: under NNI, the last line is all that a failed trial shows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SAY_NO_SPACE = (
 
 
 def in_words(error: BaseException) -> str | None:
-    """The reason and what to do about it; None for an error that is of another kind."""
+    """The reason and the remedy, as one line; None for any other error."""
     text = str(error)
     first_line = text.strip().partition("\n")[0]
     if isinstance(error, MemoryError) or any(words in text for words in _SAY_NO_MEMORY):

@@ -1,4 +1,4 @@
-"""In which settings two configurations differ, in words."""
+"""Describe in which settings two configurations differ."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Standard output and error that take every text, and the end of a command whose reader has gone.
+"""Make standard output and error accept every text; end a command whose reader has closed the pipe.
 
-A terminal may know ASCII only (``PYTHONIOENCODING=ascii``, a C locale without UTF-8), and names of files any bytes. What a stream
-cannot show stands there as ``\\u2026``: a command is not to fail for a sign in its help.
+A terminal may accept ASCII only (``PYTHONIOENCODING=ascii``, a C locale without UTF-8), and file names may hold any bytes. A character
+that a stream cannot encode is written as ``\\u2026``: a command must not fail because of a character in its help.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def in_letters(name: str) -> str:
 
 
 def prepare_streams() -> None:
-    """Make both streams take every text; where there is none (``>&-``), one that leads nowhere.
+    """Make both streams accept every text; replace a closed one (``>&-``) by a stream to /dev/null.
 
-    A closed one is more than lost words: the next file that is opened gets its number, and whatever a library in C prints.
+    A closed stream is dangerous: the next file that is opened gets its number, and with it everything that a C library prints.
     """
     for number in range(3):
         try:
@@ -41,7 +41,7 @@ def prepare_streams() -> None:
 
 
 def to_reader(run: Callable[[], int]) -> int:
-    """Run a command; :data:`READER_GONE` if nobody reads its results any more (``nni-proxyless report | head -1``)."""
+    """Run a command; :data:`READER_GONE` if the reader of its results has gone (``nni-proxyless report | head -1``)."""
     ended: BaseException | None = None
     try:
         code = run()
@@ -58,7 +58,7 @@ def to_reader(run: Callable[[], int]) -> int:
 
 
 def say(text: str, write: Callable[[str], object] = lambda text: print(text, file=sys.stderr, flush=True)) -> None:
-    """A line on standard error; one that nobody reads is no reason to end."""
+    """Print a line on standard error; do not fail if nobody reads it."""
     try:
         write(text)
     except OSError:
@@ -66,7 +66,7 @@ def say(text: str, write: Callable[[str], object] = lambda text: print(text, fil
 
 
 def _lost() -> OSError | None:
-    """Why standard output has not taken all, if so."""
+    """The error that kept standard output from accepting everything, if any."""
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -76,7 +76,7 @@ def _lost() -> OSError | None:
 
 
 def _lead_nowhere(stream: TextIO) -> None:
-    """From now on: what it has not taken it keeps, and Python writes it at its end."""
+    """Send the stream to /dev/null: Python flushes the rest of its buffer at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

@@ -1,4 +1,4 @@
-"""Rows of text as a table for people: columns of equal width."""
+"""Format rows as a text table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def in_columns(rows: Sequence[Sequence[str]], *, n_left: int = 0) -> list[str]:
     rows
         All of one length, the header among them.
     n_left
-        So many columns begin at the same place, as names do; the others end at the same place, as numbers do.
+        Number of left-aligned columns (names); the others are right-aligned (numbers).
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

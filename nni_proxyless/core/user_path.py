@@ -1,4 +1,4 @@
-"""Paths as users write them: ``~/run``, ``~anna/images`` and ``$SCRATCH/run`` mean what they mean to a shell.
+"""Expand paths as a shell does: ``~/run``, ``~anna/images``, ``$SCRATCH/run``.
 
 A shell sees to it itself only at the beginning of a word, so neither in a file nor in ``output=~/run``. Whoever takes a path from a
 file or a command line takes it through here; else a folder called ``~`` comes of it. A container's user may have neither a name nor
@@ -26,7 +26,7 @@ _VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})")
 def expand_path(text: str) -> str:
     """The path with the home folder and environment variables put in.
 
-    A ``$`` in the name of something that is there stays what it is.
+    A ``$`` in the name of an existing path is kept.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def user_path(text: str, where: str) -> Path:
 
 
 def text_argument(text: str) -> str:
-    """What argparse is to make of a word that may be a path, or a name."""
+    """Convert a word of the command line that may be a path, or a name."""
     try:
         return expand_path(text)
     except ValueError as error:
@@ -81,5 +81,5 @@ def text_argument(text: str) -> str:
 
 
 def path_argument(text: str) -> Path:
-    """What argparse is to make of a path."""
+    """Convert a path of the command line."""
     return Path(text_argument(text))

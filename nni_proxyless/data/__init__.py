@@ -1,4 +1,4 @@
-"""Images: data sets, their parts, what they must be, and how a network does on them.
+"""Images: data sets, their parts, their checks, and the accuracy of a network on them.
 
 What is named here is imported when it is asked for: torchvision takes seconds.
 """

@@ -1,4 +1,4 @@
-"""The share of right answers, of a batch and of a network over many. Needs no NNI, so the final training does without it."""
+"""Accuracy of a batch, and of a network over a loader. Needs no NNI."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["accuracy", "as_channels_last", "evaluate_accuracy", "in_type_of"]
 
 
 def as_channels_last(images: Tensor) -> Tensor:
-    """Channels-last memory: halves the step of these nets on CPUs with AVX-512, and is native on recent GPUs."""
+    """Channels-last memory: halves the step of these networks on CPUs with AVX-512, and is native on recent GPUs."""
     return images.contiguous(memory_format=torch.channels_last)
 
 

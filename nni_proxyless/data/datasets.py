@@ -1,4 +1,4 @@
-"""Data sets that are known by name, and what builds others.
+"""Data sets that are known by name, and helpers for others.
 
 A data set is a function that returns :class:`ImageData`. Further ones are registered under the entry-point group
 ``nni_proxyless.datasets``, or named in ``search.yml`` as ``package.module:function``.
@@ -117,11 +117,11 @@ def fashion_mnist(
     Parameters
     ----------
     root
-        Folder that holds, or gets, ``FashionMNIST/raw``.
+        Folder that holds, or will hold, ``FashionMNIST/raw``.
     download
-        Fetch what is missing.
+        Download missing files.
     n_train
-        Only so many of the training images, of every class as many; None: all.
+        Use this many training images, equally many of every class; None: all.
     """
     raw = user_path(root, "data.root") / "FashionMNIST" / "raw"
     if not raw.exists() and DEBIAN_FASHION_MNIST.is_dir():
@@ -160,7 +160,7 @@ def folder(*, root: str, image_size: int = 224) -> ImageData:
         The folder.
     image_size
         Side of the squares that the network sees. Training crops at random scales; evaluation resizes to 256/224 of it
-        and takes the centre.
+        and takes the center.
     """
     path = user_path(root, "data.root")
     for part in ("train", "val"):
@@ -192,14 +192,14 @@ def folder(*, root: str, image_size: int = 224) -> ImageData:
 def synthetic(
     *, n_images: int = 1024, num_classes: int = 10, channels: int = 3, image_size: int = 32, seed: int = 0
 ) -> ImageData:
-    """Noise with labels, for benchmarks and tests: nothing can be learnt from it.
+    """Noise with labels, for benchmarks and tests: nothing can be learned from it.
 
     Parameters
     ----------
     n_images
         Training images; there are as many test images.
     num_classes, channels, image_size, seed
-        What they are made of.
+        Number of classes, shape of the images, seed of the noise.
     """
     generator = torch.Generator().manual_seed(seed)
     shape = (channels, image_size, image_size)

@@ -1,7 +1,7 @@
-"""By what a search knows its images again: how many, all labels, and a sample of the pixels.
+"""A fingerprint of the images of a search: their number, all labels, and a sample of the pixels.
 
-The division into parts depends on the images alone. Where they are others it is another one, and an image that has trained the
-weights may then validate them.
+The division into parts depends on the images alone. With other images it changes, and an image that has trained the
+weights could then validate them.
 
 ImageData -> fingerprint -> RUN/data_fingerprint.json -> compared by whoever divides the images of this run again
 """
@@ -79,7 +79,7 @@ def _look(data: ImageData, part: str, index: int) -> tuple[int, list[float]]:
 
 
 def differing_images(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """In what two fingerprints differ, in words; empty if they are of the same images."""
+    """Describe how two fingerprints differ; empty if they are equal."""
     found = [
         f"{what} {there[key]} then, {here[key]} now"
         for key, what in (("n_images", "images:"), ("num_classes", "classes:"), ("shape", "shape"))
@@ -99,7 +99,7 @@ def differing_images(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[
 
 
 def know_again(folder: Path, data: ImageData, *, goes_on: bool) -> None:
-    """Note by what the images of the run in this folder are known; if it goes on, hold them against what was noted.
+    """Write the fingerprint of a new run; compare with it when the run resumes.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def know_again(folder: Path, data: ImageData, *, goes_on: bool) -> None:
 
 
 def require_same(folder: Path, data: ImageData) -> None:
-    """Hold the images against those of the search in this folder, if it has noted by what they are known.
+    """Compare the images with the fingerprint of the search in this folder, if it has one.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""A folder of pictures with a folder per class, read as a person sees them.
+"""A folder of pictures with a folder per class, read as an image viewer shows them.
 
-torchvision's own reading drops an alpha channel, cuts 16 bits off at 255, knows nothing of the orientation that a camera has
-noted, takes a hidden folder for a class and leaves out suffixes without a word.
+torchvision's reader drops an alpha channel, clips 16 bits at 255, ignores the orientation in the EXIF data, takes a hidden
+folder for a class and skips unknown suffixes silently.
 
     ROOT/CLASS/**/*.jpg -> pictures, in torchvision's order -> PIL picture, RGB, 8 bits, upright -> transform -> tensor
 """
@@ -46,7 +46,7 @@ def read_picture(path: str | Path) -> Image.Image:
     Raises
     ------
     UserError
-        The file is damaged, or holds numbers of which nobody says what is white. The message names it.
+        The file is damaged, or its range of values is unknown. The message names it.
     """
     try:
         with Image.open(path) as picture:
@@ -76,7 +76,7 @@ def _rgb(picture: Image.Image) -> Image.Image:
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Of 16 bits; PIL would take all above 255 for white."""
+    """Scale 16 bits to 8; PIL would clip everything above 255 to white."""
     numbers = np.asarray(picture)
     if picture.mode == "F" or numbers.min() < 0 or numbers.max() > _MOST:
         raise ValueError(
@@ -116,7 +116,7 @@ class Pictures:
 
     @classmethod
     def of(cls, root: Path) -> Pictures:
-        """Look through a folder; what is no picture is left out, and one line of the log counts and names it.
+        """List the pictures of a folder; other files are skipped, and one line of the log counts and names them.
 
         Raises
         ------
@@ -183,7 +183,7 @@ def _suffixes() -> set[str]:
 
 
 def _say(root: Path, left_out: list[str], suffixes: set[str]) -> None:
-    """Count and name what was left out. Hidden files that are no pictures (.DS_Store) are nobody's images."""
+    """Log the number and names of skipped files. Hidden files that are not pictures (.DS_Store) are ignored."""
     named = [path for path in left_out if not os.path.basename(path).startswith(".") or _suffix(path) in suffixes]
     if not named:
         return

@@ -40,7 +40,7 @@ class ImageData:
     shape
         Of one image, (channels, height, width).
     through
-        The same task through other transforms, from a PIL picture to a normalised tensor: ``through(augment, plain)`` for
+        The same task through other transforms, from a PIL picture to a normalized tensor: ``through(augment, plain)`` for
         training and for evaluation. None where the images are no pictures.
     statistics
         Mean and standard deviation per channel, of pixels from 0 to 1; None: those that

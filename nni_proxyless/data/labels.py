@@ -1,6 +1,6 @@
 """Classes of a data set's images: all at once where they lie in memory, else each as its image is read.
 
-A wrong one among the test images would count as a wrong answer, without a word.
+A wrong label among the test images would silently count as a wrong answer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["CheckedLabels", "class_of", "labels_in_memory", "problem_of_labels"]
 
 
 def class_of(label: Any) -> int | None:
-    """The class that a label is; None where a batch of such labels is none that torch's losses take."""
+    """The class of a label; None if the losses of torch do not accept a batch of such labels."""
     if isinstance(label, bool):
         return None
     if isinstance(label, (int, np.int64)):
@@ -29,7 +29,7 @@ def class_of(label: Any) -> int | None:
 
 
 def labels_in_memory(images: Any) -> tuple[np.ndarray | None, bool]:
-    """Shape (n,), the class of every image, without reading one; None where that cannot be known.
+    """The class of every image, shape (n,), without reading an image; None if it is not known.
 
     Returns
     -------
@@ -68,7 +68,7 @@ def labels_in_memory(images: Any) -> tuple[np.ndarray | None, bool]:
 
 
 def problem_of_labels(labels: np.ndarray, num_classes: int, targets: np.ndarray | None) -> str | None:
-    """What is wrong with the classes of a part, if anything.
+    """The problem with the classes of a part, or None.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def _other_class(label: int, target: int, index: int, n: int = 1) -> str:
 
 
 class CheckedLabels(Dataset):
-    """Images whose classes are known only once they are read: each is looked at then.
+    """Images whose classes are known only once they are read; each is checked then.
 
     Parameters
     ----------

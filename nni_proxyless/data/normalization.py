@@ -1,4 +1,4 @@
-"""How images become what a network was trained on: size, interpolation, mean and deviation, in timm's words.
+"""Preprocessing of images in timm's terms: size, interpolation, mean and standard deviation.
 
 Needs no NNI. The data sets of :mod:`.datasets` take their numbers from here; a test holds the digits' against them.
 """
@@ -38,8 +38,8 @@ def preprocessing(data: Mapping[str, Any], input_shape: tuple[int, ...]) -> dict
 
     Notes
     -----
-    Of somebody else's data set nothing is known: then it is timm's ImageNet statistics for three channels, mean and
-    deviation 0.5 for another number, and the log says so.
+    For a data set of the user's own: ImageNet statistics for three channels, mean and standard deviation 0.5 for any other
+    number, and the log says so.
     """
     name = str(data.get("name", "")).removeprefix("nni_proxyless.data:").replace("_", "-")
     channels, side = input_shape[0], input_shape[-1]
@@ -56,7 +56,7 @@ def preprocessing(data: Mapping[str, Any], input_shape: tuple[int, ...]) -> dict
     else:
         mean, std = IMAGENET if channels == 3 else ((0.5,) * channels, (0.5,) * channels)
         _logger.warning(
-            "data set %r: its normalisation is unknown; mean %s, std %s are taken. Others: pretrained_cfg_overlay={'mean': …, 'std': …}",
+            "data set %r: its normalization is unknown; mean %s, std %s are taken. Others: pretrained_cfg_overlay={'mean': …, 'std': …}",
             data.get("name"), mean, std,
         )  # fmt: skip
     crop = 1.0 if name in known and name != "folder" else 224 / 256

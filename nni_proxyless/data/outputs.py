@@ -1,4 +1,4 @@
-"""Whether a network answers with one number per class: held against the images before anything is trained on them."""
+"""Check that a network has one output per class, before it is trained."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILLED_IN = ("num_classes", "num_labels")  # arguments of a space's constructor 
 
 @torch.no_grad()
 def outputs_problem(network: nn.Module, images: Tensor, num_classes: int) -> str | None:
-    """What is wrong with the outputs of a network, or None.
+    """The problem with the outputs of a network, or None.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ def outputs_problem(network: nn.Module, images: Tensor, num_classes: int) -> str
         Shape (n, channels, height, width), in the type in which they will come: float64 where all is computed so, which turns the
         network's weights too (``trainer.precision: 64-true``).
     num_classes
-        How many numbers it should answer with, for each image.
+        Expected number of outputs per image.
     """
     copied = copy.deepcopy(network).eval()
     if images.dtype is torch.float64:

@@ -1,7 +1,7 @@
-"""What a user's own function or class has given, looked at before it is used.
+"""Check the result of a user's own data function or space before it is used.
 
-A data set whose labels begin at 1, or a space without a choice, would otherwise be noticed late, or by somebody else's
-message in the middle of a training.
+Labels that begin at 1, or a space without a choice, would otherwise fail late, with an unrelated message in the middle
+of a training.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["make_images"]
 
 
 def make_images(name: str, arguments: Mapping[str, Any]) -> ImageData:
-    """The images behind a name.
+    """Load the images that a name stands for.
 
     Raises
     ------

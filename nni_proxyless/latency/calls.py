@@ -1,4 +1,4 @@
-"""Calls: what a module is given and gives in a forward pass, so that it can be called again with inputs like those.
+"""Record the calls of modules in a forward pass: inputs and outputs, to repeat a call with similar inputs.
 
 A module may be given any number of tensors, by position or by name, in tuples, lists and dicts inside one another, beside numbers,
 texts and None. Of a tensor of floating point its shape and type are kept, of one of integers or truth values what is in it as well:

@@ -1,4 +1,4 @@
-"""What one choice of a space may be: a name, a number, a tuple, anything hashable; as a key, as NNI has it, and in a file.
+"""The forms of a choice (a name, a number, a tuple, anything hashable): as a key, in a sample of NNI, and in a file.
 
 ====================  ==============================  ====================================
 in a sample of NNI    as a key                        in a file

@@ -1,4 +1,4 @@
-"""Numbers in files and in words by significant digits: a cost may be in milliseconds, seconds or joules, and decimals would lose it.
+"""Round and format numbers by significant digits: fixed decimals would lose costs in seconds or joules.
 
 Standard library only: ``nni-proxyless latency export`` copies this file to the target.
 """

@@ -1,4 +1,4 @@
-"""The layers inside an operation, with the sizes of what goes in and comes out: what costs are computed from."""
+"""The layers inside an operation, with the sizes of their inputs and outputs; costs are computed from these."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def layer_calls(operation: Operation) -> list[LayerCall]:
 
 
 def _is_layer(module: nn.Module) -> bool:
-    # timm's BatchNormAct2d normalises by itself and holds the activation as a child, in place.
+    # timm's BatchNormAct2d normalizes by itself and holds the activation as a child, in place.
     own = next(module.parameters(recurse=False), None) is not None
     return not is_free(module) and (own or not any(module.children()))
 

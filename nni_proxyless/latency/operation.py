@@ -1,4 +1,4 @@
-"""Operations: what a network is timed as, and the keys by which a table knows them.
+"""Operations: the units in which a network is timed, and their keys in a table.
 
 An :class:`Operation` is a module together with what it is fed. Its key is readable and stable: the same from run to
 run, equal for equal work, different for different work. Spaces whose modules have a customary name register it with

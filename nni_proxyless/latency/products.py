@@ -1,4 +1,4 @@
-"""Products of matrices and convolutions that a module computes by itself, outside of the modules that it holds, as a module.
+"""Matrix products and convolutions that a module computes itself, outside of its submodules, as a module.
 
 ``torch.matmul`` in the forward of a space, a convolution whose kernel is a parameter of the space: no module is called, and what is
 counted or timed by modules would miss them.

@@ -1,1 +1,1 @@
-"""Networks that a search has found: the file, the model of timm, its record, drawing, export. Most of it needs no NNI."""
+"""Derived networks: the file, the timm model, its record, drawings, export. Most of it needs no NNI."""

@@ -1,7 +1,7 @@
 """``architecture.json``: the derived network as a file.
 
-It holds all that is known of the net: the space, the choice per label, the block definition of the timm model, latencies
-expected, from the table and measured, MACs, parameters, seed and versions. Reading it needs no NNI.
+It holds the space, the choice per label, the block definition of the timm model, expected, table and measured latencies,
+MACs, parameters, seed and versions. Reading it needs no NNI.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FORMAT = "nni-proxyless architecture 1"
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a search leaves, in plain types.
+    """The result of a search, in plain types.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Architecture:
     macs, n_params
         Multiply-adds of convolutions and linear layers for one image; trainable parameters.
     search
-        Strategy, seed, accuracy of the derived net with inherited weights.
+        Strategy, seed, accuracy of the derived network with inherited weights.
     versions
         Package -> version of what ran.
     """
@@ -58,7 +58,7 @@ class Architecture:
     versions: dict[str, str] = field(default_factory=dict)
 
     def write(self, path: str | Path) -> None:
-        """Write ``architecture.json``, whole or not at all."""
+        """Write ``architecture.json`` atomically."""
         choices = {label: as_plain(choice) for label, choice in self.choices.items()}
         write_text(path, json.dumps({"format": FORMAT, **asdict(self), "choices": choices}, indent=2) + "\n")
 
@@ -69,7 +69,7 @@ class Architecture:
         Raises
         ------
         UserError
-            The file is missing, damaged or something else.
+            The file is missing, damaged or of another kind.
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))

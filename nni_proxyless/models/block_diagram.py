@@ -1,6 +1,6 @@
-"""A net as a row of blocks, which is how the papers draw theirs: of a block definition of timm. Needs no NNI.
+"""A network as a row of blocks, as the papers draw theirs, from a block definition of timm. Needs no NNI.
 
-architecture.json, or the name of a published net -> Net -> :mod:`.draw`
+architecture.json, or the name of a published network -> Net -> :mod:`.draw`
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Stage:
-    """Blocks between two boundaries, and what stands under them: size and channels of the maps that they give."""
+    """Blocks between two boundaries, and their caption: size and channels of their output."""
 
     blocks: tuple[Block, ...]
     notes: tuple[str, ...]
@@ -99,7 +99,7 @@ def net_of_definition(
     Raises
     ------
     UserError
-        A type of block that this picture does not know.
+        A type of block that has no picture.
     """
     from timm.models._efficientnet_builder import decode_arch_def
 
@@ -136,13 +136,13 @@ def net_of_architecture(path: Path) -> Net:
     Raises
     ------
     UserError
-        The file is missing or damaged, or its net has no block definition.
+        The file is missing or damaged, or its network has no block definition.
     """
     architecture = Architecture.read(path)
     if architecture.network is None:
         raise UserError(
             f"{path}: the space {architecture.space.get('name')!r} gives no timm block definition, so there are no blocks to "
-            "draw; allowed: nets of spaces with a method timm_definition, such as mobilenetv2, and the published nets "
+            "draw; allowed: networks of spaces with a method timm_definition, such as mobilenetv2, and the published networks "
             f"{', '.join(NETWORKS)}"
         )
     name = in_letters(path.resolve().parent.name)
@@ -155,7 +155,7 @@ def net_of_architecture(path: Path) -> Net:
 
 
 def published_net(name: str) -> Net:
-    """A published net, its multiply-adds and parameters counted."""
+    """A published network, its multiply-adds and parameters counted."""
     import torch
     from timm.models.efficientnet import EfficientNet
 
@@ -169,7 +169,7 @@ def published_net(name: str) -> Net:
 
 
 def find_nets(names: Sequence[str]) -> list[Net]:
-    """Nets by path of a file, by folder, and by the name of a published one.
+    """Find networks by path of a file, by folder, or by the name of a published one.
 
     Raises
     ------
@@ -192,7 +192,7 @@ def find_nets(names: Sequence[str]) -> list[Net]:
             nets.append(published_net(name))
         else:
             raise UserError(
-                f"draw: '{name}' is no file, no folder and no published net; allowed: the path of an architecture.json, a "
+                f"draw: '{name}' is no file, no folder and no published network; allowed: the path of an architecture.json, a "
                 f"folder with such files, {', '.join(NETWORKS)}.{did_you_mean(name, NETWORKS)}"
             )
     return nets
@@ -213,7 +213,7 @@ def _block(name: str, arguments: Mapping[str, Any]) -> tuple[Block, int]:
 
 
 def places_of(choices: Mapping[str, Any]) -> list[str]:
-    """What was left out, by labels such as ``stage2.1``; nothing for a space with other labels."""
+    """The skipped blocks, from labels such as ``stage2.1``; nothing for a space with other labels."""
     stages: dict[int, dict[int, str]] = {}
     for label, choice in choices.items():
         match = re.fullmatch(r"stage(\d+)\.(\d+)", label)

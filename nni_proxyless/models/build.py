@@ -1,4 +1,4 @@
-"""The module of an architecture: timm's (:mod:`.timm_model`), which needs no NNI, or what its space freezes to, which does."""
+"""Build the module of an architecture: a timm model (:mod:`.timm_model`), without NNI, or the module that its space freezes to, with NNI."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def installed_versions(*more: str) -> dict[str, str]:
-    """Versions of what runs a search, and of ``more`` packages, for the record."""
+    """Versions of the packages that run a search, and of ``more`` packages."""
     packages = ("nni-proxyless", "nni", "torch", "torchvision", "pytorch-lightning", "timm", "numpy", *more)
     versions = {"python": platform.python_version()}
     for package in packages:

@@ -1,11 +1,11 @@
-"""Nets drawn as the papers draw theirs: one row each, from the images to the classifier.
+"""Draw networks as the papers do: one row each, from the images to the classifier.
 
     width of a block    channels of its output, the same scale in all rows
     height              expansion
-    colour              kernel
+    color               kernel
     a dotted line       a block that the search left out
 
-An inch of the picture is a unit of its axes, so sizes are what the numbers say. Labels stay text in an SVG, and the same net
+One unit of the axes is an inch of the picture. Labels stay text in an SVG, and the same network
 gives the same bytes.
 """
 
@@ -29,7 +29,7 @@ __all__ = ["COLOURS", "draw_beside", "draw_nets", "require_picture", "save_pictu
 
 _logger = logging.getLogger(__name__)
 
-# Told apart by people who see no red, no green or no blue, and lighter to darker, so also without any colour.
+# Told apart by people who see no red, no green or no blue, and lighter to darker, so also without any color.
 COLOURS = {1: "#ffffff", 3: "#f9dc7c", 5: "#56a9d9", 7: "#a8480f", 9: "#3d1452"}
 OTHER_KERNEL, NO_KERNEL = "#8f8f8f", "#e4e4e4"
 LEFT_OUT = "a dotted line"
@@ -37,14 +37,14 @@ ENDINGS = (".svg", ".png")
 
 # Inches.
 MARGIN, GAP, STAGE_GAP, PITCH, STAGE_MIN = 0.25, 0.05, 0.22, 0.17, 0.5
-WIDEST, ALL_WIDTHS = 0.9, 6.5  # of one block, and of all blocks of a net together
+WIDEST, ALL_WIDTHS = 0.9, 6.5  # of one block, and of all blocks of a network together
 TALLEST, LABEL, NOTES, TITLE, LEGEND, INPUT = 0.84, 0.66, 0.52, 0.34, 0.4, 0.78
 SAMPLE_GAP = 0.05
 PLAIN_WIDTH = 0.3  # feature mix and classifier: as wide as they are, they would be half of the picture
 
 
 def draw_nets(nets: Sequence[Net], title: str = "") -> Figure:
-    """A picture of one net, or of several on the same scales, a row each, with a legend.
+    """A picture of one network, or of several on the same scales, a row each, with a legend.
 
     Parameters
     ----------
@@ -91,23 +91,23 @@ def save_picture(figure: Figure, path: Path) -> None:
 
 
 def require_picture(path: Path, option: str) -> None:
-    """Refuse an ending that is none of a picture."""
+    """Refuse a suffix that is not a picture format."""
     if path.suffix not in ENDINGS:
         raise UserError(f"{option} {path}: '{path.suffix}' is not allowed here; allowed: {', '.join(ENDINGS)}")
 
 
 def draw_beside(architecture_path: Path) -> None:
-    """``network.svg`` beside an ``architecture.json``, where its net has blocks to draw.
+    """``network.svg`` beside an ``architecture.json``, where its network has blocks to draw.
 
-    Whatever goes wrong is said in the log: a search that has left its net has not failed because of a picture.
+    Errors are logged: a search that has written its network must not fail because of a picture.
     """
     try:
         path = architecture_path.with_name("network.svg")
-        path.unlink(missing_ok=True)  # of another net
+        path.unlink(missing_ok=True)  # of another network
         if Architecture.read(architecture_path).network is not None:
             save_picture(draw_nets([net_of_architecture(architecture_path)]), path)
     except Exception as error:
-        _logger.warning("%s: no picture of the net: %s", architecture_path, error)
+        _logger.warning("%s: no picture of the network: %s", architecture_path, error)
 
 
 def _to_scale(block: Block) -> bool:
@@ -131,7 +131,7 @@ def _row_width(net: Net, inch_per_channel: float) -> float:
 
 
 def _draw_row(axes: Axes, net: Net, r: int, top: float, inch_per_channel: float, inch_per_expansion: float) -> None:
-    """A net from left to right, below ``top``."""
+    """A network from left to right, below ``top``."""
     from matplotlib.patches import Rectangle
 
     middle = top - TITLE - LABEL - TALLEST / 2
@@ -148,7 +148,7 @@ def _draw_row(axes: Axes, net: Net, r: int, top: float, inch_per_channel: float,
         slots = [max(_width(block, inch_per_channel), PITCH) for block in stage.blocks]
         at = x + (room - sum(slots) - GAP * (len(slots) - 1)) / 2
         for block, slot in zip(stage.blocks, slots, strict=True):
-            centre = at + slot / 2
+            center = at + slot / 2
             wide, tall = _width(block, inch_per_channel), inch_per_expansion * (block.expansion or 1)
             if block.skipped:
                 axes.plot([at, at + slot], [middle, middle], color="white", linewidth=3, zorder=1)
@@ -159,10 +159,10 @@ def _draw_row(axes: Axes, net: Net, r: int, top: float, inch_per_channel: float,
                 tall = 0.0
             else:
                 axes.add_patch(Rectangle(
-                    (centre - wide / 2, middle - tall / 2), wide, tall, facecolor=_colour(block.kernel), edgecolor="black",
+                    (center - wide / 2, middle - tall / 2), wide, tall, facecolor=_color(block.kernel), edgecolor="black",
                     linewidth=0.6, zorder=3, gid=f"net{r}-block{n}",
                 ))  # fmt: skip
-            axes.text(centre, middle + tall / 2 + 0.05, block.label, fontsize=8, rotation=90, ha="center", va="bottom",
+            axes.text(center, middle + tall / 2 + 0.05, block.label, fontsize=8, rotation=90, ha="center", va="bottom",
                       color="dimgray" if block.skipped else "black")  # fmt: skip
             at += slot + GAP
             n += 1
@@ -181,12 +181,12 @@ def _draw_row(axes: Axes, net: Net, r: int, top: float, inch_per_channel: float,
     axes.plot([begin - 0.06, x - STAGE_GAP], [middle, middle], color="black", linewidth=1, zorder=0)
 
 
-def _colour(kernel: int | None) -> str:
+def _color(kernel: int | None) -> str:
     return NO_KERNEL if kernel is None else COLOURS.get(kernel, OTHER_KERNEL)
 
 
 def _legend(nets: Sequence[Net], inch_per_channel: float) -> list[tuple[float, str, str]]:
-    """What colour, height and width say: samples and words, each as inches, colour and text; one of the last two is empty."""
+    """The legend of color, height and width: samples and words, each as inches, color and text; one of the last two is empty."""
     blocks = [block for net in nets for block in net.blocks]
 
     def words(text: str, after: float = 0.1) -> tuple[float, str, str]:
@@ -194,7 +194,7 @@ def _legend(nets: Sequence[Net], inch_per_channel: float) -> list[tuple[float, s
 
     items = [words("kernel")]
     for kernel in sorted({block.kernel for block in blocks if block.kernel is not None}):
-        items += [(0.18, _colour(kernel), ""), words(f"{kernel}x{kernel}")]
+        items += [(0.18, _color(kernel), ""), words(f"{kernel}x{kernel}")]
     if any(block.kernel is None and not block.skipped for block in blocks):
         items += [(0.18, NO_KERNEL, ""), words("not to scale")]
     items += [words("", 0.1), words("height: expansion, the number after MB", 0.25), words("width: channels")]
@@ -209,13 +209,13 @@ def _draw_legend(axes: Axes, items: Sequence[tuple[float, str, str]]) -> None:
     from matplotlib.patches import Rectangle
 
     middle, x = LEGEND / 2, MARGIN
-    for width, colour, text in items:
+    for width, color, text in items:
         if text:
             axes.text(x, middle, text, fontsize=8, va="center")
-        elif colour == LEFT_OUT:
+        elif color == LEFT_OUT:
             axes.plot([x, x + width], [middle] * 2, color="black", linewidth=1, linestyle=":")
-        elif colour:
+        elif color:
             axes.add_patch(
-                Rectangle((x, middle - 0.08), width, 0.16, facecolor=colour, edgecolor="black", linewidth=0.6)
+                Rectangle((x, middle - 0.08), width, 0.16, facecolor=color, edgecolor="black", linewidth=0.6)
             )
         x += width + (0 if text else SAMPLE_GAP)

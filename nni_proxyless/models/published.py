@@ -1,4 +1,4 @@
-"""The networks that the authors of ProxylessNAS published, block by block (han-cai/files), as timm block definitions.
+"""The published networks of ProxylessNAS (han-cai/files) as timm block definitions.
 
 From their files proxyless_*.config; counts of parameters and multiply-adds are those of their logs.
 """

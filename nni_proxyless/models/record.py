@@ -1,4 +1,4 @@
-"""What ``architecture.json`` says of a network; all that writes one, makes it here.
+"""The record of a network in ``architecture.json``; every record is made here.
 
 The keys under ``latency`` end in ``_ms``, whatever the unit is; ``unit`` stands beside them.
 """
@@ -103,7 +103,7 @@ def latency_record(
 
 
 def record_without_table(unit: str, measured_conditions: Mapping[str, object] | None) -> dict[str, Any]:
-    """Of a network that no table knows: what it costs is unknown until it is timed; ``unit`` is that of the search beside it."""
+    """The record of a network without a table: its cost is unknown until it is timed; ``unit`` is that of the search."""
     unknown = dict.fromkeys(("target_ms", "expected_ms", "predicted_ms", "table_ms"))
     return {
         **unknown, "calibrated": False, "unit": unit, "conditions": {}, "measured_ms": None, "table_again_ms": None,

@@ -1,4 +1,4 @@
-"""The derived network as a model of timm: of its block definition, with its weights. Needs no NNI.
+"""The derived network as a timm model, from its block definition and weights. Needs no NNI.
 
 A block definition is what ``MobileNetV2Space.timm_definition`` gives: ``blocks`` in timm's notation, ``stem_stride``,
 ``bn_eps``, and further arguments of timm's ``EfficientNet``.
@@ -65,7 +65,7 @@ def build_efficientnet(cls: type[Network], definition: Mapping[str, Any], **over
         Not changed.
     overrides
         Arguments of ``cls`` that take the place of the definition's; also ``bn_eps``, ``bn_momentum``. ``output_stride``
-        is that of the net; without it every block has the stride that its definition says.
+        is that of the network; without it every block has the stride that its definition says.
     """
     options = {**definition, **overrides}
     stem_stride = options.pop("stem_stride")
@@ -92,7 +92,7 @@ def build_efficientnet(cls: type[Network], definition: Mapping[str, Any], **over
 
 
 def feature_levels(definition: Mapping[str, Any]) -> int:
-    """How many maps timm takes out of the net: the one before each reduction, and the last."""
+    """How many maps timm takes out of the network: the one before each reduction, and the last."""
     return 1 + sum(stride > 1 for stride in _stage_strides(definition))
 
 

@@ -1,7 +1,7 @@
 """Models for timm's registry: importing this module makes ``timm.create_model`` know them. Needs no NNI.
 
     proxyless_derived      what a search left: architecture='path/to/architecture.json'
-    proxyless_cpu          the authors' published nets, by structure, without weights
+    proxyless_cpu          the authors' published networks, by structure, without weights
     proxyless_gpu
     proxyless_mobile
     proxyless_mobile_14
@@ -35,7 +35,7 @@ from .timm_model import REQUIRED, build_efficientnet, feature_levels, total_stri
 __all__ = ["proxyless_cpu", "proxyless_derived", "proxyless_gpu", "proxyless_mobile", "proxyless_mobile_14"]
 
 LAYERS: dict[str, Any] = {"first_conv": "conv_stem", "classifier": "classifier"}
-HEAD = ("conv_head.", "bn2.", "classifier.")  # what a net of feature maps lacks
+HEAD = ("conv_head.", "bn2.", "classifier.")  # what a network of feature maps lacks
 
 default_cfgs = generate_default_cfgs(
     {
@@ -60,7 +60,7 @@ def proxyless_derived(
     pretrained_cfg: Any = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """The net of an ``architecture.json``.
+    """The network of an ``architecture.json``.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def proxyless_derived(
     architecture
         Path of the file.
     weights
-        A file, relative to the architecture's folder: by default the weights that the search left, of the trained net
+        A file, relative to the architecture's folder: by default the weights that the search left, of the trained network
         ``final/weights.safetensors``.
     pretrained_cfg
         Entries that differ from the registered place holder take the place of what the file says;
@@ -84,7 +84,7 @@ def proxyless_derived(
     FileNotFoundError
         A file is missing.
     RuntimeError
-        A file is damaged, holds something else, or the weights are those of another net.
+        A file is damaged, holds something else, or the weights are those of another network.
     """
     if architecture is None:
         raise TypeError("proxyless_derived: architecture is missing; allowed: the path of an architecture.json")
@@ -159,20 +159,20 @@ def _create(variant: str, definition: Mapping[str, Any], pretrained: bool, **kwa
 
 
 def _checked(weights: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
-    """The weights that the model takes; timm, which is not strict when it adapts a head, would take those of any net."""
+    """The weights that the model takes; timm, which is not strict when it adapts a head, would take those of any network."""
     wanted = model.state_dict()
     adaptable = (f"{LAYERS['first_conv']}.", f"{LAYERS['classifier']}.")
     wrong = [f"'{name}' is missing" for name in wanted if name not in weights and not name.startswith(adaptable[1])]
     wrong += [f"'{name}' is too many" for name in sorted(weights) if name not in wanted and not name.startswith(HEAD)]
     wrong += [
-        f"'{name}' is {_size(weights[name])}, the net has {_size(tensor)}"
+        f"'{name}' is {_size(weights[name])}, the network has {_size(tensor)}"
         for name, tensor in wanted.items()
         if name in weights and tensor.shape != weights[name].shape and not name.startswith(adaptable)
     ]
     if wrong:
         file = model.pretrained_cfg.get("file")
         more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        raise RuntimeError(f"{file}: the weights of another net: {wrong[0]}{more}")
+        raise RuntimeError(f"{file}: the weights of another network: {wrong[0]}{more}")
     return {name: tensor for name, tensor in weights.items() if name in wanted}
 
 

@@ -1,1 +1,1 @@
-"""What searches have found: read from where it lies, timed side by side, as a table."""
+"""Reports: find finished runs, time their networks side by side, and write a table, a page and a CSV."""

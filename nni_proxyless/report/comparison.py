@@ -1,12 +1,12 @@
-"""Searched nets against random ones and MobileNetV2: under the same budget, after the same training.
+"""Compare searched networks with random ones and MobileNetV2, under the same budget and after the same training.
 
     same training    the final trainings have the same settings, but for the seed and what changes no result
     same budget      targets that differ by less than 2 %: every search resolves a share such as 60% with the table that it has
-    a group          nets of one strategy, random nets, or one reference net; mean and standard error over its nets
+    a group          networks of one strategy, random networks, or one reference network; mean and standard error over its networks
 
-Of the reference nets of several widths the widest within the budget stands for all, or the narrowest if none is: picked by
-width and not by accuracy, so that the test images choose nothing. A reference net has no row in the table of the search, so its
-measured milliseconds count; budgets are of the table, and what they are today the other nets say, which have both.
+Of the reference networks of several widths the widest within the budget stands for all, or the narrowest if none is: picked by
+width and not by accuracy, so that the test images choose nothing. A reference network has no row in the table of the search, so its
+measured milliseconds count; budgets are of the table, and what they are today the other networks say, which have both.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ class Mean:
 
 @dataclass(frozen=True)
 class Group:
-    """Nets that are compared as one.
+    """Networks that are compared as one group.
 
     Attributes
     ----------
     above_random
-        Accuracy above the mean of the random nets; of searched nets only.
+        Accuracy above the mean of the random networks; of searched networks only.
     over_budget
-        Set for a reference net that takes longer than the budget.
+        Set for a reference network that takes longer than the budget.
     """
 
     what: str
@@ -84,14 +84,14 @@ class Budget:
 
 @dataclass(frozen=True)
 class SameTraining:
-    """All budgets whose nets were trained alike; ``settings`` in words."""
+    """All budgets whose networks were trained alike; ``settings`` in words."""
 
     settings: str
     budgets: tuple[Budget, ...]
 
 
 def compare(found: Sequence[Found], rows: Sequence[Row]) -> list[SameTraining]:
-    """What can be compared: nothing where no random or reference net has been trained as a searched one was."""
+    """All comparisons; empty if no random or reference network was trained as a searched one was."""
     trained: dict[str, list[Row]] = {}
     words = {}
     for f, row in zip(found, rows, strict=True):
@@ -128,7 +128,7 @@ def same_budgets(rows: Sequence[Row]) -> list[tuple[float, str, list[Row]]]:
 
 
 def drift(rows: Sequence[Row]) -> float | None:
-    """Measured milliseconds in terms of the table's, the median over the nets that have both."""
+    """Measured milliseconds in terms of the table's, the median over the networks that have both."""
     ratios = [row.measured_ms / row.by_table for row in rows if row.unit == "ms" and row.measured_ms and row.by_table]
     return statistics.median(ratios) if ratios else None
 

@@ -1,7 +1,7 @@
-"""A picture of matplotlib for the inside of an HTML page.
+"""Embed a matplotlib figure in an HTML page.
 
 What an SVG file says of itself does not belong there: its namespaces, its metadata with addresses, its fonts, its style sheet,
-which would be the page's. Identifiers get a prefix, since those of two pictures would be the same. Colours with a meaning
+which would be the page's. Identifiers get a prefix, since those of two pictures would be the same. Colors with a meaning
 in the page become its own, so black is light in the dark.
 """
 

@@ -1,4 +1,4 @@
-"""What happened over the epochs of a search or a training, as small charts side by side."""
+"""Small charts of the epochs of a search or a training."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def charts_of(f: Found, unit: str) -> list[Chart]:
     """Accuracy, latency, entropy and loss, as far as they were noted; of a search with a final training that as well."""
     target = f.target if isinstance(f.target, (int, float)) else None
     charts = [
-        _chart("Accuracy", f.history, {"default": "derived net", "accuracy": "net", "train_accuracy": "in training"}, f, percent=True),
-        _chart(f"Latency, {unit}", f.history, {"expected_ms": "expected", "table_ms": "derived net"}, f, level=target),
+        _chart("Accuracy", f.history, {"default": "derived network", "accuracy": "network", "train_accuracy": "in training"}, f, percent=True),
+        _chart(f"Latency, {unit}", f.history, {"expected_ms": "expected", "table_ms": "derived network"}, f, level=target),
         _chart("Entropy, 1 is undecided", f.history, {"entropy": ""}, f),
         _chart("Loss in training", f.history, {"train_loss": ""}, f),
     ]  # fmt: skip

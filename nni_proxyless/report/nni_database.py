@@ -1,4 +1,4 @@
-"""An NNI experiment on this machine, running or stopped, read from its database; nothing is written, NNI is not asked.
+"""Read an NNI experiment on this machine, running or stopped, from its database; nothing is written, no request goes to NNI.
 
 ~/nni-experiments/.experiment (NNI's list) -> <folder>/db/nni.sqlite -> what was configured, and the trials
 

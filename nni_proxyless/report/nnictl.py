@@ -1,7 +1,7 @@
-"""An experiment of one's own: ``nnictl create``, and ``nnictl stop`` whatever happens, with their output only where it matters.
+"""Run an experiment: ``nnictl create``, and ``nnictl stop`` at the end in any case; their output is shown on errors only.
 
-NNI's manager outlives whoever has started it. So ``nnictl`` runs in a session of its own, where an interrupt from the
-terminal does not end it half way, with a manager left that nobody knows of.
+NNI's manager outlives the process that started it. So ``nnictl`` runs in a session of its own: an interrupt from the
+terminal would otherwise stop it halfway and leave an orphaned manager.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PATIENCE = 15.0  # seconds; the tuner has ten
 
 
 class NnictlError(Exception):
-    """``nnictl`` has failed; the text is all that it said."""
+    """``nnictl`` has failed; the text is its output."""
 
 
 @contextmanager
@@ -68,7 +68,7 @@ def created(file: Path, port: int) -> Iterator[str]:
 
 
 def require_free(port: int) -> None:
-    """Whether nobody listens on a port of this machine.
+    """Require that nothing listens on a port of this machine.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def _tuner_is_late(name: str) -> bool:
 
 
 def _started_on(port: int, before: set[str]) -> str | None:
-    """The experiment that has come."""
+    """The experiment that was started."""
     return next(
         (n for n, noted in running_experiments().items() if noted.get("port") == port and n not in before), None
     )
@@ -142,7 +142,7 @@ def _nnictl(*words: str) -> None:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM and a terminal that closes end this process as an exit does: what is to be done at the end is done."""
+    """SIGTERM and SIGHUP end this process as an exit does, so clean-up runs."""
 
     def end(number: int, frame: Any) -> None:
         raise SystemExit(128 + number)

@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them; ``–`` is what is not known."""
+"""Format numbers for readers; ``–`` stands for unknown."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 found and rows -> what the page says -> page.html (a template) and page.css -> text
 
-The template escapes whatever it is given but pictures, whose words are escaped where they are made: names, reasons and
-parameters are of files, and may hold anything.
+The template escapes everything but pictures, which escape their own text: names, reasons and parameters come from files
+and may hold anything.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from .svg_charts import Point, scatter_chart
 __all__ = ["page"]
 
 SECTIONS = (
-    ("summary", "Summary"), ("trials", "Trials"), ("front", "Accuracy against latency"), ("comparison", "Against random nets and MobileNetV2"),
+    ("summary", "Summary"), ("trials", "Trials"), ("front", "Accuracy against latency"), ("comparison", "Against random networks and MobileNetV2"),
     ("latency", "Predicted against measured"), ("nets", "One by one"),
 )  # fmt: skip
 
@@ -47,7 +47,7 @@ def page(found: Sequence[Found], rows: Sequence[Row], *, timed: bool) -> str:
     Parameters
     ----------
     found, rows
-        The same nets and trials in the same order.
+        The same networks and trials in the same order.
     timed
         Whether those that could be were timed side by side for it.
     """
@@ -82,7 +82,7 @@ def _head(found: Sequence[Found], rows: Sequence[Row]) -> dict[str, Any]:
     if alone:
         parts.append(f"{len(alone)} {'nets' if len(alone) > 1 else 'net'} of folders")
     return {"title": ", ".join(names) or "What searches have found", "origin": "; ".join(parts),
-            "trials_head": "Trials and nets" if alone else "Trials"}  # fmt: skip
+            "trials_head": "Trials and networks" if alone else "Trials"}  # fmt: skip
 
 
 # -- sections ------------------------------------------------------------------------------------------------------------
@@ -113,7 +113,7 @@ def _front(found: Sequence[Found], rows: Sequence[Row]) -> dict[str, Any]:
     points, lacking = points_of(found, [row.measured_ms for row in rows])
     picture = None
     if points:
-        label = f"Accuracy against measured milliseconds of {len(points)} nets"
+        label = f"Accuracy against measured milliseconds of {len(points)} networks"
         picture = Markup(inline_svg(draw_front(points), "front", label))
     by_reason: dict[str, list[str]] = {}
     for f, lacks in lacking:
@@ -127,11 +127,11 @@ def _comparison(found: Sequence[Found], rows: Sequence[Row]) -> dict[str, Any]:
     trained = [row for row in rows if row.final_accuracy is not None]
     kinds = {row.kind for row in trained}
     if not kinds & {"random", "reference"}:
-        why = "No random and no reference net has been trained."
+        why = "No random and no reference network has been trained."
     elif not kinds & set(SEARCHED):
-        why = "Random and reference nets have been trained, and none of the searched ones."
+        why = "Random and reference networks have been trained, and none of the searched ones."
     else:
-        why = "No random or reference net has been trained as one of the searched ones: with the same settings, from the same weights."
+        why = "No random or reference network has been trained as one of the searched ones: with the same settings, from the same weights."
     return {
         "comparison": compared,
         "today": None if today is None else f"{today:.2f} times",
@@ -153,13 +153,13 @@ def _remarks(compared: Sequence[SameTraining]) -> list[str]:
         n, of_random = group.accuracy.n, above.value
         remarks.append(
             f"Trained alike, {group.what} for {number_format.amount(budget.target, budget.unit)} ({n} {'net' if n == 1 else 'nets'}) "
-            f"is {100 * abs(of_random):.2f}{error} points {'above' if of_random >= 0 else 'below'} random nets of that budget."
+            f"is {100 * abs(of_random):.2f}{error} points {'above' if of_random >= 0 else 'below'} random networks of that budget."
         )
     return remarks
 
 
 def _commands(found: Sequence[Found], rows: Sequence[Row]) -> str:
-    """What a user types to get random nets for every budget and MobileNetV2 once, trained as the searched nets are."""
+    """The commands that make random networks for every budget and MobileNetV2 once, trained as the searched networks are."""
     searched = {row.name: f.folder.resolve() for f, row in zip(found, rows, strict=True)
                 if row.kind == "search" and row.state == "SUCCEEDED"}  # fmt: skip
     place = next(iter({folder.parent for folder in searched.values()}), None)
@@ -197,7 +197,7 @@ def _latency(rows: Sequence[Row], anchors: Mapping[str, str]) -> dict[str, Any]:
               anchors[row.name] if row.kind in SEARCHED else "latency", "random" if row.kind == "random" else "first")
         for row, predicted, measured in both
     ]  # fmt: skip
-    label = f"Predicted against measured milliseconds of {len(both)} nets"
+    label = f"Predicted against measured milliseconds of {len(both)} networks"
     picture = Markup(scatter_chart(points, label, "measured, ms", "predicted, ms"))
     return {
         "scatter": picture,
@@ -214,7 +214,7 @@ def _agreement(both: Sequence[tuple[float, float]], common: float | None) -> str
         return f"It takes {_longer(furthest)}."
     apart = max(abs(measured / (predicted * common) - 1) for predicted, measured in both)
     return (
-        f"On average the {len(both)} nets take {_longer(sum(off) / len(off))}; furthest off is one that takes {_longer(furthest)}. "
+        f"On average the {len(both)} networks take {_longer(sum(off) / len(off))}; furthest off is one that takes {_longer(furthest)}. "
         f"All measured ones divided by {common:.2f}, as for a machine whose speed has changed since the table was measured, none is more "
         f"than {100 * apart:.1f} % off."
     )
@@ -254,26 +254,26 @@ def _figures(f: Found, row: Row) -> list[tuple[str, str]]:
 
 
 def _drawn(f: Found, anchor: str) -> tuple[Markup | None, str]:
-    """The picture of the net, or why there is none."""
+    """The picture of the network, or why there is none."""
     if f.architecture is None:
-        return None, "" if f.failed else "It has no net yet."
+        return None, "" if f.failed else "It has no network yet."
     if f.architecture.network is None:
         return (
             None,
-            f"The space {f.architecture.space.get('name')!r} gives no block definition, so the net has no picture.",
+            f"The space {f.architecture.space.get('name')!r} gives no block definition, so the network has no picture.",
         )
     try:
         net = net_of_architecture(f.folder / "architecture.json")
     except UserError as error:
         return None, str(error)
-    return Markup(inline_svg(draw_nets([net]), anchor, f"The net of {f.name}: {net.figures}")), ""
+    return Markup(inline_svg(draw_nets([net]), anchor, f"The network of {f.name}: {net.figures}")), ""
 
 
 # -- words ---------------------------------------------------------------------------------------------------------------
 
 
 def _accuracy(row: Row) -> tuple[bool, float]:
-    """Those of a final training go before those of a search, which are of other images."""
+    """The accuracy of a final training; without one, that of a search, which is on other images."""
     return row.final_accuracy is not None, row.final_accuracy or row.search_accuracy or 0.0
 
 

@@ -1,4 +1,4 @@
-"""Accuracy against latency of several nets: who is on the front, and how far the reference nets are behind it."""
+"""Accuracy against latency of several networks: the Pareto front, and the reference networks beside it."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ COLUMNS = ("name", "kind", "ms", "accuracy", "accuracy_is", "on_front", "macs", 
 
 @dataclass(frozen=True)
 class Point:
-    """One net in the picture.
+    """One network in the picture.
 
     Attributes
     ----------
     ms
         Measured milliseconds.
     accuracy
-        Share of right answers: of the trained net on the test images where ``final`` is set, else of the net with inherited
+        Share of right answers: of the trained network on the test images where ``final`` is set, else of the network with inherited
         weights on the validation part.
     width, structure
-        Multiplier of a reference net, and what it is one of; None and empty for another one.
+        Multiplier of a reference network, and what it is one of; None and empty for another one.
     random
-        Whether it is a random net.
+        Whether it is a random network.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Point:
 
 
 def on_front(points: Sequence[Point]) -> list[bool]:
-    """Which nets no other one beats: none is as fast and as accurate, and better in one of the two.
+    """Which networks are not dominated: no other one is as fast and as accurate, and better in one of the two.
 
     Of equally fast ones the most accurate is on the front, of equally accurate ones the fastest; equals in both are on it
     together. Accuracies of final trainings and of searches are different things and make a front each.
@@ -80,14 +80,14 @@ def on_front(points: Sequence[Point]) -> list[bool]:
 def points_of(
     found: Sequence[Found], measured_ms: Sequence[float | None]
 ) -> tuple[list[Point], list[tuple[Found, str]]]:  # fmt: skip
-    """The nets that have both a measured latency and an accuracy; and those that have not, with what they lack."""
+    """The networks that have both a measured latency and an accuracy; and those that have not, with what they lack."""
     points, lacking = [], []
     for f, ms in zip(found, measured_ms, strict=True):
         a = f.architecture
         if a is None:
             continue
         final = f.final_accuracy
-        # The accuracy of weights that nobody has trained says nothing of a net.
+        # The accuracy of weights that nobody has trained says nothing of a network.
         inherited = None if a.search.get("weights") == "fresh" else a.search.get("accuracy")
         accuracy = inherited if final is None else final
         if ms is None or accuracy is None:
@@ -108,15 +108,15 @@ def write_front(found: Sequence[Found], measured_ms: Sequence[float | None], pat
     Raises
     ------
     UserError
-        No net can be drawn.
+        No network can be drawn.
     """
     points, lacking = points_of(found, measured_ms)
     for f, lacks in lacking:
         _logger.warning("%s: not in the picture of the front: %s", f.folder, lacks)
     if not points:
         raise UserError(
-            "--front: none of the nets has both a measured latency and an accuracy; allowed: searches whose estimator is the "
-            "device, and reference nets after nni-proxyless train"
+            "--front: none of the networks has both a measured latency and an accuracy; allowed: searches whose estimator is the "
+            "device, and reference networks after nni-proxyless train"
         )
     save_picture(draw_front(points), path)
     text = io.StringIO()
@@ -131,7 +131,7 @@ def write_front(found: Sequence[Found], measured_ms: Sequence[float | None], pat
 
 
 def draw_front(points: Sequence[Point]) -> Figure:
-    """Searched nets with their front, random nets, and reference nets as a line with their widths.
+    """Searched networks with their front, random networks, and reference networks as a line with their widths.
 
     Filled markers: accuracy after the final training; hollow ones: of the search. Where only one of them is there, the axis
     says which.
@@ -155,7 +155,7 @@ def draw_front(points: Sequence[Point]) -> Figure:
                       label=f"random{said}", markerfacecolor=RANDOM if final else "white")  # fmt: skip
         if best:
             axes.plot([x for x, _ in best], [y for _, y in best], "o-", color=SEARCHED, markersize=8, linewidth=2,
-                      label=f"front of the searched nets{said}",
+                      label=f"front of the searched networks{said}",
                       markerfacecolor=SEARCHED if final else "white")  # fmt: skip
         for structure in sorted({p.structure for p in points if p.width is not None}):
             line = sorted(
@@ -165,7 +165,7 @@ def draw_front(points: Sequence[Point]) -> Figure:
                 axes.plot([p.ms for p in line], [p.accuracy for p in line], "s--", color=REFERENCE, markersize=6,
                           linewidth=1.5, label=f"{structure}, by width{said}",
                           markerfacecolor=REFERENCE if final else "white")  # fmt: skip
-            for i, p in enumerate(line):  # above and below by turns: neighbours may be close
+            for i, p in enumerate(line):  # above and below by turns: neighbors may be close
                 axes.annotate(f"{p.width}", (p.ms, p.accuracy), xytext=(5, 4 - 8 * (i % 2)), textcoords="offset points",
                               ha="left", va="top" if i % 2 else "bottom", fontsize=8, color=REFERENCE)  # fmt: skip
     axes.set_xlabel("measured latency, ms")
@@ -175,7 +175,7 @@ def draw_front(points: Sequence[Point]) -> Figure:
     axes.set_axisbelow(True)
     axes.margins(0.08, 0.12)
     axes.set_ylim(top=min(axes.get_ylim()[1], 1.005))
-    # Room of its own for the legend: its lines are long, and inside they would hide nets.
+    # Room of its own for the legend: its lines are long, and inside they would hide networks.
     below.axis("off")
     handles, labels = axes.get_legend_handles_labels()
     inches = 0.18 * len(labels)

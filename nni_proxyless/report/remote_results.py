@@ -1,4 +1,4 @@
-"""Results of trials that ran on other machines (NNI's remote training service), brought to this one.
+"""Fetch results of trials that ran on other machines (NNI's remote training service).
 
 <host>:~/nni-experiments/<id>/environments/<worker>/trials/<trial>/  --ssh, tar-->  <experiment>/trials/<trial>/
 
@@ -33,7 +33,7 @@ SSH_OPTIONS = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAl
 
 
 class FetchError(Exception):
-    """Why the results of a trial are not here."""
+    """The results of a trial could not be fetched; the message says why."""
 
 
 class _NoFolderError(FetchError):
@@ -90,7 +90,7 @@ class NotFetched:
 
 
 def fetch(experiment: Experiment, ssh: Sequence[str] = ("ssh",)) -> Iterator[Fetched | NotFetched]:
-    """Bring what the trials on other machines have left so far, one trial after the other.
+    """Fetch the current results of the trials on other machines, one trial after the other.
 
     It can be done again at any time: what has come before is replaced, file by file, once a trial has come over whole. Files
     that are only here stay. Not brought: ``checkpoint/``, which is large and of use where the trial runs only, half-written

@@ -1,4 +1,4 @@
-"""One row of figures per net or trial; table, CSV and page are all made of these."""
+"""One row of figures per network or trial, for table, CSV and page."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ __all__ = ["Row", "csv_text", "rows_of"]
 
 @dataclass(frozen=True)
 class Row:
-    """What is known of one net, or of a trial that has none.
+    """The figures of one network, or of a trial without one.
 
     Attributes
     ----------
     name, kind, state, seconds, strategy, seed
         As :class:`~nni_proxyless.report.runs.Found` has them.
     what
-        In words: the strategy, a random net, or whose blocks at which width.
+        In words: the strategy, a random network, or whose blocks at which width.
     reason
-        Why there is no net; empty where there is one.
+        Why there is no network; empty where there is one.
     target, unit
-        A limit of the search, or the budget of a net that was derived or drawn; a share such as ``60%`` until it is resolved.
+        A limit of the search, or the budget of a network that was derived or drawn; a share such as ``60%`` until it is resolved.
     expected
         Over the probabilities at the end of the search.
     predicted, calibrated
-        Of the net: the sum of the table's rows, and what the table's calibration, if it has one, makes of it.
+        Of the network: the sum of the table's rows, and what the table's calibration, if it has one, makes of it.
     measured_ms
         Timed side by side with the others where this machine can, else as the file has it.
     search_accuracy, final_accuracy
@@ -67,7 +67,7 @@ class Row:
 
 
 def rows_of(found: Sequence[Found], measured_ms: Sequence[float | None]) -> list[Row]:
-    """A row per search, training or net, with the milliseconds of :func:`..models.compare_latency.measure_side_by_side`."""
+    """A row per search, training or network, with the milliseconds of :func:`..models.compare_latency.measure_side_by_side`."""
     return [_row(f, ms) for f, ms in zip(found, measured_ms, strict=True)]
 
 
@@ -92,7 +92,7 @@ def _in_words(f: Found) -> str:
     if f.kind == "reference":
         return f"{search.get('structure')}, width {search.get('width')}"
     if f.kind == "random":
-        return "random nets"
+        return "random networks"
     return f"{f.strategy}, derived" if f.kind == "derived" else str(f.strategy or "")
 
 

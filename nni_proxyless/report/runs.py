@@ -1,4 +1,4 @@
-"""What was found, and where: trials of NNI experiments, and folders with results."""
+"""Find runs: trials of NNI experiments, and folders with results."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BEGUN = ("checkpoint", "history.jsonl", "latencies.yaml")
 
 @dataclass(frozen=True)
 class Found:
-    """One search, one final training, or one net: a trial of an experiment, or a folder.
+    """One search, one final training, or one network: a trial of an experiment, or a folder.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class Found:
 
     @functools.cached_property
     def architecture(self) -> Architecture | None:
-        """Of the net; None as long as there is none."""
+        """Of the network; None as long as there is none."""
         path = self.folder / "architecture.json"
         return Architecture.read(path) if self.state == "SUCCEEDED" and path.exists() else None
 
@@ -102,7 +102,7 @@ class Found:
 
     @functools.cached_property
     def unit(self) -> str:
-        """Of target, expected and predicted cost; as long as there is no net, that of the search's estimator."""
+        """Of target, expected and predicted cost; as long as there is no network, that of the search's estimator."""
         if self.architecture is not None:
             return unit_of(self.architecture.latency)
         arguments = _at(self.settings, "latency.estimator") or {}
@@ -150,7 +150,7 @@ class Found:
 
     @property
     def reason(self) -> str:
-        """Why a trial has not succeeded, as far as it is known: the last thing that it said."""
+        """Why a trial has not succeeded, if known: the last line of its log."""
         if self.state == "STOPPED" and self.experiment is not None:
             return (
                 f"NNI's manager ended while it was {self.experiment_state}; nnictl resume {self.experiment.id} goes on"
@@ -183,7 +183,7 @@ class Found:
 
 
 def find(sources: Sequence[str], *, also: Sequence[Path] = ()) -> list[Found]:
-    """All that lies at or below folders, and the trials of experiments; none twice, and no two of one name.
+    """Find all runs at or below folders, and the trials of experiments; each once, with unique names.
 
     Parameters
     ----------
@@ -204,7 +204,7 @@ def find(sources: Sequence[str], *, also: Sequence[Path] = ()) -> list[Found]:
         found += [(source or "", f) for f in here]
     for folder in also:
         found += [(str(folder), f) for f in find_folders(folder)]
-    # A net below two sources is one: the first that comes is that of an experiment, if it is one's, which knows its trial.
+    # A network below two sources is one: the first that comes is that of an experiment, if it is one's, which knows its trial.
     first: dict[Path, Found] = {}
     for _, f in sorted(found, key=lambda item: item[1].trial is None):
         first.setdefault(f.folder.resolve(), f)

@@ -1,6 +1,6 @@
 """Small charts as SVG for the inside of an HTML page: lines over epochs, and points beside a diagonal.
 
-Colours, strokes and letters are those of the page's style sheet, by class, so that they follow it into the dark and onto paper.
+Colors, strokes and letters are those of the page's style sheet, by class, so that they follow it into the dark and onto paper.
 Coordinates are written by hand, since a picture of matplotlib is ten times as large and knows no style sheets.
 """
 
@@ -29,7 +29,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Point:
-    """One net: coordinates, words, the place in the page to which it leads, and a class of the style sheet."""
+    """One network: coordinates, words, the place in the page to which it leads, and a class of the style sheet."""
 
     x: float
     y: float

@@ -1,4 +1,4 @@
-"""What was found as text: a table of all nets, and the figures of one."""
+"""Results as text: a table of all networks, and the figures of one."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def figures(architecture: Architecture) -> str:
     return "\n".join(
         [
             f"choices:       {' '.join(f'{label}={choice}' for label, choice in architecture.choices.items())}",
-            f"latency:       target {target}, expected {expected}; the net: predicted {predicted}, calibrated {calibrated}, measured {measured}",
+            f"latency:       target {target}, expected {expected}; the network: predicted {predicted}, calibrated {calibrated}, measured {measured}",
             f"multiply-adds: {in_words(architecture.macs / 1e6)} M",
             f"parameters:    {in_words(architecture.n_params / 1e6)} M",
             f"accuracy:      {architecture.search.get('accuracy', float('nan')):.4f} on the validation part, {_weights_of(architecture)}",

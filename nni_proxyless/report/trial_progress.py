@@ -1,4 +1,4 @@
-"""How far a trial is: its epoch of how many, its figures and the time that is left, in words for a person who waits.
+"""Progress of a trial in words: its epoch, its figures and the remaining time.
 
 Epochs and figures are what the trial has told NNI, so those of other machines are known as well. How many epochs there will be,
 NNI is not told: that stands in the trial's folder or, where there is none yet, in the experiment's own files.
@@ -106,7 +106,7 @@ def trial_name(f: Found) -> str:
 
 
 def ended_line(f: Found, plan: Plan) -> str:
-    """What came of a trial, in one line: its figures, or why it has none and where it says so."""
+    """The result of a trial in one line: its figures, or why it has none and where its log is."""
     took = "" if f.seconds is None else f" after {time_words(f.seconds)}"
     if f.failed:
         log = f"; its log: {f.folder / 'trial.stderr'}" if (f.folder / "trial.stderr").exists() else ""

@@ -1,4 +1,4 @@
-"""What there is to say of an experiment that runs, each time that it is looked at: new lines, and how far its trials are."""
+"""Watch a running experiment: new lines, and the progress of its trials."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _GOING = ("RUNNING", "WAITING")
 
 @dataclass
 class Watcher:
-    """What has been said of an experiment so far, so that nothing is said twice.
+    """What has been printed of an experiment so far, so that nothing is printed twice.
 
     Attributes
     ----------

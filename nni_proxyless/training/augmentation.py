@@ -1,4 +1,4 @@
-"""timm's augmentation in the place of a data set's own."""
+"""Replace the augmentation of a data set by timm's."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def augmented(data: ImageData, section: AugmentationSection, architecture: Archi
     section
         What to do to them.
     architecture
-        Says by which statistics its data set is normalised, where ``data`` does not.
+        Says by which statistics its data set is normalized, where ``data`` does not.
 
     Raises
     ------

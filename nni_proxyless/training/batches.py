@@ -1,7 +1,7 @@
-"""Images of the final training: which train, which judge, in which order, and with which randomness.
+"""Images of the final training: their division, their order, and their random augmentation.
 
-Nothing here has a state: the order of an epoch is a function of (seed, epoch), what happens to an image of (seed, epoch,
-index). So neither the number of loader processes nor a stop in the middle of an epoch changes anything.
+No state: the order of an epoch is a function of (seed, epoch), the augmentation of an image of (seed, epoch, index). So
+neither the number of loader processes nor a stop in the middle of an epoch changes the result.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ORDER, _IMAGE = 1, 2  # so that an image's seed is never that of an order
 
 
 def seed_everything(*numbers: int, device_too: bool = True) -> None:
-    """Let all global generators of this process start afresh, as a function of these numbers alone."""
+    """Seed all global generators of this process from these numbers alone."""
     words = np.random.SeedSequence(numbers).generate_state(4)
     random.seed(int(words[0]))
     np.random.seed(int(words[1]))

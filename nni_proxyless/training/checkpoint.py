@@ -1,7 +1,7 @@
-"""What a training that was stopped or killed goes on from: ``FOLDER/checkpoint/training.ckpt``.
+"""The checkpoint of a final training: ``FOLDER/checkpoint/training.ckpt``.
 
-Its layout is that of :mod:`..core.checkpoint_file`. It is written beside its place, brought to the disk and moved there in one step: a kill
-leaves the one before.
+Its layout is that of :mod:`..core.checkpoint_file`. It is written to a temporary file, flushed and renamed: a kill
+keeps the previous one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FREE = ("output", "workers", "checkpoint_every")
 
 
 def settings(config: Mapping[str, Any], architecture: bytes, processes: int) -> dict[str, Any]:
-    """What two runs must have in common so that one can go on where the other has stopped."""
+    """The settings that must be equal for one run to resume another."""
     return {
         **{key: value for key, value in config.items() if key not in _FREE},
         "processes": processes,

@@ -1,4 +1,4 @@
-"""The processes of one training: those that torchrun has started, or this one alone."""
+"""The processes of one training: those that torchrun started, or this one alone."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Processes:
         return [t.cpu() for t in found]
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait for all processes."""
         self.total(torch.zeros(1, device=self.device))
 
     @contextmanager

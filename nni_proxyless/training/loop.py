@@ -1,7 +1,7 @@
 """Final training of a derived network: it can be killed at any moment and goes on to the same weights.
 
-All randomness is a function of where the training is: of (seed, epoch) the order of the images, of (seed, epoch, index) what
-happens to an image, of (seed, process, batch) what the network does at random. A checkpoint holds no generator.
+All randomness is a function of the position in the training: the order of the images of (seed, epoch), the augmentation of an
+image of (seed, epoch, index), dropout and the like of (seed, process, batch). A checkpoint holds no generator.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _STEP = 3  # so that a step's seed is never that of an order or an image
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a training came to.
+    """The result of a training.
 
     Attributes
     ----------
@@ -151,7 +151,7 @@ def _images(architecture: Architecture) -> ImageData:
 
 
 class _Training:
-    """One training: where it is (epoch, batch), what it has seen, and what is to be done about it."""
+    """One training: its position (epoch, batch), its history, and its steps."""
 
     def __init__(
         self, config: TrainConfig, architecture_path: Path, folder: Path, processes: Processes, network: nn.Module,

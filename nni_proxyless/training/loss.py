@@ -1,4 +1,4 @@
-"""What a batch costs in the final training: cross entropy, on mixed images, beside a teacher."""
+"""The loss of the final training: cross entropy, with mixup and CutMix, with a teacher."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Objective:
     network
         What is trained.
     teacher
-        A network whose answers are learnt too, with timm's ``pretrained_cfg``; as the student has. None: only classes.
+        A network whose answers are learned too, with timm's ``pretrained_cfg``; as the student has. None: only classes.
     num_classes
         How many classes there are.
     """

@@ -1,4 +1,4 @@
-"""The networks of a final training: the one that is trained, and its teacher."""
+"""The networks of a final training: student and teacher."""
 
 from __future__ import annotations
 

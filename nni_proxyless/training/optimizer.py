@@ -1,4 +1,4 @@
-"""How the weights of the final training move: timm's optimizer, schedule and moving average, in mixed precision."""
+"""Optimizer, schedule and weight average of the final training, all timm's, in mixed precision."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Optimization:
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
     def step(self) -> None:
-        """Move the weights by the gradients that were added up, and forget these."""
+        """Update the weights with the accumulated gradients, and clear these."""
         self.last_learning_rate = float(self.optimizer.param_groups[0]["lr"])
         if self.config.gradient_clip_val is not None:
             if self.scaler is not None:
@@ -98,7 +98,7 @@ class Optimization:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Be where :meth:`state_dict` was taken."""
+        """Restore :meth:`state_dict`."""
         self.n_steps = state["n_steps"]
         self.network.load_state_dict(state["network"])
         if self.average is not None:
@@ -114,7 +114,7 @@ class Optimization:
         return [buffer for network in networks for buffer in network.buffers() if buffer.is_floating_point()]
 
     def is_finite(self) -> bool:
-        """Whether all weights are numbers."""
+        """Whether all weights are finite."""
         with torch.no_grad():
             return bool(torch.stack([p.sum() for p in self.network.parameters()]).isfinite().all())
 

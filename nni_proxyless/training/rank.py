@@ -1,4 +1,4 @@
-"""Which of several processes this is, as torchrun says it; without torch, so that a mistake is said at once."""
+"""The rank of this process under torchrun; read without torch, whose import would delay error messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Costs that are no time: parameters, and the memory that activations need."""
+"""Costs other than time: parameters, and the memory of activations."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ActivationsEstimator(LatencyEstimator):
     """The largest memory that activations need at any moment, in MiB, for one sample in float32.
 
     That of one operation is the largest over its layers of: the layer's inputs and outputs, and the operation's own input
-    where a residual still needs it. Normalisation, activation functions and dropout count nothing beside the layer
+    where a residual still needs it. Normalization, activation functions and dropout count nothing beside the layer
     before them, since runtimes fold them into it; neither does the sum at the end of a residual, which is done in place.
     Weights do not count, nor do buffers inside a layer. That of a network is the largest over its operations, hence
     ``combine = 'max'``. What is kept from operation to operation, as in a U-Net, is not seen.

@@ -55,7 +55,7 @@ class DeviceEstimator(LatencyEstimator):
     """Times operations with torch on the machine it runs on.
 
     Evaluation and inference mode; every operation is warmed up, then all are timed in turn, round after round, so that a
-    drift of the machine hits all alike; an accelerator is synchronised around every run. The median is what counts.
+    drift of the machine hits all alike; an accelerator is synchronized around every run. The median is what counts.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ class DeviceEstimator(LatencyEstimator):
         """Copies of modules as and where they are to be timed, torch as it is to be while they are, and :meth:`alone`.
 
         The originals stay in their mode and place. Copied in one go: what several networks share, their copies share. But a
-        parameter that is a view of another one's memory gets its own, as it has in a derived net: a kernel cut out of a
+        parameter that is a view of another one's memory gets its own, as it has in a derived network: a kernel cut out of a
         larger one would be laid out anew at every run.
         """
         copies = [

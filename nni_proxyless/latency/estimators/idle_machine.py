@@ -1,4 +1,4 @@
-"""Whether others use the cores that a measurement needs; waiting until they do not, but not for ever.
+"""Wait, for a limited time, until other programs leave the cores that a measurement needs.
 
 A machine with 64 cores of which one is busy is quiet for a measurement with one thread: what counts is what is left. Where
 two hardware threads share a core, a busy one takes all of it.

@@ -43,7 +43,7 @@ def count_macs(network: nn.Module, input_shape: Shape) -> int:
     """Multiply-adds of convolutions and matrix products for one sample of ``input_shape``.
 
     A linear layer has in_features * out_features of them; attention, recurrent and bilinear layers, and what a module computes
-    by itself, those of their products of matrices; biases, normalisation and activations count nothing. The network runs once on
+    by itself, those of their products of matrices; biases, normalization and activations count nothing. The network runs once on
     zeros, where and in the type its weights are; mode and statistics are left as they were.
     """
     return _count(network, *Operation("", network, tuple(input_shape)).inputs())

@@ -116,7 +116,7 @@ def noise_like(sizes: Sequence[int], device: torch.device, precision: str) -> to
 
 
 def time_ms(module: Callable[..., Any], x: Any, device: torch.device, **named: Any) -> float:
-    """Milliseconds of one run, the device synchronised before and after; ``x`` is the input, or a tuple of several."""
+    """Milliseconds of one run, the device synchronized before and after; ``x`` is the input, or a tuple of several."""
     inputs = x if isinstance(x, tuple) else (x,)
     synchronize(device)
     start = time.perf_counter()

@@ -1,6 +1,6 @@
 """The most probable architecture under a hard budget, exactly: ProxylessNAS' choice per block, made jointly.
 
-    maximise   sum over labels of log p(choice)
+    maximize   sum over labels of log p(choice)
     so that    cost(architecture) <= budget, for one cost or several at once
 
 A multiple-choice knapsack, solved by mixed-integer programming (:mod:`.integer_program`). HiGHS keeps to rows and finds the
@@ -54,8 +54,8 @@ def best_under_budget(
 ) -> dict[str, Any]:
     """The most probable architecture among those that cost at most ``budget_ms``.
 
-    A search that holds a target holds it by a mixture of networks, and what it has learnt is about networks near the target.
-    Where its choices are not decided, each by itself may favour what is cheap, and the most probable network of all leaves
+    A search that holds a target holds it by a mixture of networks, and what it has learned is about networks near the target.
+    Where its choices are not decided, each by itself may favor what is cheap, and the most probable network of all leaves
     much of the target unused. ``near_ms`` asks for one that does not: among all networks of a small space, trained, those
     found so were close to the best, those found without it no better than random ones (``experiments/benchmarks/RESULTS.md``).
 

@@ -4,8 +4,8 @@
     y[P, label, choice]   the product of conditions P and of x[label, choice], for costs that depend on several labels:
                           y <= x[label, choice],  sum over choices of y[P, label, .] = product of P
 
-Where all x are 0 or 1, every y can only be the product itself, so it need not be an integer, and costs may be minimised
-as well as maximised. For conditions that form a tree, as those of nested choices do, this is as tight as linear rows get;
+Where all x are 0 or 1, every y can only be the product itself, so it need not be an integer, and costs may be minimized
+as well as maximized. For conditions that form a tree, as those of nested choices do, this is as tight as linear rows get;
 ``z >= sum - (n - 1)``, one z per term, says the same of whole numbers, but lets two halves of x cost nothing.
 """
 
@@ -36,7 +36,7 @@ OPTIMAL, INFEASIBLE = 0, 2  # of scipy's milp
 
 
 class Program:
-    """Finds the architecture that minimises a linear expression, by HiGHS.
+    """Finds the architecture that minimizes a linear expression, by HiGHS.
 
     Parameters
     ----------

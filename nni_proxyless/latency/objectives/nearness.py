@@ -1,8 +1,8 @@
 """How much less probable a network may be for being nearer to what it is to cost: a trade without steps.
 
-    maximise   log p(network) - gap(network) / SCALE,     gap = max(0, 1 - BAND - cost / near_ms)
+    maximize   log p(network) - gap(network) / SCALE,     gap = max(0, 1 - BAND - cost / near_ms)
 
-This is the maximum a posteriori: what a search has learnt is the prior, and that a network is one of those at the target, which the
+This is the maximum a posteriori: what a search has learned is the prior, and that a network is one of those at the target, which the
 search is about, has a likelihood that is flat within ``BAND`` below it and falls exponentially from there. Three per cent is by how
 much a table errs about a network at worst (1.2 % on average, 3.3 % at worst, ``experiments/benchmarks/LATENCY.md``), so within that
 probability alone decides. ``SCALE`` is the one exchange rate: each further per cent, about the table's mean error, weighs as
@@ -52,7 +52,7 @@ def log_likelihood(profiler: LatencyProfiler, cost_ms: float, near_ms: float) ->
 
 
 def penalised(program: Program, profiler: LatencyProfiler, near_ms: float, scale: float) -> Expression:
-    """Minus the log-likelihood as a linear expression, which holds where it is minimised.
+    """Minus the log-likelihood as a linear expression, which holds where it is minimized.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """Dividing a machine's drift out of timings.
 
-A machine does not keep its speed: clocks change, and neighbours come and go. What is timed within one short run shares
+A machine does not keep its speed: clocks change, and neighbors come and go. What is timed within one short run shares
 that run's speed. With t_rk the time of key k in run r,
 
     t_rk = m_k d_r (1 + noise)

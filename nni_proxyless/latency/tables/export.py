@@ -200,7 +200,7 @@ def _write_module(operation: Operation, path: Path, what: str, onnx: bool) -> No
     if operation.call is not None:
         module = Flat(module, operation.call)
     with torch.no_grad(), warnings.catch_warnings():
-        # Deprecated since torch 2.15 in favour of torch.export, which wants a torch at least as new on the target, and whose
+        # Deprecated since torch 2.15 in favor of torch.export, which wants a torch at least as new on the target, and whose
         # programs have overheads of their own; TorchScript is what phones and boards have.
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated", category=FutureWarning)
         try:

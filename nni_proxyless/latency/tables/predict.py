@@ -9,7 +9,7 @@ x_ij        feature j of it, see :func:`features`
 w_j         milliseconds per unit of feature j, 0 or more
 ==========  ===========================================================================================
 
-The prediction is sum_j w_j x_j, and w minimises the squared relative error, sum_i ((sum_j w_j x_ij - t_i) / t_i)^2,
+The prediction is sum_j w_j x_j, and w minimizes the squared relative error, sum_i ((sum_j w_j x_ij - t_i) / t_i)^2,
 over w >= 0 (Lawson and Hanson, "Solving Least Squares Problems", 1974, ch. 23). No work makes an operation quicker, so a
 negative w_j would only be noise of the fit, and could predict less than nothing for an operation outside the measured range.
 """

@@ -141,7 +141,7 @@ def _choose(space: ModelSpace, sample: Mapping[str, Any]) -> None:
     """Let the space run as the network of this architecture."""
     for module in space.modules():
         if isinstance(module, LayerChoice):
-            # Straight to the candidate, as in a derived net: NNI's own forward looks through all names first, which took a
+            # Straight to the candidate, as in a derived network: NNI's own forward looks through all names first, which took a
             # tenth of the time of a small network.
             object.__setattr__(module, "forward", module[sample[module.label]])
         elif isinstance(module, Repeat) and isinstance(module.depth_choice, Mutable):

@@ -1,1 +1,1 @@
-"""Derived nets as files that run elsewhere: ``export`` in :mod:`.export`."""
+"""Export derived networks: ``export`` in :mod:`.export`."""

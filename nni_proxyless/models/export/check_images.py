@@ -1,4 +1,4 @@
-"""The images that an exported file is checked with: of the data set that the net was searched on, or noise."""
+"""Images to check an exported file with: those of the data set of the search, or noise."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class CheckImages:
     Attributes
     ----------
     shape
-        Of one image as the exported net sees it, (channels, height, width). Images of another size are enlarged or
+        Of one image as the exported network sees it, (channels, height, width). Images of another size are enlarged or
         reduced to it.
     data
         The data set; None where it cannot be had.
@@ -57,9 +57,9 @@ class CheckImages:
             name = architecture.data["name"]
             data = make_images(name, architecture.data.get("arguments", {}))
             if data.shape[0] != shape[0]:
-                raise ValueError(f"its images have {data.shape[0]} channels, the net takes {shape[0]}")
+                raise ValueError(f"its images have {data.shape[0]} channels, the network takes {shape[0]}")
             if network is not None and (problem := outputs_problem(network, torch.zeros(2, *shape), data.num_classes)):
-                raise ValueError(f"the net {problem}")
+                raise ValueError(f"the network {problem}")
         except Exception as error:  # files that are not here, a module of somebody else's
             known = f"the data set '{architecture.data['name']}'" if "name" in architecture.data else "a data set"
             why = "none is named" if "name" not in architecture.data else first_line(error)
@@ -81,7 +81,7 @@ class CheckImages:
         assert self.data is not None
         return self._stacked(self.data.train_plain, n)
 
-    def labelled(self, n: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def labeled(self, n: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Up to n test images with their classes, in batches; the last one may be smaller."""
         assert self.data is not None
         for images, targets in loader(_spread(self.data.test, n), batch):

@@ -1,4 +1,4 @@
-"""A network and the files that were made of it, side by side: logits, answers, milliseconds."""
+"""Compare a network with its exported files: logits, accuracy, milliseconds."""
 
 from __future__ import annotations
 

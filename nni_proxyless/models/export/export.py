@@ -1,4 +1,4 @@
-"""A derived net as files that run without this package, each checked before it takes its place.
+"""Export a derived network to files that run without this package; each is checked before it replaces an older one.
 
 architecture.json, weights.safetensors -> network -> files in a folder of their own -> compared with the network on images,
 timed beside it -> moved to where they belong, with export.json
@@ -29,7 +29,7 @@ from .check_images import CheckImages
 from .compare import Run, answers, largest_difference, logits_of, time_side_by_side
 from .load import check_size, find_weights, load_network
 from .onnx_format import DEFAULT_OPSET, OPSETS, PACKAGES, OnnxNetwork, first_line, require_packages, write_onnx
-from .quantize import quantise
+from .quantize import quantize
 from .torch_format import read_program, read_torchscript, write_program, write_torchscript
 
 if TYPE_CHECKING:  # it needs NNI
@@ -53,7 +53,7 @@ WORTH_SAYING = 0.9  # of the images that float and int8 should answer alike
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What to write, and how it is checked.
+    """What to write, and how to check it.
 
     Attributes
     ----------
@@ -70,11 +70,11 @@ class ExportOptions:
     batch
         Images per run; None: any number.
     images
-        How many are compared.
+        Number of images whose logits are compared.
     tolerance
         By how much a logit may differ from the network's, absolute.
     test_images, calibration_images
-        How many tell the accuracy, and how many the ranges of int8.
+        Number of images for the accuracy, and for the ranges of int8.
     threads, repeats
         Of the timing.
     """
@@ -93,7 +93,7 @@ class ExportOptions:
     repeats: int = 50
 
     def problems(self) -> list[str]:
-        """What is wrong with them, each with what is allowed."""
+        """The problems of these options, each with what is allowed."""
         counts = {"images": self.images, "test-images": self.test_images, "calibration-images": self.calibration_images}
         found = [f"--{name} is {n}; allowed: 1 or more" for name, n in counts.items() if n < 1]
         batch = 1 if self.batch is None else self.batch
@@ -110,7 +110,7 @@ class ExportOptions:
 
 
 def export(path: Path, options: ExportOptions) -> dict[str, Any]:
-    """Write the files of a derived net; returns what ``export.json`` holds.
+    """Write the files of a derived network; returns what ``export.json`` holds.
 
     Raises
     ------
@@ -149,7 +149,7 @@ def export(path: Path, options: ExportOptions) -> dict[str, Any]:
         if images.data is not None:
             compared: dict[str, Run] = {"torch": network, **{name: runs[name] for name in ("int8",) if name in runs}}
             batch = options.batch or FREE_BATCHES[0]
-            accuracy = answers(compared, images.labelled(options.test_images, batch), batch)
+            accuracy = answers(compared, images.labeled(options.test_images, batch), batch)
         for name in files:
             os.replace(Path(temporary) / FILES[name], folder / FILES[name])
     if accuracy is not None and accuracy.get("int8 agreement", 1) < WORTH_SAYING:
@@ -187,7 +187,7 @@ def _write_checked(
         "onnx": lambda path: write_onnx(network, shape, path, opset=options.opset, batch=batch),
         "torchscript": lambda path: write_torchscript(network, shape, path, batch=batch),
         "torch-export": lambda path: write_program(network, shape, path, batch=batch),
-        "int8": lambda path: quantise(
+        "int8": lambda path: quantize(
             folder / FILES["onnx"], path, images.calibration(options.calibration_images), batch=batch
         ),
     }
@@ -209,7 +209,7 @@ def _write_checked(
                 writers[name](path)
                 run = readers[name](path)
                 difference = largest_difference(run, compared, expected)
-            except Exception as error:  # exporters and runtimes raise what they like, and the net may be anybody's
+            except Exception as error:  # exporters and runtimes raise what they like, and the network may be anybody's
                 raise UserError(f"{path.name}: cannot be written: {first_line(error)}") from error
             if name != "int8" and not difference <= options.tolerance:  # NaN is no agreement
                 raise UserError(

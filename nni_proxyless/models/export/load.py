@@ -1,4 +1,4 @@
-"""The net of an ``architecture.json`` with its weights, for whoever wants to use it and has nothing but the file's name."""
+"""Load the network of an ``architecture.json`` with its weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["check_size", "find_weights", "load_network"]
 
 
 def find_weights(architecture: Path, given: Path | None) -> tuple[Path, str]:
-    """The weights to take, and what they are: trained, as the search left them, or named by the user.
+    """Choose the weights, and say what they are: trained, from the search, or named by the user.
 
     Raises
     ------
@@ -40,12 +40,12 @@ def find_weights(architecture: Path, given: Path | None) -> tuple[Path, str]:
 
 
 def load_network(path: Path, architecture: Architecture, weights: Path) -> nn.Module:
-    """The derived net with its weights, in evaluation mode.
+    """The derived network with its weights, in evaluation mode.
 
     Raises
     ------
     UserError
-        The architecture makes no net, or the weights are those of another one.
+        The architecture makes no network, or the weights are those of another one.
     """
     tensors = load_weights(weights)
     try:
@@ -56,35 +56,35 @@ def load_network(path: Path, architecture: Architecture, weights: Path) -> nn.Mo
     wrong = [f"'{name}' is missing" for name in wanted if name not in tensors]
     wrong += [f"'{name}' is too many" for name in tensors if name not in wanted]
     wrong += [
-        f"'{name}' is {_size(tensors[name])}, the net has {_size(tensor)}"
+        f"'{name}' is {_size(tensors[name])}, the network has {_size(tensor)}"
         for name, tensor in wanted.items()
         if name in tensors and tensor.shape != tensors[name].shape
     ]
     if wrong:
         more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        raise UserError(f"{weights}: the weights of another net than {path}: {wrong[0]}{more}")
+        raise UserError(f"{weights}: the weights of another network than {path}: {wrong[0]}{more}")
     network.load_state_dict(tensors)
     return network.eval()
 
 
 @torch.no_grad()
 def check_size(architecture: Architecture, network: nn.Module, shape: Shape, batch: int) -> None:
-    """Refuse images of a size that the net does not make anything of.
+    """Refuse images of a size that the network cannot process.
 
     Raises
     ------
     UserError
-        They are smaller than what one place of the last map stands for, or the net does not run on them.
+        They are smaller than the total stride of the network, or the network does not run on them.
     """
     side = f"{shape[1]}x{shape[2]}"
     if architecture.network is not None and min(shape[1:]) < (stride := total_stride(architecture.network)):
         raise UserError(
-            f"--input-size is {side}; the net makes maps {stride} times smaller; allowed: {stride} or more, each"
+            f"--input-size is {side}; the network makes maps {stride} times smaller; allowed: {stride} or more, each"
         )
     try:
         network(torch.zeros(batch, *shape))
     except RuntimeError as error:
-        raise UserError(f"--input-size is {side}; the net does not run on it: {first_line(error)}") from error
+        raise UserError(f"--input-size is {side}; the network does not run on it: {first_line(error)}") from error
 
 
 def _size(tensor: torch.Tensor) -> str:

@@ -1,4 +1,4 @@
-"""A network as an ONNX file, and such a file as something that runs.
+"""Write a network as an ONNX file, and run such a file.
 
 The packages that it needs are the extra ``export``; they are imported when they are used. No NNI.
 """
@@ -119,9 +119,9 @@ class OnnxNetwork:
 
 
 def leave_onnx(network: nn.Module, shape: Sequence[int], path: Path) -> None:
-    """Write ``model.onnx`` for whoever wants to look at the net; if that cannot be done, say so in one line of the log.
+    """Write ``model.onnx`` for Netron; if that fails, log one line.
 
-    Its batch is free. What lay there before, of another net, goes in any case.
+    Its batch size is free. An older file, of another network, is removed in any case.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     path.unlink(missing_ok=True)
@@ -139,7 +139,7 @@ def leave_onnx(network: nn.Module, shape: Sequence[int], path: Path) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without what torch, onnxscript and onnxruntime say of each other's and their own deprecations while they work.
+    """Silence deprecation warnings of torch, onnxscript and onnxruntime.
 
     What they do is checked on the file.
     """
@@ -157,5 +157,5 @@ def quiet() -> Iterator[None]:
 
 
 def first_line(error: Any) -> str:
-    """What an error says, as far as it fits into a line."""
+    """The first line of an error's message, shortened."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

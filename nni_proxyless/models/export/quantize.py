@@ -1,7 +1,7 @@
-"""Weights and activations in 8 bits: an ONNX file in, another one out.
+"""Quantize an ONNX file: weights and activations in 8 bits.
 
-Static quantisation after training, by onnxruntime, in its QDQ format. torch's own, ``torch.ao.quantization``, is deprecated in
-favour of a further package, and what it makes runs in torch only; this file runs wherever ONNX does.
+Static quantization after training, by onnxruntime, in its QDQ format. torch's own, ``torch.ao.quantization``, is deprecated in
+favor of a further package, and what it makes runs in torch only; this file runs wherever ONNX does.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from torch import Tensor
 
 from .onnx_format import quiet
 
-__all__ = ["quantise"]
+__all__ = ["quantize"]
 
 
-def quantise(float_file: Path, path: Path, images: Tensor, *, batch: int | None = 1) -> None:
+def quantize(float_file: Path, path: Path, images: Tensor, *, batch: int | None = 1) -> None:
     """Write the network of an ONNX file with weights and activations of 8 bits.
 
     Weights have a scale per output channel: those of a depthwise convolution, one filter per channel, differ by orders
@@ -49,7 +49,7 @@ def quantise(float_file: Path, path: Path, images: Tensor, *, batch: int | None 
 
 
 class _Calibration:
-    """Batches of images, as onnxruntime wants to be fed with them."""
+    """Batches of images in the form that onnxruntime reads."""
 
     def __init__(self, images: Tensor, batch: int | None):
         parts = images.split(batch or 32)

@@ -1,4 +1,4 @@
-"""A network as a file of torch's own, TorchScript or ``torch.export``; neither needs the code of its modules to be read."""
+"""Write and read TorchScript and ``torch.export`` files; reading needs no code of the modules."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def write_torchscript(network: nn.Module, shape: Sequence[int], path: Path, *, b
     """Trace the network in evaluation mode; a trace of these networks takes any batch, whatever it was made with."""
     network = copy.deepcopy(network).cpu().eval()
     with torch.no_grad(), warnings.catch_warnings():
-        # Deprecated since torch 2.15 in favour of torch.export; it is what phones and boards with an older torch have.
+        # Deprecated since torch 2.15 in favor of torch.export; it is what phones and boards with an older torch have.
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated", category=FutureWarning)
         torch.jit.save(torch.jit.trace(network, torch.zeros(batch or 2, *shape), check_trace=False), str(path))
 
