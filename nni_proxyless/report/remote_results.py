@@ -241,7 +241,7 @@ def unpack(archive: IO[bytes], folder: Path) -> tuple[int, int]:
             path = PurePosixPath(member.name)
             if path.is_absolute() or ".." in path.parts:
                 raise FetchError(f"its archive names '{member.name}', outside of the trial's folder; nothing was taken")
-            unfinished = any(part.startswith(".") for part in path.parts)  # as files.py writes
+            unfinished = any(part.startswith(".") for part in path.parts)  # as atomic_files.py writes
             if unfinished or not path.parts or not (member.isreg() or member.isdir()):
                 continue
             try:

@@ -477,8 +477,8 @@ def test_profilers_of_two_spaces_are_refused(small):
 def test_a_million_networks_that_cost_the_same_are_told_from_the_budget_at_once(monkeypatch):
     """21 choices of 0, 1 and 2 ms and a budget one digit below 21: HiGHS cannot see the digit, and is not asked to."""
     asked = []
-    minimise = Program.minimise
-    monkeypatch.setattr(Program, "minimise", lambda self, *a: asked.append(1) or minimise(self, *a))
+    minimize = Program.minimize
+    monkeypatch.setattr(Program, "minimize", lambda self, *a: asked.append(1) or minimize(self, *a))
     profiler = LatencyProfiler(Small(), OfNames(), (2,))
     profiler.candidate_ms = {f"l{i:02}": {0: 0.0, 1: 1.0, 2: 2.0} for i in range(21)}
     profiler.fixed_ms = 0.0

@@ -139,7 +139,7 @@ def _most_probable(
     zeros = {program.column[label, choice]: 1.0 for label, ps in costs.items() for choice, p in ps.items() if p == 0}
     scale = COST_SCALE / (_span(profiler) or 1.0)
     if nearness.least_ms(near) > profiler.fixed_ms:  # below it no network is
-        objective |= {c: OBJECTIVE_SCALE * w for c, w in nearness.penalised(program, profiler, near, scale).items()}
+        objective |= {c: OBJECTIVE_SCALE * w for c, w in nearness.penalized(program, profiler, near, scale).items()}
     if least > -math.inf:
         expression = {column: ms * scale for column, ms in program.cost(profiler).items()}
         program.require(expression, (least - profiler.fixed_ms) * scale, math.inf)
@@ -210,13 +210,13 @@ def _limit(program: Program, profiler: LatencyProfiler, budget: float, *, clear:
 
 
 def _terms(profiler: LatencyProfiler) -> list[tuple[Conditions, float]]:
-    """All that depends on choices: conditions and cost."""
+    """The terms that depend on choices: conditions and cost."""
     alone = [(((lb, (c,)),), ms) for lb, costs in profiler.candidate_ms.items() for c, ms in costs.items() if ms > 0]
     return alone + list(profiler.nested_ms.items())
 
 
 def _span(profiler: LatencyProfiler) -> float:
-    """At least what the slowest network costs beside the fixed part."""
+    """An upper bound on the cost of the slowest network, without the fixed part."""
     return sum(max(costs.values()) for costs in profiler.candidate_ms.values()) + sum(profiler.nested_ms.values())
 
 
@@ -252,7 +252,7 @@ def _verified(
 ) -> dict[str, Any] | None:
     """The best architecture that really is within all limits; those that only HiGHS' tolerances let through are forbidden."""
     n_forbidden = 0
-    while (sample := program.minimise(objective, excluded or {})) is not None:
+    while (sample := program.minimize(objective, excluded or {})) is not None:
         whole = {**rest, **sample}
         if not _exceeded(limits, whole):
             return whole

@@ -70,7 +70,7 @@ class Program:
         self.require(expression, -np.inf, len(expression) - 1.0)
 
     def cost(self, profiler: LatencyProfiler) -> Expression:
-        """What a network costs beside the profiler's fixed part, in the profiler's unit."""
+        """The cost of a network without the profiler's fixed part, in the profiler's unit."""
         expression: Expression = {}
         for label, costs in profiler.candidate_ms.items():
             if label in self.choices:
@@ -99,7 +99,7 @@ class Program:
                 self.require({column: 1.0, self.column[label, choice]: -1.0}, -np.inf, 0.0)
         return self._products[conditions, label]
 
-    def minimise(self, objective: Expression, excluded: Iterable[int] = ()) -> dict[str, Any] | None:
+    def minimize(self, objective: Expression, excluded: Iterable[int] = ()) -> dict[str, Any] | None:
         """An architecture of the least ``objective``, label -> choice; None if there is none. The same at every call.
 
         Parameters
@@ -142,7 +142,7 @@ class Program:
 
 @contextlib.contextmanager
 def _no_printing() -> Iterator[None]:
-    """Nothing on the process's standard output, which belongs to results.
+    """Silence the solver on standard output, which belongs to results.
 
     Where HiGHS mends a solution, the one in scipy 1.17 prints the name of its own function, whatever ``disp`` says.
     """

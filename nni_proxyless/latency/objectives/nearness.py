@@ -1,4 +1,4 @@
-"""How much less probable a network may be for being nearer to what it is to cost: a trade without steps.
+"""Trade the probability of a network against its distance from the target, smoothly.
 
     maximize   log p(network) - gap(network) / SCALE,     gap = max(0, 1 - BAND - cost / near_ms)
 
@@ -25,7 +25,7 @@ from .integer_program import Expression, Program
 if TYPE_CHECKING:
     from ..profiler import LatencyProfiler
 
-__all__ = ["BAND", "SCALE", "asks", "gap", "least_ms", "log_likelihood", "penalised"]
+__all__ = ["BAND", "SCALE", "asks", "gap", "least_ms", "log_likelihood", "penalized"]
 
 BAND = 0.03  # a share of the target
 SCALE = 0.01  # share of the target that weighs as much as one unit of log-probability
@@ -51,7 +51,7 @@ def log_likelihood(profiler: LatencyProfiler, cost_ms: float, near_ms: float) ->
     return -gap(cost_ms, near_ms) / SCALE if asks(profiler, near_ms) else 0.0
 
 
-def penalised(program: Program, profiler: LatencyProfiler, near_ms: float, scale: float) -> Expression:
+def penalized(program: Program, profiler: LatencyProfiler, near_ms: float, scale: float) -> Expression:
     """Minus the log-likelihood as a linear expression, which holds where it is minimized.
 
     Parameters

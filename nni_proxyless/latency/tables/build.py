@@ -1,4 +1,4 @@
-"""Building a lookup table: every operation of a space is timed on the target, however often it occurs once a round.
+"""Build a lookup table: every operation of a space is timed on the target, once per round however often it occurs.
 
 Two methods. ``networks``: whole networks run, so drawn that all candidates have their turn in every round, and their
 operations are timed where they stand. What a network takes when nobody looks, less the sum of its operations, is the table's
@@ -158,7 +158,7 @@ def _one_by_one(space: ModelSpace, input_shape: Shape, estimator: DeviceEstimato
 
 
 class _Kept:
-    """What was timed so far, one line a step, in a file if there is to be one."""
+    """The timings so far, one line per step, in a file if one is given."""
 
     def __init__(self, path: str | Path | None, build: Mapping[str, Any]):
         self.path = None if path is None else Path(path)

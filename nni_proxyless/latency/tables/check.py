@@ -1,4 +1,4 @@
-"""A table against whole networks: how far off is it, does it rank them right, and what calibration mends it.
+"""Check a table against whole networks: its error, its ranking, and the calibration that corrects it.
 
 Random networks are timed as wholes, in turns, so that a drift of the machine hits all alike; here, or on the target, together
 with the rows of the table, where that is another machine. On one half the calibration is fitted, the other half judges:
@@ -115,7 +115,7 @@ def check_table(
     seed: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Check:
-    """Time random networks of a space and hold the table against them.
+    """Time random networks of a space and compare the table with them.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def check_table(
 
 
 def check_recorded(table: LookupTable, space: ModelSpace, input_shape: Shape) -> Check:
-    """Hold a table against the whole networks that were timed on its target together with its rows; nothing is timed here.
+    """Compare a table with the whole networks that were timed on its target together with its rows; nothing is timed here.
 
     The first half of them judges, on the second the calibration is fitted.
 
@@ -191,7 +191,7 @@ def check_recorded(table: LookupTable, space: ModelSpace, input_shape: Shape) ->
 
 
 def _require_of(space: ModelSpace, sample: Mapping[str, Any], where: str) -> None:
-    """Refuse an architecture that is none of the space's."""
+    """Refuse an architecture that does not belong to the space."""
     mutables = space.simplify()
     if set(sample) != set(mutables):
         different = ", ".join(sorted(set(sample) ^ set(mutables)))

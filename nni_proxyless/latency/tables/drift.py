@@ -1,4 +1,4 @@
-"""Dividing a machine's drift out of timings.
+"""Divide the drift of a machine out of timings.
 
 A machine does not keep its speed: clocks change, and neighbors come and go. What is timed within one short run shares
 that run's speed. With t_rk the time of key k in run r,

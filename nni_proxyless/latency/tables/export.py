@@ -1,4 +1,4 @@
-"""Exporting a space to a target that has torch only: its operations and some whole networks as TorchScript.
+"""Export a space to a target that has torch only: its operations and some whole networks as TorchScript.
 
 operations.json         what there is, each with its file; the space, for the head of the table
 operations/000.pt …     every operation once
@@ -54,7 +54,7 @@ def export_space(
     onnx: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Write all that a target needs to time a space; the folder is there whole, or not at all.
+    """Write all that a target needs to time a space; the folder is created atomically.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def export_space(
 
 
 def _require_json(content: Mapping[str, Any], what: str) -> None:
-    """Refuse what a JSON file would change or cannot hold."""
+    """Refuse values that a JSON file would change or cannot hold."""
     for name, value in content.items():
         try:
             same = json.loads(json.dumps(value, allow_nan=False)) == value

@@ -1,5 +1,5 @@
-"""Lookup tables: latencies measured once, read ever after. How they are measured: ``building.py``; their file:
-``table_file.py``."""
+"""Lookup tables: latencies measured once, then read from a file. How they are measured: ``build.py``; their file:
+``yaml_format.py``."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class LookupTable(LatencyEstimator):
         return table
 
     def write(self, path: str | Path) -> None:
-        """Write the table, all of it or, if that fails, nothing."""
+        """Write the table atomically."""
         write_table(path, {**vars(self), "conditions": self.conditions})
 
     def require(self, conditions: Mapping[str, object]) -> None:

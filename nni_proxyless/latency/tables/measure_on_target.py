@@ -52,7 +52,7 @@ TABLE_DRIFT = 0.05
 
 
 class Problem(Exception):
-    """What the user can mend: the message is printed without a traceback, and the code is 2."""
+    """A user's mistake: the message is printed without a traceback, and the exit code is 2."""
 
 
 def main() -> int:
@@ -163,7 +163,7 @@ def _measure(a: argparse.Namespace) -> None:
 
 
 def _read_export() -> dict[str, Any]:
-    """What is to be timed; every file of it is there."""
+    """Read what is to be timed, and require every file of it."""
     path = HERE / EXPORT
     try:
         export = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Milliseconds of operations that nobody has measured, from those that somebody has.
+"""Predict the milliseconds of operations that were not measured from those that were.
 
 Symbols:
 
@@ -99,7 +99,7 @@ class Prediction:
 
 
 def features(operation: Operation) -> dict[str, float]:
-    """What an operation does, on one sample, in the units in which it may cost time.
+    """The features of an operation, on one sample, on which its time may depend.
 
     =========================  =====================================================================================
     ``operation``              1: what every operation costs, however small

@@ -1,4 +1,4 @@
-"""Whole networks of a space on one device: their operations timed while they run, and random ones to time.
+"""Time operations inside whole networks of a space, and draw random networks.
 
 Operations timed one by one read low when they are summed (FACTS 7): input and weights lie in other caches than they do in
 a network. So the operations are timed where they stand. A copy of the space runs, one path at a time, and a second copy that
@@ -111,7 +111,7 @@ class Networks:
         return self._ms(start, end), [(key, self._ms(a, b)) for key, a, b in self._times]
 
     def run_whole(self, sample: Mapping[str, Any]) -> float:
-        """Milliseconds of one run of one network, nobody looking at its operations: that takes time of its own."""
+        """Milliseconds of one run of one network, without the hooks on its operations, which take time."""
         _choose(self._whole, sample)
         return self._estimator.time(self._whole, self._input)
 
@@ -138,7 +138,7 @@ def _said(operation: Operation) -> str:
 
 
 def _choose(space: ModelSpace, sample: Mapping[str, Any]) -> None:
-    """Let the space run as the network of this architecture."""
+    """Set the space to the network of this architecture."""
     for module in space.modules():
         if isinstance(module, LayerChoice):
             # Straight to the candidate, as in a derived network: NNI's own forward looks through all names first, which took a

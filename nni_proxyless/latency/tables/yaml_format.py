@@ -1,4 +1,4 @@
-"""The YAML file of a lookup table: whole and as it was measured, or an error that says which row and why.
+"""Read and write the YAML file of a lookup table; an error names the row and the reason.
 
 The head says what was measured where, the rows hold median and spread per key:
 
@@ -70,7 +70,7 @@ class TimedNetwork:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which however takes the last of two rows with the same key without a word."""
+    """YAML's safe loader, but with an error for a key given twice, where the plain one silently takes the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: dict[Any, int] = {}
@@ -159,7 +159,7 @@ def _own_format(path: Path, content: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def write_table(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write the parts of a table, all of it or, if that fails, nothing."""
+    """Write the parts of a table atomically."""
     plain: dict[str, Any] = {"format": FORMAT, "checksum": "", "unit": content["unit"]}
     for name in ("conditions", "measured", "space"):
         if content.get(name) is not None:
