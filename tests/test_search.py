@@ -155,7 +155,7 @@ def test_a_killed_search_is_resumed_to_the_same_network(searched, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     assert main([*words, "training.epochs=4"]) == 2
     said = capsys.readouterr().err
-    assert "out holds an unfinished search with other settings: training.epochs is 3 there, 4 here" in said
+    assert "out holds an unfinished search with other settings: training.epochs is 4 here, 3 there" in said
     assert "nni-proxyless search --resume out" in said
 
     assert main(["search", "--resume", "out"]) == 0

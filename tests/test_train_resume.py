@@ -63,7 +63,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(trained, tmp_path, capsys
 
     assert main([*words, "learning_rate=0.1"]) == 2
     said = capsys.readouterr().err
-    assert "holds an unfinished training with other settings: learning_rate is 0.05 there, 0.1 here" in said
+    assert "holds an unfinished training with other settings: learning_rate is 0.1 here, 0.05 there" in said
     assert f"delete {final / 'checkpoint'} to start over" in said
 
     checkpoint = TrainingCheckpoint(final)
@@ -116,4 +116,18 @@ def test_a_damaged_checkpoint_is_refused_by_name(trained, tmp_path, capsys):
     assert main(["train", str(trained / "architecture.json"), *SETTINGS, f"output={tmp_path / 'out'}"]) == 2
     said = capsys.readouterr().err
     damage = "truncated or changed: the content does not have the digest that was written with it"
-    assert f"{place / 'training.ckpt'}: no readable checkpoint: {damage}. Delete {place} to start over" in said
+    alone = "no other checkpoint to go on from"
+    assert f"{place / 'training.ckpt'}: {damage}; {alone}. Delete {place} to start over" in said
+
+
+def test_where_the_newest_checkpoint_is_damaged_the_one_before_it_counts(tmp_path, caplog):
+    checkpoint = TrainingCheckpoint(tmp_path)
+    for epoch in (1, 2):
+        checkpoint.write({"settings": {"seed": 0}, "epoch": epoch})
+    assert checkpoint.read()["epoch"] == 2
+    checkpoint.path.write_bytes(checkpoint.path.read_bytes()[:-1])
+    again = TrainingCheckpoint(tmp_path)
+    assert again.read_for({"seed": 0})["epoch"] == 1
+    assert "going on from the checkpoint before it" in caplog.text
+    again.remove()
+    assert not again.exists

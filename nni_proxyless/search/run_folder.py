@@ -18,10 +18,10 @@ import yaml
 
 from ..config.search_config import SearchConfig
 from ..config.strict_yaml import YAML_OF_NNI, read_yaml
+from ..core import settings_diff
 from ..core.atomic_files import write_text
 from ..core.errors import UserError
 from ..core.file_lock import HeldError, hold
-from ..core.settings_diff import differing
 from .nni_trial import made_here
 from .supernet_files import PROBABILITIES, SUPERNET, is_finished
 
@@ -108,7 +108,7 @@ def differences(folder: Path, resolved: str) -> list[str]:
     path = folder / "search.yml"
     there = read_yaml(path, loader=YAML_OF_NNI) if path.exists() else {}  # PyYAML's numbers, as on the other side
     here = yaml.safe_load(resolved)
-    return differing({**there, "output": None}, {**here, "output": None})
+    return settings_diff.differences({**here, "output": None}, {**there, "output": None})
 
 
 def history(folder: Path) -> list[dict[str, float]]:

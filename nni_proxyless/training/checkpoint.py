@@ -1,27 +1,23 @@
 """The checkpoint of a final training: ``FOLDER/checkpoint/training.ckpt``.
 
-Its layout is that of :mod:`..core.checkpoint_file`. It is written to a temporary file, flushed and renamed: a kill
-keeps the previous one.
+How it is written and verified, with the one before it in reserve: :mod:`..core.checkpoint_file`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.checkpoint_file import DamagedError, read_payload, state_of, write_sealed
+from ..core.checkpoint_file import CheckpointError, Checkpoints
 from ..core.errors import UserError
-from ..core.settings_diff import differing
+from ..core.settings_diff import differences
 
 __all__ = ["TrainingCheckpoint", "settings"]
 
-_FIRST_LINE = b"nni-proxyless training 2\n"
-_READ = (_FIRST_LINE, b"nni-proxyless training 1\n")  # which had every tensor by itself
 # Where the results lie, and what does not change them.
 _FREE = ("output", "workers", "checkpoint_every")
 
@@ -36,34 +32,33 @@ def settings(config: Mapping[str, Any], architecture: bytes, processes: int) -> 
 
 
 class TrainingCheckpoint:
-    """The checkpoint of the training whose results go to ``folder``."""
+    """The checkpoint of the training whose results go to ``folder``. Format 1, which is read too, had every tensor by itself."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.place = folder / "checkpoint"
-        self.path = self.place / "training.ckpt"
+        self._files = Checkpoints(self.place, "training", b"nni-proxyless training ", version=2, also_read=(1,))
+        self.path = self._files.current
 
     @property
     def exists(self) -> bool:
-        return self.path.exists()
+        return self._files.exists
 
     def read(self) -> dict[str, Any]:
-        """What :meth:`write` has written, tensors on the CPU.
+        """The newest that :meth:`write` has written and that is whole, tensors on the CPU.
 
         Raises
         ------
         UserError
-            No such file, or it is not whole.
+            There is none.
         """
         try:
-            with open(self.path, "rb") as file:
-                if file.readline(100) not in _READ:
-                    raise DamagedError("written by another version of this program, or no checkpoint of a training")
-                return state_of(read_payload(file))
-        except (OSError, DamagedError) as error:
-            raise UserError(
-                f"{self.path}: no readable checkpoint: {error}. Delete {self.place} to start over"
-            ) from error
+            state = self._files.read()
+        except (OSError, CheckpointError) as error:
+            raise UserError(f"{error}. Delete {self.place} to start over") from error
+        if state is None:
+            raise UserError(f"{self.path}: no checkpoint there")
+        return state
 
     def read_for(self, here: Mapping[str, Any]) -> dict[str, Any] | None:
         """The state to go on from; None where there is none.
@@ -76,7 +71,7 @@ class TrainingCheckpoint:
         if not self.exists:
             return None
         state = self.read()
-        if different := differing(state["settings"], here):
+        if different := differences(here, state["settings"]):
             raise UserError(
                 f"{self.folder} holds an unfinished training with other settings: {'; '.join(different)}. Go on with that "
                 f"one: nni-proxyless train --resume {shlex.quote(str(self.folder))}; or choose another output; or delete {self.place} to "
@@ -86,17 +81,12 @@ class TrainingCheckpoint:
 
     def write(self, state: Mapping[str, Any]) -> None:
         """Write the state: nested dicts, lists, tuples, numbers, texts, None and tensors."""
-        self.place.mkdir(parents=True, exist_ok=True)
-        for left in self.place.glob(".training.ckpt.*"):
-            left.unlink(missing_ok=True)
-        temporary = self.place / f".training.ckpt.{os.getpid()}"
         try:
-            write_sealed(temporary, _FIRST_LINE, state)
-            os.replace(temporary, self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
+            self._files.write(state)
+        except CheckpointError as error:
+            raise UserError(str(error)) from error
 
     def remove(self) -> None:
-        """Once the results are written; the checkpoint itself first, so that a kill in between leaves none."""
-        self.path.unlink(missing_ok=True)
+        """Once the results are written; the newest goes last, so that a kill in between leaves no older one."""
+        self._files.clear()
         shutil.rmtree(self.place, ignore_errors=True)

@@ -21,8 +21,9 @@ import torch
 from nni_proxyless.core.cpu_threads import say_if_other_threads
 from nni_proxyless.core.divergence import DivergedError, is_finite
 from nni_proxyless.core.nni_compat import ProfilerPenalty, set_batches_of_loggers
+from nni_proxyless.core.settings_diff import differences
 
-from .checkpoint import CheckpointError, CheckpointFolder, differences
+from .checkpoint import CheckpointError, CheckpointFolder
 from .data import rng_state, set_rng_state
 
 __all__ = ["StopAndGo"]
@@ -69,7 +70,7 @@ class StopAndGo:
                 "%s: the checkpoint does not say %s: taken as the same as here", self.files.folder, ", ".join(unsaid)
             )
             found = {**found, **{name: self.identity[name] for name in unsaid}}
-        if different := differences(self._of_search, found):
+        if different := differences(self._of_search, found, "in the checkpoint"):
             raise CheckpointError(
                 f"{self.files.folder}: the checkpoint is of another search: {'; '.join(different[:5])}"
                 f"{f'; and {len(different) - 5} more' if len(different) > 5 else ''}. Use another folder, or empty this one."

@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from nni_proxyless.strategies.oneshot.checkpoint import CheckpointError, CheckpointFolder, differences
+from nni_proxyless.strategies.oneshot.checkpoint import CheckpointError, CheckpointFolder
 from torch import nn
 from torch.optim import lr_scheduler
+
+from nni_proxyless.core.settings_diff import differences
 
 HEADER = b"nni-proxyless checkpoint 4\n"
 
@@ -225,7 +227,7 @@ def test_a_file_that_ends_anywhere_is_noticed(two, caplog):
         (record,) = caplog.records
         caplog.clear()
         assert record.levelno == logging.WARNING
-        assert record.name == "nni_proxyless.strategies.oneshot.checkpoint"
+        assert record.name == "nni_proxyless.core.checkpoint_file"
         reason = (
             "the file is empty" if length == 0
             else "truncated within the first line" if length < len(HEADER)
@@ -380,7 +382,7 @@ def test_a_damaged_file_never_replaces_a_good_one(two, read_first, caplog):
 def test_files_of_its_own_are_not_verified_again(two, monkeypatch):
     """A search of gigabytes writes; it does not read back what it wrote or read itself."""
     assert two.read()["step"] == 2
-    monkeypatch.setattr("nni_proxyless.strategies.oneshot.checkpoint._payload", None)
+    monkeypatch.setattr(CheckpointFolder, "_payload", None)
     two.write(state(3))
     two.write(state(4))
     with pytest.raises(TypeError):
@@ -566,7 +568,7 @@ def test_ten_real_kills(tmp_path):
 
 def test_differences_are_named_one_by_one():
     here = {
-        "strategy": {"update": "full", "seed": 1, "rate": float("nan"), "penalty": None, "new": {}},
+        "strategy": {"update": "full", "seed": 1, "rate": float("nan"), "penalty": None, "new": 2, "unset": None, "empty": {}},
         "choices": {"stage1.0": ["skip", "conv"], "stage1.1": ["skip", "conv"]}, 3: (1, 2),
     }  # fmt: skip
     assert differences(here, here) == []
@@ -575,7 +577,7 @@ def test_differences_are_named_one_by_one():
         "strategy": {"update": "two-path", "seed": 1, "rate": float("nan"), "penalty": {"weight": 0.1}, "old": 7},
         "choices": {"stage1.1": ["conv", "skip"], "stage1.2": []}, 3: (1, 2),
     }  # fmt: skip
-    assert differences(here, there) == [
+    assert differences(here, there, "in the checkpoint") == [
         "strategy.update is 'full' here, 'two-path' in the checkpoint",
         "strategy.penalty is None here, {'weight': 0.1} in the checkpoint",
         "strategy.new is only here",
@@ -592,7 +594,7 @@ def test_long_values_are_cut_to_where_they_differ():
     assert ", 399, 400, 401," in sentence
     assert ", 399, 7, 401," in sentence
     assert len(sentence) < 200
-    assert differences({"a": "x" * 100}, {"a": "y"}) == [f"a is '{'x' * 59}… here, 'y' in the checkpoint"]
+    assert differences({"a": "x" * 100}, {"a": "y"}) == [f"a is '{'x' * 59}… here, 'y' there"]
 
 
 def test_a_checkpoint_of_format_2_is_read(tmp_path):

@@ -11,9 +11,10 @@ import torch
 from nni.nas.evaluator.pytorch import DataLoader, Lightning
 from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
 from nni_proxyless.strategies import DSNAS, ProxylessNAS
-from nni_proxyless.strategies.oneshot.checkpoint import CheckpointError, CheckpointFolder, differences
+from nni_proxyless.strategies.oneshot.checkpoint import CheckpointError, CheckpointFolder
 from nni_proxyless.strategies.oneshot.identity import WITHOUT_EFFECT, identity_of_penalty
 
+from nni_proxyless.core.settings_diff import differences
 from nni_proxyless.latency import LatencyPenalty, LatencyReward, Penalties
 
 from .searches import Cost, Noisy, Plain, Space, Task, quiet_trainer
@@ -39,7 +40,7 @@ def test_every_option_counts_but_those_that_change_nothing(method, option):
     """Another value of any option is another search, ``reward_exponent`` and ``within_target`` among them."""
     alone = {"warmup_epochs": 1} if option == "warmup_learning_rate" else {}
     before, after = method(**alone).identity(), method(**alone, **{option: OTHER[option]}).identity()
-    found = differences(after, before)
+    found = differences(after, before, "in the checkpoint")
     assert found == ([] if option in WITHOUT_EFFECT else [f"{option} is {OTHER[option]!r} here, {before[option]!r} in the checkpoint"])  # fmt: skip
 
 
@@ -56,7 +57,7 @@ class Forgetful(ProxylessNAS):
 
 def test_a_new_option_counts_by_itself():
     """One that a subclass, or a later version, adds, whatever its kind; one that is not kept is refused by name."""
-    assert differences(Newer().identity(), Newer(temperature=2.0).identity()) == [
+    assert differences(Newer().identity(), Newer(temperature=2.0).identity(), "in the checkpoint") == [
         "temperature is 1.0 here, 2.0 in the checkpoint"
     ]
     assert Newer(temperature=torch.relu).identity()["temperature"] != Newer(temperature=torch.tanh).identity()["temperature"]  # fmt: skip
@@ -85,7 +86,7 @@ def test_a_penalty_counts_with_all_that_it_weighs():
     assert [a == b for i, a in enumerate(seen) for b in seen[:i]] == [False] * (len(seen) * (len(seen) - 1) // 2)
     again = LatencyPenalty(Cost(Space()), 4.0)
     assert differences(identity_of_penalty(again), seen[1]) == []
-    assert differences(identity_of_penalty(again), seen[2]) == ["target_ms is 4.0 here, 5.0 in the checkpoint"]
+    assert differences(identity_of_penalty(again), seen[2]) == ["target_ms is 4.0 here, 5.0 there"]
 
 
 def searched(folder: Path, **given: Any) -> None:
