@@ -10,7 +10,6 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
 from ..config.train_config import TrainConfig
-from ..core.errors import UserError
 from ..core.module_modes import Modes
 from .distributed import Processes
 
@@ -73,14 +72,8 @@ class Objective:
 def _distillation(
     student: Any, teacher: nn.Module, criterion: nn.Module, config: TrainConfig, processes: Processes
 ) -> Any:
-    import timm
+    from timm.task import LogitDistillationTask
 
-    try:
-        from timm.task import LogitDistillationTask
-    except ImportError as error:
-        raise UserError(
-            f"distillation: timm {timm.__version__} has no timm.task; allowed: timm 1.0.23 or newer"
-        ) from error
     assert config.distillation is not None
     task = LogitDistillationTask(
         student, teacher, criterion, temperature=config.distillation.temperature,

@@ -849,7 +849,6 @@ def test_half_of_the_epochs_after_pretraining_is_search():
 # -- mixed precision -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not hasattr(torch.amp, "GradScaler"), reason="a scaler for the CPU came with torch 2.3")
 @pytest.mark.parametrize("reward", REWARDS)
 def test_a_loss_scale_that_changes_between_the_two_optimizers_changes_nothing(reward):
     """Under 16-mixed the step of the weights may double the scale that the gradient of the logits still carries."""

@@ -128,18 +128,35 @@ class DeviceEstimator(LatencyEstimator):
         self, operations: Sequence[Operation | tuple[nn.Module, Shape]], *, progress: Callable[[], None] | None = None
     ) -> list[list[float]]:
         """The same as it was timed: milliseconds of every operation, per round."""
-        rounds: list[list[float]] = []
         wanted = [op if isinstance(op, Operation) else Operation(type(op[0]).__name__, *op) for op in operations]
         with self.prepared([op.module for op in wanted]) as modules:
             runs = [self.run_of(op, module) for op, module in zip(wanted, modules, strict=True)]
-            for run in runs:
-                for _ in range(self.warmup):
-                    run()
-            for _ in range(self.repeats):
-                rounds.append([run() for run in runs])
-                if progress is not None:
-                    progress()
-        return rounds
+            return self.rounds(runs, progress=progress)
+
+    def rounds(
+        self, runs: Sequence[Callable[[], float]], *, progress: Callable[[], None] | None = None
+    ) -> list[list[float]]:
+        """Warm up, then time in turns, so that a drift of the machine hits all alike; within :meth:`prepared`.
+
+        Parameters
+        ----------
+        runs
+            Each runs something once and returns its milliseconds; as :meth:`run_of` makes them.
+
+        Returns
+        -------
+        list
+            Milliseconds of each, per round.
+        """
+        for run in runs:
+            for _ in range(self.warmup):
+                run()
+        found = []
+        for _ in range(self.repeats):
+            found.append([run() for run in runs])
+            if progress is not None:
+                progress()
+        return found
 
     @contextmanager
     def prepared(self, modules: Sequence[_Module]) -> Iterator[list[_Module]]:
@@ -197,7 +214,7 @@ class DeviceEstimator(LatencyEstimator):
         inputs = call.example(self.batch, make)
         return map_structure(inputs, torch.Tensor, lambda tensor: tensor.to(self.device))
 
-    def time(self, module: nn.Module, x: torch.Tensor) -> float:
+    def time(self, module: Callable[[torch.Tensor], Any], x: torch.Tensor) -> float:
         """Milliseconds of one run, of what :meth:`prepared` gives."""
         return time_ms(module, x, self.device)
 

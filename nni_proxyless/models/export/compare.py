@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from ...latency import DeviceEstimator, Measurement
-from ...latency.estimators.timing import time_ms
 
 __all__ = ["Run", "answers", "largest_difference", "logits_of", "time_side_by_side"]
 
@@ -69,13 +69,8 @@ def time_side_by_side(
     On the same batch of noise and with the same clock, by which tables are measured. The others bring their number of
     threads with them.
     """
-    rounds = []
     x = estimator.input_of(shape)
     with estimator.prepared([network]) as (copy,):
         timed: dict[str, Run] = {"torch": copy, **runs}
-        for run in timed.values():
-            for _ in range(estimator.warmup):
-                run(x)
-        for _ in range(estimator.repeats):
-            rounds.append([time_ms(run, x, estimator.device) for run in timed.values()])
+        rounds = estimator.rounds([functools.partial(estimator.time, run, x) for run in timed.values()])
     return {name: Measurement.of(times) for name, times in zip(timed, zip(*rounds, strict=True), strict=True)}

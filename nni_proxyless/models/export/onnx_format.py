@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import importlib.util
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...core.atomic_files import replacing
 from ...core.errors import UserError
 
 __all__ = ["DEFAULT_OPSET", "OPSETS", "OnnxNetwork", "leave_onnx", "require_packages", "write_onnx"]
@@ -123,12 +123,11 @@ def leave_onnx(network: nn.Module, shape: Sequence[int], path: Path) -> None:
 
     Its batch size is free. An older file, of another network, is removed in any case.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     path.unlink(missing_ok=True)
     try:
         require_packages()
-        write_onnx(network, shape, temporary, opset=QUICK_OPSET, batch=None)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            write_onnx(network, shape, temporary, opset=QUICK_OPSET, batch=None)
     except UserError:
         _logger.info("no %s, which NNI's Netron button shows: %s", path.name, INSTALL)
     except Exception as error:  # somebody's module that cannot be exported; the search has done its work
