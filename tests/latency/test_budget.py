@@ -165,8 +165,8 @@ def check_against_all(seed: int, combine: str = "sum") -> str:
 
 @pytest.mark.parametrize("block", range(10))
 def test_it_is_the_best_of_all_networks(block):
-    """200 random spaces, 600 budgets, of which one in three is a network's own latency, and one just below it."""
-    seen = {check_against_all(seed) for seed in range(20 * block, 20 * block + 20)}
+    """100 random spaces, 300 budgets, of which one in three is a network's own latency, and one just below it."""
+    seen = {check_against_all(seed) for seed in range(20 * block, 20 * block + 10)}
     assert any("nested" in what for what in seen)
     assert any("out of reach" in what for what in seen) or block != 0
 
@@ -240,7 +240,7 @@ def enumerated(seed: int) -> tuple[random.Random, LatencyProfiler, dict, list[tu
     return draw, profiler, probs, networks, sorted(ms for _, ms in networks)
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(15))
 def test_at_least_so_much_if_there_is_any(seed):
     """Among networks between two costs, where choices of probability above 0 make one; else as without it."""
     draw, profiler, probs, networks, costs = enumerated(seed)
@@ -264,7 +264,7 @@ def near_rank(probs: dict, sample: dict, ms: float, near_ms: float) -> tuple[int
     return zeros, log_p - 100 * max(0.0, 0.97 - ms / near_ms)
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(15))
 def test_nearness_and_probability_are_traded_exactly(seed):
     """Among all networks within the budget, whatever has no probability last; near to the budget, to less, and in between."""
     draw, profiler, probs, networks, costs = enumerated(seed)
@@ -532,7 +532,7 @@ def best_by_table(probs: Any, profiler: LatencyProfiler, budget: float, step: fl
     return float(best[-1])
 
 
-def test_no_network_of_1000_exceeds_its_budget(of_21_layers):
+def test_no_network_of_200_exceeds_its_budget(of_21_layers):
     """And none can be much better: rounding costs down to 1/4000 of the budget gives a bound from above."""
     draw = random.Random(11)
     probs = softmax_probs(of_21_layers, draw)
@@ -541,13 +541,13 @@ def test_no_network_of_1000_exceeds_its_budget(of_21_layers):
         of_21_layers.profile({label: max(ps, key=ps.get) for label, ps in probs.items()}),
     )
     previous: list[tuple[float, float]] = []
-    for i in range(1000):
+    for i in range(200):
         budget = draw.uniform(low, high)
         found = best_under_budget(probs, of_21_layers, budget)
         assert of_21_layers.profile(found) <= budget
         log_p = log_probability(probs, found)
         previous.append((budget, log_p))
-        if i % 50 == 0:
+        if i % 20 == 0:
             assert log_p <= best_by_table(probs, of_21_layers, budget, budget / 4000) + 1e-9
             assert log_p >= best_by_table(probs, of_21_layers, budget * (1 - 21 / 4000), budget / 4000) - 0.2
     ordered = [log_p for _, log_p in sorted(previous)]

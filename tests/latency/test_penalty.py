@@ -556,13 +556,13 @@ def follow(target: float, *, lr: float, steps: int, task_scale: float = 1.0, non
     return ratios
 
 
-@pytest.mark.parametrize("target", [4.0, 5.0, 7.0])
+@pytest.mark.parametrize("target", [4.0, 7.0])
 @pytest.mark.parametrize(
     ("lr", "steps", "task_scale"),
     [(0.1, 120, 1e-3), (0.1, 120, 1.0), (0.1, 120, 1e3), (0.01, 250, 1e-3), (0.01, 250, 1e3)],
 )
 def test_the_expected_cost_goes_to_the_target(target, lr, steps, task_scale):
-    """From the same logits (E = 5.5 of 1.5 to 9.5) to three targets, without one number that was set for any of them.
+    """From the same logits (E = 5.5 of 1.5 to 9.5) to a target on either side, without one number that was set for any of them.
 
     With a learning rate of 0.1 one step of the noise alone moves E by some per cent: there the mean is held to 2 %.
     """

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .test_dsnas import Task
 
 FEATURES, N_CANDIDATES = 8, 4
+SEEDS = 6
 
 
 class Block(nn.Module):
@@ -69,8 +70,9 @@ def choices_found(seed: int, residual: bool, reward: str) -> int:
 
 @pytest.mark.parametrize("residual", [False, True])
 def test_a_planted_best_candidate_is_found_in_every_seed(residual):
-    """20 of 20 seeds, with weights that stand still: all three choices, with and without residual connections."""
-    assert [choices_found(seed, residual, "loss") for seed in range(20)] == [3] * 20
+    """6 of 6 seeds (20 of 20 for the record), with weights that stand still: all three choices, with and without residual
+    connections. By chance that happens once in 4 ** 18 times."""
+    assert [choices_found(seed, residual, "loss") for seed in range(SEEDS)] == [3] * SEEDS
 
 
 def test_the_check_above_can_fail():

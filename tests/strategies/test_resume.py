@@ -17,7 +17,7 @@ from nni_proxyless.strategies.oneshot.checkpoint import CheckpointFolder
 from ..forked import processes
 from . import searches
 
-KILLS = int(os.environ.get("NNI_PROXYLESS_KILLS", "4"))  # 20 for the record, which takes some minutes
+KILLS = int(os.environ.get("NNI_PROXYLESS_KILLS", "2"))  # 20 for the record, which takes some minutes
 
 
 def start(folder: Path | None, result: Path, **options: Any) -> BaseProcess:
