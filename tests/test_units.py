@@ -26,7 +26,7 @@ latency: {target_ms: 100%, estimator: {name: macs}}
 training: {epochs: 1, calibration_images: 16}
 trainer: {accelerator: cpu, threads: 1}
 """
-UNITS = {"macs": "million multiply-adds", "parameters": "million parameters", "activations": "MiB"}
+UNITS = {"macs": "million multiply-adds", "activations": "MiB"}
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

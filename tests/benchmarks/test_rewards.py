@@ -1,10 +1,9 @@
-"""The benchmark of DSNAS's rewards, run as its users type it; what it finds needs its real sizes, its arithmetic does not."""
+"""The benchmark of DSNAS's rewards, run in its short form; what it finds needs its real sizes, its arithmetic does not."""
 
 from __future__ import annotations
 
 import json
 import math
-import sys
 
 import pytest
 import record
@@ -18,14 +17,15 @@ ON_BRANCH = "gradient on the branch, eps 0.001"
 WAYS = [*(f"gradient, eps {eps:g}" for eps in EPS), ON_BRANCH, "loss, eps 0.001"]
 
 
-def test_rewards_benchmark_runs_and_records_everything(command, tmp_path):
+def test_rewards_benchmark_runs_and_records_everything(tmp_path, capsys):
     file = tmp_path / "result.json"
-    done = command(sys.executable, SCRIPT, "--quick", "--seeds", "1", "--output", file, cwd=ROOT)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert rewards.main(["--quick", "--seeds", "1", "--output", str(file)]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
 
     text = file.read_text(encoding="utf-8")
     for place in (tmp_path, ROOT):
-        assert str(place) not in text + done.stdout, "no paths of this machine"
+        assert str(place) not in text + said.out, "no paths of this machine"
     result = json.loads(text)
     assert list(result)[-4:] == ["size", "planted", "digits", "bars"]
     assert result["bars"] == [], "tiny sizes measure nothing"
@@ -64,8 +64,8 @@ def test_rewards_benchmark_runs_and_records_everything(command, tmp_path):
             last, before = (choices[f"stage{stage}.{i}"]["reward_relative_to_terms"] for i in (2, 1))
             assert last < 0.3 * before
 
-    assert done.stdout == "\n".join(rewards.markdown(result)) + "\n", "from the JSON alone"
-    assert all(f"| {way} |" in done.stdout for way in WAYS)
+    assert said.out == "\n".join(rewards.markdown(result)) + "\n", "from the JSON alone"
+    assert all(f"| {way} |" in said.out for way in WAYS)
     recorded = json.loads((ROOT / "experiments/benchmarks/rewards.json").read_text(encoding="utf-8"))
     assert rewards.bars(recorded) == recorded["bars"]
     assert {bar["verdict"] for bar in recorded["bars"]} == {"met"}
