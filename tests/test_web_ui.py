@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from .test_experiment import ask, free_port
@@ -92,6 +94,12 @@ class Experiment:
         experiment = json.loads(ask(self.port, "/api/v1/nni/experiment"))["id"]
         (folder,) = self.home.glob(f"nni-experiments/{experiment}/environments/*/trials/{trial}")
         return folder
+
+    def process(self, trial: str) -> psutil.Process:
+        """The process that searches, as its lock file says."""
+        found = re.match(r"process (\d+) searches in ", (self.folder(trial) / ".lock").read_text())
+        assert found
+        return psutil.Process(int(found[1]))
 
     # -- in the browser --------------------------------------------------------------------------------------------
 
@@ -194,7 +202,7 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Experiment]
 
     port = free_port()
     nnictl("create", "--config", "experiment.yml", "--port", str(port))
-    browser = None
+    browser = process = None
     try:
         options = webdriver.ChromeOptions()
         options.binary_location = CHROMIUM
@@ -204,9 +212,14 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Experiment]
         browser.set_script_timeout(30)
         found = Experiment(home, port, browser)
         found.trial("SUCCEEDED")  # here, so that a manager that does not come up is waited for once, not by each test
-        found.trial("RUNNING")
+        running = found.trial("RUNNING")
+        wait_for("three epochs", lambda: len(found.epochs(running)) >= 3)
+        process = found.process(running)
+        process.suspend()  # to NNI and to its pages it still runs; it would have a core to itself
         yield found
     finally:
+        if process is not None and process.is_running():
+            process.resume()  # else it takes no signal to end
         if browser is not None:
             browser.quit()
         nnictl("stop", json.loads(ask(port, "/api/v1/nni/experiment"))["id"])
@@ -247,7 +260,6 @@ def test_the_hyper_parameters_are_strategy_target_and_seed(experiment):
 
 def test_the_curve_of_a_running_trial_is_that_of_the_key(experiment):
     running = experiment.trial("RUNNING")
-    wait_for("two epochs", lambda: len(experiment.epochs(running)) >= 2)
     experiment.open_trials()
     experiment.element("button[title=Intermediate]", within=experiment.row(running)).click()
     for key in ("expected_ms", "entropy"):
