@@ -23,10 +23,10 @@ os.environ["NNI_PROXYLESS_QUIET_SECONDS"] = "0"
 EXPERIMENTS = ("test_web_ui", "test_life_cycle", "test_remote", "test_custom_space", "test_experiment")
 # What takes longest begins first, or one process would be alone with it in the end.
 LONG = (
-    "test_search", "test_export", "test_resume", "test_dsnas_planted", "test_budget", "test_training", "test_exporting",
-    "test_derive_command", "test_spaces", "test_torchrun", "test_readme", "test_proxyless_search", "test_imports", "test_processes",
-    "test_latency_command", "test_step_cost", "test_hub", "test_dsnas_spaces", "test_units", "test_busy", "test_search_overhead",
-    "test_calls", "test_cpu_threads", "test_divergence",
+    "test_search", "test_export", "test_derive_command", "test_exporting", "test_training", "test_torchrun", "test_budget", "test_resume",
+    "test_spaces", "test_readme", "test_imports", "test_processes", "test_dsnas_planted", "test_latency_command", "test_proxyless_search",
+    "test_report", "test_penalty", "test_pictures", "test_reference", "test_hub", "test_step_cost", "test_busy", "test_dsnas_spaces",
+    "test_units", "test_package", "test_several_costs", "test_search_overhead", "test_calls", "test_cpu_threads", "test_divergence",
 )  # fmt: skip
 
 
