@@ -30,12 +30,12 @@ ALL = {
     "search_overhead": "a whole small search by its steps",
     "search_hours": "cost of a whole search",
     "scale": "the ImageNet space: memory, throughput, processes",
-    "known_answer": "spaces whose best net is known",
+    "known_answer": "spaces whose best network is known",
     "rewards": "what DSNAS learns from",
     "no_retraining": "DSNAS deployed as it is",
     "ranking": "accuracy in the supernet against accuracy alone",
-    "specialisation": "nets for different targets",
-    "quality": "searched nets against random ones and MobileNetV2",
+    "specialisation": "networks for different targets",
+    "quality": "searched networks against random ones and MobileNetV2",
 }
 
 

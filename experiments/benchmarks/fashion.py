@@ -24,7 +24,7 @@ def part_of_fashion_mnist(n_train: int = 10_000, n_more_test: int = 0) -> ImageD
     n_train
         A multiple of 10, up to 60,000.
     n_more_test
-        So many of the training images that are left over are test images too. Where one of two equally good nets is right and the other
+        So many of the training images that are left over are test images too. Where one of two equally good networks is right and the other
         is not for a tenth of all images, 10,000 of them make a difference of 0.3 points (standard deviation), 60,000 one of 0.13.
 
     Raises

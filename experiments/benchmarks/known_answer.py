@@ -132,7 +132,7 @@ class Task(LightningModule):
 
 
 # One learning rate for all, and no entropy term: choices need not be decided, since what is left is the most probable network near
-# the target. With 0.1, as experiments/search.yml has it, two-path with a target was decided before it had learnt: at 40 % seeds 0 and
+# the target. With 0.1, as experiments/search.yml has it, two-path with a target was decided before it had learned: at 40 % seeds 0 and
 # 1 had regrets of 0.075 and 0.014, with 0.05 of 0.014 and 0.007. Chosen with seeds 100 to 105.
 RATE = 0.02
 STRATEGIES: dict[str, Callable[..., Any]] = {

@@ -166,7 +166,7 @@ def picture(result: dict[str, Any], path: Path) -> None:
         axes.tick_params(labelleft=axes is panels[0])
     panels[0].set_ylabel("regret in accuracy")
     figure.supxlabel(
-        "dashed: a random network; dotted: the best of several; grey line: of several near the target; grey area: noise of the trainings",
+        "dashed: a random network; dotted: the best of several; gray line: of several near the target; gray area: noise of the trainings",
         fontsize=9,
     )
     save_picture(figure, path)

@@ -58,7 +58,7 @@ def figures(r: Mapping[str, Any]) -> dict[str, float]:
 
 def noise(r: Mapping[str, Any], name: str) -> float:
     """How far a figure of one run may be off: of the rank correlation, the lower half of its 95 % interval; of the mean error,
-    twice its standard error over the networks; of the worst, which is one network's, what that one's neighbour has."""
+    twice its standard error over the networks; of the worst, which is one network's, what that one's neighbor has."""
     errors = sorted(abs(n["calibrated_ms"] / n["measured_ms"] - 1) for n in r["networks"])
     if name == "spearman":
         return r["after"]["spearman"][0] - r["after"]["spearman"][1]

@@ -1,10 +1,10 @@
-"""Are the nets that a search finds better than what one gets without it, at the same latency?
+"""Are the networks that a search finds better than what one gets without it, at the same latency?
 
     python experiments/benchmarks/quality.py --grid core --folder quality --output quality.json
 
 A grid of methods, targets and seeds on Fashion-MNIST, run as an NNI experiment; what a cell does says ``quality_cell.py``. The
 same command goes on where it was stopped: what lies in the folder is not done again. A target is what MobileNetV2's block takes
-in every place at some width, so that MobileNetV2 stands exactly there. At the end all nets are timed in turns in one run, and
+in every place at some width, so that MobileNetV2 stands exactly there. At the end all networks are timed in turns in one run, and
 methods are compared seed by seed (paired t-test).
 """
 
@@ -41,14 +41,14 @@ SEARCHED = {
     "nni-darts": "NNI DARTS", "nni-gumbel-darts": "NNI GumbelDARTS", "nni-proxyless": "NNI Proxyless",
     "nni-random": "NNI RandomOneShot",
 }  # fmt: skip
-NAMES = SEARCHED | {"random": "best of random nets", "mobilenetv2": "MobileNetV2"}
+NAMES = SEARCHED | {"random": "best of random networks", "mobilenetv2": "MobileNetV2"}
 
 
 # -- before: the table, and what MobileNetV2 takes ---------------------------------------------------------------------------
 
 
 def in_turns(nets: list[Architecture], repeats: int = 60) -> list[float]:
-    """Milliseconds of nets, timed in turns in one run."""
+    """Milliseconds of networks, timed in turns in one run."""
     estimator = DeviceEstimator(device="cpu", threads=1, batch=BATCH, repeats=repeats)
     return [m.median_ms for m in estimator.measure([(build_network(net), net.input_shape) for net in nets])]
 
@@ -150,7 +150,7 @@ def collect(grid: Grid, folder: Path) -> list[dict[str, Any]]:
 
 
 def time_all(cells: list[dict[str, Any]], folder: Path, rounds: int) -> None:
-    """Note what each net takes by what MobileNetV2 of its target takes, timed in turns: the median of some rounds."""
+    """Note what each network takes by what MobileNetV2 of its target takes, timed in turns: the median of some rounds."""
     nets = [Architecture.read(folder / found["architecture"]) for found in cells]
     torch.set_num_threads(1)
     ms = [in_turns(nets, 30) for _ in range(rounds)]
@@ -195,7 +195,7 @@ def markdown(result: dict[str, Any]) -> list[str]:
     judged = ""
     if n_judged := grid.get("n_judged"):
         judged = (
-            f" Of a search that keeps its candidates, the most accurate with the supernet's weights of {n_judged} probable nets near the "
+            f" Of a search that keeps its candidates, the most accurate with the supernet's weights of {n_judged} probable networks near the "
             "target."
         )
     more = f" and {n:,} that did not train" if (n := grid.get("n_more_test", 0)) else ""
@@ -203,8 +203,8 @@ def markdown(result: dict[str, Any]) -> list[str]:
         *record.head(result), "",
         *([f"The command went on where it had been stopped: {n_before} of {len(cells)} cells were done.", ""] if n_before else []),
         f"{grid['images']} training images of Fashion-MNIST, judged on all 10,000 test images{more}; {len(grid['seeds'])} seed(s). A search is "
-        f"{grid['search_epochs']} epochs in batches of {grid['search_batch_size']}, its net then trains for {grid['final_epochs']} from scratch in "
-        f"batches of {grid['batch_size']}, as all nets do.{judged} Of random nets {grid.get('n_drawn', grid['n_random'])} a seed are trained so, and what counts is the best on held-out "
+        f"{grid['search_epochs']} epochs in batches of {grid['search_batch_size']}, its network then trains for {grid['final_epochs']} from scratch in "
+        f"batches of {grid['batch_size']}, as all networks do.{judged} Of random networks {grid.get('n_drawn', grid['n_random'])} a seed are trained so, and what counts is the best on held-out "
         f"images of {grid['n_random']}, which is what the compute of a search and its training trains: the mean over all sets of so many; milliseconds and sizes in their row are of the best of all. Accuracy in per cent with standard errors; milliseconds of "
         f"a batch of {BATCH} as a share of MobileNetV2's, in turns. CPU time: search and final training(s) of a cell.",
     ]  # fmt: skip
@@ -232,7 +232,7 @@ def markdown(result: dict[str, Any]) -> list[str]:
     if alone := [accuracy for c in cells if c["method"] == "random" for accuracy in c["test_accuracies"]]:
         lines += [
             "",
-            f"All {len(alone)} random nets, each by itself: {mean_and_error(alone)} %.",
+            f"All {len(alone)} random networks, each by itself: {mean_and_error(alone)} %.",
         ]
     return [
         *lines,
@@ -242,7 +242,7 @@ def markdown(result: dict[str, Any]) -> list[str]:
 
 
 def picture(result: dict[str, Any], path: Path) -> None:
-    """Accuracy over measured latency: every net, and the mean of each method with its standard error."""
+    """Accuracy over measured latency: every network, and the mean of each method with its standard error."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

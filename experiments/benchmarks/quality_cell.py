@@ -1,8 +1,8 @@
 """One cell of the grid of ``quality.py``: one method, one target, one seed, from nothing to accuracy on the test images.
 
-    two-path, full, reinforce, nni-…          search; of probable nets near the target the most accurate in the supernet; its final training
-    dsnas                                     search, which leaves a net and no supernet; its final training
-    random                                    nets that take 95 to 100 % of the target, each trained to the end; what the best of so many
+    two-path, full, reinforce, nni-…          search; of probable networks near the target the most accurate in the supernet; its final training
+    dsnas                                     search, which leaves a network and no supernet; its final training
+    random                                    networks that take 95 to 100 % of the target, each trained to the end; what the best of so many
                                               as the same compute allows is worth: best on the held-out images, mean over all such sets
     mobilenetv2                               MobileNetV2's block everywhere, at the width that has set the target
 
@@ -37,7 +37,7 @@ from nni_proxyless.search.random_baseline import draw_within_budget
 
 PROXYLESS = ("two-path", "full", "reinforce")
 INPUT_SHAPE = (1, 32, 32)
-BATCH = 32  # images of one timing: one alone takes most of its time between operations, where nets hardly differ
+BATCH = 32  # images of one timing: one alone takes most of its time between operations, where networks hardly differ
 CPU = {"accelerator": "cpu", "threads": 1}
 
 
@@ -52,11 +52,11 @@ class Grid:
     widths
         Of MobileNetV2; each sets a target: what it takes.
     n_random
-        Random nets of which the best counts: as many as the search and the final training of its net cost together, rounded.
+        Random networks of which the best counts: as many as the search and the final training of its network cost together, rounded.
     n_drawn
-        Random nets that are trained, n_random or more: with more of them it is known better what the best of n_random is worth.
+        Random networks that are trained, n_random or more: with more of them it is known better what the best of n_random is worth.
     n_judged
-        Nets that are judged with the weights of a supernet.
+        Networks that are judged with the weights of a supernet.
     search_epochs, warmup_epochs, final_epochs
         Of a search in all, of its weights alone, of the final training. A search costs about one final training, as in the papers.
     search_batch_size, batch_size
@@ -68,7 +68,7 @@ class Grid:
     images
         Of Fashion-MNIST's 60,000.
     n_more_test
-        Of those that are left, so many judge with the 10,000 test images: on these alone nets of this grid differ by 0.2 points
+        Of those that are left, so many judge with the 10,000 test images: on these alone networks of this grid differ by 0.2 points
         more than they do.
     """
 
@@ -119,11 +119,11 @@ GRIDS = {
 }  # fmt: skip
 
 
-# -- nets ----------------------------------------------------------------------------------------------------------------
+# -- networks ----------------------------------------------------------------------------------------------------------------
 
 
 def any_net(grid: Grid) -> Architecture:
-    """The smallest net of the space: what the others are made from, since it knows space, images and shapes."""
+    """The smallest network of the space: what the others are made from, since it knows space, images and shapes."""
     arguments = {name: value for name, value in grid.space.items() if name != "name"} | {
         "in_channels": INPUT_SHAPE[0], "num_classes": 10,
     }  # fmt: skip
@@ -160,7 +160,7 @@ def profiler_of(net: Architecture, table: Path) -> LatencyProfiler:
 
 
 def random_within(grid: Grid, table: Path, target_ms: float, n: int, seed: int) -> list[Architecture]:
-    """Nets of the space that take 95 to 100 % of the target."""
+    """Networks of the space that take 95 to 100 % of the target."""
     base = any_net(grid)
     profiler = profiler_of(base, table)
     return [
@@ -191,7 +191,7 @@ def strategy_of(method: str, grid: Grid) -> dict[str, Any]:
     """The strategy's section of ``search.yml``.
 
     Adam moves a logit by at most the learning rate in a step. At these rates logits move all through the search and choices are
-    not decided at its end: the net is the most probable one near the target. At rates several times as high,
+    not decided at its end: the network is the most probable one near the target. At rates several times as high,
     or with an entropy term, choices were decided within two epochs, by chance, and one of them stayed undecided to hold the target.
     """
     if method in PROXYLESS:
@@ -210,7 +210,7 @@ def strategy_of(method: str, grid: Grid) -> dict[str, Any]:
 
 
 def search(grid: Grid, method: str, target_ms: float, seed: int, table: Path, folder: Path) -> Path:
-    """One search, and the net that is taken from it; returns its ``architecture.json``."""
+    """One search, and the network that is taken from it; returns its ``architecture.json``."""
     found, within = folder / "search", folder / "net"
     if not (found / "architecture.json").exists():
         if (found / "checkpoint").exists():

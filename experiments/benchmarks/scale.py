@@ -286,7 +286,7 @@ def ratios_of_turns(starts: Sequence[float], halts: Sequence[Halt], per_epoch: i
 def growth(mib: Sequence[float]) -> dict[str, float]:
     """How much memory grows over the second half, by its mean, and twice the standard error of that.
 
-    A line through the means of :data:`BLOCKS` blocks: neighbouring notes are not independent, blocks nearly so.
+    A line through the means of :data:`BLOCKS` blocks: neighboring notes are not independent, blocks nearly so.
     """
     half = np.asarray(mib[len(mib) // 2 :], dtype=float)
     y = np.array([block.mean() for block in np.array_split(half, min(BLOCKS, len(half)))]) / half.mean()

@@ -73,7 +73,7 @@ def markdown(result: dict[str, Any]) -> list[str]:
         "",
         "*Resident*: mean of a process between two steps, images and libraries included, which processes share; *peak*: the most of any. *Growth*: "
         "over the second half of the search, of the process that grew most. *Step by plain step*: of the search stage, data, "
-        "logging and, with ProxylessNAS, an architecture step after every 5th batch included; the judging of the net after every "
+        "logging and, with ProxylessNAS, an architecture step after every 5th batch included; the judging of the network after every "
         "epoch not. *Images by plain images*: all processes together, per second, against one process that trains plainly and has "
         "the machine for itself. ± is twice the standard error. *Seconds*: of the whole command, its start and the halts included.",
         "",

@@ -1,27 +1,27 @@
-"""Does every target want a net of its own, and is that the fastest there, at an equal score?
+"""Does every target want a network of its own, and is that the fastest there, at an equal score?
 
     python experiments/benchmarks/specialisation.py --output experiments/benchmarks/specialisation.json --picture docs/background/bench_specialisation.svg
 
 What is searched, and what is derived:
 
 - *Searched*, once per seed and for no target: one ``nni-proxyless search`` with ProxylessNAS and without a latency term. It leaves the
-  probability of every candidate and the weights of the supernet. The score of a net is the logarithm of its probability.
-- *Derived*, per target: the fastest net by that target's table among all whose score is at least a given one, by
-  ``best_under_budget``, whose budget is lowered until the score is reached and no further. The given score is that of the best net
-  within a share of the slowest net's multiply-adds. So by its own table no net of that score is faster: that is arithmetic. What can
-  fail, and has a bar: that the nets differ; that they are the fastest where they are really *timed*; that an equal score is an
+  probability of every candidate and the weights of the supernet. The score of a network is the logarithm of its probability.
+- *Derived*, per target: the fastest network by that target's table among all whose score is at least a given one, by
+  ``best_under_budget``, whose budget is lowered until the score is reached and no further. The given score is that of the best network
+  within a share of the slowest network's multiply-adds. So by its own table no network of that score is faster: that is arithmetic. What can
+  fail, and has a bar: that the networks differ; that they are the fastest where they are really *timed*; that an equal score is an
   equal *accuracy*, after the same training on images that no search has seen.
 
-In the paper, each target has a search of its own. Here one search serves all, since nets of several searches that differ by half a
+In the paper, each target has a search of its own. Here one search serves all, since networks of several searches that differ by half a
 percent in accuracy cannot be compared in milliseconds, and equal accuracy takes more searches than two cores can make.
 
-A. *Nets that are trained.* The space ``small``; targets: one image at a time and 32 at a time on this CPU, and multiply-adds. Nets
+A. *Networks that are trained.* The space ``small``; targets: one image at a time and 32 at a time on this CPU, and multiply-adds. Networks
    inherit the supernet's weights and are trained to the end.
 B. *The ImageNet space*, 21 choices at 224 pixels; targets: a Pixel 1 by the table that the paper's authors published, this CPU by a
    table of its own, and multiply-adds. Nobody can train these here. Probabilities are those of a search on the digits in the same 21
-   choices (preset ``cifar``, whose strides are smaller), so they say that nets are equal to that search, not on ImageNet. On this CPU
-   the nets are timed as wholes.
-C. *The paper's own three nets* for GPU, CPU and mobile, timed on this CPU beside what the paper says.
+   choices (preset ``cifar``, whose strides are smaller), so they say that networks are equal to that search, not on ImageNet. On this CPU
+   the networks are timed as wholes.
+C. *The paper's own three networks* for GPU, CPU and mobile, timed on this CPU beside what the paper says.
 """
 
 # ruff: noqa: E402  (NNI warns while it is imported)
@@ -74,7 +74,7 @@ SEARCH, TRAIN = HERE.parent / "search.yml", HERE.parent / "train.yml"
 RECORDED, TABLE = HERE / "specialisation", "cpu.yaml"
 PIXEL_1 = HERE.parents[2] / "shared" / "data" / "proxylessnas_pixel1_lookup_table.yaml"
 ONE, MANY, CPU, PIXEL = "1 image", "32 images", "this CPU", "Pixel 1"
-SHARE = 0.4  # of the slowest net's multiply-adds, for the net whose score all must have
+SHARE = 0.4  # of the slowest network's multiply-adds, for the network whose score all must have
 CLOSE = 1e-3  # of a budget: how closely it is looked for
 IMAGENET = (3, 224, 224)
 
@@ -97,20 +97,20 @@ Probs = Mapping[str, Mapping[Any, float]]
 Sample = dict[str, Any]
 
 
-# -- nets of an equal score ------------------------------------------------------------------------------------------------
+# -- networks of an equal score ------------------------------------------------------------------------------------------------
 
 
 def fastest_of_score(probs: Probs, profiler: LatencyProfiler, score: float) -> Sample:
-    """The fastest net whose log-probability is ``score`` or more, to one part in 1,000.
+    """The fastest network whose log-probability is ``score`` or more, to one part in 1,000.
 
     Raises
     ------
     ValueError
-        No net has that score.
+        No network has that score.
     """
     found = best_under_budget(probs, profiler, math.inf)
     if log_probability(probs, found) < score - 1e-9:
-        raise ValueError(f"score is {score}; allowed: up to {log_probability(probs, found)}, that of the best net")
+        raise ValueError(f"score is {score}; allowed: up to {log_probability(probs, found)}, that of the best network")
     low, high = profiler.bounds()[0] * (1 - CLOSE), float(profiler.profile(found))
     while high - low > CLOSE * high:
         middle = (low + high) / 2
@@ -123,7 +123,7 @@ def fastest_of_score(probs: Probs, profiler: LatencyProfiler, score: float) -> S
 
 
 def nets_of(probs: Probs, profilers: Mapping[str, LatencyProfiler]) -> tuple[float, dict[str, Sample]]:
-    """The score that all nets must have, and the net of each target."""
+    """The score that all networks must have, and the network of each target."""
     macs = profilers[MACS]
     score = log_probability(probs, best_under_budget(probs, macs, SHARE * slowest(macs)[1]))
     return score, {target: fastest_of_score(probs, profiler, score) for target, profiler in profilers.items()}
@@ -136,7 +136,7 @@ def timed_in_turns(networks: Sequence[torch.nn.Module], shape: Any, estimator: D
     return [list(times[i]) for i in range(len(networks))]
 
 
-# -- A: nets that are trained ----------------------------------------------------------------------------------------------
+# -- A: networks that are trained ----------------------------------------------------------------------------------------------
 
 
 def searched(words: Sequence[str], seed: int, folder: Path) -> Path:
@@ -148,7 +148,7 @@ def searched(words: Sequence[str], seed: int, folder: Path) -> Path:
 
 
 def trained(folder: Path, words: Sequence[str], seed: int) -> float:
-    """Accuracy on the test images of the net in a folder, after its final training."""
+    """Accuracy on the test images of the network in a folder, after its final training."""
     with contextlib.redirect_stdout(sys.stderr):
         if command(
             ["train", str(folder / "architecture.json"), str(TRAIN), *words, f"seed={seed}", "device=cpu", "threads=1"]
@@ -158,7 +158,7 @@ def trained(folder: Path, words: Sequence[str], seed: int) -> float:
 
 
 def part_a(sizes: Mapping[str, Any], seeds: Sequence[int], folder: Path, done: Any) -> dict[str, Any]:
-    """One search per seed, its nets for all targets, trained; and all of them timed side by side."""
+    """One search per seed, its networks for all targets, trained; and all of them timed side by side."""
     runs, search, profilers = [], None, {}
     samples: list[Sample] = []
     for seed in seeds:
@@ -200,10 +200,10 @@ def part_a(sizes: Mapping[str, Any], seeds: Sequence[int], folder: Path, done: A
 
 
 def part_b(options: argparse.Namespace, folder: Path, done: Any) -> dict[str, Any] | None:
-    """Nets of an equal score by the tables of a Pixel 1 and of this CPU.
+    """Networks of an equal score by the tables of a Pixel 1 and of this CPU.
 
     None in the short form where search or table are not recorded: a table of few timings has rows that are low by chance, and
-    the fastest net by such a table is made of them.
+    the fastest network by such a table is made of them.
     """
     space, estimator = MobileNetV2Space(num_classes=1000), DeviceEstimator(repeats=20 if options.short else 60)
     table = recorded_table(options.folder, estimator)
@@ -247,11 +247,11 @@ def recorded_table(folder: Path, estimator: DeviceEstimator) -> LookupTable | No
     return table if table.conditions.get("device") == estimator.conditions["device"] else None
 
 
-# -- C: the paper's nets ---------------------------------------------------------------------------------------------------
+# -- C: the paper's networks ---------------------------------------------------------------------------------------------------
 
 
 def part_c(repeats: int) -> dict[str, Any]:
-    """Milliseconds of each of the paper's nets on this CPU, an image at a time and eight at a time, in turns."""
+    """Milliseconds of each of the paper's networks on this CPU, an image at a time and eight at a time, in turns."""
     networks = [timm.create_model(name) for name in PAPER]
     found: dict[str, dict[str, Any]] = {name: {} for name in PAPER}
     for batch in (1, 8):
@@ -296,7 +296,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         | {
             "bars": []
             if options.short
-            else bars(found)  # after three epochs on one seed nets differ by chance or not at all
+            else bars(found)  # after three epochs on one seed networks differ by chance or not at all
         }
     )
     return record.finish(result, options, markdown, picture)

@@ -1,4 +1,4 @@
-"""Bars of nets for different targets, and how they are told; from the recorded result alone."""
+"""Bars of networks for different targets, and how they are told; from the recorded result alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PAPER = {"proxyless_gpu": (75.1, 5.1, 204.9, 124), "proxyless_cpu": (75.3, 7.4, 
 
 
 def n_different(a: Mapping[str, Any], b: Mapping[str, Any]) -> int:
-    """In how many choices two nets differ."""
+    """In how many choices two networks differ."""
     return sum(a[label] != b[label] for label in a)
 
 
@@ -26,7 +26,7 @@ def n_different(a: Mapping[str, Any], b: Mapping[str, Any]) -> int:
 
 
 def own_by_other(own: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
-    """Median over rounds of the own net's milliseconds by the other's, and half the distance of its quartiles."""
+    """Median over rounds of the own network's milliseconds by the other's, and half the distance of its quartiles."""
     ratios = [a / b for a, b in zip(own, other, strict=True)]
     low, _, high = statistics.quantiles(ratios, n=4)
     return statistics.median(ratios), (high - low) / 2
@@ -51,7 +51,7 @@ def bars(result: Mapping[str, Any]) -> list[dict[str, Any]]:
         devices = [target for target in runs[0] if target != MACS]
         for t, u in itertools.combinations(devices, 2):
             least = min(n_different(nets[t]["choices"], nets[u]["choices"]) for nets in runs)
-            found.append(record.bar(f"{name}: choices in which the nets for {t} and {u} differ", least, at_least=1))
+            found.append(record.bar(f"{name}: choices in which the networks for {t} and {u} differ", least, at_least=1))
         for target in runs[0][next(iter(runs[0]))]["measured"]:
             worst = max(
                 mean_and_noise([own_by_other(nets[target]["measured"][target], nets[other]["measured"][target]) for nets in runs])
@@ -60,20 +60,22 @@ def bars(result: Mapping[str, Any]) -> list[dict[str, Any]]:
             )  # fmt: skip
             found.append(
                 record.bar(
-                    f"{name}: own net on {target}, timed, by the fastest other", worst[0], at_most=1, noise=worst[1]
+                    f"{name}: own network on {target}, timed, by the fastest other", worst[0], at_most=1, noise=worst[1]
                 )
             )
     for target in targets:
         gaps = [accuracy_gap(r["nets"], target, a["test_images"]) for r in a["runs"]]
         value, noise = mean_and_noise(gaps)
         found.append(
-            record.bar(f"small: accuracy of the net for {target} less the mean of all", value, at_least=0, noise=noise)
+            record.bar(
+                f"small: accuracy of the network for {target} less the mean of all", value, at_least=0, noise=noise
+            )
         )
     return found
 
 
 def accuracy_gap(nets: Mapping[str, Any], target: str, n_images: int) -> tuple[float, float]:
-    """A net's accuracy less the mean of all, and twice the standard error that so many test images leave."""
+    """A network's accuracy less the mean of all, and twice the standard error that so many test images leave."""
     accuracies = {t: net["accuracy"] for t, net in nets.items()}
     mean = statistics.mean(accuracies.values())
     return accuracies[target] - mean, 2 * math.sqrt(mean * (1 - mean) / n_images)
@@ -83,7 +85,7 @@ def accuracy_gap(nets: Mapping[str, Any], target: str, n_images: int) -> tuple[f
 
 
 def cells(nets: Sequence[Mapping[str, Any]], column: str, row: str) -> tuple[float, float | None]:
-    """Mean over seeds of what the net for ``row`` takes on ``column``, by the table and timed."""
+    """Mean over seeds of what the network for ``row`` takes on ``column``, by the table and timed."""
     by_table = statistics.mean(net[row]["table"][column] for net in nets)
     timed = [statistics.median(net[row]["measured"][column]) for net in nets if column in net[row]["measured"]]
     return by_table, statistics.mean(timed) if timed else None
@@ -92,7 +94,7 @@ def cells(nets: Sequence[Mapping[str, Any]], column: str, row: str) -> tuple[flo
 def cross_table(nets: Sequence[Mapping[str, Any]], units: Mapping[str, str]) -> list[str]:
     rows = []
     for row in units:
-        line = [f"net for {row}"]
+        line = [f"network for {row}"]
         for column in units:
             by_table, timed = cells(nets, column, row)
             text = f"{by_table:.2f}" + (f" ({timed:.2f})" if timed is not None else "")
@@ -116,11 +118,11 @@ def markdown(result: dict[str, Any]) -> list[str]:
     lines = [
         *record.head(result),
         "",
-        "One search per seed without a latency term; from it, for each target, the fastest net of one and the same score. By the table, "
-        "and in brackets timed as a whole; a net on its own target is bold. By its own table no net of the score is faster: that is "
+        "One search per seed without a latency term; from it, for each target, the fastest network of one and the same score. By the table, "
+        "and in brackets timed as a whole; a network on its own target is bold. By its own table no network of the score is faster: that is "
         "arithmetic. The times in brackets and the accuracies are measurements.",
         "",
-        f"A. Space `small`, {len(a['runs'])} seed(s), nets trained to the end, {a['test_images']} test images:",
+        f"A. Space `small`, {len(a['runs'])} seed(s), networks trained to the end, {a['test_images']} test images:",
         "",
         *cross_table([r["nets"] for r in a["runs"]], a["unit"]),
     ]
@@ -133,7 +135,7 @@ def markdown(result: dict[str, Any]) -> list[str]:
         ]
     lines += [
         "",
-        "C. The paper's nets, milliseconds here, and what the paper says (top-1; GPU, CPU, mobile):",
+        "C. The paper's networks, milliseconds here, and what the paper says (top-1; GPU, CPU, mobile):",
         "",
         *record.table(
             ("", "1 image", "8 images", "paper: top-1", "GPU ms", "CPU ms", "mobile ms"),
@@ -147,13 +149,13 @@ def markdown(result: dict[str, Any]) -> list[str]:
         "",
         "Noise: with several seeds, twice the standard error between them; with one, half the distance of quartiles between rounds of "
         "timing, and for accuracies twice the standard error of so many test images. What this does not show: that a search with the "
-        "target's latency in its loss finds the same nets, and, in B, anything about accuracy on ImageNet.",
+        "target's latency in its loss finds the same networks, and, in B, anything about accuracy on ImageNet.",
     ]
     return lines
 
 
 def picture(result: dict[str, Any], path: Path) -> None:
-    """The cross tables: what each net takes on each target, by the target's own net; the paper's figures beside them."""
+    """The cross tables: what each network takes on each target, by the target's own network; the paper's figures beside them."""
     from matplotlib.figure import Figure
 
     from nni_proxyless.models.draw import save_picture
@@ -171,13 +173,13 @@ def picture(result: dict[str, Any], path: Path) -> None:
         for (i, row), j in itertools.product(enumerate(text), range(len(targets))):
             axes.text(j, i, row[j], ha="center", va="center", fontsize=9, fontweight="bold" if i == j else None)
         axes.set_xticks(range(len(targets)), [f"on {t}" for t in targets], fontsize=8)
-        axes.set_yticks(range(len(targets)), [f"net for\n{t}" for t in targets], fontsize=8)
+        axes.set_yticks(range(len(targets)), [f"network for\n{t}" for t in targets], fontsize=8)
         axes.set_title(title, fontsize=10)
     save_picture(figure, path)
 
 
 def grid(nets: Sequence[Mapping[str, Any]], units: Mapping[str, str]) -> tuple[list[str], list[list[float]], list[list[str]]]:  # fmt: skip
-    """Targets, what each net takes by the target's own net, and in figures; timed where it is timed."""
+    """Targets, what each network takes by the target's own network, and in figures; timed where it is timed."""
 
     def shown(column: str, row: str) -> float:
         by_table, timed = cells(nets, column, row)

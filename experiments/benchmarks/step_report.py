@@ -13,7 +13,7 @@ UPDATE_EVERY = 5
 WHOLE, PIECES = "whole batch", "whole batch, from its pieces"
 DSNAS, DSNAS_GRADIENT = "DSNAS batch", "DSNAS batch, gradient reward"
 SIZES = ("candidates", "layers", "pixels", "batch")
-SHOWN = {  # in the picture: label, colour
+SHOWN = {  # in the picture: label, color
     DSNAS: ("DSNAS", "#a8480f"),
     WHOLE: ("ProxylessNAS, two-path", "#3b6ea5"),
     "NNI RandomOneShot batch": ("NNI RandomOneShot", "#7a9a01"),

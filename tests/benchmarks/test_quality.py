@@ -1,4 +1,4 @@
-"""The grid that compares nets: its arithmetic, its nets, and that NNI takes its experiment. ``make bench`` runs it."""
+"""The grid that compares networks: its arithmetic, its networks, and that NNI takes its experiment. ``make bench`` runs it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_methods_are_compared_seed_by_seed():
 
 
 def test_what_the_best_of_some_random_nets_is_worth():
-    """Chosen by the held-out images, judged by the test images: of three nets, pairs leave the second twice and the first once."""
+    """Chosen by the held-out images, judged by the test images: of three networks, pairs leave the second twice and the first once."""
     trained = [
         {"held_out_accuracy": held_out, "test_accuracy": test}
         for held_out, test in ((0.8, 0.9), (0.9, 0.6), (0.7, 0.5))
@@ -51,7 +51,7 @@ def test_what_the_best_of_some_random_nets_is_worth():
 
 
 def test_nets_of_the_grid_are_within_their_target(tmp_path):
-    """With multiply-adds for milliseconds; of the random nets each takes 95 to 100 %, and they differ by seed."""
+    """With multiply-adds for milliseconds; of the random networks each takes 95 to 100 %, and they differ by seed."""
     base = any_net(GRID)
     space = space_of(base)
     estimator = MacsEstimator()
@@ -91,7 +91,7 @@ def test_the_picture_and_the_tables_come_from_the_record_alone(tmp_path):
     result = json.loads(json.dumps(result))
     text = "\n".join(quality.markdown(result))
     assert "| ProxylessNAS, two-path | 80.05 ± 0.05 | 1.000 | 1.00 | 100 | 1.0 |" in text
-    assert "| DSNAS | best of random nets | -1.05 | 0.05 |" in text
-    assert "All 4 random nets, each by itself: 80.00 ± 2.89 %." in text
+    assert "| DSNAS | best of random networks | -1.05 | 0.05 |" in text
+    assert "All 4 random networks, each by itself: 80.00 ± 2.89 %." in text
     quality.picture(result, tmp_path / "quality.svg")
     assert "DSNAS" in (tmp_path / "quality.svg").read_text(encoding="utf-8")

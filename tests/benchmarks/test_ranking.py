@@ -19,7 +19,7 @@ def test_tau_of_known_orders():
     assert [same[name] for name in ("tau", "low", "high")] == pytest.approx([1, 1, 1])
     assert same["p"] == pytest.approx(2 / math.factorial(5))
     assert ranking.tau(final[::-1], final, 50)["tau"] == pytest.approx(-1)
-    # One neighbouring pair of ten is wrong: (9 - 1) / 10.
+    # One neighboring pair of ten is wrong: (9 - 1) / 10.
     one_wrong = ranking.tau([2.0, 1.0, 3.0, 4.0, 5.0], final, 200)
     assert one_wrong["tau"] == pytest.approx(0.8)
     assert one_wrong["low"] < 0.8 <= one_wrong["high"]

@@ -1,4 +1,4 @@
-"""The benchmark of specialisation: its nets against all nets of a small space, and its bars and tables on known values."""
+"""The benchmark of specialization: its networks against all networks of a small space, and its bars and tables on known values."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_nets_of_all_targets_have_the_score_and_are_fastest_on_their_own(profile
 
 
 def made_up(faster: float, accuracy: float) -> dict:
-    """Two seeds, two targets: on ``a`` its own net takes ``faster`` times what the other's takes; and its net's accuracy."""
+    """Two seeds, two targets: on ``a`` its own network takes ``faster`` times what the other's takes; and its network's accuracy."""
 
     def net(target: str, seed: int) -> dict:
         own = faster * (1 + 0.001 * seed) if target == "a" else 1.0
@@ -98,10 +98,10 @@ def test_bars_want_the_own_net_to_be_faster_and_as_accurate():
     assert verdicts == ["met", "met", "within noise"], "faster, accurate on a, accurate by multiply-adds"
     names = {b["bar"]: b for b in made_up(1.2, 0.8)["bars"] if b["verdict"] == "missed"}
     assert list(names) == [
-        "small: own net on a, timed, by the fastest other",
-        "small: accuracy of the net for a less the mean of all",
+        "small: own network on a, timed, by the fastest other",
+        "small: accuracy of the network for a less the mean of all",
     ]
-    first = names["small: own net on a, timed, by the fastest other"]
+    first = names["small: own network on a, timed, by the fastest other"]
     assert first["value"] == pytest.approx(1.2, rel=0.01)
     assert first["noise"] == pytest.approx(1.2 * 0.001, rel=0.01), "twice the standard error of two seeds"
 
@@ -109,12 +109,12 @@ def test_bars_want_the_own_net_to_be_faster_and_as_accurate():
 def test_the_report_comes_from_the_result_alone(tmp_path):
     result = made_up(0.8, 0.9)
     text = "\n".join(specialisation.markdown(result))
-    assert "| net for a | **0.80 (0.80)** | 5.00 | 0.9005 ± 0.0005 | -2.00 |" in text
+    assert "| network for a | **0.80 (0.80)** | 5.00 | 0.9005 ± 0.0005 | -2.00 |" in text
     assert "| proxyless_cpu | 1.5 | 3.0 | 75.3 | 7.4 | 138.7 | 116 |" in text
     result["imagenet"] = {"unit": result["small"]["unit"], "nets": result["small"]["runs"][0]["nets"]}
     specialisation.picture(result, tmp_path / "picture.svg")
     drawn = (tmp_path / "picture.svg").read_text(encoding="utf-8")
-    assert drawn.count("net for") == 7
+    assert drawn.count("network for") == 7
     assert "138.7" in drawn
 
 
@@ -124,4 +124,4 @@ def test_nets_of_two_devices_must_differ_and_those_by_multiply_adds_need_not():
         run["nets"]["b"] = run["nets"]["a"]
     result["small"]["unit"]["b"] = "ms"
     (differ,) = (b for b in specialisation.bars(result) if "differ" in b["bar"])
-    assert (differ["bar"], differ["verdict"]) == ("small: choices in which the nets for a and b differ", "missed")
+    assert (differ["bar"], differ["verdict"]) == ("small: choices in which the networks for a and b differ", "missed")
