@@ -3,12 +3,11 @@
 =============================  =============================================================================
 :mod:`.proxyless`              ProxylessNAS (Cai, Zhu, Han; ICLR 2019)
 :mod:`.dsnas`                  DSNAS (Hu, Xie et al.; CVPR 2020)
-:mod:`.estimators`             the formulas of both
+:mod:`.estimators`             the formulas of both, with their symbols
 :mod:`.nni_baselines`          NNI's own strategies, to compare with
-:mod:`.ranges`                 which values their options may have
 :mod:`.supernet.gate`          the gate of a choice, and the gradient that it would have received
 :mod:`.supernet.layers`        modules that run only the sampled path: layers, inputs, depths
-:mod:`.oneshot.strategy`       a method as a strategy of NNI: arguments, supernet, data
+:mod:`.oneshot.strategy`       a method as a strategy of NNI: options, supernet, data
 :mod:`.oneshot.module`         the search inside Lightning: weight steps, and the parts of an architecture step
 :mod:`.oneshot.distributed`    the same on several processes
 :mod:`.oneshot.resume`         the same when it is killed and started again

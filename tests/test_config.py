@@ -149,7 +149,7 @@ def test_what_is_wrong_with_a_strategy_that_is_not_chosen_is_said_as_well(tmp_pa
         tmp_path,
         "strategies: {proxyless: {fix_gap: 0.3}, dsnas: {warmup_epochs: -1}, dsans: {}, 1: {}}\nstrategy: {name: dsnas}",
     )
-    assert said[0].startswith("search.yml: strategies.proxyless: unknown key 'fix_gap'; allowed: update, ")
+    assert said[0].startswith("search.yml: strategies.proxyless: unknown key 'fix_gap'; allowed: arc_learning_rate, ")
     assert said[1] == "search.yml: strategies.dsnas: warmup_epochs is -1; allowed: 0 or more"
     assert said[2].startswith("search.yml: strategies.dsans: 'dsans' is unknown")
     assert said[2].endswith("Did you mean 'dsnas'?")

@@ -16,9 +16,10 @@ from nni_proxyless.strategies.dsnas import DSNASModule
 from nni_proxyless.strategies.estimators import (
     entropy,
     is_decided,
-    log_prob_of_path,
+    keep_pair_mass,
     loss_reward_term,
-    pair_shift,
+    pair_gradient,
+    path_log_probs,
     sample_pair,
 )
 from nni_proxyless.strategies.oneshot.constraints import most_probable_within
@@ -65,7 +66,7 @@ class PlainLoop:
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, T_max=steps)
         alphas = [gate.alpha for gate in self.gates]
         self.alpha_optimizer = torch.optim.Adam(
-            alphas, lr=module.arc_learning_rate, betas=(0.5 if self.is_dsnas else 0.0, 0.999)
+            alphas, lr=module.options.arc_learning_rate, betas=(0.5 if self.is_dsnas else 0.0, 0.999)
         )
         self.baseline = copy.deepcopy(module.baseline)
         self.is_child = False
@@ -74,13 +75,13 @@ class PlainLoop:
     def epoch(self, epoch: int, batches: list[Batch], held_out: list[Batch]) -> None:
         """All steps of an epoch, the first being 0, on the batches that the search had."""
         rests = iter(held_out)
-        searching = epoch >= self.of.warmup_epochs
+        searching = epoch >= self.of.options.warmup_epochs
         momenta = self._decide(epoch) if self.is_dsnas and searching and not self.is_child else {}
         for i, batch in enumerate(batches):
             learning = self.is_dsnas and searching and not self.is_child
             self._weight_step(batch, epoch, learning)
-            if not self.is_dsnas and epoch >= self.of.warmup_epochs + self.of.arc_start_epoch and (i + 1) % self.of.arc_update_every == 0:  # fmt: skip
-                for _ in range(self.of.arc_update_steps):
+            if not self.is_dsnas and epoch >= self.of.options.warmup_epochs + self.of.options.arc_start_epoch and (i + 1) % self.of.options.arc_update_every == 0:  # fmt: skip
+                for _ in range(self.of.options.arc_update_steps):
                     self._two_path_step(next(rests), epoch)
         for norm, momentum in momenta.items():
             norm.momentum = momentum
@@ -113,7 +114,7 @@ class PlainLoop:
     def _weight_step(self, batch: Batch, epoch: int, learning: bool) -> None:
         self.optimizer.zero_grad()
         for gate in self.gates:
-            gate.sample_path(0.0 if learning else self.of.size_bias)
+            gate.sample_path(0.0 if learning else self.of.options.size_bias)
         loss = self._forward(batch, self.task.label_smoothing)
         if learning:
             loss = self._dsnas_objective(loss, epoch)
@@ -126,7 +127,7 @@ class PlainLoop:
             self.alpha_optimizer.zero_grad()
 
     def _two_path_step(self, batch: Batch, epoch: int) -> None:
-        first = self.of.warmup_epochs + self.of.arc_start_epoch
+        first = self.of.options.warmup_epochs + self.of.options.arc_start_epoch
         with batch_norm_statistics_kept(self.norms):
             pairs = {gate: sample_pair(gate.probs(), gate.generator) for gate in self.searched}
             with gradients_off(self.weights):
@@ -142,28 +143,29 @@ class PlainLoop:
             self.alpha_optimizer.step()
             with torch.no_grad():
                 for gate, pair in pairs.items():
-                    after = gate.alpha[list(pair)]
-                    gate.alpha[list(pair)] = after - pair_shift(before[gate], after)
+                    gate.alpha[list(pair)] = keep_pair_mass(before[gate], gate.alpha[list(pair)])
         self._reset()
 
     def _open_pair(self, gate: Gate, pair: tuple[int, int]) -> Tensor:
         q = torch.softmax(gate.alpha[list(pair)], dim=0)
         gate.open(active=pair[0], probed=pair, variables=q)
-        of_the_pair = torch.zeros_like(gate.alpha).index_put((torch.tensor(pair),), q)
-        return gate.probs().detach() + (of_the_pair - of_the_pair.detach())
+        return pair_gradient(gate.probs(), q, pair)
 
     def _dsnas_objective(self, loss: Tensor, epoch: int) -> Tensor:
         baseline = self.baseline.next(float(loss.detach().clone()))
         task = loss
         if reached := [gate for gate in self.searched if gate.ran and not gate.fixed]:
-            task = task + loss_reward_term(loss, baseline, log_prob_of_path(reached))
+            log_prob = path_log_probs([gate.alpha for gate in reached], [[gate.current] for gate in reached])
+            task = task + loss_reward_term(loss, baseline, log_prob.sum())
         probs = {gate: gate.probs() for gate in self.gates}
         undecided = [p for gate, p in probs.items() if not gate.fixed]
-        task = task + (self._rising(epoch, self.of.warmup_epochs, self.of.child_epoch) * entropy(undecided)).to(task)
+        task = task + (self._rising(epoch, self.of.options.warmup_epochs, self.of.child_epoch) * entropy(undecided)).to(
+            task
+        )
         return self._with_penalty(task, probs)
 
     def _rising(self, epoch: int, first: int, end: int) -> float:
-        return self.of.entropy_weight * min(1.0, (epoch - first) / max(1, end - first - 1))
+        return self.of.options.entropy_weight * min(1.0, (epoch - first) / max(1, end - first - 1))
 
     def _with_penalty(self, loss: Tensor, probs: dict[Gate, Tensor]) -> Tensor:
         if self.penalty is None:
@@ -177,7 +179,7 @@ class PlainLoop:
     def _decide(self, epoch: int) -> dict[Any, float | None]:
         """Fix what is decided; once all is, become the child. Momenta to put back when its first epoch is over."""
         for gate in self.searched:
-            if not gate.fixed and is_decided(gate.probs(), self.of.fix_gap):
+            if not gate.fixed and is_decided(gate.probs(), self.of.options.fix_gap):
                 made = {gate: gate.most_probable()}
                 if not self.limits or most_probable_within(self.limits, self.gates, made, near=False) is not None:
                     self._fix(gate)

@@ -129,7 +129,7 @@ def two_path_steps(search: Search) -> list[Step]:
 def architecture_step(name: str, search: Search) -> Step:
     """One update of the architecture of ProxylessNAS, by any of its three."""
     module = search.module
-    samples = module.reinforce_samples if name == "REINFORCE update" else 1
+    samples = module.options.reinforce_samples if name == "REINFORCE update" else 1
 
     def paths() -> list[Path]:
         if name == "two-path step":  # runs both, so that its ratio does not depend on which of the two is the larger

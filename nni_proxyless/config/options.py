@@ -6,6 +6,7 @@ else is imported, and its constructor is asked.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+from ..core.ranges import problems_of
 from ..core.signatures import read_signature
 from . import registry
 
@@ -88,7 +90,11 @@ def _of_shipped(group: str, name: str) -> Options | None:
     if value is None or module.partition(".")[0] != __name__.partition(".")[0]:
         return None
     signature = read_signature(module, attribute)
-    return None if signature is None else Options(group, name, *signature, problems=_LOOKED_AT.get(value))
+    if signature is None:
+        return None
+    types = {n: p.annotation for n, p in signature.parameters.items()}
+    in_range = functools.partial(problems_of, types) if value in _IN_RANGE else None
+    return Options(group, name, *signature, problems=_LOOKED_AT.get(value, in_range))
 
 
 def _of_imported(group: str, name: str) -> Options:
@@ -136,9 +142,10 @@ def _of_device(options: Any) -> list[str] | None:
     return [] if sound else None
 
 
+# Constructors that refuse nothing but values outside the ranges that the types of their options declare.
+_IN_RANGE = ("nni_proxyless.strategies:ProxylessNAS", "nni_proxyless.strategies:DSNAS")
+
 _LOOKED_AT: dict[str, Callable[[Any], list[str] | None]] = {  # entry point -> what its constructor says
-    "nni_proxyless.strategies:ProxylessNAS": _by("nni_proxyless.strategies.ranges", "problems_of_proxyless"),
-    "nni_proxyless.strategies:DSNAS": _by("nni_proxyless.strategies.ranges", "problems_of_dsnas"),
     "nni_proxyless.search_spaces:MobileNetV2Space": _by("nni_proxyless.search_spaces.layout", "problems_of_layout"),
     "nni_proxyless.latency:DeviceEstimator": _of_device,
     "nni_proxyless.latency:TableOnly": _nothing,

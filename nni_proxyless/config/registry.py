@@ -16,6 +16,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from ..core.errors import did_you_mean
+from ..core.ranges import option_types
 
 __all__ = ["accepted_arguments", "argument_types", "load", "names", "value_of"]
 
@@ -158,7 +159,10 @@ def argument_types(factory: Any) -> dict[str, Any]:
         init = base.__dict__.get("_init_wrapped") or base.__dict__.get("__init__")
         if inspect.isfunction(init):
             try:
-                hints |= typing.get_type_hints(inspect.unwrap(init))
+                if "__dataclass_fields__" in vars(base):
+                    hints |= option_types(base, include_extras=False)
+                else:
+                    hints |= typing.get_type_hints(inspect.unwrap(init))
             except Exception:  # somebody else's base class with names that do not resolve here; the constructor checks
                 continue
     return hints

@@ -15,7 +15,9 @@ import inspect
 import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from . import ranges
 
 __all__ = ["Signature", "read_signature"]
 
@@ -23,19 +25,28 @@ _OF_TYPES = {
     **vars(builtins),
     **vars(typing),
     **vars(collections.abc),
+    **{name: getattr(ranges, name) for name in ranges.__all__},
 }  # the names that annotations of arguments are made of
 _ROOTS = ("object", "ABC")  # take no arguments
 
 
 class Signature(NamedTuple):
-    """What :func:`..config.registry.accepted_arguments` and :func:`..config.registry.argument_types` say of the same thing once it is imported."""
+    """What :func:`..config.registry.accepted_arguments` and :func:`..config.registry.argument_types` say of the same thing once it is imported.
+
+    Attributes
+    ----------
+    parameters
+        Name -> parameter; its annotation has what ``Annotated`` adds, such as the range of an option.
+    types
+        Name -> type, without it.
+    """
 
     parameters: dict[str, inspect.Parameter]
     types: dict[str, Any]
 
 
 class _UnreadableError(Exception):
-    """The source does not say it: a base class that is made by a program, several of them, a dataclass that inherits."""
+    """The source does not say it: a base class that is made by a program, several of them, a default of a dataclass that is made by a function."""
 
 
 def read_signature(module: str, name: str) -> Signature | None:
@@ -51,7 +62,9 @@ def read_signature(module: str, name: str) -> Signature | None:
         return None
     named = {n: p for n, p in found.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
     types = {
-        n: p.annotation for n, p in named.items() if p.annotation is not p.empty and not isinstance(p.annotation, str)
+        n: typing.get_args(p.annotation)[0] if typing.get_origin(p.annotation) is Annotated else p.annotation
+        for n, p in named.items()
+        if p.annotation is not p.empty and not isinstance(p.annotation, str)
     }
     return Signature(named, types)
 
@@ -68,15 +81,45 @@ def _inits(module: str, name: str) -> Iterator[list[inspect.Parameter]]:
     if init is not None:
         yield _parameters(init)[1:]
     elif node.decorator_list:
-        if [ast.unparse(one) for one in node.decorator_list] not in (["dataclass"], ["dataclasses.dataclass"]):
-            raise _UnreadableError
-        yield [_field(n) for n in node.body if isinstance(n, ast.AnnAssign)]
+        yield sorted(_fields(home, node).values(), key=lambda parameter: parameter.kind)
         return
+    for base in _bases(node):
+        yield from _inits(home, base)
+
+
+def _bases(node: ast.ClassDef) -> list[str]:
     if len(node.bases) > 1 or not all(isinstance(base, ast.Name) for base in node.bases):
         raise _UnreadableError
-    for base in node.bases:
-        assert isinstance(base, ast.Name)
-        yield from _inits(home, base.id)
+    return [base.id for base in node.bases if isinstance(base, ast.Name) and base.id not in _ROOTS]
+
+
+def _fields(home: str, node: ast.ClassDef | ast.FunctionDef) -> dict[str, inspect.Parameter]:
+    """Name -> parameter of the constructor that ``dataclass`` makes: the fields of base classes first; none where none is a dataclass."""
+    if not isinstance(node, ast.ClassDef):
+        raise _UnreadableError
+    found: dict[str, inspect.Parameter] = {}
+    for base in _bases(node):
+        found |= _fields(*_definition(home, base))
+    if not node.decorator_list:
+        return found
+    kind = _kind_of_fields(node.decorator_list)
+    for statement in node.body:
+        if isinstance(statement, ast.AnnAssign) and not ast.unparse(statement.annotation).startswith("ClassVar"):
+            field = _field(statement, kind)
+            found[field.name] = field
+    return found
+
+
+def _kind_of_fields(decorators: list[ast.expr]) -> Any:
+    """How a dataclass takes its fields."""
+    if len(decorators) != 1:
+        raise _UnreadableError
+    one = decorators[0]
+    name = ast.unparse(one.func if isinstance(one, ast.Call) else one)
+    if name not in ("dataclass", "dataclasses.dataclass"):
+        raise _UnreadableError
+    given = {word.arg: ast.unparse(word.value) for word in one.keywords} if isinstance(one, ast.Call) else {}
+    return inspect.Parameter.KEYWORD_ONLY if given.get("kw_only") == "True" else inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
 def _definition(module: str, name: str) -> tuple[str, ast.ClassDef | ast.FunctionDef]:
@@ -132,9 +175,11 @@ def _parameters(node: ast.FunctionDef) -> list[inspect.Parameter]:
     return found
 
 
-def _field(node: ast.AnnAssign) -> inspect.Parameter:
+def _field(node: ast.AnnAssign, kind: Any) -> inspect.Parameter:
     assert isinstance(node.target, ast.Name)
-    return _parameter(node.target.id, inspect.Parameter.POSITIONAL_OR_KEYWORD, node.annotation, node.value)
+    if isinstance(node.value, ast.Call):
+        raise _UnreadableError
+    return _parameter(node.target.id, kind, node.annotation, node.value)
 
 
 def _parameter(name: str, kind: Any, annotation: ast.expr | None, default: ast.expr | None) -> inspect.Parameter:

@@ -18,7 +18,7 @@ from nni_proxyless.latency.objectives.penalty_sum import Penalties
 
 from ..supernet.gate import Gate
 
-__all__ = ["Limit", "limits_of", "most_probable_within"]
+__all__ = ["Limit", "leaves_a_network", "limits_of", "most_probable_within"]
 
 
 class Limit(NamedTuple):
@@ -86,3 +86,9 @@ def most_probable_within(
     found = {gate: next(i for i in range(len(gate.choices)) if gate.value(i) == sample[gate.label]) for gate in gates}
     stands = all(found[gate] == made.get(gate, gate.choice) for gate in gates if gate.fixed or gate in made)
     return found if stands else None
+
+
+def leaves_a_network(limits: Sequence[Limit], gates: Sequence[Gate], gate: Gate) -> bool:
+    """Whether a network within all limits remains if the gate's most probable candidate is chosen for good."""
+    made = {gate: gate.most_probable()}
+    return not limits or most_probable_within(limits, gates, made, near=False) is not None

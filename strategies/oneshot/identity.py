@@ -1,7 +1,7 @@
 """What makes two searches the same search: every option of a strategy that is not marked otherwise, and what its penalty weighs.
 
-A checkpoint is gone on from by the search that has written it, and by no other. An option counts by being an argument of the
-constructor; which ones do not count is said once, in :data:`WITHOUT_EFFECT`.
+A checkpoint is gone on from by the search that has written it, and by no other. An option counts by being a field of the strategy, or
+an argument of the constructor that a subclass has written; ``NotIdentity`` in its type says that it does not.
 """
 
 from __future__ import annotations
@@ -9,32 +9,31 @@ from __future__ import annotations
 import hashlib
 import inspect
 import numbers
+import re
 from collections.abc import Collection
-from typing import Any
+from typing import Any, get_args
 
 from nni.nas.profiler import ExpressionProfiler
 
 from nni_proxyless.core.nni_compat import ProfilerPenalty
+from nni_proxyless.core.ranges import NotIdentity, option_types
 from nni_proxyless.latency import LatencyPenalty, LatencyReward
 from nni_proxyless.latency.objectives.penalty_sum import Penalties
 
-__all__ = ["WITHOUT_EFFECT", "identity_of_penalty", "options_of"]
-
-WITHOUT_EFFECT = frozenset({"log_prob_every_n_step", "checkpoint_dir", "checkpoint_every"})
-"""Options that change nothing in what a search finds."""
+__all__ = ["identity_of_penalty", "options_of", "without_homes"]
 
 
 def options_of(configured: Any, root: type, but: Collection[str] = ()) -> dict[str, Any]:
-    """Name -> value of all arguments of an object's constructor, those of its base classes included, as plain values.
+    """Name -> value of all options of an object, those of its base classes included, as plain values.
 
     Parameters
     ----------
     configured
-        Keeps every argument as an attribute of the same name.
+        Keeps every option as an attribute of the same name.
     root
-        The last of its base classes whose arguments count.
+        The last of its base classes whose options count.
     but
-        Arguments that are left out.
+        Options that are left out.
 
     Raises
     ------
@@ -43,10 +42,10 @@ def options_of(configured: Any, root: type, but: Collection[str] = ()) -> dict[s
     """
     found: dict[str, Any] = {}
     for cls in type(configured).__mro__:
-        if "__init__" not in vars(cls) or not issubclass(cls, root):
+        if not issubclass(cls, root):
             continue
-        for name, parameter in list(inspect.signature(vars(cls)["__init__"]).parameters.items())[1:]:
-            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) or name in but:
+        for name in _option_names(cls):
+            if name in but:
                 continue
             if not hasattr(configured, name):
                 raise TypeError(
@@ -55,6 +54,16 @@ def options_of(configured: Any, root: type, but: Collection[str] = ()) -> dict[s
                 )
             found[name] = _plain(getattr(configured, name))
     return found
+
+
+def _option_names(cls: type) -> list[str]:
+    """The options that a class adds to those of its base classes, all of a dataclass; without those marked ``NotIdentity``."""
+    if "__dataclass_fields__" in vars(cls):
+        return [n for n, t in option_types(cls).items() if not any(isinstance(m, NotIdentity) for m in get_args(t))]
+    if "__init__" not in vars(cls):
+        return []
+    parameters = list(inspect.signature(vars(cls)["__init__"]).parameters.values())[1:]
+    return [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
 def identity_of_penalty(penalty: Any) -> Any:
@@ -74,8 +83,7 @@ def _costs(latency: Any) -> str:
     """What networks cost, as a digest of the formula; of a function of the user's own, its name."""
     if isinstance(latency, ExpressionProfiler):
         return hashlib.sha256(repr(latency.expression).encode()).hexdigest()[:16]
-    named = latency if hasattr(latency, "__qualname__") else type(latency)
-    return f"{named.__module__}.{named.__qualname__}"
+    return _name(latency)
 
 
 def _plain(value: Any) -> Any:
@@ -90,5 +98,24 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
+    return _name(value)
+
+
+def _name(value: Any) -> str:
+    """The name of a class or function, of anything else that of its class."""
     named = value if hasattr(value, "__qualname__") else type(value)
-    return f"{named.__module__}.{named.__qualname__}"
+    return str(without_homes(f"{named.__module__}.{named.__qualname__}"))
+
+
+def without_homes(identity: Any) -> Any:
+    """Plain values in which classes and functions of this package are named without their modules.
+
+    They move from one version to the next, and older checkpoints say where they were.
+    """
+    if isinstance(identity, str):
+        return re.sub(r"^nni_proxyless\.(?:[a-z0-9_]+\.)*", "nni_proxyless:", identity)
+    if isinstance(identity, dict):
+        return {key: without_homes(value) for key, value in identity.items()}
+    if isinstance(identity, (list, tuple)):
+        return [without_homes(value) for value in identity]
+    return identity

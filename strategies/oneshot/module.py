@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pytorch_lightning import LightningModule
@@ -26,6 +27,10 @@ from .distributed import average, average_gradients, check_strategy, reduces_by_
 from .own_module import FORWARDED, check_module, clip, loss_of, overrides
 from .resume import StopAndGo
 from .step_log import Told
+from .warmup import WarmupSchedule
+
+if TYPE_CHECKING:
+    from .strategy import SampledStrategy
 
 __all__ = ["SampledOneShotModule"]
 
@@ -43,57 +48,46 @@ class SampledOneShotModule(BaseOneShotLightningModule):
     ----------
     training_module
         The evaluator's Lightning module, holding the supernet.
+    options
+        The strategy: its options are read where they are needed.
     gates
         One per label, in the order of labels: an optimizer's state is stored by position.
     training_data, held_out_data
         What the weights and what the architecture is trained on.
-    stop_and_go
-        Writes and reads checkpoints; None for none.
+    penalty
+        What latency adds to the loss, or makes of an accuracy; None for nothing.
     limits
         What the network that is left keeps to.
+    stop_and_go
+        Writes and reads checkpoints; None for none.
     """
 
     def __init__(
         self,
         training_module: LightningModule,
         *,
+        options: SampledStrategy,
         gates: list[Gate],
         training_data: ReplayableLoader,
         held_out_data: ReplayableLoader,
-        arc_learning_rate: float,
-        warmup_epochs: int,
-        warmup_learning_rate: float | None,
-        size_bias: float,
-        gradient_clip_val: float | None,
-        gradient_clip_algorithm: str,
-        accumulate_grad_batches: int,
-        log_prob_every_n_step: int,
         penalty: Any,
-        seed: int,
-        stop_and_go: StopAndGo | None,
         limits: Sequence[Limit],
+        stop_and_go: StopAndGo | None,
     ):
         super().__init__(training_module)
         for name in FORWARDED:
             if overrides(training_module, name):
                 setattr(self, name, getattr(training_module, name))
+        self.options = options
         self.gates = list(gates)
         self.gate_modules = nn.ModuleList(gates)  # so that Lightning moves them
         self.penalty = penalty
-        self.arc_learning_rate = arc_learning_rate
-        self.warmup_epochs = warmup_epochs
-        self.warmup_learning_rate = warmup_learning_rate
-        self.size_bias = size_bias
-        self.gradient_clip_val = gradient_clip_val
-        self.gradient_clip_algorithm = gradient_clip_algorithm
-        self.accumulate_grad_batches = accumulate_grad_batches
-        self.log_prob_every_n_step = log_prob_every_n_step
-        self.seed = seed
         self.training_data = training_data
         self.held_out_data = held_out_data
         self.held_out_batches = HeldOutBatches(held_out_data)
         self.stop_and_go = stop_and_go
         self.limits = list(limits)
+        self._warmup = WarmupSchedule(options)
         self._accumulated = 0
         self.original: Any = None  # of the space, until something has been trained
         self._path: dict[Gate, int] = {}
@@ -101,16 +95,24 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         self._parts: tuple[list[nn.Parameter], list[nn.Module]] | None = None
         self._told = Told()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        # The strategy knows NNI's engine and with it the whole search, which is not a part of this module.
+        memo[id(self.options)] = self.options
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return copied
+
     # -- life in Lightning -----------------------------------------------------------------------------------------
 
     def setup(self, stage: str | None = None) -> Any:
         check_strategy(self.trainer.strategy)
         self._modes = Modes(self)
         # Too late to be refused; so that estimated_stepping_batches, from which schedules take their length, counts steps.
-        self.trainer.accumulate_grad_batches = self.accumulate_grad_batches
+        self.trainer.accumulate_grad_batches = self.options.accumulate_grad_batches
         for data in (self.training_data, self.held_out_data):
             if data.loader is not None:  # else they come from a data module, later
-                data.loader = divided(data.loader, self.trainer, self.seed)
+                data.loader = divided(data.loader, self.trainer, self.options.seed)
         if self.stop_and_go is not None:
             self.stop_and_go.read(self)
         return super().setup(stage)
@@ -121,7 +123,7 @@ class SampledOneShotModule(BaseOneShotLightningModule):
             self._modes = None
         own = [o for o in self.trainer.optimizers if not getattr(o, "is_arch_optimizer", False)]
         check_module(self.training_module, own, [config.scheduler for config in self.trainer.lr_scheduler_configs])
-        if self.warmup_learning_rate is not None and math.isinf(self.trainer.num_training_batches):
+        if self.options.warmup_learning_rate is not None and math.isinf(self.trainer.num_training_batches):
             raise MisconfigurationException(
                 "strategy: warmup_learning_rate needs training data of known length; use the evaluator's own schedule"
             )
@@ -140,7 +142,7 @@ class SampledOneShotModule(BaseOneShotLightningModule):
             return None
         self.original = None
         result = self.search_step(batch, batch_idx)
-        if batch_idx % self.log_prob_every_n_step == 0:
+        if batch_idx % self.options.log_prob_every_n_step == 0:
             self._told.probs = self.export_probs()
         self._told.tell(self)
         return result
@@ -188,7 +190,7 @@ class SampledOneShotModule(BaseOneShotLightningModule):
     @property
     def searching(self) -> bool:
         """False during warm-up, when only weights train."""
-        return self.trainer.current_epoch >= self.warmup_epochs
+        return self.trainer.current_epoch >= self.options.warmup_epochs
 
     def weights(self) -> list[nn.Parameter]:
         """Everything the supernet trains but the logits."""
@@ -241,20 +243,23 @@ class SampledOneShotModule(BaseOneShotLightningModule):
                     "one process, the others would wait for this one"
                 )
         else:
-            self.manual_backward(self.objective(loss) / self.accumulate_grad_batches)
+            self.manual_backward(self.objective(loss) / self.options.accumulate_grad_batches)
             self._accumulated += 1
         self.reset_gates()
         last = self.trainer.is_last_batch
-        stepped = self._accumulated > 0 and (self._accumulated == self.accumulate_grad_batches or last)
-        self._set_warmup_learning_rate(batch_idx)
+        stepped = self._accumulated > 0 and (self._accumulated == self.options.accumulate_grad_batches or last)
+        epoch = self.trainer.current_epoch
+        self._warmup.set(optimizer.param_groups, epoch, batch_idx, self.trainer.num_training_batches)
         if stepped:
             self._accumulated = 0
             if self.trainer.world_size > 1:
                 average_gradients(self.weights())
-            clip(self.training_module, optimizer, self.gradient_clip_val, self.gradient_clip_algorithm)
+            clip(self.training_module, optimizer, self.options.gradient_clip_val, self.options.gradient_clip_algorithm)
             self.training_module.optimizer_step(self.trainer.current_epoch, batch_idx, optimizer)
         # As Lightning counts: a batch that was skipped is one of those that a schedule is made for.
-        if (stepped or last or (loss is None and self.accumulate_grad_batches == 1)) and not self._own_warmup:
+        if (stepped or last or (loss is None and self.options.accumulate_grad_batches == 1)) and not self._warmup.is_on(
+            epoch
+        ):
             self.advance_lr_schedulers(batch_idx)
         return result, stepped
 
@@ -265,7 +270,7 @@ class SampledOneShotModule(BaseOneShotLightningModule):
     @property
     def path_size_bias(self) -> float:
         """How much more often than by its probability a large candidate is on the path that trains weights."""
-        return self.size_bias
+        return self.options.size_bias
 
     def open_path(self, path: dict[Gate, int]) -> None:
         """Let a sampled path run."""
@@ -290,28 +295,6 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         """By how much mixed precision has scaled the gradients up."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         return 1.0 if scaler is None else float(scaler.get_scale())
-
-    @property
-    def _own_warmup(self) -> bool:
-        return self.warmup_learning_rate is not None and not self.searching
-
-    def _set_warmup_learning_rate(self, batch_idx: int) -> None:
-        """Cosine from the warm-up's learning rate to 0; what the evaluator had set comes back for the search."""
-        if self.warmup_learning_rate is None or self.trainer.current_epoch > self.warmup_epochs:
-            return
-        groups = self.weight_optimizer.param_groups
-        if self._own_warmup:
-            batches = self.trainer.num_training_batches
-            done = (self.trainer.current_epoch * batches + batch_idx) / (self.warmup_epochs * batches)
-            factor = 0.5 * (1 + math.cos(math.pi * done)) * self.warmup_learning_rate
-            bases = [group.get("initial_lr", group["lr"]) for group in groups]  # a schedule may begin at 0
-            for group, base in zip(groups, bases, strict=True):
-                group.setdefault("search_lr", group["lr"])
-                group["lr"] = factor * (base / bases[0] if bases[0] else 1.0)
-        else:
-            for group in groups:
-                if "search_lr" in group:
-                    group["lr"] = group.pop("search_lr")
 
     # -- the architecture ------------------------------------------------------------------------------------------
 
@@ -365,6 +348,18 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         if self.trainer.world_size > 1:
             average([gate.alpha.grad for gate in self.gates if gate.alpha.grad is not None])
 
+    def step_logits_of_weight_step(self, gates: list[Gate], scale: float) -> None:
+        """Step the logits on gradients of the weights' backward pass, in which :meth:`loss_scale` was ``scale``."""
+        if self.trainer.world_size > 1:
+            average_gradients([gate.alpha for gate in gates])  # a layer that has not run here may have run elsewhere
+        now = self.loss_scale()
+        if now != scale:  # mixed precision has changed it with the step of the weights, after the backward pass
+            for gate in gates:
+                if gate.alpha.grad is not None:
+                    gate.alpha.grad *= now / scale
+        self.architecture_optimizer.step()
+        self.architecture_optimizer.zero_grad()
+
     def reset_gates(self) -> None:
         """Back to the most probable path, which is what anyone who calls the supernet between steps wants to see."""
         for gate in self.gates:
@@ -392,8 +387,10 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         }
 
     def configure_architecture_optimizers(self) -> torch.optim.Optimizer:
-        # beta1 must be 0 and weight decay off: a logit without gradient must not move (FACTS 1.3.6).
-        return torch.optim.Adam([gate.alpha for gate in self.gates], lr=self.arc_learning_rate, betas=(0.0, 0.999))
+        # beta1 must be 0 and weight decay off: a logit without gradient must not move (ProxylessNAS, sec. 3.2.1).
+        return torch.optim.Adam(
+            [gate.alpha for gate in self.gates], lr=self.options.arc_learning_rate, betas=(0.0, 0.999)
+        )
 
     @property
     def architecture_optimizer(self) -> Any:

@@ -25,6 +25,7 @@ from nni_proxyless.core.settings_diff import differences
 
 from .checkpoint import CheckpointError, CheckpointFolder
 from .data import rng_state, set_rng_state
+from .identity import without_homes
 
 __all__ = ["StopAndGo"]
 
@@ -63,7 +64,7 @@ class StopAndGo:
         self._state = self.files.read()
         if self._state is None:
             return
-        found = self._state.get("identity", {})
+        found = without_homes(self._state.get("identity", {}))
         # Of an option that a version before this one did not write down nothing says that it was another.
         if unsaid := [name for name in self.identity if name not in found]:
             _logger.warning(

@@ -1,86 +1,127 @@
-"""A method as a strategy of NNI, whatever the method: arguments, supernet, data.
-
-SampledStrategy           an NNI ``OneShotStrategy``: turns the model space into a supernet, the evaluator into a search
-"""
+"""A method as a strategy of NNI, whatever the method: options, supernet, data."""
 
 from __future__ import annotations
 
 import copy
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from nni.nas.nn.pytorch import ModelSpace
-from pytorch_lightning import LightningDataModule
+from pytorch_lightning import LightningDataModule, LightningModule
 from torch import nn
 
 from nni_proxyless.core.nni_compat import ExpectationProfilerPenalty, OneShotStrategy, keep_modules_when_frozen
+from nni_proxyless.core.ranges import AtLeast, Finite, GreaterThan, Needs, NotIdentity, option_types, problems_of
 
-from ..ranges import problems_of_sampled
 from ..supernet.gate import Gate
 from ..supernet.layers import SampledInput, SampledLayer, SampledModule, SampledRepeat, choices_of
 from .constraints import limits_of
 from .data import ReplayableLoader, divided
-from .identity import WITHOUT_EFFECT, identity_of_penalty, options_of
+from .identity import identity_of_penalty, options_of
+from .module import SampledOneShotModule
 from .refusal import Original, SpaceError, refuse_cell, refuse_values, unchanged_if_refused
 from .resume import StopAndGo
 
 __all__ = ["SampledStrategy"]
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class SampledStrategy(OneShotStrategy):
-    """What ProxylessNAS and DSNAS have in common as strategies of NNI; see those for the arguments.
+    """What ProxylessNAS and DSNAS have in common as strategies of NNI. A subclass adds options and names its module.
+
+    An option is a field: written once, with the values it may have in its type (:mod:`nni_proxyless.core.ranges`). The
+    constructor, its errors, what a checkpoint compares and what ``nni-proxyless check`` says follow from the fields; the
+    Lightning module reads them from the strategy. A subclass may be a dataclass too, or write a constructor that passes
+    its other arguments on.
+
+    Parameters
+    ----------
+    arc_learning_rate
+        Of Adam on the logits.
+    warmup_epochs
+        Epochs at the start that train weights only, on paths from nearly uniform probabilities.
+    warmup_learning_rate
+        Warm-up has a cosine schedule of its own, from here to 0; the evaluator's schedule begins with the search, and
+        should be as long as the search alone. None: the evaluator's schedule from the start.
+    size_bias
+        Weights train on paths in which candidate j has a probability proportional to p_j s_j^size_bias, s_j being its number of
+        weights. 0: p_j, as in the papers. 1 is for candidates that share their weights
+        (:class:`~nni_proxyless.search_spaces.MobileNetV2Space`): a large one alone trains what it does not share, and drawn as
+        often as the others it stays behind them and is judged too low. The architecture learns on paths drawn from p.
+    gradient_clip_val, gradient_clip_algorithm
+        Norm (or largest value, with ``'value'``) to which the gradient of the weights is clipped; None for no clipping.
+        Lightning's Trainer refuses its own arguments of these names under manual optimization.
+    accumulate_grad_batches
+        Batches of one weight step, all on the same path.
+    entropy_weight
+        Adds the entropy of the choices to the loss of the architecture, in units of the loss, rising from 0 in the first
+        epoch of the search to this weight in the last. It makes choices decide, and so brings the latency of the
+        derived network to the expected one, in searches that are too short to decide by themselves. 0: as in the papers.
+    penalty
+        A :class:`~nni_proxyless.latency.LatencyPenalty`, any NNI ``ExpectationProfilerPenalty``, or the arguments of the
+        latter as a dict. It gets live probabilities, so its gradient reaches alpha.
+    within_target
+        Whether the target of a ``LatencyPenalty``, or each of several, is a limit to the network that is left, and not only to
+        the expected latency: it is the most probable network within the targets and, with ``weight='auto'``, near them, as
+        :func:`~nni_proxyless.latency.best_under_budget` has it. False: of every choice its most probable candidate (papers),
+        which together may cost more, or much less.
+    seed
+        Of the initial logits and of all sampling.
+    log_prob_every_n_step
+        How often all probabilities go to the logger, in batches.
+    checkpoint_dir
+        Folder for checkpoints: a search that is killed and started again with the same arguments goes on from the last
+        one, and ends as if it had not been killed. None: no checkpoints.
+    checkpoint_every
+        Batches between two checkpoints; one at the end of every epoch is written anyway.
+    mutation_hooks
+        As for every one-shot strategy of NNI.
 
     Attributes
     ----------
+    module_class
+        The search as a Lightning module.
     initial_spread
         Standard deviation of the initial logits.
-    out_of_range
-        Which of a strategy's options are, in words.
     needs_held_out_data
         Whether the evaluator's validation data train the architecture; if not, the search does not touch them.
     leaves_trained_network
         Whether the network that is left needs no further training.
+
+    Raises
+    ------
+    ValueError
+        An option outside its range; the message names all such options.
     """
 
-    initial_spread = 1e-3  # FACTS 1.6
-    out_of_range = staticmethod(problems_of_sampled)
-    needs_held_out_data = True
-    leaves_trained_network = False
+    arc_learning_rate: Annotated[float, GreaterThan(0)] = 1e-3
+    warmup_epochs: Annotated[int, AtLeast(0)] = 0
+    warmup_learning_rate: Annotated[float | None, GreaterThan(0), Needs("warmup_epochs")] = None
+    size_bias: Annotated[float, AtLeast(0), Finite()] = 0.0
+    gradient_clip_val: Annotated[float | None, GreaterThan(0)] = None
+    gradient_clip_algorithm: Literal["norm", "value"] = "norm"
+    accumulate_grad_batches: Annotated[int, AtLeast(1)] = 1
+    entropy_weight: Annotated[float, AtLeast(0)] = 0.0
+    penalty: Any = None
+    within_target: bool = True
+    seed: int = 0
+    log_prob_every_n_step: Annotated[int, AtLeast(1), NotIdentity()] = 10
+    checkpoint_dir: Annotated[str | None, NotIdentity()] = None
+    checkpoint_every: Annotated[int | None, AtLeast(1), NotIdentity()] = None
+    mutation_hooks: Annotated[list[Any] | None, NotIdentity()] = None
 
-    def __init__(
-        self,
-        *,
-        arc_learning_rate: float,
-        warmup_epochs: int = 0,
-        warmup_learning_rate: float | None = None,
-        size_bias: float = 0.0,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: Literal["norm", "value"] = "norm",
-        accumulate_grad_batches: int = 1,
-        log_prob_every_n_step: int = 10,
-        penalty: Any = None,
-        checkpoint_dir: str | None = None,
-        checkpoint_every: int | None = None,
-        within_target: bool = True,
-        seed: int = 0,
-        **kwargs: Any,
-    ):
-        super().__init__(**kwargs)
-        self.arc_learning_rate = arc_learning_rate
-        self.warmup_epochs = warmup_epochs
-        self.warmup_learning_rate = warmup_learning_rate
-        self.size_bias = size_bias
-        self.gradient_clip_val = gradient_clip_val
-        self.gradient_clip_algorithm = gradient_clip_algorithm
-        self.accumulate_grad_batches = accumulate_grad_batches
-        self.log_prob_every_n_step = log_prob_every_n_step
-        self.penalty = ExpectationProfilerPenalty(**penalty) if isinstance(penalty, dict) else penalty
-        self.checkpoint_dir = checkpoint_dir
-        self.checkpoint_every = checkpoint_every
-        self.within_target = within_target
-        self.seed = seed
+    module_class: ClassVar[type[SampledOneShotModule]]
+    initial_spread: ClassVar[float] = 1e-3  # ProxylessNAS, official code: docs/methods/proxyless.md
+    needs_held_out_data: ClassVar[bool] = True
+    leaves_trained_network: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__init__(self.mutation_hooks)
+        if isinstance(self.penalty, dict):
+            self.penalty = ExpectationProfilerPenalty(**self.penalty)
         self._gates: dict[str, Gate] = {}
         self._training_data = self._held_out_data = ReplayableLoader(None)
         self._trainer_with_data_module: Any = None
@@ -88,8 +129,9 @@ class SampledStrategy(OneShotStrategy):
             raise ValueError("; ".join(problems))
 
     def problems(self) -> list[str]:
-        """Every argument that is out of range, one sentence each."""
-        return [*self.out_of_range(self), *([problem] if (problem := self.penalty_problem()) else [])]
+        """Every option that is out of range, one sentence each."""
+        problem = self.penalty_problem()
+        return [*problems_of(option_types(type(self)), self), *([problem] if problem else [])]
 
     def penalty_problem(self) -> str | None:
         """What is wrong with the penalty, if anything."""
@@ -100,36 +142,32 @@ class SampledStrategy(OneShotStrategy):
     def identity(self) -> dict[str, Any]:
         """What makes two searches the same search, besides space and data: plain values.
 
-        All options but those that change nothing (:data:`.identity.WITHOUT_EFFECT`), a new one by itself.
+        All options but those marked ``NotIdentity``, a new one by itself.
         """
-        options = options_of(self, SampledStrategy, but=WITHOUT_EFFECT | {"penalty"})
+        options = options_of(self, SampledStrategy, but={"penalty"})
         return {**options, "penalty": identity_of_penalty(self.penalty)}
 
-    def module_arguments(self) -> dict[str, Any]:
-        """What every :class:`SampledOneShotModule` is built from."""
-        if self.checkpoint_every is not None and self.checkpoint_dir is None:
+    def penalty_of_module(self) -> Any:
+        """What the Lightning module adds to the loss."""
+        return self.penalty
+
+    def configure_oneshot_module(self, training_module: LightningModule) -> Any:
+        stop_and_go = None
+        if self.checkpoint_dir is not None:
+            identity = {"strategy": type(self).__name__, **self.identity()}
+            stop_and_go = StopAndGo(self.checkpoint_dir, self.checkpoint_every, identity)
+        elif self.checkpoint_every is not None:
             raise ValueError(f"checkpoint_every is {self.checkpoint_every}, but there is no checkpoint_dir to write to")
-        return {
-            "gates": list(self._gates.values()),
-            "training_data": self._training_data,
-            "held_out_data": self._held_out_data,
-            "arc_learning_rate": self.arc_learning_rate,
-            "warmup_epochs": self.warmup_epochs,
-            "warmup_learning_rate": self.warmup_learning_rate,
-            "size_bias": self.size_bias,
-            "gradient_clip_val": self.gradient_clip_val,
-            "gradient_clip_algorithm": self.gradient_clip_algorithm,
-            "accumulate_grad_batches": self.accumulate_grad_batches,
-            "log_prob_every_n_step": self.log_prob_every_n_step,
-            "penalty": self.penalty,
-            "seed": self.seed,
-            "limits": limits_of(self.penalty) if self.within_target else (),
-            "stop_and_go": None
-            if self.checkpoint_dir is None
-            else StopAndGo(
-                self.checkpoint_dir, self.checkpoint_every, {"strategy": type(self).__name__, **self.identity()}
-            ),
-        }
+        return self.module_class(
+            training_module,
+            options=self,
+            gates=list(self._gates.values()),
+            training_data=self._training_data,
+            held_out_data=self._held_out_data,
+            penalty=self.penalty_of_module(),
+            limits=limits_of(self.penalty) if self.within_target else (),
+            stop_and_go=stop_and_go,
+        )
 
     # -- the supernet ----------------------------------------------------------------------------------------------
 

@@ -1,25 +1,10 @@
 """The gate of a choice, and the gradient that it would have received had it been a number.
 
-Symbols, for one choice (one label of the model space) with N candidates:
-
-==========  ===========================================================================================
-alpha       logits, shape (N,), the only thing an architecture step changes
-p           softmax(alpha), shape (N,)
-k           the active candidate, drawn by the strategy
-o_j(x)      output of candidate j
-g           gate, one-hot: g_k = 1, all others 0
-y           sum_j g_j o_j(x) = o_k(x), output of the layer
-L           loss
-==========  ===========================================================================================
-
-The forward pass runs candidate k and nothing else. What a strategy learns from is the gradient that each gate
-*would* have received, had it been a number:
-
-    dL/dg_j = sum over all elements of dL/dy * o_j(x)                    (ProxylessNAS, appendix; FACTS 1.1.3)
-
-:func:`route_gate_gradients` puts exactly that into the backward pass, for the candidates that the strategy wants to
-*probe*. What the gate stands for is the strategy's business: ProxylessNAS hands in probabilities (then the chain rule
-through the softmax is its equation 4), DSNAS log-probabilities.
+The symbols are those of :mod:`..estimators`. The forward pass runs the active candidate k and nothing else. A strategy learns from
+dL/dg_j, the gradient that each gate *would* have received: :func:`.gate_gradient.route_gate_gradients` puts exactly that into the
+backward pass, for the candidates that the strategy *probes*. What the gate stands for is the strategy's business: ProxylessNAS hands
+in probabilities (then the chain rule through the softmax is its equation 4, :func:`..estimators.logit_gradient`), DSNAS
+log-probabilities.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..estimators import gate_gradient
+
 __all__ = ["route_gate_gradients", "tensors_in", "versions"]
 
 
@@ -101,7 +103,7 @@ class _RouteGateGradients(torch.autograd.Function):
         y, inputs = tensors[: probe.n_outputs], tensors[probe.n_outputs :]
         if probe.alone:  # nothing runs, so nothing has to be set up, which every choice of every step would feel
             with torch.no_grad():
-                r = torch.stack([_inner(grad, o, None) for grad, o in zip(grad_y, y, strict=True)]).sum()
+                r = torch.stack([gate_gradient(grad, o) for grad, o in zip(grad_y, y, strict=True)]).sum()
             probe.tell()
             return r.to(gates).expand(gates.shape), None, *grad_y
         args, kwargs = _with_tensors(probe.arguments, iter(inputs))
@@ -118,33 +120,13 @@ class _RouteGateGradients(torch.autograd.Function):
                     raise RuntimeError(
                         f"candidates return {len(o_j)} tensors and {len(grad_y)} tensors; they must agree"
                     )
-                grad_gates[j] = sum(_inner(*of_one) for of_one in zip(grad_y, o_j, shifts, strict=True))
+                grad_gates[j] = sum(gate_gradient(*of_one) for of_one in zip(grad_y, o_j, shifts, strict=True))
         if versions(inputs) != before:
             raise RuntimeError(
                 "a probed candidate changes its input in place, which falsifies what the others are measured on"
             )
         probe.tell()
         return grad_gates, None, *grad_y, *(None for _ in inputs)
-
-
-def _inner(grad: Tensor, output: Tensor, shift: Tensor | None) -> Tensor:
-    """sum(grad * (output - shift)), in float32 at least: half precision would overflow, or lose the small ones."""
-    if shift is output:
-        return grad.new_zeros((), dtype=torch.promote_types(grad.dtype, torch.float32))
-    if grad.dtype in (torch.float16, torch.bfloat16) or output.dtype in (torch.float16, torch.bfloat16):
-        grad, output, shift = grad.float(), output.float(), None if shift is None else shift.float()
-    if shift is not None:
-        output = output - shift
-    if grad.dtype == output.dtype and grad.stride() == output.stride() and _is_dense(grad):
-        # In the order in which they lie in memory: a dot product needs no third tensor of this size.
-        n = grad.numel()
-        return torch.dot(grad.as_strided((n,), (1,)), output.as_strided((n,), (1,)))
-    return (grad * output).sum()
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    """Whether the elements lie in memory without gaps and overlaps, in the usual order or channels-last."""
-    return tensor.is_contiguous() or (tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
 
 
 def route_gate_gradients(
@@ -176,7 +158,7 @@ def route_gate_gradients(
     shift
         Whether the first argument, which a skip returns as it is, is subtracted from every o_j. A common term in all
         dL/dg_j has no effect behind a softmax (each row of its Jacobian sums to 0), so a layer with a skip candidate
-        may measure everything against the skip: its own gate gradient is then exactly 0 (FACTS 1.7.3) and float32
+        may measure everything against the skip: its own gate gradient is then exactly 0 and float32
         loses no digits to the part that all candidates share.
     copy
         Return a copy of ``y``, which what follows may change in place. Without it torch refuses such a change with an

@@ -816,7 +816,7 @@ def test_a_scale_that_is_divided_out_has_no_reward():
     [
         ({"reward": "loss reward"}, "reward is 'loss reward'; allowed: 'loss', 'gradient'"),
         ({"paths": "own"}, "paths is 'own'; allowed: 'per-process', 'shared'"),
-        ({"search_epochs": 0}, "search_epochs is 0; allowed: 1 or more, or none for half of the epochs"),
+        ({"search_epochs": 0}, "search_epochs is 0; allowed: 1 or more, or none"),
         ({"fix_gap": 0.0}, "fix_gap is 0.0; allowed: greater than 0, up to 1"),
         ({"baseline_weight": 1.5}, "baseline_weight is 1.5; allowed: greater than 0, up to 1"),
         ({"arc_learning_rate": -1, "fix_gap": 2}, "arc_learning_rate is -1; allowed: greater than 0; fix_gap is 2; allowed"),

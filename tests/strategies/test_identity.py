@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from nni.nas.evaluator.pytorch import DataLoader, Lightning
 from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
 from nni_proxyless.strategies import DSNAS, ProxylessNAS
 from nni_proxyless.strategies.oneshot.checkpoint import CheckpointError, CheckpointFolder
-from nni_proxyless.strategies.oneshot.identity import WITHOUT_EFFECT, identity_of_penalty
+from nni_proxyless.strategies.oneshot.identity import identity_of_penalty, without_homes
 
+from nni_proxyless.core.ranges import GreaterThan, NotIdentity
 from nni_proxyless.core.settings_diff import differences
 from nni_proxyless.latency import LatencyPenalty, LatencyReward, Penalties
 
@@ -28,11 +30,12 @@ OTHER: dict[str, Any] = {
     "log_prob_every_n_step": 5, "checkpoint_dir": "elsewhere", "checkpoint_every": 9,
 }  # fmt: skip
 METHODS = (ProxylessNAS, DSNAS)
+WITHOUT_EFFECT = ("log_prob_every_n_step", "checkpoint_dir", "checkpoint_every")
 
 
 def options(method: type) -> list[str]:
     """All that a strategy takes, but its penalty and what NNI's strategies take."""
-    return [name for name in inspect.signature(method).parameters if name not in ("penalty", "kwargs")]
+    return [name for name in inspect.signature(method).parameters if name not in ("penalty", "mutation_hooks")]
 
 
 @pytest.mark.parametrize(("method", "option"), [(method, name) for method in METHODS for name in options(method)])
@@ -53,6 +56,20 @@ class Newer(ProxylessNAS):
 class Forgetful(ProxylessNAS):
     def __init__(self, *, temperature: float = 1.0, **kwargs: Any):
         super().__init__(**kwargs)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class NewerField(ProxylessNAS):
+    temperature: Annotated[float, GreaterThan(0)] = 1.0
+    watched: Annotated[bool, NotIdentity()] = False
+
+
+def test_a_new_field_counts_by_itself_and_has_its_range():
+    assert differences(
+        NewerField(watched=True).identity(), NewerField(temperature=2.0).identity(), "in the checkpoint"
+    ) == ["temperature is 1.0 here, 2.0 in the checkpoint"]
+    with pytest.raises(ValueError, match=r"^temperature is 0; allowed: greater than 0$"):
+        NewerField(temperature=0)
 
 
 def test_a_new_option_counts_by_itself():
@@ -115,3 +132,19 @@ def test_a_checkpoint_that_does_not_say_an_option_is_gone_on_from(tmp_path, capl
     assert "the checkpoint does not say reward_exponent, penalty: taken as the same as here" in caplog.text
     with pytest.raises(CheckpointError, match=r"another search: seed is 1 here, 0 in the checkpoint"):
         searched(tmp_path, reward_exponent=-0.3, seed=1)
+
+
+def test_a_class_that_has_moved_is_the_same_class(tmp_path):
+    """Checkpoints of earlier versions name classes of this package by the modules that they were in then."""
+    assert without_homes("nni_proxyless.latency.penalty.LatencyPenalty") == "nni_proxyless:LatencyPenalty"
+    assert without_homes("nni_proxyless.latency.penalty.LatencyReward") != "nni_proxyless:LatencyPenalty"
+    assert without_homes("somebody.latency.penalty.LatencyPenalty") == "somebody.latency.penalty.LatencyPenalty"
+    assert Newer(temperature=LatencyPenalty).identity()["temperature"] == "nni_proxyless:LatencyPenalty"
+    searched(tmp_path)
+    files = CheckpointFolder(tmp_path)
+    state = files.read()
+    assert state is not None
+    state["identity"]["baseline"] = {"kind": ["nni_proxyless.old.home.Cost", "before"]}
+    files.write(state)
+    with pytest.raises(CheckpointError, match=r"another search: baseline is 'before' here, \{'kind': \['nni_proxyless:Cost', 'before'\]\}"):  # fmt: skip
+        searched(tmp_path)

@@ -231,24 +231,24 @@ def test_all_wrong_arguments_are_named_at_once():
         )  # fmt: skip
     assert str(caught.value) == "; ".join(
         [
-            "warmup_epochs is -1; allowed: 0 or more",
-            "log_prob_every_n_step is 0; allowed: 1 or more",
-            "accumulate_grad_batches is 0; allowed: 1 or more",
-            "size_bias is -1; allowed: 0 or more",
             "arc_learning_rate is 0; allowed: greater than 0",
+            "warmup_epochs is -1; allowed: 0 or more",
             "warmup_learning_rate is 0.0; allowed: greater than 0, or none",
+            "size_bias is -1; allowed: 0 or more, finite",
             "gradient_clip_val is 0.0; allowed: greater than 0, or none",
             "gradient_clip_algorithm is 'l2'; allowed: 'norm', 'value'",
-            "checkpoint_every is 0; allowed: 1 or more batches, or none",
+            "accumulate_grad_batches is 0; allowed: 1 or more",
+            "log_prob_every_n_step is 0; allowed: 1 or more",
+            "checkpoint_every is 0; allowed: 1 or more, or none",
             "update is 'three-path'; allowed: 'two-path', 'full', 'reinforce'",
-            "cost_probs is 'half'; allowed: 'pair', 'full'",
-            "baseline is 'always'; allowed: 'before', 'after', 'never'",
             "arc_update_every is 0; allowed: 1 or more",
             "arc_update_steps is 0; allowed: 1 or more",
             "arc_start_epoch is -1; allowed: 0 or more",
+            "cost_probs is 'half'; allowed: 'pair', 'full'",
             "reinforce_samples is 0; allowed: 1 or more",
+            "reward_exponent is 0.1; allowed: up to 0, a slow network earns less",
+            "baseline is 'always'; allowed: 'before', 'after', 'never'",
             "baseline_weight is 0; allowed: greater than 0, up to 1",
-            "reward_exponent is 0.1; allowed: 0 or less, a slow network earns less",
             "penalty is a int; allowed: LatencyPenalty, NNI's ExpectationProfilerPenalty, a dict",
         ]
     )

@@ -76,7 +76,7 @@ def search(strategy, every):
 def by_lightning(self, batch, batch_idx):
     """A training step that has Lightning log all."""
     result = self.search_step(batch, batch_idx)
-    if batch_idx % self.log_prob_every_n_step == 0:
+    if batch_idx % self.options.log_prob_every_n_step == 0:
         self.log_probs(self.export_probs())
     return result
 

@@ -18,7 +18,8 @@ import torch
 from nni.nas.evaluator.pytorch import DataLoader, Lightning, LightningModule, Regression, Trainer
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
 from nni_proxyless.strategies import ProxylessNAS
-from nni_proxyless.strategies.estimators import MovingBaseline, reinforce_loss
+from nni_proxyless.strategies.estimators import reinforce_loss
+from nni_proxyless.strategies.oneshot.baseline import MovingBaseline
 from nni_proxyless.strategies.proxyless import ProxylessModule
 from nni_proxyless.strategies.supernet.gate import Gate
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
