@@ -58,7 +58,7 @@ class DSNASModule(SampledOneShotModule):
     @property
     def child_epoch(self) -> int:
         """The epoch with which the child begins, at the latest."""
-        return first_child_epoch(self.options, self.trainer.max_epochs)
+        return first_child_epoch(self.options.warmup_epochs, self.options.search_epochs, self.trainer.max_epochs)
 
     @property
     def learning(self) -> bool:
@@ -66,7 +66,7 @@ class DSNASModule(SampledOneShotModule):
         return self.searching and self.child_since is None
 
     def on_train_start(self) -> Any:
-        check_stages(self.options, self.trainer.max_epochs)
+        check_stages(self.options.warmup_epochs, self.options.search_epochs, self.trainer.max_epochs)
         if self.options.paths == "per-process" and self.trainer.world_size > 1:
             self.gates[0].generator.manual_seed(self.options.seed * self.trainer.world_size + self.trainer.global_rank)
         return super().on_train_start()
