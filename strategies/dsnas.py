@@ -187,6 +187,9 @@ class DSNAS(SampledStrategy):
     ``Repeat``. All training is on the evaluator's training data; validation data are not touched, and need not be given.
     ``export_top_models(formatter='instance')`` gives the child with its trained weights, ``formatter='dict'`` its choices.
 
+    The other options are those of :class:`.oneshot.strategy.SampledStrategy`. Of these, clipping is of the weights' gradient
+    alone; with ``within_target`` a choice also waits while making it would leave no network within the target.
+
     Parameters
     ----------
     search_epochs
@@ -196,15 +199,12 @@ class DSNAS(SampledStrategy):
         more. 1 practically never. With a penalty, probabilities first follow the cost; 0.9 then keeps choices from being
         made before the loss has had its say.
     reward
-        What the logits learn from; see the head of this module.
+        What the logits learn from. ``'loss'``: the loss of the sampled network against a moving average; ``'gradient'``: the
+        gradient that reaches the output of each sampled candidate (paper).
     paths
         ``'per-process'``: every process samples its own network; ``'shared'``: all the same.
     baseline_weight
         Of the newest loss in the moving average b.
-    within_target
-        Also: a choice waits while making it would leave no network within the target.
-
-    Of all others see :class:`.oneshot.strategy.SampledStrategy`. Clipping is of the weights' gradient alone.
     """
 
     search_epochs: Annotated[int | None, AtLeast(1)] = None

@@ -167,10 +167,13 @@ class ProxylessNAS(SampledStrategy):
     minimize it in the place of ``training_step``: paper and official code use plain cross entropy there, and label
     smoothing for the weights only. With ``'reinforce'``, ``architecture_accuracy(batch, batch_idx)`` likewise.
 
+    The other options are those of :class:`.oneshot.strategy.SampledStrategy`. With ``'reinforce'``, ``penalty`` may also be a
+    :class:`~nni_proxyless.latency.LatencyReward`, which takes any profiler or measurement, and ``entropy_weight`` has no part.
+
     Parameters
     ----------
     update
-        How the logits learn; see the head of this module.
+        How the logits learn: from a sampled pair of candidates, from all candidates, or from rewarded networks.
     arc_update_every
         Weight steps between two updates of the architecture, counted within an epoch.
     arc_update_steps
@@ -186,12 +189,10 @@ class ProxylessNAS(SampledStrategy):
         Networks per update of ``'reinforce'``, M.
     reward_exponent
         w of the reward accuracy * (latency / target)^w when ``penalty`` is a ``LatencyPenalty``.
-    baseline, baseline_weight
-        Of ``'reinforce'``; see :class:`.oneshot.baseline.MovingBaseline`.
-    penalty
-        With ``'reinforce'`` also a :class:`~nni_proxyless.latency.LatencyReward`, which takes any profiler or measurement.
-
-    Of all others see :class:`.oneshot.strategy.SampledStrategy`; ``entropy_weight`` has no part in ``'reinforce'``.
+    baseline
+        Of ``'reinforce'``. ``'before'``: moved before it is used; ``'after'``: used first, without bias; ``'never'``: none.
+    baseline_weight
+        Of the newest mean reward in the moving baseline.
     """
 
     update: Literal["two-path", "full", "reinforce"] = "two-path"

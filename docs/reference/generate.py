@@ -116,7 +116,17 @@ def arguments(group: str, name: str, left_out: frozenset[str] | set[str]) -> Ite
     yield from ("", "| key | default | allowed | |", "| --- | --- | --- | --- |")
     for key, parameter in found.items():
         standing = "required" if parameter.default is parameter.empty else default(parameter.default)
-        yield row(f"`{key}`", standing, kind(options.types.get(key, Any)), said.get(key, ""))
+        allowed = [kind(options.types.get(key, Any)), *ranges(parameter.annotation)]
+        yield row(f"`{key}`", standing, ", ".join(filter(None, allowed)), said.get(key, ""))
+
+
+def ranges(annotation: Any) -> list[str]:
+    """What the type of an option declares beside its kind."""
+    return (
+        [str(one) for one in get_args(annotation) if hasattr(one, "allows")]
+        if get_origin(annotation) is Annotated
+        else []
+    )
 
 
 def described(factory: Any) -> dict[str, str]:
