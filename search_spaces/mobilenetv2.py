@@ -1,4 +1,6 @@
-"""The MobileNetV2-style space of ProxylessNAS (paper sec. 4.2; FACTS 1.8), built of timm's own blocks.
+"""The MobileNetV2-style space of ProxylessNAS (paper sec. 4.2), built of timm's own blocks.
+
+Source: mit-han-lab/proxylessnas at bf58b5c, search/imagenet_arch_search.py:64-66.
 
     conv_stem, bn1            3x3 convolution
     blocks.0.0                the first block, always depthwise 3x3 without expansion
@@ -33,7 +35,7 @@ from .shared_weights import align_candidates, share_weights
 
 __all__ = ["PRESETS", "MobileNetV2Space"]
 
-BN_EPS = 1e-3  # of the official search code (FACTS 1.6)
+BN_EPS = 1e-3  # of the official search code, search/imagenet_arch_search.py
 
 
 class MobileNetV2Space(ModelSpace):

@@ -45,7 +45,7 @@ from nni_proxyless.models.timm_model import build_efficientnet
 
 FILES = {name: f"experiments/imagenet/search_{name}.yml" for name in ("proxyless", "dsnas")}
 TITLES = {"proxyless": "ProxylessNAS", "dsnas": "DSNAS"}
-PUBLISHED_GPU_HOURS = {"proxyless": 200, "dsnas": 420}  # the papers'; DSNAS's with its training, FACTS 1.10, 2.6
+PUBLISHED_GPU_HOURS = {"proxyless": 200, "dsnas": 420}  # from the papers' tables; DSNAS's includes its training
 TRAINING_EPOCHS = 300  # of ProxylessNAS's final training
 IMAGES, CLASSES = 1_281_167, 1000  # ImageNet's
 BUDGET = 330.0  # millions of multiply-adds

@@ -1,7 +1,7 @@
 """Calibrate a sum of rows to the milliseconds of the whole network: a fixed cost and a slope.
 
 t is the sum of a network's rows, m what the network takes when it is timed as a whole. Isolated operations summed read
-18 % low on a CPU (FACTS 7), operations timed inside networks a few per cent off: m is close to a + b t, with a and b the
+18 % low on a CPU (ImageNet space, one thread), operations timed inside networks a few per cent off: m is close to a + b t, with a and b the
 same for all networks of a space.
 """
 

@@ -62,7 +62,7 @@ class DeviceEstimator(LatencyEstimator):
     device
         ``'cpu'``, ``'cuda'``, ``'cuda:1'`` …, as torch names it.
     threads
-        CPU threads while measuring. One gives the steadiest ranking (FACTS 7).
+        CPU threads while measuring. One gives the steadiest ranking.
     batch
         Images per run.
     precision

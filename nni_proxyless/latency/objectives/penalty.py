@@ -55,7 +55,8 @@ class LatencyPenalty(ExpectationProfilerPenalty):
     ================  ==============================================  =====================================================
 
     ``'threshold'`` looks at the sampled network Z alone, with candidate k in each choice and F(Z) in all: below the budget T
-    there is no penalty, above it every sampled candidate is made less probable, the more the more it costs (FACTS 2.2).
+    there is no penalty, above it every sampled candidate is made less probable, the more the more it costs
+    (SNAS-Series/SNAS-Series at 9a43adb, DSNAS/network.py:23-43).
 
     ``weight='auto'`` (with ``'add#linear'``) needs no weight at all: lambda is computed in every backward pass from the
     gradients themselves, so that E goes to T and stays there while the task decides everything else; see

@@ -3,7 +3,7 @@
 Two methods. ``networks``: whole networks run, so drawn that all candidates have their turn in every round, and their
 operations are timed where they stand. What a network takes when nobody looks, less the sum of its operations, is the table's
 ``constant``; looking costs some microseconds per operation, so that of a small network it may be negative. ``isolated``: operations
-are timed one by one, in turns; it needs no space that runs as a whole, and its sums read low (FACTS 7).
+are timed one by one, in turns; it needs no space that runs as a whole, and its sums read low.
 
 What was timed is kept in a file while it lasts: a build that was killed goes on where it was.
 """

@@ -228,7 +228,7 @@ def _write_onnx(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, what:
     if free:
         free["output"] = {0: "batch"}
     with warnings.catch_warnings():
-        # Both are about the older exporter; the newer one, through dynamo, wants onnxscript as well (FACTS 6.10).
+        # Both are about the older exporter; the newer one, through dynamo, wants onnxscript as well.
         for message in ("You are using the legacy TorchScript-based ONNX export", "The feature will be removed"):
             warnings.filterwarnings("ignore", message=message, category=DeprecationWarning)
         try:

@@ -1,6 +1,6 @@
 """Time operations inside whole networks of a space, and draw random networks.
 
-Operations timed one by one read low when they are summed (FACTS 7): input and weights lie in other caches than they do in
+Operations timed one by one read low when they are summed: input and weights lie in other caches than they do in
 a network. So the operations are timed where they stand. A copy of the space runs, one path at a time, and a second copy that
 nobody looks into; any space of ``LayerChoice``, ``Repeat`` and ``InputChoice`` will do.
 """
