@@ -7,13 +7,13 @@
 
 The methods are NNI's, as their classes are. Changed is what keeps NNI's from being compared, or from learning the latency:
 
-- Their penalty gets probabilities as plain numbers, so that no gradient reaches the architecture (FACTS 6.1). Here it gets live
+- Their penalty gets probabilities as plain numbers, so that no gradient reaches the architecture. Here it gets live
   ones, the depths of a ``Repeat`` included.
 - ``Proxyless`` exports a random network, ``GumbelDARTS`` says noisy probabilities. Here a network is the most probable one, the
   same at every call, and probabilities are those of the plain softmax.
-- Architecture steps count as training in ``train_loss``, and are made with the label smoothing of the weights (FACTS 6.3). Here
+- Architecture steps count as training in ``train_loss``, and are made with the label smoothing of the weights. Here
   they are the evaluator's ``architecture_loss``, as with the strategies here.
-- Logits reach their optimizer in the order of a set (FACTS 6.8). Here in that of the modules.
+- Logits reach their optimizer in the order of a set. Here in that of the modules.
 - A layer of NNI's such as ``MutableConv2d`` loses its weights in the network that is derived. Here it keeps them.
 
 They run in one process, and do not go on where they were stopped.
@@ -82,7 +82,7 @@ def _choices_of(label: str, mutable: Any) -> list[Any]:
 
 
 class _OneProcess(BaseOneShotLightningModule):
-    """Refuses several, of which each would sample and step for itself (FACTS 6.7)."""
+    """Refuses several, of which each would sample and step for itself."""
 
     def setup(self, stage: str | None = None) -> Any:
         if self.trainer.world_size > 1:
@@ -130,7 +130,7 @@ class _Differentiable(_OneProcess):
         """Label -> choice -> probability, by the plain softmax, with a gradient.
 
         NNI gives every input of an ``InputChoice`` a probability. Of a set of inputs it is here the product of theirs,
-        normalised, so that the most probable set is that of the most probable inputs.
+        normalized, so that the most probable set is that of the most probable inputs.
         """
         found = {}
         logits = logits_of(self.model)

@@ -50,7 +50,7 @@ def test_all_that_use_the_budget_up_and_no_other(space, profiler):
     found = draw_within_budget(space, profiler, len(there), BUDGET, seed=0)
     assert sorted(map(json.dumps, found)) == sorted(map(json.dumps, [dict(sorted(net.items())) for net in there]))
     with pytest.raises(
-        UserError, match=f"--random: {len(there)} different nets take 0.073625 to 0.0775 million multiply-adds"
+        UserError, match=f"--random: {len(there)} different networks take 0.073625 to 0.0775 million multiply-adds"
     ):
         draw_within_budget(space, profiler, len(there) + 1, BUDGET, seed=0)
 
@@ -97,7 +97,7 @@ def test_the_command_writes_nets_that_a_seed_makes_again(tmp_path, capsys, space
     words = ["reference", str(tmp_path / "run"), "--widths", "--random", "3", "--seed", "4"]
     assert main(words) == 0
     rows = capsys.readouterr().out.splitlines()
-    assert [row.split()[0] for row in rows[:4]] == ["net", "random-4.0", "random-4.1", "random-4.2"]
+    assert [row.split()[0] for row in rows[:4]] == ["network", "random-4.0", "random-4.1", "random-4.2"]
     written = sorted((tmp_path / "run" / "reference").glob("*/architecture.json"))
     nets = [Architecture.read(path) for path in written]
     assert len({json.dumps(net.choices) for net in nets}) == 3
@@ -119,7 +119,7 @@ def test_the_command_writes_nets_that_a_seed_makes_again(tmp_path, capsys, space
         (BUDGET, ["--random", "-1"], "--random: -1 is not allowed here; allowed: 0 or more"),
         (BUDGET, ["--widths"], "--random: 0 is not allowed here; allowed: 1 or more, where --widths names none"),
         (BUDGET, ["--random", "1", "--seed", "-3"], "--seed: -3 is not allowed here; allowed: 0 to 4294967295"),
-        (BUDGET, ["--random", "1", "--widths", "--budget-ms", "0.001"], "--random: 0 different nets take 0.00095 to 0.001 million multiply-adds, 95 to 100 % of the budget, and 1 are asked for; allowed: fewer, or another --budget-ms; the nets of this space take 0.0"),
+        (BUDGET, ["--random", "1", "--widths", "--budget-ms", "0.001"], "--random: 0 different networks take 0.00095 to 0.001 million multiply-adds, 95 to 100 % of the budget, and 1 are asked for; allowed: fewer, or another --budget-ms; the networks of this space take 0.0"),
     ],
 )  # fmt: skip
 def test_wrong_words_are_refused(target, words, message, tmp_path, capsys):

@@ -111,7 +111,7 @@ def test_the_command_as_typed_and_its_nets_through_train(tmp_path, command):
     done = command("nni-proxyless", "reference", "run", "--widths", "1.0", "0.5", "--output", "refs")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines[:3]] == ["net", "width-0.5", "width-1.0"]
+    assert [line.split()[0] for line in lines[:3]] == ["network", "width-0.5", "width-1.0"]
     assert lines[4:] == [
         "structure: MobileNetV2's block in the skeleton of the space",
         "architecture: refs/width-0.5/architecture.json", "architecture: refs/width-1.0/architecture.json",
@@ -141,7 +141,7 @@ def test_twice_is_the_same_and_another_net_is_not_overwritten(tmp_path, capsys):
     path = leave(tmp_path / "a")
     words = ["reference", str(path), "--widths", "0.3", "0.5"]
     assert main(words) == 0
-    assert "the same net as" in capsys.readouterr().err
+    assert "the same network as" in capsys.readouterr().err
     first = (tmp_path / "a" / "reference" / "width-0.5" / "architecture.json").read_bytes()
     assert main(words) == 0
     assert (tmp_path / "a" / "reference" / "width-0.5" / "architecture.json").read_bytes() == first
@@ -150,7 +150,7 @@ def test_twice_is_the_same_and_another_net_is_not_overwritten(tmp_path, capsys):
     assert main(["reference", str(other), "--widths", "0.5", "--output", str(tmp_path / "a" / "reference")]) == 2
     there = tmp_path / "a" / "reference"
     assert capsys.readouterr().err == (
-        f"nni-proxyless: --output {there}: {there / 'width-0.5' / 'architecture.json'} is there and holds another net; name "
+        f"nni-proxyless: --output {there}: {there / 'width-0.5' / 'architecture.json'} is there and holds another network; name "
         "another folder\n"
     )
 

@@ -62,7 +62,7 @@ def _reference(arguments: argparse.Namespace) -> int:
         nets += random_nets(searched, path.parent, arguments.random, budget=arguments.budget_ms, seed=arguments.seed)
     beside = time_beside(searched, nets)
     paths = write_reference_nets(nets, arguments.output or path.parent / "reference")
-    rows: list[tuple[str, ...]] = [("net", "MACs", "params", f"table {unit_of(searched.latency)}", "measured ms")]
+    rows: list[tuple[str, ...]] = [("network", "MACs", "params", f"table {unit_of(searched.latency)}", "measured ms")]
     rows += [_row(file.parent.name, net, net.latency["measured_ms"]) for file, net in zip(paths, nets, strict=True)]
     rows.append(_row("the searched network", searched, beside))
     print("\n".join(in_columns(rows)))

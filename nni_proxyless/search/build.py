@@ -153,7 +153,7 @@ class SearchParts:
 
     @functools.cached_property
     def held_out(self) -> Any:
-        """All images that train no weight: for validation and, where the architecture is learnt from images of its own, those."""
+        """All images that train no weight: for validation and, where the architecture is learned from images of its own, those."""
         if not strategy_can("needs_held_out_data", self.config, default=True):
             return self.judging_loaders[1]
         images: Any = ConcatDataset([self.images.validation, self.images.alphas])

@@ -33,7 +33,7 @@ class Cost:
     def figures(
         self, name: str, sample: Mapping[str, Any], probs: Mapping[str, Mapping[Any, float]]
     ) -> dict[str, float]:
-        """What is reported per epoch, in the cost's unit: over the live probabilities, and of the net of the moment."""
+        """What is reported per epoch, in the cost's unit: over the live probabilities, and of the network of the moment."""
         return {
             f"expected_{name}": float(self.profiler.expectation(probs)),
             f"derived_{name}": float(self.profiler.profile(dict(sample))),

@@ -25,7 +25,7 @@ TICKS = 8  # at most
 
 
 def draw_heat_map(label: str, candidates: Sequence[str], over_time: np.ndarray) -> np.ndarray:
-    """A picture of one choice, shape (height, width, 3), one byte per colour.
+    """A picture of one choice, shape (height, width, 3), one byte per color.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The milliseconds of a search: from a table or measured, what target they leave room for, and those of the derived net."""
+"""The milliseconds of a search: from a table or measured, what target they leave room for, and those of the derived network."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ __all__ = [
 _logger = logging.getLogger(__name__)
 
 TABLE_DRIFT = 0.05
-DRIFT_WORTH_SAYING = 1.1  # isolated operations repeat to a few per cent on a quiet machine (FACTS 7)
+DRIFT_WORTH_SAYING = 1.1  # isolated operations repeat to a few per cent on a quiet machine
 
 
 def make_estimator(section: EstimatorSection) -> LatencyEstimator:
@@ -224,7 +224,7 @@ def _say_if_drifted(
     same_target = all(profiler.conditions.get(name) == value for name, value in estimator.conditions.items())
     if same_target and not 1 / DRIFT_WORTH_SAYING < table_again_ms / table_ms < DRIFT_WORTH_SAYING:
         _logger.warning(
-            "the machine is not as it was: the net's operations take %s ms now, %s ms in the table; "
+            "the machine is not as it was: the network's operations take %s ms now, %s ms in the table; "
             "compare the measured %s ms with the former",
             in_words(table_again_ms),
             in_words(table_ms),

@@ -1,12 +1,12 @@
-"""Reference nets: what a search has to beat, picked by hand, at several widths, for the same images and classes.
+"""Reference networks: what a search has to beat, picked by hand, at several widths, for the same images and classes.
 
     images halved five times (ImageNet)    MobileNetV2 itself (Sandler et al. 2018, table 2)
     any other space                        its own stem, stages, strides and depths with a 3x3 kernel and expansion 6 in every
-                                           block: MobileNetV2's block in the space's skeleton, which is no published net
+                                           block: MobileNetV2's block in the space's skeleton, which is no published network
 
 The width multiplier is MobileNetV2's: channels times it, rounded to multiples of 8, at least nine tenths of what they were to
-be; the last layer gets wider but not narrower. A reference net is one of a space with a single network in it, so it is an
-``architecture.json`` like any other; it has fresh weights. Random nets of the space itself: :mod:`.random_baseline`.
+be; the last layer gets wider but not narrower. A reference network is one of a space with a single network in it, so it is an
+``architecture.json`` like any other; it has fresh weights. Random networks of the space itself: :mod:`.random_baseline`.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ def reference_layout(layout: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
 
 
 def reference_nets(searched: Architecture, widths: Sequence[float]) -> list[Architecture]:
-    """A reference net per width; not timed, with fresh weights.
+    """A reference network per width; not timed, with fresh weights.
 
     Raises
     ------
     UserError
-        The net is of a space without stages to scale.
+        The network is of a space without stages to scale.
     """
     layout = None
     if searched.network is not None:
@@ -84,9 +84,9 @@ def reference_nets(searched: Architecture, widths: Sequence[float]) -> list[Arch
 
 
 def time_beside(searched: Architecture, nets: Sequence[Architecture]) -> float | None:
-    """Note the milliseconds of the nets, and return what the searched net takes beside them.
+    """Note the milliseconds of the networks, and return what the searched network takes beside them.
 
-    Where this is the machine and the runtime on which the searched net was timed, all are timed in turns in one run; else
+    Where this is the machine and the runtime on which the searched network was timed, all are timed in turns in one run; else
     milliseconds stay unknown.
     """
     beside, *measured = measure_side_by_side([searched, *nets])
@@ -114,22 +114,22 @@ def _reference_net(searched: Architecture, layout: Mapping[str, Any], width: flo
 
 
 def write_reference_nets(nets: Sequence[Architecture], folder: Path) -> list[Path]:
-    """Write ``width-…/architecture.json`` or, of a random net, ``random-SEED.NUMBER/architecture.json``; returns the paths.
+    """Write ``width-…/architecture.json`` or, of a random network, ``random-SEED.NUMBER/architecture.json``; returns the paths.
 
     Raises
     ------
     UserError
-        One of the folders holds another net, whose training would then pass for that of this one.
+        One of the folders holds another network, whose training would then pass for that of this one.
     """
     paths = [folder / _name(net) / "architecture.json" for net in nets]
     for path, net in zip(paths, nets, strict=True):
         if path.exists() and Architecture.read(path).network != net.network:
-            raise UserError(f"--output {folder}: {path} is there and holds another net; name another folder")
+            raise UserError(f"--output {folder}: {path} is there and holds another network; name another folder")
     seen: dict[str, Path] = {}
     for path, net in zip(paths, nets, strict=True):
         is_width = "width" in net.search
         if is_width and (twin := seen.setdefault(str(net.network), path)) != path:
-            _logger.warning("%s: the same net as %s: widths are multiples of 8", path, twin)
+            _logger.warning("%s: the same network as %s: widths are multiples of 8", path, twin)
         net.write(path)
     return paths
 

@@ -1,14 +1,13 @@
-"""Random nets under the budget of a search: what its choices have to beat, where MobileNetV2 stands for somebody's experience.
+"""Random networks under the budget of a search: the baseline for its choices.
 
-A random net uses the budget up: by the milliseconds of the search's own table it takes 95 to 100 % of it. Of all nets of the
-space that do, each is as likely as the others. To draw from the whole space until one fits is as just, and hopeless where the
-budget is far from what most nets take; to start from any net and make it faster until it fits would prefer some. Instead the
-nets are counted. With costs in whole steps,
+By the milliseconds of the search's own table, a random network takes 95 to 100 % of the budget; each network of the space that does is
+equally likely. Rejection sampling is uniform but too slow when the budget is unusual; starting from a random network and making it faster
+until it fits is biased. So the networks are counted. With costs in whole steps,
 
     ways(l, s)   in how many ways the choices of the labels l, l + 1, … cost s steps = sum over c of ways(l + 1, s - cost of c)
 
-and a net is drawn label by label, a choice by the number of ways that are left after it. Rounding to steps makes the range of
-sums a little wider, and what is outside of the budget by the table itself is drawn again, so the draw is exact.
+and a network is drawn label by label, each choice in proportion to the number of ways that remain after it. Rounding to steps widens the
+range of sums a little; networks outside of the budget by the table itself are drawn again, so the draw is exact.
 """
 
 from __future__ import annotations
@@ -44,12 +43,12 @@ MOST_DRAWS = 20_000
 def random_nets(
     searched: Architecture, run: Path, n: int, *, budget: float | None = None, seed: int = 0
 ) -> list[Architecture]:
-    """Random nets of the space of a search, within its latency target; not timed, with fresh weights.
+    """Random networks of the space of a search, within its latency target; not timed, with fresh weights.
 
     Parameters
     ----------
     searched
-        A net of the search: its space, images and target.
+        A network of the search: its space, images and target.
     run
         Folder of the search, with the milliseconds that it worked with.
     n
@@ -62,7 +61,7 @@ def random_nets(
     Raises
     ------
     UserError
-        No target and no budget, no milliseconds, or too few nets of the space use the budget up.
+        No target and no budget, no milliseconds, or too few networks of the space use the budget up.
     """
     budget = searched.latency.get("target_ms") if budget is None else budget
     if budget is None:
@@ -86,12 +85,12 @@ def random_nets(
 def draw_within_budget(
     space: ModelSpace, profiler: LatencyProfiler, n: int, budget: float, seed: int
 ) -> list[dict[str, Any]]:
-    """Choices of n different nets that cost at most the budget, and at least 95 % of it; each as likely as the others.
+    """Choices of n different networks that cost at most the budget, and at least 95 % of it; each as likely as the others.
 
     Raises
     ------
     UserError
-        There are not that many; the message says what nets of this space cost.
+        There are not that many; the message says what networks of this space cost.
     """
     least = budget * (1 - CLOSE)
     found: dict[str, dict[str, Any]] = {}
@@ -102,8 +101,8 @@ def draw_within_budget(
                 return list(found.values())
     low, high = fastest(profiler)[1], slowest(profiler)[1]
     raise UserError(
-        f"--random: {len(found)} different nets take {least:.9g} to {budget:.9g} {profiler.unit}, 95 to 100 % of the budget, and "
-        f"{n} are asked for; allowed: fewer, or another --budget-ms; the nets of this space take {in_words(low)} to {in_words(high)} "
+        f"--random: {len(found)} different networks take {least:.9g} to {budget:.9g} {profiler.unit}, 95 to 100 % of the budget, and "
+        f"{n} are asked for; allowed: fewer, or another --budget-ms; the networks of this space take {in_words(low)} to {in_words(high)} "
         f"{profiler.unit}"
     )
 
@@ -111,7 +110,7 @@ def draw_within_budget(
 def _candidates(
     space: ModelSpace, profiler: LatencyProfiler, least: float, budget: float, seed: int
 ) -> Iterator[dict[str, Any]]:
-    """Nets that may be within, each that is as likely as the others; without end, unless there are none."""
+    """Networks that may be within, each that is as likely as the others; without end, unless there are none."""
     mutables = space.simplify()
     if profiler.combine == "sum" and not profiler.nested_ms and set(mutables) == set(profiler.candidate_ms):
         yield from _counted(profiler, least, budget, seed)
@@ -163,14 +162,14 @@ def _drawn(chance: random.Random, numbers: Mapping[Any, int]) -> Any:
 
 
 def profiler_of_search(searched: Architecture, space: ModelSpace, run: Path) -> LatencyProfiler:
-    """What a net costs, as the search saw it: by its table, or by its estimator where that measures nothing.
+    """What a network costs, as the search saw it: by its table, or by its estimator where that measures nothing.
 
     Raises
     ------
     UserError
         The table is gone.
     """
-    # A net that was derived lies below its search.
+    # A network that was derived lies below its search.
     table, settings = (
         next((path for folder in (run, run.parent, run.parent.parent) if (path := folder / name).exists()), None)
         for name in ("latencies.yaml", "search.yml")
@@ -185,6 +184,6 @@ def profiler_of_search(searched: Architecture, space: ModelSpace, run: Path) -> 
     except (ValueError, KeyError) as error:  # a TableError, or a table of another space
         raise UserError(f"{table or run}: {error.args[0]}") from error
     raise UserError(
-        f"--random: no latencies.yaml in {run}: whether a net is within the budget, the milliseconds of the search say; "
+        f"--random: no latencies.yaml in {run}: whether a network is within the budget, the milliseconds of the search say; "
         "allowed: the folder of a search, or the architecture.json that it has left there"
     )

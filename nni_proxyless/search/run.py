@@ -36,8 +36,8 @@ _logger = logging.getLogger(__name__)
 class InProcessEngine(SequentialExecutionEngine):
     """Runs the one model of a one-shot strategy right here.
 
-    NNI's sequential engine puts a command channel of its own in the place of the trial's, which then loses its metrics
-    (FACTS 6.2); here the channel stays what it is.
+    NNI's sequential engine puts a command channel of its own in the place of the trial's, which then loses its metrics;
+    here the channel stays what it is.
     """
 
     def _run_single_model(self, model: RawFormatModelSpace) -> None:

@@ -4,7 +4,7 @@
 ``search/NAME``                 every figure that is reported, of :class:`.monitor.DerivedNetMonitor`
 ``probabilities/LABEL``         a heat map per choice: epochs to the right, a row per candidate, :mod:`.heat_map`; drawn
                                 when they have changed, and at the end
-``net``                         the net that would be derived now, drawn when it has become another one
+``net``                         the network that would be derived now, drawn when it has become another one
 ==============================  ==================================================================================
 
 Their steps are epochs, from 1 on. Pictures are not drawn after each, see :func:`is_drawn`: of a short search they took a tenth. A search that goes on after a kill draws all of its epochs: their probabilities lie beside the
@@ -67,7 +67,7 @@ class Story:
         figures
             Go in as they are, one curve each.
         sample
-            The net of the moment.
+            The network of the moment.
         probs
             Label -> candidate -> probability, the live ones.
         unit
@@ -135,14 +135,14 @@ def is_drawn(epoch: int, epochs: int | None) -> bool:
 def net_picture(
     space: Any, sample: Mapping[str, Any], input_shape: tuple[int, ...], name: str, figures: str
 ) -> np.ndarray:
-    """A net as :func:`..models.draw.draw_nets` draws it, shape (height, width, 3)."""
+    """A network as :func:`..models.draw.draw_nets` draws it, shape (height, width, 3)."""
     places = places_of(sample)
     net = net_of_definition(name, space.timm_definition(sample), input_shape, figures=figures, places=places)
     return pixels(draw_nets([net]))
 
 
 def pixels(figure: Any) -> np.ndarray:
-    """A figure as an image, shape (height, width, 3), one byte per colour."""
+    """A figure as an image, shape (height, width, 3), one byte per color."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     figure.set_dpi(DOTS_PER_INCH)

@@ -127,15 +127,19 @@ def n_weights(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-class _Gone(nn.Module):
-    """Where a candidate was that has left the supernet."""
+class _Removed(nn.Module):
+    """Takes the place of a candidate that was removed because its choice is fixed to another one."""
+
+    def __init__(self, label: str, fixed_to: Any):
+        super().__init__()
+        self.label, self.fixed_to = label, fixed_to
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        raise RuntimeError("this candidate has left the supernet: another one was chosen, for good")
+        raise RuntimeError(f"candidate was removed: choice {self.label!r} is fixed to {self.fixed_to!r}")
 
 
 def settle(supernet: nn.Module) -> None:
-    """Let go of all candidates that no fixed choice needs, and of nothing else."""
+    """Remove all candidates that no fixed choice needs, and nothing else."""
     for module in list(supernet.modules()):
         if isinstance(module, SampledModule) and all(gate.fixed for gate in module.gates.values()):
             module.settle()
@@ -167,9 +171,10 @@ class SampledLayer(LayerChoice, SampledModule):
         return self._route(gate, y, outputs, args, kwargs, shift=self._has_skip and gate.shift)
 
     def settle(self) -> None:
+        fixed = self.gate.most_probable()
         for j, name in enumerate(self.names):
-            if j != self.gate.most_probable():
-                self[name] = _Gone()
+            if j != fixed:
+                self[name] = _Removed(self.label, self.gate.choices[fixed])
 
     def _candidate(self, index: int) -> nn.Module:
         return self[self.names[index]]
@@ -261,8 +266,9 @@ class SampledRepeat(Repeat, SampledModule):
         return y
 
     def settle(self) -> None:
-        for i in range(self.depth_choice.freeze(self.export({})), len(self.blocks)):
-            self.blocks[i] = _Gone()
+        depth = self.depth_choice.freeze(self.export({}))
+        for i in range(depth, len(self.blocks)):
+            self.blocks[i] = _Removed(", ".join(self.gates), depth)
 
     def _depth(self, instead: dict[str, Any]) -> int:
         chosen = {label: gate.choices[gate.current] for label, gate in self.gates.items()}
