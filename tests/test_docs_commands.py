@@ -75,7 +75,9 @@ def without_code(page: Path) -> str:
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors that GitHub gives the headings of a page."""
+    """The anchors that GitHub gives the headings of a page, or the lines of any other file."""
+    if page.suffix != ".md":
+        return {f"L{n}" for n, _ in enumerate(page.read_text(encoding="utf-8").splitlines(), 1)}
     titles = re.findall(r"^#+ (.+)$", without_code(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
@@ -83,7 +85,8 @@ def anchors(page: Path) -> set[str]:
 def broken_links(page: Path) -> list[str]:
     """Relative links to a file that is not there, or to a heading that the file does not have."""
     broken = []
-    for link in re.findall(r"\]\(([^)\s]+)\)", without_code(page)):
+    text = without_code(page)
+    for link in [*re.findall(r"\]\(([^)\s]+)\)", text), *re.findall(r"^\[[^\]]+\]: (\S+)", text, re.MULTILINE)]:
         target, _, anchor = link.partition("#")
         path = page.parent / target if target else page
         if not re.match(r"https?:", link) and not (path.exists() and (not anchor or anchor in anchors(path))):
@@ -98,5 +101,8 @@ def test_every_link_of_a_page_leads_somewhere(page):
 
 def test_broken_links_are_seen(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text("# A `b`: c-d\n[1](#a-b-c-d) [2](page.md#e) [3](no.md) [4](https://x.org/no.md) [5](page.md)\n")
-    assert broken_links(page) == ["page.md#e", "no.md"]
+    page.write_text(
+        "# A `b`: c-d\n[1](#a-b-c-d) [2](page.md#e) [3](no.md) [4](https://x.org/no.md) [5](a.py#L1) [6](a.py#L2)\n"
+    )
+    (tmp_path / "a.py").write_text("pass\n")
+    assert broken_links(page) == ["page.md#e", "no.md", "a.py#L2"]
