@@ -14,6 +14,7 @@ The methods are NNI's, as their classes are. Changed is what keeps NNI's from be
 - Architecture steps count as training in ``train_loss``, and are made with the label smoothing of the weights. Here
   they are the evaluator's ``architecture_loss``, as with the strategies here.
 - Logits reach their optimizer in the order of a set. Here in that of the modules.
+- ``RandomOneShot`` draws from a generator without a seed. Here a seed gives the same paths and the same network.
 - A layer of NNI's such as ``MutableConv2d`` loses its weights in the network that is derived. Here it keeps them.
 
 They run in one process, and do not go on where they were stopped.
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -290,10 +292,32 @@ class _RandomModule(_OneProcess, RandomSamplingLightningModule):
     _drawn: dict[str, Any] | None = None
     validation_step = LightningModule.validation_step  # NNI's would make Lightning ask for images to validate on
 
+    def begin(self, choices: dict[str, list[Any]]) -> Any:
+        """Take over what NNI's constructor does not know; returns the module."""
+        self.choices = choices
+        self._chance = random.Random(
+            random.getrandbits(64)
+        )  # by the seed of the search; NNI draws from a fresh generator
+        return self
+
+    def resample(self) -> dict[str, Any]:
+        """Draw the path of the next step."""
+        return self._repeat_until_valid(self._open_another)
+
+    def _open_another(self) -> dict[str, Any]:
+        sample = self._draw()
+        for module in self.supernet_modules():
+            module.resample(memo=sample)
+        return sample
+
+    def _draw(self) -> dict[str, Any]:
+        """One choice per label, each as probable as the others."""
+        return {label: as_nni_has_it(self._chance.choice(self.choices[label])) for label in sorted(self.choices)}
+
     def export(self) -> dict[str, Any]:
         """A random network, the same at every call."""
         if self._drawn is None:
-            self._drawn = self._repeat_until_valid(functools.partial(BaseOneShotLightningModule.export, self))
+            self._drawn = self._repeat_until_valid(self._draw)
         return self._drawn
 
     def export_probs(self) -> dict[str, dict[Any, float]]:
@@ -328,9 +352,7 @@ class RandomOneShot(_Peer, nni.nas.strategy.RandomOneShot):
         super().__init__(functools.partial(_within, limits) if limits else None, mutation_hooks=mutation_hooks)
 
     def configure_oneshot_module(self, training_module: Any) -> Any:
-        module = _RandomModule(training_module, self.filter)
-        module.choices = self._choices
-        return module
+        return _RandomModule(training_module, self.filter).begin(self._choices)
 
     def mutate_evaluator(self, evaluator: Any) -> Any:
         if evaluator.datamodule is None:

@@ -22,7 +22,7 @@ import torch
 import yaml
 from torch import nn
 
-from .latency import LatencyEstimator, Operation
+from ..latency import LatencyEstimator, Operation
 
 __all__ = ["EstimatorContract"]
 
