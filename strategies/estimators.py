@@ -3,7 +3,7 @@
 One choice has N candidates. Symbols, with the equation of the paper that introduces them:
 
 ==========  =============================================================  ==============================================
-alpha       logits, shape (N,)                                             ProxylessNAS eq. 2, DSNAS sec. 3
+alpha       logits, shape (N,)                                             ProxylessNAS eq. 2
 p           softmax(alpha), shape (N,)                                     ProxylessNAS eq. 2
 g, Z        gate, one-hot: 1 for the active candidate, 0 for all others    ProxylessNAS eq. 2; Z in DSNAS sec. 3.3
 k           the active candidate, drawn from p or q

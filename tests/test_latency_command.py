@@ -127,7 +127,7 @@ def test_a_killed_build_goes_on(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.skipif(not PUBLISHED.exists(), reason="the published table is not beside this clone")
 def test_predict_fills_up_the_published_table(tmp_path, capsys):
-    """The published net has 32 channels in its first stage, the table 24 (FACTS 1.9.2)."""
+    """The published net has 32 channels in its first stage, the table 24."""
     words = ["--space", "mobilenetv2", "widths=[32,40,80,96,192,320]", "--resolution", "224"]
     output = tmp_path / "filled.yaml"
     assert main(["latency", "predict", str(PUBLISHED), *words, "--output", str(output)]) == 0

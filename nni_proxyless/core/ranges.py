@@ -10,7 +10,6 @@ that :mod:`.signatures` has read from the source: nothing heavy is imported for 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 import math
 import sys
@@ -116,7 +115,6 @@ def _allows(one: Any, value: Any) -> bool:
         return False
 
 
-@functools.cache
 def option_types(cls: type, *, include_extras: bool = True) -> dict[str, Any]:
     """Field -> type of a dataclass, each resolved where it was written: a subclass need not import what its base class does."""
     found: dict[str, Any] = {}

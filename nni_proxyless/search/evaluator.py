@@ -27,7 +27,7 @@ class ImageClassification(LightningModule):
     label_smoothing
         For the weights.
     architecture_label_smoothing
-        For the architecture, which minimizes plain cross entropy in paper and official code.
+        For the architecture, which minimizes plain cross entropy in paper and official code (docs/methods/proxyless.md).
     schedule_epochs
         Epochs over which the learning rate falls; None: all. Fewer for a search whose warm-up has a schedule of its own.
     """

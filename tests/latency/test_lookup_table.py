@@ -78,7 +78,7 @@ def everywhere(profiler: LatencyProfiler, candidate: str, skip: bool = False) ->
     ],
 )  # fmt: skip
 def test_published_table_gives_the_published_sums(pixel, candidate, full, skipped):
-    """FACTS 1.9.3: fixed part 7.4820 + 3.8821 ms; whole nets with all blocks alike, and with every block skipped
+    """Sums of the published table: fixed part 7.4820 + 3.8821 ms; whole nets with all blocks alike, and with every block skipped
     that may be."""
     assert pixel.fixed_ms == pytest.approx(7.4820 + 3.8821, abs=1e-4)
     assert pixel.profile(everywhere(pixel, candidate)) == pytest.approx(full, abs=6e-4)
@@ -103,7 +103,7 @@ def test_published_table_gives_the_published_expectation(pixel):
 
 
 def test_a_width_that_the_published_table_lacks_is_not_a_silent_constant(pixel):
-    """The published net has 32 channels in its first stage, the table has rows for 24 only (FACTS 1.9.2)."""
+    """The published net has 32 channels in its first stage, the table has rows for 24 only."""
     missing = "expanded_conv-input:112x112x16-output:56x56x32-expand:3-kernel:3-stride:2-idskip:0"
     with pytest.raises(KeyError, match=f"no row '{missing}'; the nearest: {missing.replace('x32-', 'x24-')}"):
         LatencyProfiler(MobileNetV2Space(widths=(32, 40, 80, 96, 192, 320)), LookupTable.read(PUBLISHED), (3, 224, 224))

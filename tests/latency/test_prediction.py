@@ -224,7 +224,7 @@ def test_left_out_rows_of_the_published_table(pixel):
 
 
 def test_the_width_that_the_published_table_lacks(pixel):
-    """All 18 blocks from or to 32 channels (FACTS 1.9.2): a larger kernel and a larger expansion cost more, and each costs
+    """All 18 blocks from or to 32 channels: a larger kernel and a larger expansion cost more, and each costs
     between 0.8 and 1.4 times as much as with 24 channels, which is 1.33 times as many."""
     found = operations_of(widths=(32, 40, 80, 96, 192, 320))
     predicted, error = predict_missing(pixel.rows, list(found.values()))

@@ -62,7 +62,7 @@ def images(space: MobileNetV2Space, size: int, n: int = 2) -> Tensor:
 
 
 def test_the_paper_s_space_has_the_paper_s_size():
-    """FACTS 1.8.1: 21 choices, 15 of them with a skip, 6^6 * 7^15 = 2.2e17 networks."""
+    """The space of the official search code: 21 choices, 15 of them with a skip, 6^6 * 7^15 = 2.2e17 networks."""
     space = MobileNetV2Space()
     values = {label: mutable.values for label, mutable in space.simplify().items()}
     assert len(values) == 21

@@ -171,7 +171,7 @@ def fit(strategy, space=None, *, epochs=1, n=4, task=None, callbacks=(), train=N
 
 
 def pair_law(p: list[float]) -> dict[tuple[int, int], float]:
-    """P(active=a, other=b) = p_a p_b [1/(1-p_a) + 1/(1-p_b)] p_a/(p_a+p_b) (FACTS 1.3.7)."""
+    """P(active=a, other=b) = p_a p_b [1/(1-p_a) + 1/(1-p_b)] p_a/(p_a+p_b) (docs/methods/proxyless.md)."""
     return {
         (a, b): p[a] * p[b] * (1 / (1 - p[a]) + 1 / (1 - p[b])) * p[a] / (p[a] + p[b])
         for a, b in permutations(range(len(p)), 2)
@@ -179,13 +179,13 @@ def pair_law(p: list[float]) -> dict[tuple[int, int], float]:
 
 
 def test_a_pair_is_drawn_without_replacement_and_the_active_one_from_the_pair():
-    """Property 9: ordered pairs follow FACTS 1.3.7 (chi-square over all 12; false alarms 1e-6 if the seed were not fixed),
+    """Property 9: ordered pairs follow that law (chi-square over all 12; false alarms 1e-6 if the seed were not fixed),
     and the same draws tell that law from "the active candidate follows p"."""
     p = torch.tensor([0.255, 0.127, 0.464, 0.154], dtype=torch.float64)
     law = pair_law(p.tolist())
     active_law = [sum(v for (a, _), v in law.items() if a == i) for i in range(4)]
     assert sum(active_law) == pytest.approx(1, abs=1e-12)
-    assert active_law == pytest.approx([0.250, 0.085, 0.548, 0.117], abs=2e-3)  # the numbers of FACTS
+    assert active_law == pytest.approx([0.250, 0.085, 0.548, 0.117], abs=2e-3)  # to three digits
 
     n, generator = 20_000, torch.Generator().manual_seed(0)
     drawn = [sample_pair(p, generator) for _ in range(n)]

@@ -305,7 +305,7 @@ def test_expected_cost_has_an_exact_gradient():
 @pytest.mark.parametrize("kind", [LatencyPenalty, ExpectationProfilerPenalty, dict])
 def test_the_penalty_reaches_the_logits(cost_probs, kind):
     """With no gradient from the task, dL/dalpha_i = weight/target * p_i (F_i - sum_j p_j F_j) over all candidates, or the
-    same over the pair with q in the place of p. NNI's own strategies leave exactly 0 here (FACTS 3.2)."""
+    same over the pair with q in the place of p. NNI's own strategies leave exactly 0 here: they hand over floats."""
     space, weight, target = Space(), 0.5, 40.0
     profiler = latency(space)
     penalty = {

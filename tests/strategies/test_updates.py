@@ -373,7 +373,7 @@ def test_with_two_candidates_both_updates_are_the_same():
 
 
 def active_law(p: list[float]) -> list[float]:
-    """P(active = a) = sum_{b != a} p_a p_b [1/(1-p_a) + 1/(1-p_b)] p_a/(p_a+p_b) (FACTS 1.3.7)."""
+    """P(active = a) = sum_{b != a} p_a p_b [1/(1-p_a) + 1/(1-p_b)] p_a/(p_a+p_b) (docs/methods/proxyless.md)."""
     n = range(len(p))
     return [sum(p[a] * p[b] * (1 / (1 - p[a]) + 1 / (1 - p[b])) * p[a] / (p[a] + p[b]) for b in n if b != a) for a in n]
 
@@ -389,7 +389,7 @@ class JustAChoice(ModelSpace):
 
 @pytest.mark.parametrize("update", ["two-path", "full", "reinforce"])
 def test_active_candidates_follow_their_law(update):
-    """Property 9: in 1000 networks the active candidate follows p (full, REINFORCE) or the formula of FACTS 1.3.7 (two-path);
+    """Property 9: in 1000 networks the active candidate follows p (full, REINFORCE) or that formula (two-path);
     chi-square, false alarms 1e-6 if the seed were not fixed, and the same draws reject the other law."""
     p = [0.255, 0.127, 0.464, 0.154]
     counts = [0] * 4
@@ -579,7 +579,7 @@ def by_hand(step: Step, rewards: list[float], baseline: float) -> dict[str, Tens
 
 
 def moving(rewards: list[list[float]], when: str, weight: float) -> list[float]:
-    """The baselines of successive updates (FACTS 1.5.4): first the mean, then b <- b + weight (mean - b), before or after."""
+    """The baselines of successive updates (official code, docs/methods/proxyless.md): first the mean, then b <- b + weight (mean - b), before or after."""
     used, b = [], None
     for mean in (sum(r) / len(r) for r in rewards):
         if when == "never":
@@ -595,7 +595,7 @@ def moving(rewards: list[list[float]], when: str, weight: float) -> list[float]:
 
 @pytest.mark.parametrize(("when", "weight"), [("before", 0.99), ("after", 0.1), ("never", 0.99)])
 def test_reinforce_is_equation_8(when, weight):
-    """Property 17: per choice dJ/dalpha = mean over m of (R_m - b)(p - e_{k_m}), with b of FACTS 1.5.4; all networks of an
+    """Property 17: per choice dJ/dalpha = mean over m of (R_m - b)(p - e_{k_m}), with b a moving mean; all networks of an
     update see one batch, and neither weights nor running statistics change."""
     task = Rewarded(lambda i: 0.1 + 0.37 * (i * 7 % 11) / 11)
     strategy = Watched(
@@ -634,7 +634,7 @@ def test_equal_rewards_in_the_first_update_say_nothing(when, accuracy):
 
 @pytest.mark.parametrize("when", ["before", "after", "never"])
 def test_moving_baseline(when):
-    """FACTS 1.5.4 with means 0.2, 0.6, 0.4 and weight 0.9: first the mean itself; then b + 0.9 (mean - b), or b before that."""
+    """Means 0.2, 0.6, 0.4 and weight 0.9: first the mean itself; then b + 0.9 (mean - b), or b before that."""
     baseline = MovingBaseline(0.9, when)
     means = [0.2, 0.6, 0.4]
     expected = {
