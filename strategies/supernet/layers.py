@@ -6,7 +6,7 @@
 :class:`SampledRepeat`     ``Repeat``: one of N depths
 =========================  ==============================================================================
 
-Symbols as in :mod:`.gate`. Candidates keep their names, so the supernet's ``state_dict`` names every weight as the model
+Symbols as in :mod:`..estimators`. Candidates keep their names, so the supernet's ``state_dict`` names every weight as the model
 space does. Gates are deliberately no submodules: their logits must never reach the optimizer of the weights.
 """
 
