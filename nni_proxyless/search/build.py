@@ -1,4 +1,4 @@
-"""The parts of a search, each made from its section of the configuration: of one that begins, and of one that has finished.
+"""Build the parts of a search from its configuration, for a new search and for a finished one.
 
 search.yml -> images and their division, space, latencies -> penalty, strategy, evaluator
 """
@@ -45,7 +45,7 @@ __all__ = ["SearchParts", "build", "make_evaluator", "space_arguments_for", "str
 
 @dataclasses.dataclass(frozen=True)
 class SearchParts:
-    """What a search is made of. What a finished one does without is made when it is first asked for.
+    """The parts of a search; those that a finished one does not need are built on first use.
 
     Attributes
     ----------
@@ -75,7 +75,7 @@ class SearchParts:
 
     @functools.cached_property
     def latency_range(self) -> tuple[float, float]:
-        """What the fastest and the slowest network cost."""
+        """Costs of the fastest and of the slowest network."""
         return latency_range(self.profiler)
 
     @functools.cached_property
@@ -231,7 +231,7 @@ def make_evaluator(config: SearchConfig, folder: Path, images: Parts, *callbacks
 
 
 def strategy_can(name: str, config: SearchConfig, default: bool) -> bool:
-    """What a strategy says of itself; NNI's own say nothing."""
+    """A capability that a strategy declares; NNI's own declare none."""
     return bool(getattr(registry.load("nni_proxyless.strategies", config.strategy.name), name, default))
 
 

@@ -24,7 +24,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Cost:
-    """One cost: what a network has of it, how much it should have, and the term of the loss that sees to it."""
+    """One cost: its profiler, its target, and its term of the loss."""
 
     profiler: LatencyProfiler
     target: float
@@ -33,7 +33,7 @@ class Cost:
     def figures(
         self, name: str, sample: Mapping[str, Any], probs: Mapping[str, Mapping[Any, float]]
     ) -> dict[str, float]:
-        """What is reported per epoch, in the cost's unit: over the live probabilities, and of the network of the moment."""
+        """Figures of one epoch in the cost's unit: expected over the current probabilities, and of the network that would be derived now."""
         return {
             f"expected_{name}": float(self.profiler.expectation(probs)),
             f"derived_{name}": float(self.profiler.profile(dict(sample))),
@@ -83,7 +83,7 @@ def make_costs(
 
 
 def join(latency: LatencyPenalty | None, costs: Mapping[str, Cost]) -> LatencyPenalty | Penalties | None:
-    """The latency's term and those of the other costs as what a strategy takes for a penalty."""
+    """Join the terms of latency and other costs into one penalty."""
     if not costs:
         return latency
     first = {} if latency is None else {"ms": latency}

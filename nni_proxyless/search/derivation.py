@@ -1,4 +1,4 @@
-"""Further networks out of a finished search: the most probable one under a budget, with the supernet's weights.
+"""Derive further networks from a finished search: the most probable one under a budget, with the supernet's weights.
 
 search.yml, latencies.yaml, probabilities.json, supernet.safetensors -> choices -> network -> architecture.json, weights
 """
@@ -55,7 +55,7 @@ COLUMNS = ("budget", "table_ms", "log_probability", "macs", "n_params", "accurac
 
 @dataclass(frozen=True)
 class FinishedSearch:
-    """A search as it lies in its folder.
+    """A finished search, read from its folder.
 
     Attributes
     ----------
@@ -287,7 +287,7 @@ def budget_folder(budget: float) -> str:
 
 
 def require_free(folder: Path) -> None:
-    """Refuse a folder with results that ``derive`` has not written, and what cannot be one."""
+    """Refuse a path that is not a folder, or a folder with results that ``derive`` has not written."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise UserError(f"--output {folder}: '{there}' is a file; name another folder")

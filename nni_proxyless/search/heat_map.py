@@ -1,4 +1,4 @@
-"""How the probabilities of one choice went: epochs to the right, a row per candidate, brighter where it is more probable.
+"""A heat map of the probabilities of one choice: epochs to the right, a row per candidate, brighter where it is more probable.
 
 A search draws thousands of these. Pillow, which comes with matplotlib, takes a few milliseconds for one where matplotlib's own axes
 take a tenth of a second.

@@ -1,4 +1,4 @@
-"""The milliseconds of a search: from a table or measured, what target they leave room for, and those of the derived network."""
+"""Latencies of a search: read or measure its table, resolve its target, measure the derived network."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _read(path: Path, estimator: LatencyEstimator, input_shape: Shape) -> Lookup
 
 @contextmanager
 def building(path: Path) -> Iterator[None]:
-    """While it lasts, no other process builds this table; whoever comes second waits for the first."""
+    """Lock the building of this table: a second process waits for the first."""
     with ExitStack() as held:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -132,14 +132,14 @@ def building(path: Path) -> Iterator[None]:
 
 
 def partial_of(path: Path) -> Path:
-    """Where a table keeps what was timed until it is there."""
+    """Path of the timings so far, until the table is written."""
     return path.with_name(f"{path.name}.partial")
 
 
 def build_table(
     space: ModelSpace, input_shape: Shape, estimator: DeviceEstimator, *, partial: Path, **arguments: Any
 ) -> LookupTable:
-    """:func:`..latency.build_lookup_table` on a quiet machine, or with a word in the table's head that it was not."""
+    """:func:`..latency.build_lookup_table` on a quiet machine, or with a note in the table's head that it was not."""
     if partial.exists():
         _logger.info("latencies: going on with %s, if it is of this build", partial)
     with quietly(estimator) as busy, steps("measuring latencies", "step") as progress:
@@ -152,7 +152,7 @@ def build_table(
 
 @contextmanager
 def quietly(estimator: DeviceEstimator) -> Iterator[float]:
-    """To measure in: no other process of this user measures, and the machine is quiet, or it is said that it is not.
+    """A context for measurements: no other process of this user measures, and the machine is quiet, or a warning says that it is not.
 
     Gives the share of the cores that the measurement needs and others use; 0.0 on a quiet machine.
     """

@@ -1,4 +1,4 @@
-"""Reference networks: what a search has to beat, picked by hand, at several widths, for the same images and classes.
+"""Reference networks, the baseline of a search: MobileNetV2 at several widths, for the same images and classes.
 
     images halved five times (ImageNet)    MobileNetV2 itself (Sandler et al. 2018, table 2)
     any other space                        its own stem, stages, strides and depths with a 3x3 kernel and expansion 6 in every

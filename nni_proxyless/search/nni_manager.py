@@ -1,4 +1,4 @@
-"""NNI's manager, as a trial sees it: which parameters are its own, and what becomes of it when the manager is gone."""
+"""NNI's manager as a trial sees it: find the trial's parameters, and go on without the manager."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _shown() -> dict[str, Any] | None:
 
 @contextmanager
 def reporting() -> Iterator[None]:
-    """To report in: without NNI's manager a trial goes on, since ``nnictl resume`` takes its results up."""
+    """A context for reports: a trial goes on without NNI's manager, since ``nnictl resume`` collects its results."""
     global _has_complained
     try:
         yield

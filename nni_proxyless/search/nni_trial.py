@@ -35,13 +35,13 @@ def is_helper() -> bool:
 
 
 def shared_folder() -> Path | None:
-    """Where the process that this one helps has put its resolved configuration and its latencies."""
+    """The folder in which the main process keeps its resolved configuration and its latencies."""
     folder = os.environ.get(_SHARED_FOLDER)
     return Path(folder) if folder else None
 
 
 def tell_helpers(folder: Path) -> None:
-    """Let the processes that will be started from here know where this search lives."""
+    """Tell the processes started from here the folder of this search."""
     os.environ[_SHARED_FOLDER] = str(folder.resolve())
 
 
@@ -100,7 +100,7 @@ def intermediate(metrics: Mapping[str, float]) -> None:
 
 
 def final(metrics: Mapping[str, float]) -> None:
-    """Report what the search came to."""
+    """Report the final result."""
     if inside_nni():
         import nni
 

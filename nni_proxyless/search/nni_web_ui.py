@@ -1,4 +1,4 @@
-"""A trial in NNI's web UI: the order of its figures, and two buttons that find nothing of it by themselves.
+"""A trial in NNI's web UI: the order of its figures, and the buttons TensorBoard and Netron.
 
 TensorBoard  NNI 3.0 opens ``EXPERIMENT/trials/TRIAL/output/tensorboard``, and a trial on this machine writes to
              ``EXPERIMENT/environments/ENVIRONMENT/trials/TRIAL``. A link leads from the one to the other.
@@ -28,7 +28,7 @@ FIRST = ("default", "test_accuracy", "measured_ms", "table_ms", "expected_ms", "
 
 
 def in_order(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The same figures, results before what the way there was: columns and axes of the web UI stand in this order."""
+    """Sort the figures, results first: the columns and axes of the web UI follow this order."""
     return {
         name: metrics[name] for name in (*(n for n in FIRST if n in metrics), *(n for n in metrics if n not in FIRST))
     }

@@ -1,4 +1,4 @@
-"""What a search leaves in its folder, and its figures."""
+"""Write the results of a search to its folder."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class SearchResult:
 
 
 def found_finished(folder: Path, report: Callable[[dict[str, float]], None]) -> SearchResult:
-    """What the search in this folder has come to, reported once more: the process that did it could not, or not in full."""
+    """Report the result of a finished search again: the process that ran it could not, or not completely."""
     _logger.info("finished already: %s", folder / "architecture.json")
     for metrics in history(folder):
         report(metrics)

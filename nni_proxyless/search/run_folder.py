@@ -1,4 +1,4 @@
-"""The folder of a search: whose it is, whether a search begins there or goes on, and its epochs.
+"""The folder of a search: lock it, begin or resume a search there, and record its epochs.
 
 A search that was stopped or killed leaves ``search.yml``, ``data_fingerprint.json``, ``latencies.yaml``, ``history.jsonl`` and
 ``checkpoint/``, and goes on when it is started again with the same settings; one that has finished has ``architecture.json`` and
@@ -30,7 +30,7 @@ __all__ = ["alone_in", "as_file_in", "begin_or_go_on", "differences", "history",
 
 @contextmanager
 def alone_in(folder: Path, *, wait: bool, doing: str = "searches") -> Iterator[None]:
-    """While it lasts, no other process searches there, or trains: two would write over each other.
+    """Lock the folder: two processes would overwrite each other's files.
 
     The folder is made if need be, and is gone again if nothing has come into it.
 
@@ -76,7 +76,7 @@ def as_file_in(folder: Path, config: SearchConfig, base: Path) -> str:
 
 
 def begin_or_go_on(folder: Path, resolved: str) -> None:
-    """Clear away what an earlier search has left, unless it is this one, unfinished.
+    """Remove the files of an earlier search, unless it is this one, unfinished.
 
     An unfinished search with other settings is not overwritten.
     """
@@ -98,7 +98,7 @@ def begin_or_go_on(folder: Path, resolved: str) -> None:
 
 
 def differences(folder: Path, resolved: str) -> list[str]:
-    """In which settings the search in this folder is another one, in words.
+    """Describe in which settings the search in this folder differs.
 
     Raises
     ------

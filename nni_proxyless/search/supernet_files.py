@@ -1,4 +1,4 @@
-"""What a finished search leaves to take further networks from: its probabilities and the weights of all candidates."""
+"""The files from which ``derive`` takes further networks: probabilities and the weights of all candidates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Of many networks that a search finds probable, the one that is most accurate with the supernet's weights.
+"""Rank many probable networks of a search by their accuracy with the supernet's weights.
 
 Probabilities are of one choice each, and that of a network is their product: it knows what a candidate is worth on average,
 but not which candidates go well together. A supernet has all of them, and judging one network takes it a second.

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a search, epoch by epoch, beside the curves that Lightning writes.
+"""Write heat maps, networks and figures of a search to TensorBoard, beside the curves that Lightning writes.
 
 ==============================  ==================================================================================
 ``search/NAME``                 every figure that is reported, of :class:`.monitor.DerivedNetMonitor`
@@ -39,7 +39,7 @@ Probabilities = Mapping[str, Mapping[Any, float]]
 
 
 class Story:
-    """Tells a search to TensorBoard.
+    """Writes a search to TensorBoard.
 
     A picture that cannot be drawn is one line in the log, and the search goes on.
     """
@@ -54,7 +54,7 @@ class Story:
         self, logger: Any, epoch: int, epochs: int | None, *, space: Any, figures: Mapping[str, float],
         sample: Mapping[str, Any], probs: Probabilities, input_shape: tuple[int, ...], unit: str,
     ) -> None:  # fmt: skip
-        """Tell of the epoch that has just ended.
+        """Write the epoch that has just ended.
 
         Parameters
         ----------

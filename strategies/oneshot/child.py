@@ -1,4 +1,4 @@
-"""From the supernet to the network that it leaves, whose weights go on training."""
+"""Turn the supernet into its child: the chosen network, whose weights go on training."""
 
 from __future__ import annotations
 

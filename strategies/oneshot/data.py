@@ -1,4 +1,4 @@
-"""The same randomness and the same batches again, after a search was stopped and started.
+"""Restore randomness and batches when a search is resumed.
 
 The position of a pass over data cannot be saved: it is hidden in the iterator, the sampler's permutation and the worker
 processes. What can be saved is the state of all randomness at the *start* of the pass and the number of batches consumed
@@ -165,7 +165,7 @@ class ReplayableLoader:
 
 
 class HeldOutBatches:
-    """Batches without end: when a pass over the data is through, the next one begins.
+    """Endless batches: a new pass over the data begins when one ends.
 
     Parameters
     ----------

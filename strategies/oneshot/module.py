@@ -183,7 +183,7 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         return {}
 
     def load_method_state(self, state: dict[str, Any]) -> None:
-        """Take back what :meth:`method_state` gave."""
+        """Restore what :meth:`method_state` returned."""
 
     # -- the weights -----------------------------------------------------------------------------------------------
 

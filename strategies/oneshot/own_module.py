@@ -1,4 +1,4 @@
-"""A Lightning module of the user's own inside a search: what it may do, and what is refused before anything is trained.
+"""Check a user's own Lightning module: what a search cannot run is refused before anything is trained.
 
 Lightning's automatic optimization is made by hand here, so what it would do for a module has to be done, or refused.
 """

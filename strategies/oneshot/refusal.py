@@ -1,4 +1,4 @@
-"""Spaces that a strategy cannot search: what is wrong, by name, and the space as it was.
+"""Refuse spaces that a strategy cannot search, by name, and restore the space.
 
 NNI makes a supernet in place, module by module. What is refused halfway would be left neither space nor supernet.
 """
@@ -38,7 +38,7 @@ class Original:
 
 @contextmanager
 def unchanged_if_refused(space: nn.Module) -> Iterator[None]:
-    """Leave a space as it was if an error comes."""
+    """Restore a space if an error is raised."""
     original = Original(space)
     try:
         yield

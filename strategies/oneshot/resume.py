@@ -1,4 +1,4 @@
-"""Stop and go: a search that is killed at any moment, and started again, ends as if it had never been killed.
+"""Resume a search: killed at any moment and started again, it ends as if it had never been killed.
 
 What a checkpoint holds is everything that the rest of the search depends on: weights, logits, both optimizers, learning
 rate schedules, loss scaling, the generator of the paths, all global randomness, and how far each loader has come. Data
@@ -33,7 +33,7 @@ _logger = logging.getLogger(__name__)
 
 
 class StopAndGo:
-    """Writes the checkpoints of one search, and takes the last one up again.
+    """Writes the checkpoints of one search, and resumes from the last one.
 
     Parameters
     ----------

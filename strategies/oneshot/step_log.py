@@ -1,4 +1,4 @@
-"""What the loggers are told of a search's steps, and how often.
+"""Log the steps of a search at the loggers' own interval.
 
 Lightning's ``log`` takes a millisecond per figure, and its loggers are told every ``log_every_n_steps`` batches: of what a search logs in
 between, all but the newest is lost. Sixty probabilities and five terms of a loss came to a tenth of a small search.
@@ -16,7 +16,7 @@ __all__ = ["Told"]
 
 
 class Told:
-    """Keeps the newest figures, and gives them away where the loggers would have taken them.
+    """Keeps the newest figures and hands them over when the loggers log.
 
     Attributes
     ----------

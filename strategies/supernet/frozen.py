@@ -1,4 +1,4 @@
-"""Weights that an architecture step leaves as they are."""
+"""Exclude weights from the gradient of an architecture step."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ class SampledModule(BaseSuperNetModule):
         }
 
     def settle(self) -> None:
-        """Let go of everything that the fixed choice does not need."""
+        """Remove everything that the fixed choice does not need."""
 
     def _route(
         self,
