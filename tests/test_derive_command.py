@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from nni_proxyless.search_spaces import MobileNetV2Space
 
 from nni_proxyless import data
@@ -245,11 +244,12 @@ def test_on_a_device_the_network_is_timed(tmp_path, capsys):
     assert "no latencies.yaml" in capsys.readouterr().err
 
 
-def test_after_dsnas_weights_are_fresh(tmp_path, capsys):
+def test_after_dsnas_weights_are_fresh(searched, tmp_path, capsys):
     """Its candidates are gone; its probabilities are those that its net was the best of within the target, not one and zero."""
+    shutil.copytree(searched, tmp_path / "out")  # of an earlier search, of another strategy
     strategy = "strategy={name: dsnas, warmup_epochs: 1, search_epochs: 1, arc_learning_rate: 0.1}"
     run = search(tmp_path, strategy, "training.epochs=3")
-    assert not (run / "supernet.safetensors").exists()
+    assert not (run / "supernet.safetensors").exists(), "that of the earlier search would be another strategy's"
     probs = read_probabilities(run)
     net = Architecture.read(run / "architecture.json")
     target = net.latency["target_ms"]
@@ -305,14 +305,3 @@ def test_what_cannot_be_derived_is_a_users_mistake(searched, reach, tmp_path, ca
     (run / "checkpoint").rmdir()
     (run / "architecture.json").unlink()
     assert "the search has not finished" in says(run, "--front", "3")
-
-
-def test_another_search_in_the_folder_clears_what_was_left(searched, tmp_path):
-    """A supernet of an earlier search would be that of another space or strategy."""
-    run = tmp_path / "out"
-    shutil.copytree(searched, run)
-    resolved = yaml.safe_load((run / "search.yml").read_text())
-    (tmp_path / "search.yml").write_text(yaml.safe_dump({**resolved, "output": None}))
-    words = ["strategy={name: dsnas, warmup_epochs: 1, search_epochs: 1}", "training.epochs=3", f"output={run}"]
-    assert main(["search", str(tmp_path / "search.yml"), *words]) == 0
-    assert not (run / "supernet.safetensors").exists()

@@ -205,8 +205,7 @@ def distributed(processes: int, batch_size: int, method: str, result: str) -> No
     save(f"{result}.{trainer.global_rank}", module, seen=seen, undivided=undivided)
 
 
-if __name__ == "__main__":
-    import sys
-
-    for one in DISTRIBUTED:  # in one go: starting takes longer than searching
-        distributed(int(sys.argv[1]), int(sys.argv[2]), one, f"{sys.argv[3]}.{one}")
+def all_distributed(processes: int, batch_size: int, result: str) -> None:
+    """All methods one after the other: starting takes longer than searching."""
+    for method in DISTRIBUTED:
+        distributed(processes, batch_size, method, f"{result}.{method}")

@@ -1,15 +1,15 @@
-"""Two processes over gloo, started by Lightning's DDP as a user's script would start them."""
+"""Two processes over gloo, which are told what Lightning's DDP tells those that it starts (tests/test_search.py has it start them)."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import warnings
 
 import pytest
 import torch
 from nni_proxyless.strategies.oneshot.distributed import check_strategy
 
+from ..forked import fork
+from ..test_experiment import free_port
 from . import searches
 
 METHODS = tuple(searches.DISTRIBUTED)
@@ -20,9 +20,15 @@ ONE_PATH = tuple(method for method in METHODS if "per-process" not in method)
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, list[dict]]]:
     """Number of processes -> method -> what each process ended with; one process has twice the batch of two."""
     folder = tmp_path_factory.mktemp("processes")
-    script = [sys.executable, "-W", "ignore", searches.__file__, "2", "16", "2"]
-    done = subprocess.run(script, cwd=folder, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    told = {"WORLD_SIZE": "2", "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    said = folder / "said"
+    two = [
+        fork(searches.all_distributed, 2, 16, "2", cwd=folder, said=said, LOCAL_RANK=str(rank), **told)
+        for rank in range(2)
+    ]
+    for process in two:
+        process.join(500)
+    assert [process.exitcode for process in two] == [0, 0], said.read_text()[-3000:]
     with warnings.catch_warnings():
         for method in ONE_PATH:
             searches.distributed(1, 32, method, str(folder / f"1.{method}"))
