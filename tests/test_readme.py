@@ -31,3 +31,11 @@ def test_the_python_examples_run(pytestconfig, tmp_path, monkeypatch):
 
 def test_the_readme_is_short(pytestconfig):
     assert len((pytestconfig.rootpath / "README.md").read_text("utf-8").splitlines()) <= 70
+
+
+def test_from_the_readme_to_equation_4_in_two_clicks(pytestconfig):
+    root = pytestconfig.rootpath
+    assert "](docs/methods/proxyless.md)" in (root / "README.md").read_text("utf-8")
+    page = (root / "docs" / "methods" / "proxyless.md").read_text("utf-8")
+    _, name, link = re.search(r"^## Equation 4$(.*?)\[`(\w+)`\]\((\S+?)\)", page, re.DOTALL | re.MULTILINE).groups()
+    assert f"def {name}(" in (root / "docs" / "methods" / link).resolve().read_text("utf-8")
