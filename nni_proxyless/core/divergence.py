@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -22,15 +24,17 @@ class DivergedError(UserError, ValueError):
 @torch.no_grad()
 def is_finite(module: nn.Module) -> bool:
     """Whether all trained parameters, logits included, and all running statistics are finite. Synchronizes the device."""
-    trained: list[torch.Tensor] = [p for p in module.parameters() if p.requires_grad]
-    for m in module.modules():
+    trained: list[torch.Tensor] = []
+    for m in module.modules():  # once: it is asked after every epoch, of thousands of modules
+        trained += [p for p in m._parameters.values() if p is not None and p.requires_grad]
         if isinstance(m, _NormBase):
             trained += [b for b in (m.running_mean, m.running_var) if b is not None]
-    by_device: dict[torch.device, list[torch.Tensor]] = {}
+    alike: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
     for tensor in trained:
-        # Infinite or no number where one of its elements is; and no overflow where all are.
-        by_device.setdefault(tensor.device, []).append((tensor * 0).sum().float())
-    return all(bool(torch.stack(sums).isfinite().all()) for sums in by_device.values())
+        if tensor.numel():
+            alike.setdefault((tensor.device, tensor.dtype), []).append(tensor)
+    # The largest magnitude of each is infinite or no number where one of its elements is; a sum could overflow.
+    return all(bool(torch.stack(torch._foreach_norm(some, math.inf)).isfinite().all()) for some in alike.values())
 
 
 def require_finite(module: nn.Module, epoch: int) -> None:
