@@ -152,6 +152,11 @@ class MobileNetV2Space(ModelSpace):
         "Logits": ("global_pool", "classifier"),
     }
 
+    @property
+    def treats_images_alone(self) -> bool:
+        """Nothing but batch norm sees more than one image, and no random number is drawn: :mod:`nni_proxyless.core.joined_batches`."""
+        return self.dropout == 0
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits, shape (batch, num_classes), of images of shape (batch, in_channels, height, width)."""
         x = self.bn1(self.conv_stem(x))

@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
+from nni_proxyless.search_spaces import MobileNetV2Space
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from nni_proxyless.cli.main import main
-from nni_proxyless.core.batch_norm import batch_norm_statistics_kept, estimate_statistics
+from nni_proxyless.core import joined_batches
+from nni_proxyless.core.batch_norm import batch_norm_statistics_kept, estimate_statistics, moving_norms
+from nni_proxyless.core.joined_batches import can_join
 from nni_proxyless.data.accuracy import evaluate_accuracy
 
 MEAN, VARIANCE = 3.0, 25.0
@@ -130,3 +133,45 @@ def test_judging_gives_every_module_its_own_mode_back():
     network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4).eval(), nn.Dropout(0.5), nn.Linear(4, 2))
     evaluate_accuracy(network, [(torch.randn(3, 1, 2, 2), torch.tensor([0, 1, 1]))])
     assert [module.training for module in network] == [True, False, True, True]
+
+
+class Mixed(nn.Module):
+    """Looks at all images of its batch."""
+
+    def forward(self, x):
+        return x - x.mean(0)
+
+
+def test_statistics_of_batches_that_are_computed_together_are_the_same(monkeypatch):
+    """To the bit those of one batch after the other, in fewer convolutions; alone go batches of a network of which less is known."""
+    torch.manual_seed(0)
+    batches = [torch.randn(n, 1, 8, 8) for n in (8, 8, 8, 8, 5)]
+    called: list[int] = []
+
+    def after(network: nn.Module, most: int) -> dict[str, torch.Tensor]:
+        monkeypatch.setattr(joined_batches, "MOST", most)
+        with monkeypatch.context() as patched:
+            convolution = nn.Conv2d.forward
+            patched.setattr(nn.Conv2d, "forward", lambda self, x: called.append(len(x)) or convolution(self, x))
+            estimate_statistics(network, batches, CPU)  # here it is asked which convolutions give the same
+            called.clear()
+            estimate_statistics(network, batches, CPU)
+        return {name: value.clone() for name, value in network.state_dict().items()}
+
+    space = MobileNetV2Space(preset="small", num_classes=3, in_channels=1, widths=[8], depths=[2], strides=[1])
+    network = space.freeze({"stage1.0": "k5e3", "stage1.1": "k3e6"}).to(memory_format=torch.channels_last)
+    apart = after(network, 1)
+    assert set(called) == {8, 5}
+    together = after(network, 24 * 64)
+    assert {24, 13} <= set(called)
+    assert [name for name, value in apart.items() if not torch.equal(value, together[name])] == []
+    assert all("forward" not in vars(m) for m in network.modules())
+
+    known = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
+    unknown = [Mixed(), nn.Dropout(0.5), nn.BatchNorm2d(4, track_running_stats=False), nn.InstanceNorm2d(4, track_running_stats=True)]  # fmt: skip
+    assert can_join(known, moving_norms(known.modules()))
+    for module in unknown:
+        network = nn.Sequential(*known, module)
+        assert not can_join(network, moving_norms(network.modules())), module
+    known[2].register_forward_hook(lambda module, inputs, output: None)
+    assert not can_join(known, moving_norms(known.modules()))

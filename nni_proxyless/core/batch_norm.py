@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from .joined_batches import batches_apart, can_join, groups_of
+
 __all__ = ["batch_norm_statistics_kept", "estimate_statistics", "moving_norms"]
 
 
@@ -56,8 +58,14 @@ def estimate_statistics(network: nn.Module, batches: Iterable[Tensor], device: t
             norm.momentum = None
             if isinstance(norm, _InstanceNorm):  # which knows no mean over all batches
                 handles.append(norm.register_forward_pre_hook(_counting()))
-        for images in batches:
-            network(images.to(device))
+        moved = (images.to(device) for images in batches)
+        if not can_join(network, norms):
+            for images in moved:
+                network(images)
+            return
+        for group in groups_of(moved):
+            with batches_apart(network, norms, [len(images) for images in group]):
+                network(torch.cat(group))
     finally:
         for handle in handles:
             handle.remove()

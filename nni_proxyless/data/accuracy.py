@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -18,10 +18,10 @@ def as_channels_last(images: Tensor) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def in_type_of(network: nn.Module, images: Tensor) -> Tensor:
-    """The images in float64 for a network that computes in it (``trainer.precision: 64-true``), else as they are."""
+def in_type_of(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    """What brings images to float64 for a network that computes in it (``trainer.precision: 64-true``), else leaves them as they are."""
     types = {p.dtype for p in network.parameters() if p.is_floating_point()}
-    return images.double() if types == {torch.float64} else images
+    return Tensor.double if types == {torch.float64} else lambda images: images
 
 
 def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -51,10 +51,10 @@ def joined(batches: Iterable[tuple[Tensor, Tensor]], least: int = LEAST) -> Iter
 def evaluate_accuracy(network: nn.Module, batches: Any) -> float:
     """Share of right answers in evaluation mode, over a loader of (images, targets)."""
     device = next(network.parameters()).device
-    right = total = 0
+    typed, right, total = in_type_of(network), 0, 0
     with evaluating(network):
         for images, targets in joined(batches):
-            logits = network(as_channels_last(in_type_of(network, images.to(device))))
+            logits = network(as_channels_last(typed(images.to(device))))
             right += int((logits.argmax(dim=1) == targets.to(device)).sum())
             total += len(targets)
     return right / total

@@ -119,7 +119,8 @@ class DerivedNetMonitor(pytorch_lightning.Callback):
 
 def judge(network: nn.Module, calibration: Any, validation: Any, device: torch.device) -> float:
     """Estimate batch-norm statistics afresh, in place; returns the share of right answers on the validation part."""
-    images = (as_channels_last(in_type_of(network, batch)) for batch, _ in calibration)
+    typed = in_type_of(network)
+    images = (as_channels_last(typed(batch)) for batch, _ in calibration)
     estimate_statistics(network, images, device)
     return evaluate_accuracy(network, validation)
 
