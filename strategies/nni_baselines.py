@@ -26,7 +26,8 @@ import copy
 import functools
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from types import SimpleNamespace
+from typing import Annotated, Any, get_type_hints
 
 import nni.nas.strategy  # first: else NNI's circular imports leave nni.nas.strategy with broken strategies
 import torch
@@ -46,6 +47,7 @@ from nni_proxyless.core.nni_compat import (
     RandomSamplingLightningModule,
     keep_modules_when_frozen,
 )
+from nni_proxyless.core.ranges import AtLeast, Falling, GreaterThan, problems_of
 from nni_proxyless.latency import LatencyPenalty
 from nni_proxyless.latency.choices import InputSet, as_nni_has_it
 from nni_proxyless.latency.objectives.penalty import logits_of
@@ -223,17 +225,22 @@ class DARTS(_Peer, nni.nas.strategy.DARTS):
     needs_held_out_data = True
 
     def __init__(
-        self, *, arc_learning_rate: float = 3e-4, warmup_epochs: int = 0, gradient_clip_val: float | None = None,
-        log_prob_every_n_step: int = 10, penalty: Any = None, **kwargs: Any,
+        self, *, arc_learning_rate: Annotated[float, GreaterThan(0)] = 3e-4, warmup_epochs: Annotated[int, AtLeast(0)] = 0,
+        gradient_clip_val: Annotated[float | None, GreaterThan(0)] = None, log_prob_every_n_step: Annotated[int, AtLeast(1)] = 10,
+        penalty: Any = None, mutation_hooks: list[Any] | None = None, model_space: Any = None, engine: Any = None,
     ):  # fmt: skip
-        _require(arc_learning_rate, warmup_epochs, gradient_clip_val, log_prob_every_n_step)
+        _require(
+            DARTS, arc_learning_rate=arc_learning_rate, warmup_epochs=warmup_epochs, gradient_clip_val=gradient_clip_val,
+            log_prob_every_n_step=log_prob_every_n_step,
+        )  # fmt: skip
         if any(part.form == "threshold" for part in _parts(penalty)):
             raise ValueError(
                 f"form 'threshold' needs the sampled path, which NNI's {type(self).__name__} does not say; use DSNAS"
             )
         super().__init__(
             arc_learning_rate=arc_learning_rate, warmup_epochs=warmup_epochs, gradient_clip_val=gradient_clip_val,
-            log_prob_every_n_step=log_prob_every_n_step, penalty=penalty, **kwargs,
+            log_prob_every_n_step=log_prob_every_n_step, penalty=penalty, mutation_hooks=mutation_hooks,
+            model_space=model_space, engine=engine,
         )  # fmt: skip
 
     def configure_oneshot_module(self, training_module: Any) -> Any:
@@ -260,12 +267,9 @@ class GumbelDARTS(DARTS, nni.nas.strategy.GumbelDARTS):
         As for :class:`DARTS`.
     """
 
-    def __init__(self, *, temperature: Sequence[float] | float = (1.0, 0.33), **kwargs: Any):
+    def __init__(self, *, temperature: Annotated[Sequence[float] | float, Falling()] = (1.0, 0.33), **kwargs: Any):
+        _require(GumbelDARTS, temperature=temperature)
         ends = list(temperature) if isinstance(temperature, Sequence) else [temperature, temperature]
-        if len(ends) != 2 or not ends[0] >= ends[1] > 0:
-            raise ValueError(
-                f"temperature is {temperature}; allowed: a number greater than 0, or two of them, the greater one first"
-            )
         super().__init__(**kwargs)
         self.temperature = LinearTemperatureScheduler(float(ends[0]), float(ends[1]))
 
@@ -375,20 +379,8 @@ def _parts(penalty: Any) -> list[LatencyPenalty]:
     return [penalty] if isinstance(penalty, LatencyPenalty) else []
 
 
-def _require(
-    arc_learning_rate: float, warmup_epochs: int, gradient_clip_val: float | None, log_prob_every_n_step: int
-) -> None:
+def _require(cls: type, **options: Any) -> None:
     """NNI would take any of them, and divide by zero or do nothing later."""
-    problems = []
-    if not arc_learning_rate > 0:
-        problems.append(f"arc_learning_rate is {arc_learning_rate}; allowed: greater than 0")
-    for name, value, least in (
-        ("warmup_epochs", warmup_epochs, 0),
-        ("log_prob_every_n_step", log_prob_every_n_step, 1),
-    ):
-        if value < least:
-            problems.append(f"{name} is {value}; allowed: {least} or more")
-    if gradient_clip_val is not None and not gradient_clip_val > 0:
-        problems.append(f"gradient_clip_val is {gradient_clip_val}; allowed: greater than 0, or none")
-    if problems:
+    declared = get_type_hints(cls.__init__, include_extras=True)  # type: ignore[misc]
+    if problems := problems_of({name: declared[name] for name in options}, SimpleNamespace(**options)):
         raise ValueError("; ".join(problems))

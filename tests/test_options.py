@@ -9,7 +9,7 @@ from nni_proxyless.config.registry import accepted_arguments, argument_types, lo
 from nni_proxyless.core.signatures import read_signature
 
 READ = {  # of all others the classes themselves are asked
-    "nni_proxyless.strategies": {"dsnas", "nni-random", "proxyless"},
+    "nni_proxyless.strategies": {"dsnas", "nni-darts", "nni-gumbel-darts", "nni-proxyless", "nni-random", "proxyless"},
     "nni_proxyless.search_spaces": {"mobilenetv2", "nasbench201", "proxylessnas", "shufflenet"},
     "nni_proxyless.estimators": {"activations", "device", "macs", "nn-meter", "parameters", "table"},
     "nni_proxyless.datasets": {"cifar10", "cifar100", "digits", "fashion-mnist", "folder", "synthetic"},
@@ -49,6 +49,17 @@ WRONG = {
         {"warmup_epochs": 2, "warmup_learning_rate": 0.1},
         {"reward": "x", "paths": "y", "search_epochs": 0, "entropy_weight": -1, "fix_gap": 0, "baseline_weight": 2, "size_bias": -1},
         {"warmup_learning_rate": -1, "gradient_clip_val": -1, "seed": 1},
+    ],
+    ("nni_proxyless.strategies", "nni-proxyless"): [
+        {"warmup_epochs": 2, "gradient_clip_val": 5.0},
+        {"arc_learning_rate": 0, "warmup_epochs": -1, "log_prob_every_n_step": 0, "gradient_clip_val": 0},
+    ],
+    ("nni_proxyless.strategies", "nni-gumbel-darts"): [
+        {"temperature": 0.5},
+        {"temperature": [1.0, 0.5]},
+        {"temperature": [0.5, 1.0]},
+        {"temperature": 0},
+        {"temperature": [1.0]},
     ],
     ("nni_proxyless.search_spaces", "mobilenetv2"): [
         {"preset": "small"},

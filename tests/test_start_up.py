@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from .conftest import ROOT
@@ -11,7 +13,9 @@ HEAVY = (
     "torch", "torchvision", "torchmetrics", "pytorch_lightning", "timm", "nni", "scipy", "sklearn", "matplotlib", "numpy", "pandas",
     "requests", "onnx", "tensorboard", "jinja2",
 )  # fmt: skip
-SEARCH, TRAIN, EXPERIMENT = (str(ROOT / "experiments" / name) for name in ("search.yml", "train.yml", "proxyless.yml"))
+SEARCH, TRAIN, EXPERIMENT, PEERS = (
+    str(ROOT / "experiments" / name) for name in ("search.yml", "train.yml", "proxyless.yml", "peers.yml")
+)
 
 # One after the other in one process: what an earlier one has loaded, a later one has too.
 QUICK = [
@@ -22,6 +26,8 @@ QUICK = [
     (2, "init new"),
     (2, "init other --data digit"),
     (0, f"check {SEARCH} {TRAIN} new/search.yml dsnas/search.yml"),
+    (0, f"check {Path(PEERS).with_name('search_peers.yml')}"),
+    (2, f"check {SEARCH} strategy.name=nni-gumbel-darts strategy.temperature=[1,2]"),
     (2, f"check {SEARCH} data.imagesize=3"),
     (2, "search none.yml"),
     (2, f"search {SEARCH} nonsense=1"),
@@ -81,8 +87,8 @@ def test_what_writes_two_files_or_refuses_imports_none_of_them(after):
 
 
 def test_an_experiment_is_checked_with_nni_and_without_torch(after):
-    ((code, loaded),) = after(f"check {EXPERIMENT}")
-    assert code == 0
+    (code, loaded), (of_peers, more) = after(f"check {EXPERIMENT}", f"check {PEERS}")
+    assert (code, of_peers, more) == (0, 0, set())
     assert "nni" in loaded, "else the look finds nothing"
     assert not loaded & {
         "torch",

@@ -143,7 +143,14 @@ def _of_device(options: Any) -> list[str] | None:
 
 
 # Constructors that refuse nothing but values outside the ranges that the types of their options declare.
-_IN_RANGE = ("nni_proxyless.strategies:ProxylessNAS", "nni_proxyless.strategies:DSNAS")
+_IN_RANGE = (
+    "nni_proxyless.strategies:ProxylessNAS",
+    "nni_proxyless.strategies:DSNAS",
+    *(
+        f"nni_proxyless.strategies.nni_baselines:{name}"
+        for name in ("DARTS", "GumbelDARTS", "Proxyless", "RandomOneShot")
+    ),
+)
 
 _LOOKED_AT: dict[str, Callable[[Any], list[str] | None]] = {  # entry point -> what its constructor says
     "nni_proxyless.search_spaces:MobileNetV2Space": _by("nni_proxyless.search_spaces.layout", "problems_of_layout"),

@@ -15,11 +15,11 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-__all__ = ["AtLeast", "Finite", "GreaterThan", "Needs", "NotIdentity", "UpTo", "option_types", "problems_of"]
+__all__ = ["AtLeast", "Falling", "Finite", "GreaterThan", "Needs", "NotIdentity", "UpTo", "option_types", "problems_of"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,16 @@ class Finite:
 
     def __str__(self) -> str:
         return "finite"
+
+
+@dataclass(frozen=True)
+class Falling:
+    def allows(self, value: Any) -> bool:
+        ends = list(value) if isinstance(value, Sequence) else [value, value]
+        return len(ends) == 2 and bool(ends[0] >= ends[1] > 0)
+
+    def __str__(self) -> str:
+        return "a number greater than 0, or two of them, the greater one first"
 
 
 @dataclass(frozen=True)

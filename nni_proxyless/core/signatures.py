@@ -83,8 +83,19 @@ def _inits(module: str, name: str) -> Iterator[list[inspect.Parameter]]:
     elif node.decorator_list:
         yield sorted(_fields(home, node).values(), key=lambda parameter: parameter.kind)
         return
+    if len(node.bases) > 1:  # what comes after the constructor of the first one, only an import tells
+        yield _own_init(home, node.bases[0])
+        raise _UnreadableError
     for base in _bases(node):
         yield from _inits(home, base)
+
+
+def _own_init(home: str, base: ast.expr) -> list[inspect.Parameter]:
+    node = _definition(home, base.id)[1] if isinstance(base, ast.Name) else None
+    for statement in node.body if isinstance(node, ast.ClassDef) else ():
+        if isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
+            return _parameters(statement)[1:]
+    raise _UnreadableError
 
 
 def _bases(node: ast.ClassDef) -> list[str]:
