@@ -75,7 +75,7 @@ class DerivedNetMonitor(pytorch_lightning.Callback):
             "seconds": time.perf_counter() - self._began,
         }
         _logger.info(
-            "epoch %d/%d: validation accuracy %.4f, expected %s, derived net %s %s, entropy %.3f, train loss %.4f, %.1f s%s",
+            "epoch %d/%d: validation accuracy %.4f, expected %s, derived network %s %s, entropy %.3f, train loss %.4f, %.1f s%s",
             trainer.current_epoch + 1, trainer.max_epochs, self.last["default"],
             in_words(self.last["expected_ms"]), in_words(self.last["table_ms"]), self.profiler.unit, self.last["entropy"], train_loss, self.last["seconds"],
             n_fixed_text(module),
