@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nni.nas.evaluator.pytorch import DataLoader, Lightning, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from torch.utils.data import ConcatDataset
+from torch.utils.data import ConcatDataset, Dataset
 
 from ..config import registry
 from ..config.search_config import SearchConfig
@@ -206,7 +206,8 @@ def build(
 def make_evaluator(config: SearchConfig, folder: Path, images: Parts, *callbacks: Callback) -> Lightning:
     """How the supernet is trained: NNI's evaluator around task, trainer and data."""
     training, trainer, data = config.training, config.trainer, config.data
-    alphas, weights = images.alphas, images.weights
+    alphas: Dataset | None = images.alphas
+    weights = images.weights
     if not strategy_can("needs_held_out_data", config, default=True):
         alphas, weights = None, images.all_but_validation
     warmup_alone = "warmup_learning_rate" in config.strategy.arguments
