@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from nni_proxyless.cli.main import main
-from nni_proxyless.core.resource_errors import in_words
+from nni_proxyless.core.resource_errors import explain
 
 from .test_search import TINY
 
@@ -28,22 +28,22 @@ def test_a_full_disk():
             file.write("x")
 
     expected = "no space left on the disk: [Errno 28] No space left on device. Free some: search and train go on with --resume FOLDER"
-    assert in_words(error_of(write_text)) == expected
+    assert explain(error_of(write_text)) == expected
 
-    said = in_words(error_of(lambda: torch.save(torch.zeros(100_000), "/dev/full")))  # torch says no error number
+    said = explain(error_of(lambda: torch.save(torch.zeros(100_000), "/dev/full")))  # torch says no error number
     assert said is not None
     assert said.startswith("no space left on the disk: ")
 
 
 def test_no_memory(tmp_path, capsys):
     """Torch's error, and the command that ran into it: the digits enlarged until they take terabytes."""
-    said = in_words(error_of(lambda: torch.empty(2**50)))
+    said = explain(error_of(lambda: torch.empty(2**50)))
     assert said is not None
     assert said.startswith("out of memory: ")
     assert said.endswith(
         "Use a smaller batch_size, or end what else needs the memory: search and train go on with --resume FOLDER"
     )
-    assert in_words(error_of(lambda: bytearray(2**60))).startswith("out of memory: Python could not get more. Use")
+    assert explain(error_of(lambda: bytearray(2**60))).startswith("out of memory: Python could not get more. Use")
 
     (tmp_path / "search.yml").write_text(TINY)
     assert main(["search", str(tmp_path / "search.yml"), f"output={tmp_path / 'out'}", "data.image_size=1000000"]) == 1
@@ -53,6 +53,6 @@ def test_no_memory(tmp_path, capsys):
 
 
 def test_other_errors_are_not_explained_away():
-    assert in_words(error_of(lambda: {}["x"])) is None
-    assert in_words(error_of(Path("/nowhere").read_text)) is None
-    assert in_words(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
+    assert explain(error_of(lambda: {}["x"])) is None
+    assert explain(error_of(Path("/nowhere").read_text)) is None
+    assert explain(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None

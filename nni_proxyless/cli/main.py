@@ -19,7 +19,7 @@ os.environ.update(environment())  # before anything imports torch
 
 from .. import __version__
 from ..core.errors import UserError
-from ..core.resource_errors import in_words
+from ..core.resource_errors import explain
 from ..core.streams import prepare_streams, say, to_reader
 from .check import add_check_command
 from .derive import add_derive_command
@@ -66,7 +66,7 @@ def _main(argv: Sequence[str] | None) -> int:
         say("nni-proxyless: interrupted")
         return _end_by(signal.SIGINT)
     except Exception as error:
-        if (reason := in_words(error)) is None:
+        if (reason := explain(error)) is None:
             raise
         say(f"nni-proxyless: {reason}")
         return 1

@@ -34,7 +34,7 @@ from ..core.nni_compat import (
 )
 from ..core.user_path import of_another_machine, user_path
 from . import registry
-from .nni_search_space import combinations, in_words, space_problem
+from .nni_search_space import combinations, space_problem, spec_in_words
 from .read import file_and_overrides, read_config, say, unknown_key
 from .recipes import find_recipe
 from .search_config import SearchConfig
@@ -177,7 +177,7 @@ def check_experiment(path: Path) -> CheckedExperiment:
     folder = path.parent / user_path(content.get("trialCodeDirectory") or ".", f"{path}: trialCodeDirectory")
     with nullcontext() if _runs_here(content) else of_another_machine():
         first = _check_trials(path, folder, command, space)
-    values = {name: in_words(spec) for name, spec in space.items()}
+    values = {name: spec_in_words(spec) for name, spec in space.items()}
     return CheckedExperiment(
         command, values, _n_trials(content, space), content["trialConcurrency"], first
     )  # fmt: skip

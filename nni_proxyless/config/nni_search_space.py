@@ -11,7 +11,7 @@ from ..core.errors import did_you_mean, shown
 from ..core.nni_compat import common_search_space_types, deformat_parameters, format_search_space, validate_search_space
 from .read import unknown_key
 
-__all__ = ["combinations", "in_words", "space_problem"]
+__all__ = ["combinations", "space_problem", "spec_in_words"]
 
 MOST_COMBINATIONS = 64  # are tried all; of a larger space each value by itself
 
@@ -66,7 +66,7 @@ def _options(spec: Any) -> Sequence[float]:
     return (spec.mu,) if spec.normal_distributed else (spec.low, spec.high)
 
 
-def in_words(spec: Mapping[str, Any]) -> str:
+def spec_in_words(spec: Mapping[str, Any]) -> str:
     """The values of a parameter."""
     values = ", ".join(map(str, spec["_value"]))
     return values if spec["_type"] == "choice" else f"{spec['_type']} {values}"

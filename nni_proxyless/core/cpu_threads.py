@@ -21,9 +21,9 @@ __all__ = [
     "cgroup_quota",
     "cores_of",
     "environment",
-    "in_words",
     "manager_url",
     "say_if_other_threads",
+    "threads_in_words",
     "trials_at_a_time",
     "usable_cores",
     "use",
@@ -82,7 +82,7 @@ def use(threads: int | None, processes: int = 1) -> int:
     return threads
 
 
-def in_words(threads: int, processes: int = 1) -> str:
+def threads_in_words(threads: int, processes: int = 1) -> str:
     """Threads and usable cores, for the log: the line shows when too many threads are set."""
     each, cores = "" if processes == 1 else f" in each of {processes} processes", usable_cores()
     return f"{threads}{each}; this process may use {cores} core{'' if cores == 1 else 's'}"

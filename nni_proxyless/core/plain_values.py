@@ -1,27 +1,41 @@
-"""A choice in a file: JSON and YAML know neither tuples nor values of other types. Needs no NNI.
+"""Values in a file: JSON and YAML know neither tuples nor values of other types. Needs no NNI.
 
-What is written so is found again among the values of its label, by :mod:`..latency.choices`.
+A choice that is written so is found again among the values of its label, by :mod:`..latency.choices`.
 """
 
 from __future__ import annotations
 
 import numbers
 import re
+from collections.abc import Callable
 from typing import Any
 
 __all__ = ["as_plain"]
 
 
-def as_plain(choice: Any) -> Any:
-    """A choice in plain types, for a file."""
-    if choice is None or isinstance(choice, (bool, str)):
-        return choice
-    if isinstance(choice, numbers.Integral):
-        return int(choice)
-    if isinstance(choice, numbers.Real):
-        return float(choice)
-    if isinstance(choice, (list, tuple)):
-        return [as_plain(item) for item in choice]
-    if isinstance(choice, (set, frozenset)):
-        return sorted((as_plain(item) for item in choice), key=repr)
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(choice))  # an address would be another one in the next process
+def _shown(value: Any) -> str:
+    """As it shows itself, without its address, which would be another one in the next process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
+
+def as_plain(value: Any, other: Callable[[Any], Any] = _shown) -> Any:
+    """A value in types that JSON and YAML know: None, bool, str, int, float, lists and dicts.
+
+    Parameters
+    ----------
+    other
+        What stands in the place of an object of any other type.
+    """
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    if isinstance(value, (list, tuple)):
+        return [as_plain(item, other) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted((as_plain(item, other) for item in value), key=repr)
+    if isinstance(value, dict):
+        return {str(key): as_plain(item, other) for key, item in value.items()}
+    return other(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-__all__ = ["in_words"]
+__all__ = ["explain"]
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Of libraries that have no error number: torch's allocator and its file writer, safetensors'.
@@ -17,7 +17,7 @@ _SAY_NO_SPACE = (
 )
 
 
-def in_words(error: BaseException) -> str | None:
+def explain(error: BaseException) -> str | None:
     """The reason and the remedy, as one line; None for any other error."""
     text = str(error)
     first_line = text.strip().partition("\n")[0]

@@ -16,11 +16,11 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from ..config.search_config import SearchConfig
 from ..core.atomic_files import write_text
-from ..core.cpu_threads import in_words, use
+from ..core.cpu_threads import threads_in_words, use
 from ..core.divergence import DivergedError, is_finite
 from ..core.errors import UserError
 from ..core.nni_compat import ModelStatus, RawFormatModelSpace, SequentialExecutionEngine
-from ..latency.digits import in_words as cost_in_words
+from ..latency.digits import in_words
 from .build import build
 from .monitor import DerivedNetMonitor
 from .nni_trial import inside_nni, is_helper, tell_helpers
@@ -101,11 +101,11 @@ def _search(
         tell_helpers(folder)
     pytorch_lightning.seed_everything(config.seed, workers=True, verbose=False)
     threads = use(config.trainer.threads, config.trainer.devices)
-    _logger.info("CPU threads: %s", in_words(threads, config.trainer.devices))
+    _logger.info("CPU threads: %s", threads_in_words(threads, config.trainer.devices))
 
     parts = build(config, folder, base=base)
     space, unit = parts.space, parts.profiler.unit
-    lowest, highest = map(cost_in_words, parts.latency_range)
+    lowest, highest = map(in_words, parts.latency_range)
     _logger.info("space: %d choices, %s to %s %s", len(space.simplify()), lowest, highest, unit)
     strategy = parts.strategy
     calibration, validation = parts.judging_loaders

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from ..config.train_config import TrainConfig
 from ..core.atomic_files import write_text, write_weights
-from ..core.cpu_threads import in_words, say_if_other_threads, use
+from ..core.cpu_threads import say_if_other_threads, threads_in_words, use
 from ..core.errors import UserError
 from ..core.progress import bar
 from ..core.tensorboard_writer import Curves
@@ -106,7 +106,7 @@ def train(
     threads = use(config.threads)
     with joined(config.device) as processes:
         if processes.is_first:
-            _logger.info("CPU threads: %s", in_words(threads, processes.count))
+            _logger.info("CPU threads: %s", threads_in_words(threads, processes.count))
         architecture = Architecture.read(architecture_path)
         network: Any = student(config, architecture_path, architecture)
         network = network.to(processes.device).to(memory_format=torch.channels_last)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import numbers
 import re
 from collections.abc import Collection
 from typing import Any, get_args
@@ -16,6 +15,7 @@ from typing import Any, get_args
 from nni.nas.profiler import ExpressionProfiler
 
 from nni_proxyless.core.nni_compat import ProfilerPenalty
+from nni_proxyless.core.plain_values import as_plain
 from nni_proxyless.core.ranges import NotIdentity, option_types
 from nni_proxyless.latency import LatencyPenalty, LatencyReward
 from nni_proxyless.latency.objectives.penalty_sum import Penalties
@@ -52,7 +52,7 @@ def options_of(configured: Any, root: type, but: Collection[str] = ()) -> dict[s
                     f"{type(configured).__name__} does not keep its option {name!r}, so a search with another value could not be "
                     f"told from this one; allowed: self.{name} = {name} in its __init__"
                 )
-            found[name] = _plain(getattr(configured, name))
+            found[name] = as_plain(getattr(configured, name), _name)
     return found
 
 
@@ -84,21 +84,6 @@ def _costs(latency: Any) -> str:
     if isinstance(latency, ExpressionProfiler):
         return hashlib.sha256(repr(latency.expression).encode()).hexdigest()[:16]
     return _name(latency)
-
-
-def _plain(value: Any) -> Any:
-    """A value that a checkpoint can hold; of an object of any other kind, its kind."""
-    if value is None or isinstance(value, (bool, str)):
-        return value
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if isinstance(value, numbers.Real):
-        return float(value)
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return _name(value)
 
 
 def _name(value: Any) -> str:
