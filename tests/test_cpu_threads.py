@@ -167,7 +167,7 @@ class Watch:
         if name == "torch":
             print("at torch:", os.environ.get("OMP_WAIT_POLICY"), "torch.nn" in sys.modules)
 sys.meta_path.insert(0, Watch())
-import nni_proxyless.cli
+import nni_proxyless.cli.main
 import torch
 class Environment(torch.utils.data.Dataset):
     def __len__(self):
