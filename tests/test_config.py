@@ -102,6 +102,11 @@ def test_all_problems_are_said_at_once(tmp_path):
         ("- a list", "search.yml: expected keys such as 'space:' and 'strategy:', got list"),
         ("seed: 1\nseed: 2", "search.yml: line 2: key 'seed' stands there twice"),
         ("seed: {1", "search.yml: line 1"),
+        ("strategy: {warmup_epochs: 3}\ntraining: {epochs: 3}", "search.yml: strategy: warmup_epochs is 3, of 3 epochs; allowed: at least one epoch of search after them"),
+        ("strategy: {warmup_epochs: 1, arc_start_epoch: 2}\ntraining: {epochs: 3}", "search.yml: strategy: warmup_epochs is 1 and arc_start_epoch 2, of 3 epochs"),
+        ("strategy: {name: nni-darts, warmup_epochs: 4}\ntraining: {epochs: 3}", "search.yml: strategy: warmup_epochs is 4, of 3 epochs"),
+        ("strategy: {name: dsnas}\ntraining: {epochs: 1}", "search.yml: strategy: warmup_epochs is 0 and search_epochs half of the rest, of 1 epochs; allowed: at least one epoch of search and, after it,"),
+        ("strategy: {name: dsnas, warmup_epochs: 2, search_epochs: 2}\ntraining: {epochs: 4}", "search.yml: strategy: warmup_epochs is 2 and search_epochs 2, of 4 epochs"),
     ],
 )  # fmt: skip
 def test_each_problem_says_where_what_and_what_is_allowed(tmp_path, text, said):
@@ -114,6 +119,15 @@ def test_an_override_is_blamed_where_it_came_from(tmp_path):
     )
     assert any(line.startswith("NNI's parameters: latency.target_ms: 0 is not allowed here") for line in said)
     assert any(line.startswith("command line: strategy: unknown key 'sed'") for line in said)
+    text = "strategy: {warmup_epochs: 12}\ntraining: {epochs: 30}\ndata: {alphas: 0.5}"
+    for key, value, what in (
+        ("strategy.arc_update_every", 0, "strategy: arc_update_every is 0"),
+        ("strategy.warmup_epochs", 30, "strategy: warmup_epochs is 30, of 30 epochs"),
+        ("training.epochs", 12, "strategy: warmup_epochs is 12, of 12 epochs"),
+        ("data.validation", 0.5, "data: alphas 0.5 and validation 0.5 leave nothing"),
+    ):
+        (said,) = problems(tmp_path, text, ("command line", key, value))
+        assert said.startswith(f"command line: {what}")
 
 
 def test_an_override_below_a_value_is_refused(tmp_path):

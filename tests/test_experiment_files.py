@@ -150,7 +150,7 @@ def test_combinations_are_checked_as_such(tmp_path, capsys):
     (line,) = said_of(
         tmp_path, EXPERIMENT.replace("latency.target_ms: {_type: choice, _value: [50%, 3.0]}", space), capsys
     )
-    assert line.startswith("e.yml: searchSpace: strategy: unknown key 'fix_gap'; allowed: name, update, ")
+    assert line.startswith("e.yml: searchSpace: strategy: unknown key 'fix_gap'; allowed: name, arc_learning_rate, ")
 
 
 def test_several_files_and_overrides(tmp_path, monkeypatch, capsys):

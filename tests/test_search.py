@@ -270,7 +270,7 @@ def test_a_wrong_file_stops_the_search_before_anything_is_touched(tmp_path, monk
         (("strategy={name: dsnas, search_epochs: 3}",), "search_epochs 3, of 3 epochs; allowed: at least one epoch of search and, after it, one in which the child trains"),
         (("strategy={name: dsnas, reward: lost, fix_gap: 2}",), "strategy.reward: 'lost' is not allowed here"),
         (("training.optimizer=sdg",), "command line: training.optimizer: 'sdg' is not allowed here; allowed: an optimizer of timm, such as sgd, adamw, lamb. Did you mean 'sgd'?"),
-        (("training.learning_rate=1e30", "training.epochs=1"), "training: the loss is nan after epoch 1: the training diverged. Use a smaller training.learning_rate."),
+        (("training.learning_rate=1e30", "training.epochs=1", "strategy.warmup_epochs=0"), "training: the loss is nan after epoch 1: the training diverged. Use a smaller training.learning_rate."),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_a_users_mistake(searched, tmp_path, capsys, words, said):
@@ -349,7 +349,12 @@ def test_a_table_of_another_device_is_taken_where_it_is_asked_for(searched, tmp_
     rows = yaml.safe_load((searched / "table.yaml").read_text())["rows"]
     foreign = {key: {"count": 10, "mean": row["median"] * 1000, "var": 0.1} for key, row in rows.items()}
     (tmp_path / "foreign.yaml").write_text(yaml.safe_dump(foreign))  # the layout of the published tables: no head
-    words = [f"output={tmp_path / 'out'}", "training.epochs=1", f"latency.table={tmp_path / 'foreign.yaml'}"]
+    words = [
+        f"output={tmp_path / 'out'}",
+        "training.epochs=1",
+        "strategy.warmup_epochs=0",
+        f"latency.table={tmp_path / 'foreign.yaml'}",
+    ]
     assert main(["search", str(searched / "search.yml"), *words]) == 2
     assert "threads is 1 here, the table does not say" in capsys.readouterr().err
     assert main(["search", str(searched / "search.yml"), *words, "latency.estimator={name: table}"]) == 0
@@ -366,14 +371,19 @@ def test_a_table_of_another_device_is_taken_where_it_is_asked_for(searched, tmp_
         assert main(["search", str(searched / "search.yml"), *words, wrong]) == 2
         assert said in capsys.readouterr().err
     absent = [f"latency.table={tmp_path / 'nowhere.yaml'}", "latency.estimator={name: table}"]
-    assert main(["search", str(searched / "search.yml"), *words[:2], *absent]) == 2
+    assert main(["search", str(searched / "search.yml"), *words[:3], *absent]) == 2
     assert "nowhere.yaml: not there; latency.estimator.name 'table' measures nothing" in capsys.readouterr().err
 
 
 def test_a_calibrated_table_steers_and_both_figures_are_shown(searched, tmp_path, capsys):
     table = LookupTable.read(searched / "table.yaml")
     table.replace(calibration=Calibration(0.5, 2.0, 30, 0.01, 0.02, "2026-11-22")).write(tmp_path / "table.yaml")
-    words = [f"output={tmp_path / 'out'}", "training.epochs=1", f"latency.table={tmp_path / 'table.yaml'}"]
+    words = [
+        f"output={tmp_path / 'out'}",
+        "training.epochs=1",
+        "strategy.warmup_epochs=0",
+        f"latency.table={tmp_path / 'table.yaml'}",
+    ]
     assert main(["search", str(searched / "search.yml"), *words]) == 0
     latency = Architecture.read(tmp_path / "out" / "architecture.json").latency
     assert latency["table_ms"] == pytest.approx(0.5 + 2 * latency["predicted_ms"])

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from ..core.errors import UserError, did_you_mean, on_one_line, shown
+from ..core.stages import problem_of_child, problem_of_warmup
+from . import registry
 from .options import options_of
 from .overrides import NamedPath, file_and_overrides, is_file, override
 from .search_config import SearchConfig
@@ -69,10 +71,14 @@ def read_config(cls: type[Config], path: str | Path | None, overrides: Sequence[
     content, problems = override(content, overrides, [_place(cls, one) for one in _named_in(cls, content)])
     sources = {tuple(dotted.split(".")): source for source, dotted, _ in overrides}
 
-    def complain(location: Sequence[Any], text: str, unknown_key: str | None = None) -> None:
+    def complain(
+        location: Sequence[Any], text: str, unknown_key: str | None = None, also: Sequence[tuple[str, ...]] = ()
+    ) -> None:
         keys = tuple(str(key) for key in location)
         culprit = keys if unknown_key is None else (*keys, unknown_key)
-        source = next((s for k, s in sources.items() if culprit[: len(k)] == k), where)
+        source = next(
+            (s for k, s in sources.items() if any(_is_about(k, one, text) for one in (culprit, *also))), where
+        )
         problems.append(on_one_line(": ".join(part for part in (source, ".".join(keys), text) if part)))
 
     if cls is SearchConfig:
@@ -105,10 +111,19 @@ def read_config(cls: type[Config], path: str | Path | None, overrides: Sequence[
             f"alphas {config.data.alphas} and validation {config.data.validation} leave nothing for the weights; "
             "allowed: a sum below 1",
         )
+    if isinstance(config, SearchConfig) and not problems:
+        _check_stages(config, complain)
     if problems:
         raise UserError("\n".join(problems))
     assert config is not None
     return config
+
+
+def _is_about(overridden: tuple[str, ...], culprit: tuple[str, ...], text: str) -> bool:
+    """Whether a problem is that of a value that was overridden; of a whole section it is, where it names the value."""
+    if culprit[: len(overridden)] == overridden:
+        return True
+    return overridden[: len(culprit)] == culprit and re.search(rf"\b{re.escape(overridden[-1])}\b", text) is not None
 
 
 def _named_in(cls: Any, content: Mapping[str, Any]) -> list[_Named]:
@@ -233,6 +248,23 @@ def _check_costs(config: SearchConfig, complain: Any) -> None:
                     "a number of 0 or more",
                 )
             automatic.append(f"costs.{i}.weight")
+
+
+def _check_stages(config: SearchConfig, complain: Any) -> None:
+    """A search that would come to its end without having searched, by the options of the strategies that come with this package."""
+    if not (registry.value_of("nni_proxyless.strategies", config.strategy.name) or "").startswith("nni_proxyless."):
+        return  # what others mean by such names, only they know
+    parameters = options_of("nni_proxyless.strategies", config.strategy.name).parameters
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
+    options, epochs = {**defaults, **config.strategy.arguments}, config.training.epochs
+    if "search_epochs" in options:
+        problem = problem_of_child(options["warmup_epochs"], options["search_epochs"], epochs)
+    elif "warmup_epochs" in options:
+        problem = problem_of_warmup(options["warmup_epochs"], options.get("arc_start_epoch", 0), epochs)
+    else:
+        return
+    if problem:
+        complain(("strategy",), problem, also=[("training", "epochs")])
 
 
 def _model_at(cls: Any, location: Sequence[Any]) -> Any:

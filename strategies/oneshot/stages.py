@@ -1,15 +1,12 @@
-"""Which epochs belong to which stage, where a search goes on with training its child."""
+"""A training that is too short for the stages of DSNAS is refused before its first step."""
 
 from __future__ import annotations
 
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from nni_proxyless.core.stages import first_child_epoch, problem_of_child
+
 __all__ = ["check_stages", "first_child_epoch"]
-
-
-def first_child_epoch(warmup_epochs: int, search_epochs: int | None, epochs: int) -> int:
-    """The epoch with which the child begins, at the latest, in a training of ``epochs``; without ``search_epochs`` after half of the rest."""
-    return warmup_epochs + ((epochs - warmup_epochs) // 2 if search_epochs is None else search_epochs)
 
 
 def check_stages(warmup_epochs: int, search_epochs: int | None, epochs: int | None) -> None:
@@ -22,9 +19,5 @@ def check_stages(warmup_epochs: int, search_epochs: int | None, epochs: int | No
     """
     if epochs is None or epochs < 1:
         raise MisconfigurationException("strategy: DSNAS needs a Trainer with max_epochs, in which it has its stages")
-    if not warmup_epochs < first_child_epoch(warmup_epochs, search_epochs, epochs) < epochs:
-        search = "half of the rest" if search_epochs is None else search_epochs
-        raise MisconfigurationException(
-            f"strategy: warmup_epochs is {warmup_epochs} and search_epochs {search}, of {epochs} epochs; allowed: at "
-            "least one epoch of search and, after it, one in which the child trains"
-        )
+    if problem := problem_of_child(warmup_epochs, search_epochs, epochs):
+        raise MisconfigurationException(f"strategy: {problem}")
