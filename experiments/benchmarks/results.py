@@ -12,7 +12,9 @@ import importlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import record
 
 from nni_proxyless.core.atomic_files import write_text
 
@@ -33,6 +35,7 @@ SECTIONS = [
     Section("Cost of a step", "step_cost", "step_cost.json", "bench_step_cost.svg"),
     Section("Cost over layers and pixels", "step_cost", "step_cost_sweep.json"),
     Section("A whole small search by its steps", "search_overhead", "search_overhead.json"),
+    Section("Commands that answer at once", "start_up", "start_up.json"),
     Section("Cost of a whole search", "search_hours", "search_hours.json"),
     Section("A machine that others use too", "busy", "busy.json"),
     Section("Quality of what is found", "quality", "quality.json", "bench_quality.svg"),
@@ -51,6 +54,26 @@ SECTIONS = [
 ]
 
 
+def recorded_bars() -> Iterator[tuple[Section, dict[str, Any]]]:
+    """Every bar of every record."""
+    for section in SECTIONS:
+        path = HERE / section.record
+        if path.exists():
+            for bar in json.loads(path.read_text(encoding="utf-8")).get("bars", []):
+                yield section, bar
+
+
+def missed_bars() -> Iterator[str]:
+    """What the records have missed by more than their noise."""
+    missed = [(section.title, b) for section, b in recorded_bars() if b["verdict"] == "missed"]
+    yield from ("", "## Missed bars", "")
+    if not missed:
+        yield "None."
+        return
+    rows = [(title, b["bar"], f"{b['value']:.4g}", record.limits(b)) for title, b in missed]
+    yield from record.table(("", "bar", "measured", "allowed"), rows)
+
+
 def lines() -> Iterator[str]:
     """RESULTS.md; a benchmark without a record says so."""
     yield "# What the benchmarks have found"
@@ -58,6 +81,7 @@ def lines() -> Iterator[str]:
     yield "Written by `python experiments/benchmarks/results.py` from the JSON files beside it, and FOUND.md."
     yield ""
     yield from (HERE / "FOUND.md").read_text(encoding="utf-8").splitlines()
+    yield from missed_bars()
     for section in SECTIONS:
         yield from ("", f"## {section.title}", "")
         path = HERE / section.record

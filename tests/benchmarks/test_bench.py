@@ -25,7 +25,8 @@ sys.exit(any(b["verdict"] == "missed" for b in bars))
     ("values", "complaint"),
     [
         ([1.0, 1.06], None),
-        ([1.08, 1.0], "step_cost: a ratio: 1.08, bar ≤ 1.05, noise 0.02"),
+        ([1.08, 1.0], "step_cost: a ratio: 1.08, bar ≤ 1.05, noise 0.02 (in its record too)"),
+        ([1.0, 1.08], "budget: a ratio: 1.08, bar ≤ 1.05, noise 0.02"),
         ([None, 1.0], "step_cost: failed, see"),
     ],
 )
@@ -35,6 +36,7 @@ def test_all_run_and_a_missed_bar_or_an_error_fails(values, complaint, tmp_path,
         bars = "a defect" if value is None else json.dumps([record.bar("a ratio", value, at_most=1.05, noise=0.02)])
         (tmp_path / f"{name}.py").write_text(SCRIPT.format(bars=bars))
     monkeypatch.setattr(bench, "HERE", tmp_path)
+    monkeypatch.setattr(bench, "missed_in_records", lambda: {("step_cost", "a ratio"), ("budget", "another")})
     words = ["--folder", str(tmp_path / "bench"), "--only", *names]
     if complaint is None:
         bench.main(words)
@@ -42,6 +44,7 @@ def test_all_run_and_a_missed_bar_or_an_error_fails(values, complaint, tmp_path,
         with pytest.raises(SystemExit) as ended:
             bench.main(words)
         assert complaint in ended.value.code
+        assert ("in its record" in complaint) == ("in its record" in ended.value.code)
     found = json.loads((tmp_path / "bench" / "bench.json").read_text(encoding="utf-8"))
     assert [run["benchmark"] for run in found["runs"]] == names, "one that fails stops no other"
     verdicts = [[b["verdict"] for b in run["bars"]] for run in found["runs"]]
