@@ -73,7 +73,8 @@ def groups_of(batches: Iterable[Tensor]) -> Iterator[list[Tensor]]:
 @contextmanager
 def batches_apart(network: nn.Module, norms: Sequence[Any], sizes: Sequence[int]) -> Iterator[None]:
     """Inside, batches of so many images, given together, come to the same as one after the other, in a network that :func:`can_join`."""
-    products = [m for m in network.modules() if isinstance(m, (_ConvNd, nn.Linear))] if len(sizes) > 1 else []
+    kinds = (_ConvNd, nn.Linear)
+    products: list[Any] = [m for m in network.modules() if isinstance(m, kinds)] if len(sizes) > 1 else []
     for norm in norms:
         norm.forward = functools.partial(_one_by_one, norm.forward, list(sizes))
     for product in products:
@@ -122,4 +123,4 @@ def _alone(module: nn.Module) -> bool:
     if name in _NAMES or (name.startswith("torch.nn.modules.conv.") and "Lazy" not in name):
         return True
     declared = vars(type(module)).get("treats_images_alone", False)
-    return bool(declared.fget(module) if isinstance(declared, property) else declared)
+    return bool(declared.__get__(module) if isinstance(declared, property) else declared)
