@@ -22,7 +22,12 @@ def test_the_python_examples_run(pytestconfig, tmp_path, monkeypatch):
 
     # A command without a file: the embedded digits.
     monkeypatch.chdir(tmp_path)
-    quick = ["training.epochs=1", "latency.estimator.repeats=2", "latency.estimator.warmup=1"]
+    quick = [
+        "training.epochs=1",
+        "strategy.warmup_epochs=0",
+        "latency.estimator.repeats=2",
+        "latency.estimator.warmup=1",
+    ]
     assert main(["search", "output=.", *quick]) == 0
     names = {}
     exec(load, names)
