@@ -12,10 +12,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import Subset
+from torchvision.transforms import v2
 
 from nni_proxyless import data
 from nni_proxyless.core.errors import UserError
 from nni_proxyless.data.datasets import DEBIAN_FASHION_MNIST
+from nni_proxyless.data.image_parts import loader
+from nni_proxyless.data.pictures_in_memory import PicturesInMemory
 
 
 def test_parts_are_disjoint_and_complete_and_hold_every_class_in_proportion():
@@ -132,3 +136,46 @@ def test_paths_may_start_with_a_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(UserError, match=str(Path(tmp_path) / "cifar")):
         data.cifar10(root="~/cifar", download=False)
+
+
+class Drawn:
+    """Pictures as torchvision keeps them in memory, and gives them one by one."""
+
+    def __init__(self, data, transform):
+        self.data, self.transform = data, transform
+        self.targets = list(range(len(data)))
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        picture = self.data[index]
+        picture = Image.fromarray(picture if isinstance(picture, np.ndarray) else picture.numpy())
+        return self.transform(picture), self.targets[index]
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (32, 32, 3)])
+@pytest.mark.parametrize("random", [True, False])
+def test_pictures_in_memory_are_the_same_in_batches_and_one_by_one(shape, random):
+    """Pixels, labels and memory format of a loader's batches, and the state of randomness after them, to the bit."""
+    data = np.random.default_rng(0).integers(0, 256, (20, *shape), dtype=np.uint8)
+    channels = shape[2] if len(shape) == 3 else 1
+    drawing = [v2.RandomCrop(shape[0], padding=4), v2.RandomHorizontalFlip()] if random else []
+    usual = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.4] * channels, [0.3] * channels)]
+    transforms = [*drawing, v2.Pad(2), *usual]
+    pictures = Drawn(data if channels == 3 else torch.from_numpy(data), v2.Compose(transforms))
+    fast = PicturesInMemory(pictures, transforms)
+    assert fast.reads_many
+
+    def batches(images) -> tuple[list, torch.Tensor]:
+        torch.manual_seed(0)
+        return list(loader(images, 6, seed=1)), torch.get_rng_state()
+
+    of_fast, of_slow = batches(Subset(fast, range(1, 20))), batches(Subset(pictures, range(1, 20)))
+    assert torch.equal(of_fast[1], of_slow[1])
+    for (images, labels), (same, same_labels) in zip(of_fast[0], of_slow[0], strict=True):
+        assert type(images) is torch.Tensor
+        assert torch.equal(images, same)
+        assert images.stride() == same.stride()
+        assert torch.equal(labels, same_labels)
+    assert not PicturesInMemory(pictures, [v2.ColorJitter(0.5), *usual]).reads_many

@@ -54,4 +54,5 @@ def part_of_fashion_mnist(n_train: int = 10_000, n_more_test: int = 0) -> ImageD
 
 def in_memory(images: Any) -> TensorImages:
     """What a data set of torchvision gives one by one, all at once."""
-    return TensorImages(images.transform(images.data.unsqueeze(1)), torch.as_tensor(images.targets))
+    pictures = images.pictures
+    return TensorImages(pictures.transform(pictures.data.unsqueeze(1)), torch.as_tensor(pictures.targets))

@@ -26,6 +26,7 @@ from ..core.user_path import user_path
 from .image_folder import ImageFolder, Pictures
 from .image_parts import SPLIT_SEED, ImageData
 from .normalization import CIFAR, FASHION_MNIST, IMAGENET
+from .pictures_in_memory import PicturesInMemory
 from .random_affine import RandomAffine
 
 if TYPE_CHECKING:  # it needs NNI
@@ -248,16 +249,17 @@ def _torchvision(
     """A data set of torchvision; ``always`` is what pictures go through before any transform but our own."""
     path = user_path(root, "data.root")
 
-    def build(augment: Callable, plain: Callable) -> ImageData:
+    def build(augment: list, plain: list) -> ImageData:
+        of_augmented, of_plain = v2.Compose(augment), v2.Compose(plain)
         try:
-            train = cls(path, train=True, transform=augment, download=download)
-            train_plain = cls(path, train=True, transform=plain)
-            test = cls(path, train=False, transform=plain)
+            train = PicturesInMemory(cls(path, train=True, transform=of_augmented, download=download), augment)
+            train_plain = PicturesInMemory(cls(path, train=True, transform=of_plain), plain)
+            test = PicturesInMemory(cls(path, train=False, transform=of_plain), plain)
         except (RuntimeError, OSError) as error:
             raise UserError(f"data: {cls.__name__} is not in '{path}': {error}") from error
         return ImageData(train, train_plain, test, [int(t) for t in train.targets], num_classes, shape, through)
 
     def through(augment: Callable, plain: Callable) -> ImageData:
-        return build(v2.Compose([*always, augment]), v2.Compose([*always, plain]))
+        return build([*always, augment], [*always, plain])
 
-    return build(v2.Compose(augment), v2.Compose(plain))
+    return build(augment, plain)
