@@ -74,7 +74,6 @@ def statistics(path: Path) -> dict[str, tuple[float, float]]:
     }
 
 
-@pytest.mark.filterwarnings("ignore:Found .* module.s. in eval mode at the start of training")  # that is the point
 @pytest.mark.parametrize("strategy", ["{name: proxyless, arc_update_every: 1}", "{name: dsnas}"])
 def test_given_statistics_come_through_a_search_and_a_derivation(strategy, tmp_path, monkeypatch, capsys):
     """Three given norms on the path keep what they were given to the last bit, in every network that is left; the other two are

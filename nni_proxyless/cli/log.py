@@ -28,4 +28,9 @@ def quieten() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # "Validation dataloaders are missing": a one-shot strategy uses them up itself.
     logging.getLogger("nni.nas.evaluator.pytorch.lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")  # Lightning 2.6 on torch 2.15
+    for message in (
+        r".*isinstance\(treespec, LeafSpec\)",  # Lightning 2.6 on torch 2.15
+        r"Found \d+ module\(s\) in eval mode",  # a space that keeps given norms so means it: their statistics stay
+        r"The number of training batches \(\d+\) is smaller than the logging interval",  # steps are counted on from epoch to epoch
+    ):
+        warnings.filterwarnings("ignore", message=message)

@@ -6,8 +6,9 @@ Standard library only: ``nni-proxyless latency export`` copies this file to the 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-__all__ = ["DIGITS", "in_words", "significant"]
+__all__ = ["DIGITS", "distinct_in_words", "in_words", "significant"]
 
 DIGITS = 12
 """Significant digits of a number in a file of costs: what is read again is the same to 5e-12 of itself, and written again the same."""
@@ -25,3 +26,11 @@ def in_words(value: float, sign: str = "", digits: int = 3) -> str:
     """
     enough = value == 0 or not math.isfinite(value) or significant(abs(value), digits) >= 0.1
     return f"{value:{sign}.{digits}f}" if enough else f"{value:{sign}.{digits}g}"
+
+
+def distinct_in_words(values: Sequence[float]) -> list[str]:
+    """As :func:`in_words`, with as many more digits as tell them apart."""
+    texts = ([in_words(value, digits=digits) for value in values] for digits in range(3, 18))
+    return next(
+        (some for some in texts if len(set(some)) == len(values)), [in_words(value, digits=17) for value in values]
+    )

@@ -30,7 +30,7 @@ from ..core.progress import bar
 from ..core.text_table import in_columns
 from ..latency import BudgetError, DeviceEstimator, LatencyProfiler, best_under_budget
 from ..latency.choices import InputSet, as_nni_has_it, read_probs_back
-from ..latency.digits import in_words
+from ..latency.digits import distinct_in_words, in_words
 from ..latency.objectives.budget import fastest, log_probability, slowest
 from ..latency.objectives.penalty import holds_target
 from ..models.architecture import Architecture
@@ -259,7 +259,7 @@ def derive_front(run: Path, n: int, folder: Path) -> list[Derived]:
         for budget, sample in chosen:
             found.append(search.derive(sample, budget, measured=False))
             steps.update()
-    names = _distinct([derived.architecture.latency["table_ms"] for derived in found])
+    names = distinct_in_words([derived.architecture.latency["table_ms"] for derived in found])
     for name, derived in zip(names, found, strict=True):
         derived.write(folder / name)
     text = io.StringIO()
@@ -301,12 +301,6 @@ def require_free(folder: Path) -> None:
         raise UserError(
             f"--output {folder}: holds an architecture.json that derive has not written; name another folder"
         )
-
-
-def _distinct(values: Sequence[float]) -> list[str]:
-    """As text with three digits, or as many more as tell them apart."""
-    digits = next((d for d in range(3, 18) if len({f"{v:.{d}f}" for v in values}) == len(values)), 17)
-    return [f"{value:.{digits}f}" for value in values]
 
 
 def _plot(found: Sequence[Derived], unit: str, path: Path) -> None:

@@ -7,7 +7,7 @@ import yaml
 from nni_proxyless.search_spaces import MobileNetV2Space
 
 from nni_proxyless.latency import Calibration, LookupTable, MacsEstimator, Measurement, TableOnly, trace_operations
-from nni_proxyless.latency.digits import DIGITS, in_words, significant
+from nni_proxyless.latency.digits import DIGITS, distinct_in_words, in_words, significant
 from nni_proxyless.latency.tables.build import _Kept
 from nni_proxyless.latency.tables.yaml_format import TimedNetwork
 from nni_proxyless.report.number_format import amount, figure
@@ -120,3 +120,18 @@ def test_costs_of_another_unit_may_be_large(tmp_path):
         ValueError, match=r"row 'one': median is 1000000000000.0; allowed: a number of 0 or more, below 1e\+08"
     ):
         LookupTable.read(tmp_path / "ms.yaml")
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ([1.234, 2.5], ["1.234", "2.500"]),
+        ([1.2341, 1.2342], ["1.2341", "1.2342"]),
+        ([1.25e-4, 2.5e-4], ["0.000125", "0.00025"]),
+        ([1.2e-7, 1.2141e-7, 1.2142e-7], ["1.2e-07", "1.2141e-07", "1.2142e-07"]),
+        ([2.0, 2.0], [f"{2:.17f}"] * 2),
+    ],
+)
+def test_names_of_a_front_are_told_apart_in_every_unit(values, names):
+    """Folders of networks by their cost: as they were in milliseconds, and not all zero in seconds."""
+    assert distinct_in_words(values) == names
