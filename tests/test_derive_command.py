@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import math
 import shutil
 from pathlib import Path
@@ -195,8 +196,9 @@ def test_of_many_probable_nets_the_most_accurate(searched, tmp_path, monkeypatch
     assert not (tmp_path / "net" / "judged.csv").exists(), "of another net"
 
 
-def test_nets_to_be_judged_are_drawn_from_the_probabilities(searched, tmp_path, caplog):
+def test_nets_to_be_judged_are_drawn_from_the_probabilities(searched, tmp_path, caplog, monkeypatch):
     """Of a choice that is made its candidate in all of them; where all choices but one are, there are no more than that gives."""
+    monkeypatch.setattr(logging.getLogger("nni_proxyless"), "propagate", True)  # which a command has switched off
     run = tmp_path / "out"
     shutil.copytree(searched, run)
     content = json.loads((run / "probabilities.json").read_text())

@@ -9,6 +9,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -82,11 +83,24 @@ def test_the_nets_of_these_tests_are_three_and_tell_images_apart(nets):
 
 def test_opset_size_and_free_batch_are_as_asked_for(tiny, tmp_path):
     """Read back with onnx; all formats run at any batch and compute the same on images of that size."""
-    words = ["--opset", "23", "--input-size", "24", "20", "--dynamic-batch", "--output", str(tmp_path / "out"), *QUICK]
+    opset = (
+        23 if version("onnxruntime") >= "1.24" else 21
+    )  # the newest that quantizes; Python 3.10 ends with onnxruntime 1.23
+    words = [
+        "--opset",
+        str(opset),
+        "--input-size",
+        "24",
+        "20",
+        "--dynamic-batch",
+        "--output",
+        str(tmp_path / "out"),
+        *QUICK,
+    ]
     assert main(["export", str(tiny), *words]) == 0
     model = onnx.load(tmp_path / "out" / "model.onnx")
     onnx.checker.check_model(model, full_check=True)
-    assert [entry.version for entry in model.opset_import if not entry.domain] == [23]
+    assert [entry.version for entry in model.opset_import if not entry.domain] == [opset]
     (given,) = model.graph.input
     sides = given.type.tensor_type.shape.dim
     assert (given.name, sides[0].dim_param, [side.dim_value for side in sides[1:]]) == ("input", "batch", [1, 24, 20])

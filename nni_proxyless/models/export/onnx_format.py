@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -132,13 +133,11 @@ def leave_onnx(network: nn.Module, shape: Sequence[int], path: Path) -> None:
         _logger.info("no %s, which NNI's Netron button shows: %s", path.name, INSTALL)
     except Exception as error:  # somebody's module that cannot be exported; the search has done its work
         _logger.warning("no %s: %s", path.name, first_line(error))
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence deprecation warnings of torch, onnxscript and onnxruntime.
+    """Silence torch, onnxscript and onnxruntime: deprecation warnings, and what older releases print among a command's results.
 
     What they do is checked on the file.
     """
@@ -147,7 +146,7 @@ def quiet() -> Iterator[None]:
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
