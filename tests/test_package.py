@@ -20,7 +20,7 @@ def source(tmp_path_factory, pytestconfig):
     """A copy: a build leaves files beside the source."""
     source = tmp_path_factory.mktemp("source") / "project"
     keep = shutil.ignore_patterns(
-        ".git", ".venv", "runs", "build", "dist", "*.egg-info", ".gpu", "__pycache__", ".*_cache"
+        ".git", ".venv*", "runs", "build", "dist", "*.egg-info", ".gpu", "__pycache__", ".*_cache"
     )
     shutil.copytree(pytestconfig.rootpath, source, ignore=keep)
     return source
