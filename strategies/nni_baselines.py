@@ -27,7 +27,7 @@ import functools
 import random
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import nni.nas.strategy  # first: else NNI's circular imports leave nni.nas.strategy with broken strategies
 import torch
@@ -47,7 +47,7 @@ from nni_proxyless.core.nni_compat import (
     RandomSamplingLightningModule,
     keep_modules_when_frozen,
 )
-from nni_proxyless.core.ranges import AtLeast, Falling, GreaterThan, problems_of
+from nni_proxyless.core.ranges import AtLeast, Falling, GreaterThan, parameter_types, problems_of
 from nni_proxyless.latency import LatencyPenalty
 from nni_proxyless.latency.choices import InputSet, as_nni_has_it
 from nni_proxyless.latency.objectives.penalty import logits_of
@@ -381,6 +381,6 @@ def _parts(penalty: Any) -> list[LatencyPenalty]:
 
 def _require(cls: type, **options: Any) -> None:
     """NNI would take any of them, and divide by zero or do nothing later."""
-    declared = get_type_hints(cls.__init__, include_extras=True)  # type: ignore[misc]
+    declared = parameter_types(cls.__init__, include_extras=True)  # type: ignore[misc]
     if problems := problems_of({name: declared[name] for name in options}, SimpleNamespace(**options)):
         raise ValueError("; ".join(problems))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -63,6 +64,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @functools.cache
 def _give_way() -> None:
     os.nice(5)
+
+
+@pytest.fixture(autouse=True)
+def _log_is_caught() -> None:
+    """``caplog`` listens at the root, and a command that ran in this process has kept this package's log from it."""
+    logging.getLogger("nni_proxyless").propagate = True
 
 
 @pytest.fixture(autouse=True)

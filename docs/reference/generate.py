@@ -55,7 +55,7 @@ def kind(annotation: Any) -> str:
         return ", ".join(f"`{value}`" for value in get_args(annotation))
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(filter(None, map(kind, get_args(annotation)))))
-    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+    if origin is None and inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         return "section"
     return WORDS.get(origin or annotation, "")
 

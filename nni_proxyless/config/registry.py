@@ -16,7 +16,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from ..core.errors import did_you_mean
-from ..core.ranges import option_types
+from ..core.ranges import option_types, parameter_types
 
 __all__ = ["accepted_arguments", "argument_types", "load", "names", "value_of"]
 
@@ -152,6 +152,8 @@ def accepted_arguments(factory: Any) -> dict[str, inspect.Parameter]:
 
 def argument_types(factory: Any) -> dict[str, Any]:
     """Annotations of these parameters, resolved; those that do not resolve are left out."""
+    if inspect.isfunction(factory):
+        return parameter_types(factory)
     if not inspect.isclass(factory):
         return typing.get_type_hints(factory)
     hints: dict[str, Any] = {}
@@ -162,7 +164,7 @@ def argument_types(factory: Any) -> dict[str, Any]:
                 if "__dataclass_fields__" in vars(base):
                     hints |= option_types(base, include_extras=False)
                 else:
-                    hints |= typing.get_type_hints(inspect.unwrap(init))
+                    hints |= parameter_types(inspect.unwrap(init))
             except Exception:  # somebody else's base class with names that do not resolve here; the constructor checks
                 continue
     return hints

@@ -19,7 +19,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-__all__ = ["AtLeast", "Falling", "Finite", "GreaterThan", "Needs", "NotIdentity", "UpTo", "option_types", "problems_of"]
+__all__ = [
+    "AtLeast",
+    "Falling",
+    "Finite",
+    "GreaterThan",
+    "Needs",
+    "NotIdentity",
+    "UpTo",
+    "option_types",
+    "parameter_types",
+    "problems_of",
+]
 
 
 @dataclass(frozen=True)
@@ -123,6 +134,12 @@ def _allows(one: Any, value: Any) -> bool:
         return bool(one.allows(value))
     except TypeError:  # not a number
         return False
+
+
+def parameter_types(function: Any, *, include_extras: bool = False) -> dict[str, Any]:
+    """Parameter -> type as it is written; ``typing.get_type_hints`` of Python 3.10 wraps those with a default of None once more."""
+    written = types.SimpleNamespace(__annotations__=inspect.get_annotations(function))
+    return typing.get_type_hints(written, function.__globals__, include_extras=include_extras)
 
 
 def option_types(cls: type, *, include_extras: bool = True) -> dict[str, Any]:
