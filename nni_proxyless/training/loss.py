@@ -47,7 +47,9 @@ class Objective:
             self.trained = processes.wrapped(network)
         else:
             self.task = _distillation(network, teacher, self.criterion, config, processes)
-            self.trained = self.task.trainable_module
+            self.trained = (
+                getattr(self.task, "trainable_module", None) or self.task.student
+            )  # its name up to timm 1.0.30
 
     def begin(self, epoch: int) -> None:
         """Epoch ``epoch``, from 0 on, begins."""
