@@ -128,7 +128,8 @@ class Program:
                 integrality=integrality,
                 bounds=Bounds(np.zeros(self.n_columns), upper),
                 constraints=LinearConstraint(matrix, [row[1] for row in self._rows], [row[2] for row in self._rows]),
-                options={"mip_rel_gap": 0.0},
+                # The presolve of HiGHS in scipy 1.15, the last one for Python 3.10, loses optima; without it nothing gets slower.
+                options={"mip_rel_gap": 0.0, "presolve": False},
             )
         if found.status == INFEASIBLE:
             return None
