@@ -5,7 +5,8 @@
 :mod:`.dsnas`                  DSNAS (Hu, Xie et al.; CVPR 2020)
 :mod:`.estimators`             the formulas of both, with their symbols
 :mod:`.nni_baselines`          NNI's own strategies, to compare with
-:mod:`.supernet.gate`          the gate of a choice, and the gradient that it would have received
+:mod:`.supernet.gate`          the gate of a choice
+:mod:`.supernet.gate_gradient` the gradient that a gate would have received
 :mod:`.supernet.layers`        modules that run only the sampled path: layers, inputs, depths
 :mod:`.oneshot.strategy`       a method as a strategy of NNI: options, supernet, data
 :mod:`.oneshot.module`         the search inside Lightning: weight steps, and the parts of an architecture step

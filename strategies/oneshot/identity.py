@@ -1,6 +1,6 @@
 """What makes two searches the same search: every option of a strategy that is not marked otherwise, and what its penalty weighs.
 
-A checkpoint is gone on from by the search that has written it, and by no other. An option counts by being a field of the strategy, or
+Only the search that wrote a checkpoint resumes from it. An option counts by being a field of the strategy, or
 an argument of the constructor that a subclass has written; ``NotIdentity`` in its type says that it does not.
 """
 
