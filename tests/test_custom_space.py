@@ -22,7 +22,7 @@ from nni_proxyless.derive import Architecture
 from nni_proxyless.models.space import make_searchable_space
 
 from .forked import fork
-from .test_experiment import run_to_the_end
+from .search.test_experiment import run_to_the_end
 
 
 def write_files(page: Path, folder: Path) -> list[str]:
@@ -223,4 +223,4 @@ def test_a_module_of_the_users_own_that_does_not_import_says_where(tmp_path, for
 
 def test_a_space_without_a_choice_is_refused():
     with pytest.raises(UserError, match=r"tests\.test_training:Plain has no choice, so there is nothing to search"):
-        make_searchable_space("tests.test_training:Plain", {})
+        make_searchable_space("tests.training.test_training:Plain", {})

@@ -107,7 +107,7 @@ def test_the_command_ends_with_code_2_before_the_first_epoch_does(strategy, tmp_
     monkeypatch.chdir(tmp_path)
     Path("search.yml").write_text(
         "data: {name: synthetic, n_images: 490, num_classes: 10, channels: 1, image_size: 8, batch_size: 16}\n"
-        f'space: {{name: "tests.test_choice_values:Space"}}\nstrategy: {strategy}\nlatency: {{estimator: {{name: macs}}}}\n'
+        f'space: {{name: "tests.search.test_choice_values:Space"}}\nstrategy: {strategy}\nlatency: {{estimator: {{name: macs}}}}\n'
         "training: {epochs: 2, learning_rate: 1.0e+30}\ntrainer: {threads: 1, accelerator: cpu}\n"
     )
     assert main(["search", "search.yml", "output=run"]) == 2

@@ -1,4 +1,4 @@
-"""Two processes over gloo, which are told what Lightning's DDP tells those that it starts (tests/test_search.py has it start them)."""
+"""Two processes over gloo, which are told what Lightning's DDP tells those that it starts (tests/search/test_search.py has it start them)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from nni_proxyless.strategies.oneshot.distributed import check_strategy
 
 from ..forked import fork
-from ..test_experiment import free_port
+from ..search.test_experiment import free_port
 from . import searches
 
 METHODS = tuple(searches.DISTRIBUTED)

@@ -21,8 +21,8 @@ from nni_proxyless.cli.main import main
 from nni_proxyless.latency.digits import in_words
 from nni_proxyless.report.nni_database import read_experiment, running_experiments
 
-from .forked import fork
-from .report_page import Page
+from ..forked import fork
+from ..report_page import Page
 from .test_search import TINY
 
 EXPERIMENT = """

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from nni_proxyless.cli.main import main
 from nni_proxyless.latency import LookupTable
 
-from .forked import fork
+from ..forked import fork
 
-PUBLISHED = Path(__file__).parents[1].parent / "shared" / "data" / "proxylessnas_pixel1_lookup_table.yaml"
+PUBLISHED = Path(__file__).parents[2].parent / "shared" / "data" / "proxylessnas_pixel1_lookup_table.yaml"
 LAYOUT = (
     "preset=small",
     "widths=[8,16]",

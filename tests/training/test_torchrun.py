@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from nni_proxyless.cli.main import main
 
-from .forked import fork
-from .test_experiment import free_port
+from ..forked import fork
+from ..search.test_experiment import free_port
 from .test_training import plain, small
 
 TWO = ("torchrun", "--standalone", "--nproc-per-node", "2", "-m", "nni_proxyless", "train")

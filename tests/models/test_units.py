@@ -16,7 +16,7 @@ from nni_proxyless.latency.digits import in_words
 from nni_proxyless.models.architecture import Architecture
 from nni_proxyless.models.record import latency_record, record_without_table, unit_of
 
-from .report_page import Page
+from ..report_page import Page
 
 SEARCH = """
 space: {preset: small, widths: [8], depths: [2], strides: [2], stem_width: 8, feature_mix: 16}

@@ -21,7 +21,7 @@ from nni_proxyless.models.export.check_images import CheckImages
 from nni_proxyless.search.derivation import require_free
 from nni_proxyless.training.loop import train
 
-from .test_training import small
+from ..training.test_training import small
 
 BASE = ["data.name=synthetic", "data.n_images=64", "data.channels=1", "data.image_size=8", "data.batch_size=6",
         "latency.estimator.name=macs", "latency.target_ms=null", "strategy.arc_update_every=1", "strategy.warmup_epochs=0",

@@ -17,7 +17,7 @@ from nni_proxyless.config.search_config import SearchConfig
 from nni_proxyless.config.shipped import shipped
 from nni_proxyless.config.train_config import TrainConfig
 
-EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 FILES = sorted(path for path in EXPERIMENTS.rglob("*.yml"))
 OURS = {"dsnas", "imagenet/dsnas", "imagenet/proxyless", "pareto", "proxyless", "proxyless-reinforce", "retrain"}
 

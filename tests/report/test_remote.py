@@ -32,8 +32,8 @@ from nni_proxyless.cli.main import main
 from nni_proxyless.report.nni_database import Experiment
 from nni_proxyless.report.remote_results import FetchError, Machine, machines_of, remote_trials, unpack
 
-from .test_experiment import ask, free_port
-from .test_search import TINY
+from ..search.test_experiment import ask, free_port
+from ..search.test_search import TINY
 
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}{os.pathsep}/usr/local/sbin{os.pathsep}/usr/sbin")
 BIN = Path(sys.executable).parent

@@ -26,7 +26,7 @@ from nni_proxyless.core.atomic_files import write_weights
 from nni_proxyless.data.normalization import preprocessing
 from nni_proxyless.derive import Architecture, count_macs, count_parameters, load_weights, to_timm
 
-SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "published_architectures.json"
+SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "published_architectures.json"
 
 
 def leave(folder: Path, *, seed: int = 0, **layout) -> Path:
@@ -363,7 +363,7 @@ def test_a_tag_that_is_not_registered_is_timm_s_error(path):
 
 
 def test_a_script_that_is_not_there_is_refused(command):
-    """``python -m nni_proxyless.timm_script``, which runs timm's scripts with our models; tests/test_timm_train.py uses it."""
+    """``python -m nni_proxyless.timm_script``, which runs timm's scripts with our models; tests/models/test_timm_train.py uses it."""
     done = command(sys.executable, "-m", "nni_proxyless.timm_script", "validat.py", "--model", "proxyless_gpu")
     assert (done.returncode, done.stderr) == (
         2, "timm_script: validat.py: no such file; allowed: a script of timm's, with its arguments\n",

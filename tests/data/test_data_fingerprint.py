@@ -21,10 +21,10 @@ from nni_proxyless.data.fingerprint import FINGERPRINT, differing_images, finger
 from nni_proxyless.search.run import run_search
 from nni_proxyless.training.loop import train
 
-from .test_training import small
+from ..training.test_training import small
 
 SEARCH = """
-data: {name: "tests.test_data_fingerprint:some", batch_size: 6}
+data: {name: "tests.data.test_data_fingerprint:some", batch_size: 6}
 space: {preset: small, widths: [8], depths: [1], strides: [2], stem_width: 8, feature_mix: 8}
 strategy: {warmup_epochs: 0, arc_update_every: 1}
 latency: {estimator: {name: macs}}
@@ -187,7 +187,7 @@ def test_a_search_that_begins_takes_any_images(tmp_path, caplog):
 def test_a_training_goes_on_with_its_own_images_only(tmp_path, capsys):
     path = small(tmp_path, num_classes=2)
     content = json.loads(path.read_text())
-    content["data"] = {"name": "tests.test_data_fingerprint:some", "arguments": {}}
+    content["data"] = {"name": "tests.data.test_data_fingerprint:some", "arguments": {}}
     path.write_text(json.dumps(content))
     final = tmp_path / "final"
     with pytest.raises(InterruptedError):

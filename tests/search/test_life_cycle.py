@@ -27,7 +27,7 @@ from nni_proxyless.core.cpu_threads import trials_at_a_time
 from nni_proxyless.core.file_lock import HeldError, hold, of_this_machine
 from nni_proxyless.latency import LookupTable
 
-from .forked import fork
+from ..forked import fork
 from .test_experiment import ask, free_port
 from .test_search import TINY
 

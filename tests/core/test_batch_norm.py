@@ -58,7 +58,7 @@ class Space(ModelSpace):
 # Of 490 images 290 train the weights: with batches of 17 one is left over, with which self.pooled could do nothing.
 SEARCH = """
 data: {name: synthetic, n_images: 490, num_classes: 10, channels: 1, image_size: 8, batch_size: 17}
-space: {name: "tests.test_batch_norm:Space"}
+space: {name: "tests.core.test_batch_norm:Space"}
 latency: {estimator: {name: macs}}
 training: {epochs: 2}
 trainer: {threads: 1, accelerator: cpu}

@@ -23,7 +23,7 @@ from nni_proxyless.models.block_diagram import find_nets, net_of_architecture, n
 from nni_proxyless.models.draw import COLOURS, draw_beside, draw_nets, save_picture
 from nni_proxyless.models.published import NETWORKS, PLACES
 
-SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "published_architectures.json"
+SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "published_architectures.json"
 
 SMALL = {
     "stage1.0": "k5e3", "stage1.1": "skip", "stage1.2": "k3e6", "stage2.0": "k7e6", "stage2.1": "skip", "stage2.2": "skip",

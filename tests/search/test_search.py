@@ -21,7 +21,7 @@ from nni_proxyless.latency import Calibration, LookupTable
 from nni_proxyless.latency.digits import in_words
 from nni_proxyless.search.run_folder import differences
 
-from .forked import fork
+from ..forked import fork
 
 TINY = """
 seed: 3

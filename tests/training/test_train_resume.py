@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from nni_proxyless.cli.main import main
 from nni_proxyless.training.checkpoint import TrainingCheckpoint
 
-from .forked import fork
+from ..forked import fork
 from .test_training import small
 
 # Everything that draws at random or has a memory.

@@ -17,7 +17,7 @@ from nni_proxyless.derive import Architecture, build_network, load_weights
 
 DIFFERENTIABLE = ("nni-darts", "nni-gumbel-darts", "nni-proxyless")
 SEARCH = """
-space: {name: "tests.test_peers:Choices"}
+space: {name: "tests.search.test_peers:Choices"}
 data: {name: synthetic, n_images: 320, num_classes: 2, channels: 1, image_size: 8, batch_size: 16}
 latency: {target_ms: 60%, weight: 10000.0, estimator: {name: macs}}
 training: {epochs: 2, optimizer: adamw, learning_rate: 0.01}
@@ -123,7 +123,7 @@ def test_what_only_a_running_search_can_tell_is_refused_as_well(tmp_path, capsys
         capsys.readouterr().err
     )
     below_all_but_one = "latency.target_ms=0.002"
-    assert search(tmp_path, "{name: nni-random}", below_all_but_one, "space.name=tests.test_peers:Rare") == 2
+    assert search(tmp_path, "{name: nni-random}", below_all_but_one, "space.name=tests.search.test_peers:Rare") == 2
     assert "strategy: of 100 random networks none was within the targets; allowed: larger targets" in (
         capsys.readouterr().err
     )

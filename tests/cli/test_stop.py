@@ -12,8 +12,8 @@ import pytest
 from nni_proxyless.cli.main import main
 from nni_proxyless.core.tensorboard_writer import Curves
 
-from .forked import fork
-from .test_search import TINY
+from ..forked import fork
+from ..search.test_search import TINY
 
 
 @pytest.mark.parametrize(

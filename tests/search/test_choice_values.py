@@ -94,9 +94,9 @@ class Unhashable(ModelSpace):
 
 def test_a_list_among_the_values_is_refused_before_anything_is_searched():
     with pytest.raises(
-        UserError, match=r"^space: tests.test_choice_values:Unhashable: choice 'd' has the value \[1, 8\]"
+        UserError, match=r"^space: tests.search.test_choice_values:Unhashable: choice 'd' has the value \[1, 8\]"
     ):
-        make_searchable_space("tests.test_choice_values:Unhashable", {})
+        make_searchable_space("tests.search.test_choice_values:Unhashable", {})
 
 
 def test_a_depth_of_tuples_is_searched_derived_and_built_again(tmp_path, monkeypatch, capsys):
@@ -104,7 +104,7 @@ def test_a_depth_of_tuples_is_searched_derived_and_built_again(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     Path("search.yml").write_text(
         "data: {name: synthetic, n_images: 490, num_classes: 10, channels: 1, image_size: 8, batch_size: 16}\n"
-        'space: {name: "tests.test_choice_values:Space"}\n'
+        'space: {name: "tests.search.test_choice_values:Space"}\n'
         "strategy: {arc_update_every: 2, arc_learning_rate: 0.01}\n"
         "latency: {estimator: {name: macs}, target_ms: 0.02}\n"
         "training: {epochs: 1}\ntrainer: {threads: 1, accelerator: cpu}\n"

@@ -372,10 +372,12 @@ def test_what_does_not_go_together_is_said(tmp_path, capsys):
     ) + ": the weights of another network" in says(path, "weights=plain/weights.safetensors")
     assert "none.safetensors: no readable weights" in says(path, "weights=none.safetensors")
     assert "validation: class 0 has 142 images: too few for two parts, one of 0.001" in says(path, "validation=0.001")
-    assert "drop_path: the network of space 'tests.test_training:Plain' is no model of timm" in says(
+    assert "drop_path: the network of space 'tests.training.test_training:Plain' is no model of timm" in says(
         other, "drop_path=0.1"
     )
-    assert "dropout: the network of space 'tests.test_training:Plain' is no model of timm" in says(other, "dropout=0.1")
+    assert "dropout: the network of space 'tests.training.test_training:Plain' is no model of timm" in says(
+        other, "dropout=0.1"
+    )
     if importlib.util.find_spec("timm.scheduler.wsd_lr") is not None:
         assert "scheduler: wsd schedule requires 0 < decay_epochs" in says(path, "scheduler=wsd", "decay_epochs=7.0")
     else:  # up to timm 1.0.30

@@ -9,7 +9,7 @@ import torch
 from nni_proxyless.cli.main import main
 from nni_proxyless.core.resource_errors import explain
 
-from .test_search import TINY
+from ..search.test_search import TINY
 
 
 def error_of(action) -> Exception:

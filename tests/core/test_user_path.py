@@ -20,7 +20,7 @@ from nni_proxyless.core.user_path import expand_path, of_another_machine, user_p
 from nni_proxyless.search.nni_trial import output_folder
 from nni_proxyless.search.run_folder import alone_in
 
-from .test_units import SEARCH
+from ..models.test_units import SEARCH
 
 
 @pytest.fixture

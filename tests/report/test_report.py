@@ -35,7 +35,7 @@ from nni_proxyless.report.rows import Row
 from nni_proxyless.report.runs import find
 from nni_proxyless.report.svg_charts import ticks
 
-from .report_page import Page
+from ..report_page import Page
 
 SPACE = {"preset": "small", "widths": [8, 16], "depths": [2, 2], "strides": [2, 2], "stem_width": 8, "feature_mix": 32}
 SEARCH = f"""
