@@ -11,9 +11,7 @@ What was timed is kept in a file while it lasts: a build that was killed goes on
 from __future__ import annotations
 
 import datetime
-import hashlib
 import itertools
-import json
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,12 +20,11 @@ from typing import Any, Literal
 
 from nni.nas.nn.pytorch import ModelSpace
 
-from ...core.atomic_files import write_text
-from ..digits import significant
 from ..estimators.device import DeviceEstimator, Measurement
 from ..estimators.timing import spread, waiting_of
 from ..operation import Operation, Shape, shape_text, trace_operations
 from .drift import without_drift
+from .kept_timings import KeptTimings, Run
 from .lookup_table import LookupTable
 from .timed_networks import Networks, balanced_samples
 
@@ -35,9 +32,6 @@ __all__ = ["METHODS", "build_lookup_table"]
 
 METHODS = ("networks", "isolated")
 DRIFT_CHECKS = 10  # runs of the first entry, at the beginning and at the end
-
-Run = list[tuple[str, float]]
-"""Key and milliseconds of what was timed in one step; the key of what a network takes beside its operations is empty."""
 
 
 def build_lookup_table(
@@ -81,7 +75,7 @@ def build_lookup_table(
     open_steps = _whole_networks if method == "networks" else _one_by_one
     conditions = {**estimator.conditions, "resolution": shape_text(input_shape[1:] or input_shape)}
     settings = {"method": method, "repeats": estimator.repeats, "warmup": estimator.warmup}
-    kept = _Kept(partial, {"conditions": conditions, **settings, "keys": keys})
+    kept = KeptTimings(partial, {"conditions": conditions, **settings, "keys": keys}, ["", "first", *keys])
     with open_steps(space, input_shape, estimator) as steps:
         if not kept.runs:
             kept.add(_first_entry(steps))
@@ -155,39 +149,3 @@ def _one_by_one(space: ModelSpace, input_shape: Shape, estimator: DeviceEstimato
             for i in range(len(operations)):
                 step(i)
         yield [lambda i=i: step(i) for _ in range(estimator.repeats) for i in range(len(operations))]  # type: ignore[misc]  # as above
-
-
-class _Kept:
-    """The timings so far, one line per step, in a file if one is given."""
-
-    def __init__(self, path: str | Path | None, build: Mapping[str, Any]):
-        self.path = None if path is None else Path(path)
-        self.keys = ["", "first", *build["keys"]]
-        self.numbers = {key: i for i, key in enumerate(self.keys)}
-        head = hashlib.sha256(json.dumps(build, sort_keys=True, default=str).encode()).hexdigest()
-        self.runs = [] if self.path is None else self._read(head)
-        if self.path is not None and not self.runs:
-            write_text(self.path, head + "\n")
-
-    def _read(self, head: str) -> list[Run]:
-        assert self.path is not None
-        if not self.path.exists():
-            return []
-        text = self.path.read_text(encoding="utf-8", errors="replace")
-        first, *lines = text.split("\n")
-        if first != head:
-            return []
-        runs: list[Run] = []
-        for line in lines:
-            try:
-                runs.append([(self.keys[i], float(ms)) for i, ms in json.loads(line)])
-            except (ValueError, TypeError, IndexError):
-                break  # cut off by the kill
-        write_text(self.path, "\n".join([first, *lines[: len(runs)]]) + "\n")
-        return runs
-
-    def add(self, run: Run) -> None:
-        self.runs.append(run)
-        if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([[self.numbers[key], significant(ms)] for key, ms in run]) + "\n")
