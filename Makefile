@@ -57,7 +57,7 @@ $(VENV)-newest/.installed-test: pyproject.toml | $(TEST_INSTALLED)
 
 # Less than 20 minutes on two quiet cores; results and logs in bench/.
 bench: $(INSTALLED)
-	$(ENV) python experiments/benchmarks/bench.py --folder bench
+	$(ENV) python -m experiments.benchmarks.bench --folder bench
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(f"Python 3.10 or newer is needed, {sys.executable} is {sys.version.split()[0]}: make PYTHON=python3.11 ..." if sys.version_info < (3, 10) else 0)'

@@ -1,6 +1,6 @@
 """A short form of every benchmark, one after the other; fails where a bar is missed by more than the noise of its run.
 
-    make bench                                       # or: python experiments/benchmarks/bench.py --folder bench
+    make bench                                       # or: python -m experiments.benchmarks.bench --folder bench
 
 Each runs in a process of its own, leaves JSON, picture and log in the folder, and does not stop the others. On two cores that do
 nothing else all take less than 20 minutes. What the long forms have found stands in RESULTS.md.
@@ -18,10 +18,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import record
-import results
+from . import ROOT, results
+from .common import record
 
-HERE = Path(__file__).resolve().parent
+PACKAGE = __package__
 # In this order: those that time come first, while a machine that has just been left alone is quiet.
 ALL = {
     "start_up": "commands that write two files, check one, or refuse",
@@ -36,7 +36,7 @@ ALL = {
     "rewards": "what DSNAS learns from",
     "no_retraining": "DSNAS deployed as it is",
     "ranking": "accuracy in the supernet against accuracy alone",
-    "specialisation": "networks for different targets",
+    "specialization": "networks for different targets",
     "quality": "searched networks against random ones and MobileNetV2",
 }
 
@@ -45,7 +45,7 @@ def run(name: str, folder: Path) -> dict[str, Any]:
     """One benchmark: how it ended, and its bars."""
     output, log = folder / f"{name}.json", folder / f"{name}.log"
     output.unlink(missing_ok=True)
-    words = [sys.executable, str(HERE / f"{name}.py"), "--short", "--output", str(output)]
+    words = [sys.executable, "-m", f"{PACKAGE}.{name}.run", "--short", "--output", str(output)]
     if name == "quality":
         with socket.socket() as any_free:  # somebody's web UI may have the usual one
             any_free.bind(("127.0.0.1", 0))
@@ -53,7 +53,9 @@ def run(name: str, folder: Path) -> dict[str, Any]:
         words += ["--folder", str(folder / "quality"), "--port", str(port)]
     began = time.monotonic()
     with log.open("w", encoding="utf-8") as file:
-        code = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, check=False, env=environment()).returncode
+        code = subprocess.run(
+            words, stdout=file, stderr=subprocess.STDOUT, check=False, env=environment(), cwd=ROOT
+        ).returncode
     bars = json.loads(output.read_text(encoding="utf-8"))["bars"] if output.exists() else []
     # 1 with a result is a missed bar, which the result tells itself.
     failed = code != 0 and not (code == 1 and record.missed(bars))

@@ -1,6 +1,6 @@
-"""RESULTS.md and the pictures in docs/background/, from the recorded results beside this file; nothing is measured.
+"""RESULTS.md and the pictures in docs/background/, from the recorded results of the questions; nothing is measured.
 
-    python experiments/benchmarks/results.py
+    python -m experiments.benchmarks.results
 
 A record is what the long form of a benchmark has left by ``--output``. Each benchmark writes its own section and draws its own
 picture; what it says of all of them together stands in FOUND.md, which goes in front.
@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import record
-
 from nni_proxyless.core.atomic_files import write_text
+
+from .common import record
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parents[1] / "docs" / "background"
@@ -43,7 +43,7 @@ SECTIONS = [
     Section("Quality of what is found: expansions 3 and 6, short trainings", "quality", "quality_expansions_3_6.json"),
     Section("Spaces whose best network is known", "known_answer", "known_answer.json", "bench_known_answer.svg"),
     Section("Accuracy in the supernet against accuracy alone", "ranking", "ranking.json", "bench_ranking.svg"),
-    Section("Networks for different targets", "specialisation", "specialisation.json", "bench_specialisation.svg"),
+    Section("Networks for different targets", "specialization", "specialization.json", "bench_specialization.svg"),
     Section("Truth of a table", "latency_truth", "latency_truth.json", "bench_latency_truth.svg"),
     Section("Truth of a table: another machine", "latency_truth", "latency_truth_epyc.json"),
     Section("Time of an exact derivation", "budget", "budget.json"),
@@ -57,7 +57,7 @@ SECTIONS = [
 def recorded_bars() -> Iterator[tuple[Section, dict[str, Any]]]:
     """Every bar of every record."""
     for section in SECTIONS:
-        path = HERE / section.record
+        path = HERE / section.benchmark / "records" / section.record
         if path.exists():
             for bar in json.loads(path.read_text(encoding="utf-8")).get("bars", []):
                 yield section, bar
@@ -78,30 +78,30 @@ def lines() -> Iterator[str]:
     """RESULTS.md; a benchmark without a record says so."""
     yield "# What the benchmarks have found"
     yield ""
-    yield "Written by `python experiments/benchmarks/results.py` from the JSON files beside it, and FOUND.md."
+    yield "Written by `python -m experiments.benchmarks.results` from the records of the questions, and FOUND.md."
     yield ""
     yield from (HERE / "FOUND.md").read_text(encoding="utf-8").splitlines()
     yield from missed_bars()
     for section in SECTIONS:
         yield from ("", f"## {section.title}", "")
-        path = HERE / section.record
+        path = HERE / section.benchmark / "records" / section.record
         if path.exists():
             # Deeper headings than this one's.
-            for line in importlib.import_module(section.benchmark).markdown(
+            for line in importlib.import_module(f"{__package__}.{section.benchmark}.run").markdown(
                 json.loads(path.read_text(encoding="utf-8"))
             ):
                 yield f"##{line}" if line.startswith("#") else line
         else:
-            yield f"Not recorded yet: `python experiments/benchmarks/{section.benchmark}.py`."
+            yield f"Not recorded yet: `python -m experiments.benchmarks.{section.benchmark}.run`."
 
 
 def main() -> None:
     write_text(HERE / "RESULTS.md", "\n".join(lines()) + "\n")
     for section in SECTIONS:
-        path = HERE / section.record
+        path = HERE / section.benchmark / "records" / section.record
         if section.picture and path.exists():
             result = json.loads(path.read_text(encoding="utf-8"))
-            importlib.import_module(section.benchmark).picture(result, DOCS / section.picture)
+            importlib.import_module(f"{__package__}.{section.benchmark}.run").picture(result, DOCS / section.picture)
 
 
 if __name__ == "__main__":

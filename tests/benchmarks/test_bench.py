@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
-import bench
 import pytest
-import record
+
+from experiments.benchmarks import bench
+from experiments.benchmarks.common import record
 
 from ..conftest import ROOT
 
@@ -34,8 +34,10 @@ def test_all_run_and_a_missed_bar_or_an_error_fails(values, complaint, tmp_path,
     names = ["step_cost", "budget"]
     for name, value in zip(names, values, strict=True):
         bars = "a defect" if value is None else json.dumps([record.bar("a ratio", value, at_most=1.05, noise=0.02)])
-        (tmp_path / f"{name}.py").write_text(SCRIPT.format(bars=bars))
-    monkeypatch.setattr(bench, "HERE", tmp_path)
+        (tmp_path / "made_up" / name).mkdir(parents=True)
+        (tmp_path / "made_up" / name / "run.py").write_text(SCRIPT.format(bars=bars))
+    monkeypatch.setattr(bench, "ROOT", tmp_path)
+    monkeypatch.setattr(bench, "PACKAGE", "made_up")
     monkeypatch.setattr(bench, "missed_in_records", lambda: {("step_cost", "a ratio"), ("budget", "another")})
     words = ["--folder", str(tmp_path / "bench"), "--only", *names]
     if complaint is None:
@@ -57,5 +59,7 @@ def test_all_run_and_a_missed_bar_or_an_error_fails(values, complaint, tmp_path,
 def test_every_benchmark_is_among_them_and_has_a_short_form():
     """A file of its own with ``--short``, and nothing that has one is forgotten."""
     folder = ROOT / "experiments" / "benchmarks"
-    with_short = {path.stem for path in folder.glob("*.py") if '"--short"' in path.read_text(encoding="utf-8")}
-    assert set(bench.ALL) == with_short - {Path(bench.__file__).stem}
+    with_short = {
+        path.parent.name for path in folder.glob("*/run.py") if '"--short"' in path.read_text(encoding="utf-8")
+    }
+    assert set(bench.ALL) == with_short

@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 
-import busy
 import psutil
+
+from experiments.benchmarks.busy import run as busy
 
 from ..conftest import ROOT
 
@@ -26,9 +27,8 @@ def test_busy_processes_end_whatever_happens():
     assert len(spinning) == 2
     assert not [process for process in spinning if process.is_running()]
 
-    starting = "import busy, time\nwith busy.busy(1):\n    print(flush=True)\n    time.sleep(60)"
-    folder = ROOT / "experiments" / "benchmarks"
-    with subprocess.Popen([sys.executable, "-c", starting], cwd=folder, stdout=subprocess.PIPE) as killed:
+    starting = "import time; from experiments.benchmarks.busy import run as busy\nwith busy.busy(1):\n    print(flush=True)\n    time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", starting], cwd=ROOT, stdout=subprocess.PIPE) as killed:
         assert killed.stdout.readline() == b"\n"
         (orphan,) = psutil.Process(killed.pid).children()
         killed.send_signal(signal.SIGKILL)

@@ -7,8 +7,8 @@ import struct
 import numpy as np
 import pytest
 import torch
-from fashion import part_of_fashion_mnist
 
+from experiments.benchmarks.common.fashion import part_of_fashion_mnist
 from nni_proxyless.data import fashion_mnist
 
 

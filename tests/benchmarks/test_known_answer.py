@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 
-import known_answer
-import known_networks
 import pytest
 import torch
+
+from experiments.benchmarks.known_answer import networks as known_networks
+from experiments.benchmarks.known_answer import run as known_answer
 
 # Four networks: accuracies of two trainings each, and multiply-adds.
 TRUTH = {
@@ -118,4 +119,4 @@ def test_the_command_searches_and_records(tmp_path, monkeypatch, capsys):
     known_answer.picture(result, tmp_path / "again.svg")
     assert drawn.read_bytes() == (tmp_path / "again.svg").read_bytes()
     assert str(tmp_path) not in text
-    assert result["command"].startswith("python experiments/benchmarks/known_answer.py --planted-seeds 1 --seeds 1")
+    assert result["command"].startswith("python -m experiments.benchmarks.known_answer.run --planted-seeds 1 --seeds 1")

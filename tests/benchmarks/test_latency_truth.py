@@ -5,12 +5,17 @@ from __future__ import annotations
 import copy
 import json
 
-import latency_truth
 import pytest
+
+from experiments.benchmarks.latency_truth import run as latency_truth
 
 from ..conftest import ROOT
 
-RESULT = json.loads((ROOT / "experiments" / "benchmarks" / "latency_truth.json").read_text(encoding="utf-8"))
+RESULT = json.loads(
+    (ROOT / "experiments" / "benchmarks" / "latency_truth" / "records" / "latency_truth.json").read_text(
+        encoding="utf-8"
+    )
+)
 
 
 @pytest.fixture

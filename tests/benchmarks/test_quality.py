@@ -8,9 +8,17 @@ import json
 import math
 
 import pytest
-import quality
-from quality_cell import GRIDS, INPUT_SHAPE, any_net, expected_best, profiler_of, random_within, space_of
 
+from experiments.benchmarks.quality import run as quality
+from experiments.benchmarks.quality.cell import (
+    GRIDS,
+    INPUT_SHAPE,
+    any_net,
+    expected_best,
+    profiler_of,
+    random_within,
+    space_of,
+)
 from nni_proxyless.derive import build_network, count_macs
 from nni_proxyless.latency import LatencyProfiler, LookupTable, MacsEstimator
 from nni_proxyless.latency.estimators.device import Measurement

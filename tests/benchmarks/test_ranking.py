@@ -6,9 +6,9 @@ import json
 import math
 
 import pytest
-import ranking
 from nni_proxyless.search_spaces import MobileNetV2Space
 
+from experiments.benchmarks.ranking import run as ranking
 from nni_proxyless.data.datasets import DEBIAN_FASHION_MNIST
 from nni_proxyless.derive import count_macs
 

@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
-import record
+
+from experiments.benchmarks.common import record
 
 
 @pytest.mark.parametrize(
@@ -30,8 +31,12 @@ def test_a_bar_is_met_or_missed_by_less_or_more_than_its_noise(value, limits, no
 
 def test_the_command_repeats_the_run_and_names_no_place(tmp_path):
     options = argparse.Namespace(seeds=[0, 1], short=True, quick=False, steps=None, a_name="two words", output=tmp_path)
-    result = record.provenance("/somewhere/step_cost.py", options, seconds=90) | {"bars": []}
-    assert result["command"] == "python experiments/benchmarks/step_cost.py --seeds 0 1 --short --a-name 'two words'"
+    result = record.provenance(
+        record.ROOT / "experiments" / "benchmarks" / "step_cost" / "run.py", options, seconds=90
+    ) | {"bars": []}
+    assert (
+        result["command"] == "python -m experiments.benchmarks.step_cost.run --seeds 0 1 --short --a-name 'two words'"
+    )
     record.write(result, tmp_path / "result.json")
     text = (tmp_path / "result.json").read_text(encoding="utf-8")
     assert json.loads(text) == result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import results
+from experiments.benchmarks import results
 
 
 def test_results_are_those_of_the_records():
@@ -12,7 +12,7 @@ def test_results_are_those_of_the_records():
 
 def test_every_picture_of_a_record_is_there():
     for section in results.SECTIONS:
-        if section.picture and (results.HERE / section.record).exists():
+        if section.picture and (results.HERE / section.benchmark / "records" / section.record).exists():
             assert (results.DOCS / section.picture).exists(), section
 
 

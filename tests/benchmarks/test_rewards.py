@@ -6,12 +6,13 @@ import json
 import math
 
 import pytest
-import record
-import rewards
+
+from experiments.benchmarks.common import record
+from experiments.benchmarks.rewards import run as rewards
 
 from ..conftest import ROOT
 
-SCRIPT = "experiments/benchmarks/rewards.py"
+MODULE = "experiments.benchmarks.rewards.run"
 EPS = [1e-5, 1e-3, 1e-2]
 ON_BRANCH = "gradient on the branch, eps 0.001"
 WAYS = [*(f"gradient, eps {eps:g}" for eps in EPS), ON_BRANCH, "loss, eps 0.001"]
@@ -29,7 +30,7 @@ def test_rewards_benchmark_runs_and_records_everything(tmp_path, capsys):
     result = json.loads(text)
     assert list(result)[-4:] == ["size", "planted", "digits", "bars"]
     assert result["bars"] == [], "tiny sizes measure nothing"
-    assert result["command"] == f"python {SCRIPT} --seeds 1 --quick"
+    assert result["command"] == f"python -m {MODULE} --seeds 1 --quick"
     assert result["settings"].items() >= {"seeds": 1, "quick": True}.items()
 
     # Property 25: of the order of eps where scale is divided out again, of no order of eps where something is added.
@@ -66,7 +67,7 @@ def test_rewards_benchmark_runs_and_records_everything(tmp_path, capsys):
 
     assert said.out == "\n".join(rewards.markdown(result)) + "\n", "from the JSON alone"
     assert all(f"| {way} |" in said.out for way in WAYS)
-    recorded = json.loads((ROOT / "experiments/benchmarks/rewards.json").read_text(encoding="utf-8"))
+    recorded = json.loads((ROOT / "experiments/benchmarks/rewards/records/rewards.json").read_text(encoding="utf-8"))
     assert rewards.bars(recorded) == recorded["bars"]
     assert {bar["verdict"] for bar in recorded["bars"]} == {"met"}
     recorded["planted"][3]["share_of_choices"] = 0.9

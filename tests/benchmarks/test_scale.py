@@ -8,10 +8,10 @@ import sys
 
 import psutil
 import pytest
-import record
-import scale
-from scale import Halt
 
+from experiments.benchmarks.common import record
+from experiments.benchmarks.scale import run as scale
+from experiments.benchmarks.scale.run import Halt
 from nni_proxyless.data import loader
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-import search_hours
 
+from experiments.benchmarks.search_hours import run as search_hours
 from nni_proxyless.config.read import read_config
 from nni_proxyless.config.search_config import SearchConfig
 

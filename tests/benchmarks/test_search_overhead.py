@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-import search_overhead
+
+from experiments.benchmarks.search_overhead import run as search_overhead
 
 # Ten batches or more in an epoch, or Lightning warns that its loggers would see none.
 SMALL = [

@@ -8,14 +8,15 @@ import math
 import sys
 
 import pytest
-import step_cost
-import step_measures
-import step_report
 import torch
+
+from experiments.benchmarks.common import step_measures
+from experiments.benchmarks.step_cost import report as step_report
+from experiments.benchmarks.step_cost import run as step_cost
 
 from ..conftest import ROOT
 
-SCRIPT = "experiments/benchmarks/step_cost.py"
+MODULE = "experiments.benchmarks.step_cost.run"
 # Candidates run per layer and training batch, of 2: a batch has 1 weight step, and in every fifth 1 two-path step.
 RUN = {
     "floor again": 1, "weight step": 1, "two-path step": 2, "full step": 2, "REINFORCE update": 10,
@@ -38,7 +39,7 @@ def test_step_cost_counts_and_records_everything(command, tmp_path):
     """On two layers of two candidates; whether a path ran that was not foreseen, the script itself checks."""
     file, drawn = tmp_path / "result.json", tmp_path / "cost.svg"
     words = ["--candidates", "2", "--layers", "2", "--pixels", "16", "--batch", "4", "--rounds", "1"]
-    done = command(sys.executable, SCRIPT, *words, "--output", file, "--picture", drawn, cwd=ROOT)
+    done = command(sys.executable, "-m", MODULE, *words, "--output", file, "--picture", drawn, cwd=ROOT)
     result = json.loads(file.read_text(encoding="utf-8"))
     missed = [bar["bar"] for bar in result["bars"] if bar["verdict"] == "missed"]
     assert [line.split(": ")[:2] for line in done.stderr.splitlines()] == [["missed", name] for name in missed]
