@@ -33,8 +33,8 @@ from nni_proxyless.core.ranges import AtLeast, GreaterThan, UpTo
 
 from .estimators import entropy, is_decided, loss_reward_term, path_log_probs
 from .oneshot.baseline import MovingBaseline
-from .oneshot.child import FreshStatistics, let_go
-from .oneshot.constraints import leaves_a_network
+from .oneshot.child import FreshStatistics, remove_from_optimizers
+from .oneshot.constraints import stays_feasible
 from .oneshot.distributed import average
 from .oneshot.module import SampledOneShotModule
 from .oneshot.stages import check_stages, first_child_epoch
@@ -93,7 +93,7 @@ class DSNASModule(SampledOneShotModule):
         over = self.trainer.current_epoch >= self.child_epoch
         for gate in self.searched:
             decided = not gate.fixed and is_decided(gate.probs(), self.options.fix_gap)
-            if decided and leaves_a_network(self.limits, self.gates, gate):
+            if decided and stays_feasible(self.limits, self.gates, gate):
                 self._fix(gate)
         if over:
             chosen = self.most_probable()
@@ -110,7 +110,7 @@ class DSNASModule(SampledOneShotModule):
 
     def _become_child(self) -> None:
         """Let go of all candidates but the chosen ones, and estimate batch-norm statistics afresh."""
-        let_go(self.training_module, self.trainer.optimizers)
+        remove_from_optimizers(self.training_module, self.trainer.optimizers)
         self._parts = None
         self.statistics.begin(self.batch_norms())
 

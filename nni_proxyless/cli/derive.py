@@ -58,7 +58,7 @@ def _derive(arguments: argparse.Namespace) -> int:
     else:
         architecture, contest = derive_most_accurate(*given, arguments.judge, at_least=arguments.at_least_ms)
         print(figures(architecture))
-        n, best, worst = len(contest.nets), contest.nets[0].accuracy, contest.nets[-1].accuracy
+        n, best, worst = len(contest.networks), contest.networks[0].accuracy, contest.networks[-1].accuracy
         print(
             f"judged:        {n} network{'s' * (n > 1)} on {contest.n_images} images, accuracy {worst:.4f} to {best:.4f}: {folder / JUDGED}"
         )

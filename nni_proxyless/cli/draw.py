@@ -19,7 +19,7 @@ def add_draw_command(commands: Any) -> None:
         description="Draw networks as the papers do: blocks from input to classifier, width by channels, height by expansion, "
         "color by kernel. Several networks stand one below the other, on the same scales.",
     )  # fmt: skip
-    draw.add_argument("nets", nargs="+", type=text_argument, metavar="architecture.json | DIR | NAME",
+    draw.add_argument("networks", nargs="+", type=text_argument, metavar="architecture.json | DIR | NAME",
                       help="of a folder without an architecture.json all below it; NAME: a published network, such as "
                       "proxyless_mobile")  # fmt: skip
     draw.add_argument("--output", type=path_argument, metavar="PICTURE",
@@ -30,14 +30,14 @@ def add_draw_command(commands: Any) -> None:
 
 
 def _draw(arguments: argparse.Namespace) -> int:
-    from ..models.block_diagram import find_nets
-    from ..models.draw import draw_nets, require_picture, save_picture
+    from ..models.block_diagram import find_diagrams
+    from ..models.draw import draw_networks, require_picture, save_picture
 
     if arguments.output is not None:
         require_picture(arguments.output, "--output")
-    nets = find_nets(arguments.nets)
-    figure = draw_nets(nets, arguments.title)
-    for path in [arguments.output] if arguments.output is not None else _beside(arguments.nets, len(nets)):
+    diagrams = find_diagrams(arguments.networks)
+    figure = draw_networks(diagrams, arguments.title)
+    for path in [arguments.output] if arguments.output is not None else _beside(arguments.networks, len(diagrams)):
         save_picture(figure, path)
         print(f"picture: {path}")
     return 0

@@ -144,7 +144,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from ..core.progress import steps
     from ..latency import check_table
     from ..latency.tables.check import as_plain, check_recorded, draw, report
-    from ..search.latency_table import quietly
+    from ..search.latency_table import measuring_alone
 
     space, shape, _ = _space_of(arguments, table)
     try:
@@ -152,7 +152,7 @@ def _check(arguments: argparse.Namespace) -> int:
             check = check_recorded(table, space, shape)
         else:
             estimator = _estimator_of(table, arguments)
-            with quietly(estimator), steps("timing networks", "round") as progress:
+            with measuring_alone(estimator), steps("timing networks", "round") as progress:
                 check = check_table(table, space, shape, estimator, n_networks=arguments.networks,
                                     n_calibration=arguments.calibration, seed=arguments.seed, progress=progress)  # fmt: skip
     except KeyError as error:

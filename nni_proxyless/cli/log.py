@@ -6,7 +6,7 @@ import logging
 import os
 import warnings
 
-__all__ = ["log_to_stderr", "quieten"]
+__all__ = ["log_to_stderr", "silence_libraries"]
 
 
 def log_to_stderr() -> None:
@@ -22,7 +22,7 @@ def log_to_stderr() -> None:
     logger.propagate = "NNI_PLATFORM" in os.environ
 
 
-def quieten() -> None:
+def silence_libraries() -> None:
     """Silence messages of Lightning and NNI about things that are right here; call it after their import."""
     for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)

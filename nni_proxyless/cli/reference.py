@@ -24,7 +24,7 @@ def add_reference_command(commands: Any) -> None:
         "Their weights are fresh; train them with nni-proxyless train … weights=scratch.",
     )  # fmt: skip
     reference.add_argument(
-        "net", type=path_argument, metavar="architecture.json | RUN", help="of a search, or its folder"
+        "network", type=path_argument, metavar="architecture.json | RUN", help="of a search, or its folder"
     )
     reference.add_argument("--widths", type=float, nargs="*", default=WIDTHS, metavar="W",
                            help=f"channels are multiplied by; default: {' '.join(str(w) for w in WIDTHS)}; none: no such networks")  # fmt: skip
@@ -51,19 +51,24 @@ def _reference(arguments: argparse.Namespace) -> int:
     from ..models.architecture import Architecture
     from ..models.record import unit_of
 
-    path = arguments.net / "architecture.json" if arguments.net.is_dir() else arguments.net
+    path = arguments.network / "architecture.json" if arguments.network.is_dir() else arguments.network
     searched = Architecture.read(path)
-    from ..search.mobilenetv2_baseline import reference_nets, time_beside, write_reference_nets
-    from ..search.random_baseline import random_nets  # these take seconds
+    from ..search.mobilenetv2_baseline import measure_baselines, reference_networks, write_reference_networks
+    from ..search.random_baseline import random_networks  # these take seconds
 
-    nets = reference_nets(searched, sorted(set(arguments.widths))) if arguments.widths else []
-    structure = nets[0].search["structure"] if nets else None
+    networks = reference_networks(searched, sorted(set(arguments.widths))) if arguments.widths else []
+    structure = networks[0].search["structure"] if networks else None
     if arguments.random:
-        nets += random_nets(searched, path.parent, arguments.random, budget=arguments.budget_ms, seed=arguments.seed)
-    beside = time_beside(searched, nets)
-    paths = write_reference_nets(nets, arguments.output or path.parent / "reference")
+        networks += random_networks(
+            searched, path.parent, arguments.random, budget=arguments.budget_ms, seed=arguments.seed
+        )
+    beside = measure_baselines(searched, networks)
+    paths = write_reference_networks(networks, arguments.output or path.parent / "reference")
     rows: list[tuple[str, ...]] = [("network", "MACs", "params", f"table {unit_of(searched.latency)}", "measured ms")]
-    rows += [_row(file.parent.name, net, net.latency["measured_ms"]) for file, net in zip(paths, nets, strict=True)]
+    rows += [
+        _row(file.parent.name, network, network.latency["measured_ms"])
+        for file, network in zip(paths, networks, strict=True)
+    ]
     rows.append(_row("the searched network", searched, beside))
     print("\n".join(in_columns(rows)))
     if structure is not None:
@@ -73,6 +78,6 @@ def _reference(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _row(name: str, net: Any, ms: float | None) -> tuple[str, ...]:
-    cells = ("-" if value is None else in_words(value) for value in (net.latency.get("table_ms"), ms))
-    return name, f"{net.macs / 1e6:.2f} M", f"{net.n_params / 1e3:.1f} k", *cells
+def _row(name: str, network: Any, ms: float | None) -> tuple[str, ...]:
+    cells = ("-" if value is None else in_words(value) for value in (network.latency.get("table_ms"), ms))
+    return name, f"{network.macs / 1e6:.2f} M", f"{network.n_params / 1e3:.1f} k", *cells

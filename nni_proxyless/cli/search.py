@@ -8,7 +8,7 @@ from typing import Any
 
 from ..core.errors import UserError
 from ..core.user_path import path_argument
-from .log import quieten
+from .log import silence_libraries
 
 __all__ = ["add_search_command"]
 
@@ -63,7 +63,7 @@ def _search(arguments: argparse.Namespace) -> int:
     from ..report.table import figures
     from ..search.run import run_search  # takes seconds, and a mistake is to be said at once
 
-    quieten()
+    silence_libraries()
     result = run_search(config, folder, base=path.parent if path else Path(), report=nni_trial.intermediate)
     if result is None:
         return 0

@@ -53,7 +53,7 @@ def _run(arguments: argparse.Namespace, *, talks: bool) -> int:
     from ..config.recipes import find_recipe
     from ..config.train_config import TrainConfig
     from ..search import nni_trial
-    from ..search.run_folder import alone_in
+    from ..search.run_folder import locked
 
     if arguments.resume is not None:
         if not _unfinished(arguments):
@@ -77,7 +77,7 @@ def _run(arguments: argparse.Namespace, *, talks: bool) -> int:
     from ..training.loop import train  # takes seconds, and a mistake is to be said at once
 
     writes = talks and config.epochs > 0
-    with alone_in(folder, wait=nni_trial.inside_nni(), doing="trains") if writes else nullcontext():
+    with locked(folder, wait=nni_trial.inside_nni(), doing="trains") if writes else nullcontext():
         result = train(config, path, folder, report=nni_trial.intermediate)
     if not talks:
         return 0

@@ -121,7 +121,7 @@ def _follow(name: str) -> int:
         while True:
             began = time.process_time()
             experiment = read_experiment(name)
-            ended, steps = watcher.see(experiment, time.time())
+            ended, steps = watcher.update(experiment, time.time())
             for line in ended if bars.on_terminal else [*steps, *ended]:
                 bars.write(line)
             if experiment.is_over:

@@ -70,20 +70,20 @@ def _duration(value: Any) -> Any:
 Duration = Annotated[str | int | None, BeforeValidator(lambda v: v if type(v) is int and v > 0 else _duration(v))]
 
 
-class _Loose(BaseModel):
+class _ExtraAllowed(BaseModel):
     """Types and ranges of keys that NNI knows; which keys it knows, it says itself."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
 
-class _Algorithm(_Loose):
+class _Algorithm(_ExtraAllowed):
     name: str | None = None
     className: str | None = None
     codeDirectory: str | None = None
     classArgs: dict[str, Any] | None = None
 
 
-class _Experiment(_Loose):
+class _Experiment(_ExtraAllowed):
     experimentName: str | None = None
     experimentType: Literal["hpo"] = "hpo"
     searchSpaceFile: str | None = None

@@ -24,7 +24,7 @@ Override = tuple[str, str, Any]
 """Source, for messages; dotted path; value."""
 
 STRATEGY, STRATEGIES, TABLE = "strategy", "strategies", "table"
-_told: set[str] = set()  # an experiment's trials are checked one after the other
+_warned_of: set[str] = set()  # an experiment's trials are checked one after the other
 
 
 class NamedPath(NamedTuple):
@@ -99,8 +99,8 @@ def _let_go(content: dict[str, Any], overrides: Sequence[Override], where: Named
         return
     left_out = ", ".join(map(str, gone))
     text = f"{source}: {'.'.join(where.path)} is {name}: left out {left_out}, which the file has for {old}"
-    if text not in _told:
-        _told.add(text)
+    if text not in _warned_of:
+        _warned_of.add(text)
         _logger.info("%s", text)
 
 

@@ -29,7 +29,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["CheckpointError", "Checkpoints", "DamagedError", "read_payload", "state_of", "write_sealed"]
+__all__ = ["CheckpointError", "Checkpoints", "DamagedError", "read_payload", "state_of", "write_with_digest"]
 
 _logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class DamagedError(Exception):
     """The file is truncated or changed; the message says which, without the name of the file."""
 
 
-def write_sealed(path: Path, first_line: bytes, state: Mapping[str, Any]) -> None:
+def write_with_digest(path: Path, first_line: bytes, state: Mapping[str, Any]) -> None:
     """Write the file and flush it to the disk. The caller passes a temporary path and renames the file afterwards.
 
     Parameters
@@ -158,7 +158,7 @@ class Checkpoints:
         self._remove_temporaries()
         temporary = self.folder / f".{self.current.name}.{os.getpid()}.tmp"
         try:
-            write_sealed(temporary, self._first_line, state)
+            write_with_digest(temporary, self._first_line, state)
             self._make_way()
             os.replace(temporary, self.current)
         except BaseException:

@@ -25,7 +25,7 @@ from ..core.errors import UserError
 from ..core.random_state import generators_kept
 from .image_parts import ImageData
 
-__all__ = ["FINGERPRINT", "differing_images", "fingerprint", "know_again", "require_same"]
+__all__ = ["FINGERPRINT", "fingerprint", "image_differences", "record_or_compare", "require_same"]
 
 _logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ def _look(data: ImageData, part: str, index: int) -> tuple[int, list[float]]:
     return int(label), [round(value, 6) for value in fields.flatten().tolist()]
 
 
-def differing_images(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+def image_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """Describe how two fingerprints differ; empty if they are equal."""
     found = [
         f"{what} {there[key]} then, {here[key]} now"
@@ -98,7 +98,7 @@ def differing_images(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[
     return found
 
 
-def know_again(folder: Path, data: ImageData, *, goes_on: bool) -> None:
+def record_or_compare(folder: Path, data: ImageData, *, goes_on: bool) -> None:
     """Write the fingerprint of a new run; compare with it when the run resumes.
 
     Raises
@@ -133,7 +133,7 @@ def _require_same(path: Path, here: Mapping[str, Any]) -> None:
         there = json.loads(path.read_text(encoding="utf-8"))
         if there["format"] != FORMAT:
             raise ValueError(f"'format' is not {FORMAT!r}")
-        different = differing_images(there, here)
+        different = image_differences(there, here)
     except (ValueError, TypeError, KeyError, OSError, RuntimeError) as error:
         raise UserError(
             f"{path}: no readable fingerprint of the images: {error}. Delete it if they are the same"

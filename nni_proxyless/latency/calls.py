@@ -147,7 +147,7 @@ class Call:
         """Positional and named inputs like these, see :meth:`TensorSpec.example`."""
         return example_of((self.args, self.kwargs), batch, make)
 
-    def grown_as(self, twice: Call) -> Call:
+    def with_batch_dims(self, twice: Call) -> Call:
         """The same call, knowing from one with two samples which dimensions grow."""
         others = iter(twice.tensors)
 

@@ -201,7 +201,7 @@ def operations_of(space: ModelSpace, input_shape: Shape) -> list[Operation]:
         # How tensors grow with the batch that do not begin with it, or stand beside one that does not grow.
         twice = Trace(space, input_shape, batch=2).operations
         grown = [(one.call, two.call) for one, two in zip(operations, twice, strict=True)]
-        calls = [one if one is None or two is None else one.grown_as(two) for one, two in grown]
+        calls = [one if one is None or two is None else one.with_batch_dims(two) for one, two in grown]
     except ValueError:
         return operations  # it does not run on two; who asks for more than one is told so
     return [replace(op, call=call) for op, call in zip(operations, calls, strict=True)]

@@ -1,6 +1,6 @@
 """A network as a row of blocks, as the papers draw theirs, from a block definition of timm. Needs no NNI.
 
-architecture.json, or the name of a published network -> Net -> :mod:`.draw`
+architecture.json, or the name of a published network -> NetworkDiagram -> :mod:`.draw`
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ from .published import NETWORKS, PLACES
 from .record import unit_of
 
 __all__ = [
-    "Block", "Net", "Stage", "find_nets", "net_of_architecture", "net_of_definition", "places_of", "published_net",
+    "Block",
+    "NetworkDiagram",
+    "Stage",
+    "diagram_of_architecture",
+    "diagram_of_definition",
+    "diagram_of_published",
+    "find_diagrams",
+    "places_of",
 ]  # fmt: skip
 
 NAMES = {
@@ -67,7 +74,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Net:
+class NetworkDiagram:
     """Name, figures in words, the images that go in, and stages from stem to classifier."""
 
     name: str
@@ -80,10 +87,10 @@ class Net:
         return [block for stage in self.stages for block in stage.blocks]
 
 
-def net_of_definition(
+def diagram_of_definition(
     name: str, definition: Mapping[str, Any], input_shape: Sequence[int], *, figures: str = "",
     places: Sequence[str] = (),
-) -> Net:  # fmt: skip
+) -> NetworkDiagram:  # fmt: skip
     """The blocks of a timm block definition.
 
     Parameters
@@ -103,10 +110,10 @@ def net_of_definition(
     """
     from timm.models._efficientnet_builder import decode_arch_def
 
-    net = {**TIMM_DEFAULTS, **definition}
-    height, width = (math.ceil(side / net["stem_stride"]) for side in input_shape[1:])
-    stages = [Stage((Block("Conv 3x3", net["stem_size"]),), (_size(height, width), f"{net['stem_size']} ch"))]
-    decoded = decode_arch_def(net["blocks"])
+    network = {**TIMM_DEFAULTS, **definition}
+    height, width = (math.ceil(side / network["stem_stride"]) for side in input_shape[1:])
+    stages = [Stage((Block("Conv 3x3", network["stem_size"]),), (_size(height, width), f"{network['stem_size']} ch"))]
+    decoded = decode_arch_def(network["blocks"])
     kept = [stage.count("#") for stage in places if "#" in stage]
     if kept != [len(stage) for stage in decoded]:  # nothing is known of what was left out
         places = ["#" * len(stage) for stage in decoded]
@@ -121,16 +128,18 @@ def net_of_definition(
             height, width, channels = math.ceil(height / stride), math.ceil(width / stride), block.channels
             blocks.append(block)
         stages.append(Stage(tuple(blocks), (_size(height, width), f"{channels} ch") if channels else ()))
-    if net["num_features"]:
+    if network["num_features"]:
         stages.append(
-            Stage((Block("Conv 1x1", net["num_features"]),), (_size(height, width), f"{net['num_features']} ch"))
+            Stage(
+                (Block("Conv 1x1", network["num_features"]),), (_size(height, width), f"{network['num_features']} ch")
+            )
         )
-    stages.append(Stage((Block("Pool, linear", net["num_classes"]),), (f"{net['num_classes']}", "classes")))
+    stages.append(Stage((Block("Pool, linear", network["num_classes"]),), (f"{network['num_classes']}", "classes")))
     source = "×".join(str(n) for n in input_shape)
-    return Net(name, figures, source, tuple(stages))
+    return NetworkDiagram(name, figures, source, tuple(stages))
 
 
-def net_of_architecture(path: Path) -> Net:
+def diagram_of_architecture(path: Path) -> NetworkDiagram:
     """The blocks and figures of an ``architecture.json``; the accuracy is that of the final training, where there is one.
 
     Raises
@@ -148,13 +157,13 @@ def net_of_architecture(path: Path) -> Net:
     name = in_letters(path.resolve().parent.name)
     result = path.parent / "final" / "result.json"
     final = json.loads(result.read_text(encoding="utf-8"))["accuracy"] if result.exists() else None
-    return net_of_definition(
+    return diagram_of_definition(
         name, architecture.network, architecture.input_shape, figures=_figures(architecture, final),
         places=places_of(architecture.choices),
     )  # fmt: skip
 
 
-def published_net(name: str) -> Net:
+def diagram_of_published(name: str) -> NetworkDiagram:
     """A published network, its multiply-adds and parameters counted."""
     import torch
     from timm.models.efficientnet import EfficientNet
@@ -165,10 +174,10 @@ def published_net(name: str) -> Net:
     with torch.device("meta"):  # counted without memory or arithmetic
         model = build_efficientnet(EfficientNet, NETWORKS[name])
     figures = _counts(count_macs(model, (3, 224, 224)), sum(p.numel() for p in model.parameters()))
-    return net_of_definition(name, NETWORKS[name], (3, 224, 224), figures=figures, places=PLACES[name])
+    return diagram_of_definition(name, NETWORKS[name], (3, 224, 224), figures=figures, places=PLACES[name])
 
 
-def find_nets(names: Sequence[str]) -> list[Net]:
+def find_diagrams(names: Sequence[str]) -> list[NetworkDiagram]:
     """Find networks by path of a file, by folder, or by the name of a published one.
 
     Raises
@@ -176,7 +185,7 @@ def find_nets(names: Sequence[str]) -> list[Net]:
     UserError
         One of them is none of these, or cannot be drawn.
     """
-    nets = []
+    diagrams = []
     for name in names:
         path = Path(name)
         if path.is_dir():
@@ -185,17 +194,17 @@ def find_nets(names: Sequence[str]) -> list[Net]:
                 paths = sorted(path.rglob("architecture.json"))
             if not paths:
                 raise UserError(f"draw: no architecture.json in or below '{path}'")
-            nets += [net_of_architecture(p) for p in paths]
+            diagrams += [diagram_of_architecture(p) for p in paths]
         elif path.exists():
-            nets.append(net_of_architecture(path))
+            diagrams.append(diagram_of_architecture(path))
         elif name in NETWORKS:
-            nets.append(published_net(name))
+            diagrams.append(diagram_of_published(name))
         else:
             raise UserError(
                 f"draw: '{name}' is no file, no folder and no published network; allowed: the path of an architecture.json, a "
                 f"folder with such files, {', '.join(NETWORKS)}.{did_you_mean(name, NETWORKS)}"
             )
-    return nets
+    return diagrams
 
 
 def _block(name: str, arguments: Mapping[str, Any]) -> tuple[Block, int]:

@@ -19,18 +19,18 @@ from typing import TYPE_CHECKING
 
 from ..core.errors import UserError
 from .architecture import Architecture
-from .block_diagram import Block, Net, Stage, net_of_architecture
+from .block_diagram import Block, NetworkDiagram, Stage, diagram_of_architecture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "draw_beside", "draw_nets", "require_picture", "save_picture"]
+__all__ = ["COLORS", "draw_beside", "draw_networks", "require_picture", "save_picture"]
 
 _logger = logging.getLogger(__name__)
 
 # Told apart by people who see no red, no green or no blue, and lighter to darker, so also without any color.
-COLOURS = {1: "#ffffff", 3: "#f9dc7c", 5: "#56a9d9", 7: "#a8480f", 9: "#3d1452"}
+COLORS = {1: "#ffffff", 3: "#f9dc7c", 5: "#56a9d9", 7: "#a8480f", 9: "#3d1452"}
 OTHER_KERNEL, NO_KERNEL = "#8f8f8f", "#e4e4e4"
 LEFT_OUT = "a dotted line"
 ENDINGS = (".svg", ".png")
@@ -43,38 +43,39 @@ SAMPLE_GAP = 0.05
 PLAIN_WIDTH = 0.3  # feature mix and classifier: as wide as they are, they would be half of the picture
 
 
-def draw_nets(nets: Sequence[Net], title: str = "") -> Figure:
+def draw_networks(diagrams: Sequence[NetworkDiagram], title: str = "") -> Figure:
     """A picture of one network, or of several on the same scales, a row each, with a legend.
 
     Parameters
     ----------
-    nets
+    diagrams
         One or more.
     title
         Over all of them.
     """
     from matplotlib.figure import Figure  # no window, and no state outside this function
 
-    searched = [block for net in nets for block in net.blocks if _to_scale(block)]
+    searched = [block for diagram in diagrams for block in diagram.blocks if _to_scale(block)]
     inch_per_channel = min(
         WIDEST / max(block.channels for block in searched),
-        *(ALL_WIDTHS / sum(block.channels for block in net.blocks if _to_scale(block)) for net in nets),
+        *(ALL_WIDTHS / sum(block.channels for block in diagram.blocks if _to_scale(block)) for diagram in diagrams),
     )
     inch_per_expansion = TALLEST / max(6.0, *(block.expansion or 1 for block in searched))
     row = TITLE + LABEL + TALLEST + NOTES
     above = MARGIN + (0.3 if title else 0)
-    height = above + row * len(nets) + LEGEND
-    legend = _legend(nets, inch_per_channel)
+    height = above + row * len(diagrams) + LEGEND
+    legend = _legend(diagrams, inch_per_channel)
     width = max(
-        2 * MARGIN + sum(w + SAMPLE_GAP for w, _, _ in legend), *(_row_width(net, inch_per_channel) for net in nets)
+        2 * MARGIN + sum(w + SAMPLE_GAP for w, _, _ in legend),
+        *(_row_width(diagram, inch_per_channel) for diagram in diagrams),
     )
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
     axes.axis("off")
     if title:
         axes.text(MARGIN, height - MARGIN, title, fontsize=12, fontweight="bold", va="center")
-    for r, net in enumerate(nets):
-        _draw_row(axes, net, r, height - above - r * row, inch_per_channel, inch_per_expansion)
+    for r, diagram in enumerate(diagrams):
+        _draw_row(axes, diagram, r, height - above - r * row, inch_per_channel, inch_per_expansion)
     _draw_legend(axes, legend)
     return figure
 
@@ -105,7 +106,7 @@ def draw_beside(architecture_path: Path) -> None:
         path = architecture_path.with_name("network.svg")
         path.unlink(missing_ok=True)  # of another network
         if Architecture.read(architecture_path).network is not None:
-            save_picture(draw_nets([net_of_architecture(architecture_path)]), path)
+            save_picture(draw_networks([diagram_of_architecture(architecture_path)]), path)
     except Exception as error:
         _logger.warning("%s: no picture of the network: %s", architecture_path, error)
 
@@ -123,27 +124,29 @@ def _stage_width(stage: Stage, inch_per_channel: float) -> float:
     return max(sum(slots) + GAP * (len(slots) - 1), STAGE_MIN if stage.notes else PITCH)
 
 
-def _row_width(net: Net, inch_per_channel: float) -> float:
-    stages = sum(_stage_width(stage, inch_per_channel) for stage in net.stages)
+def _row_width(diagram: NetworkDiagram, inch_per_channel: float) -> float:
+    stages = sum(_stage_width(stage, inch_per_channel) for stage in diagram.stages)
     # Name and figures, in letters of that many inches, must also find room.
-    words = 0.09 * len(net.name) + 0.07 * len(net.figures) + 0.2
-    return 2 * MARGIN + max(INPUT + stages + STAGE_GAP * (len(net.stages) - 1), words)
+    words = 0.09 * len(diagram.name) + 0.07 * len(diagram.figures) + 0.2
+    return 2 * MARGIN + max(INPUT + stages + STAGE_GAP * (len(diagram.stages) - 1), words)
 
 
-def _draw_row(axes: Axes, net: Net, r: int, top: float, inch_per_channel: float, inch_per_expansion: float) -> None:
+def _draw_row(
+    axes: Axes, diagram: NetworkDiagram, r: int, top: float, inch_per_channel: float, inch_per_expansion: float
+) -> None:
     """A network from left to right, below ``top``."""
     from matplotlib.patches import Rectangle
 
     middle = top - TITLE - LABEL - TALLEST / 2
     under = middle - TALLEST / 2 - 0.07
-    name = axes.text(MARGIN, top - 0.1, net.name, fontsize=10, fontweight="bold", va="center")
+    name = axes.text(MARGIN, top - 0.1, diagram.name, fontsize=10, fontweight="bold", va="center")
     axes.annotate(
-        net.figures, (1, 0), xycoords=name, xytext=(8, 0), textcoords="offset points", fontsize=9, va="bottom"
+        diagram.figures, (1, 0), xycoords=name, xytext=(8, 0), textcoords="offset points", fontsize=9, va="bottom"
     )
-    axes.text(MARGIN, middle, net.source, fontsize=8, va="center")
+    axes.text(MARGIN, middle, diagram.source, fontsize=8, va="center")
     x = begin = MARGIN + INPUT
     n = 0
-    for s, stage in enumerate(net.stages):
+    for s, stage in enumerate(diagram.stages):
         room = _stage_width(stage, inch_per_channel)
         slots = [max(_width(block, inch_per_channel), PITCH) for block in stage.blocks]
         at = x + (room - sum(slots) - GAP * (len(slots) - 1)) / 2
@@ -168,7 +171,7 @@ def _draw_row(axes: Axes, net: Net, r: int, top: float, inch_per_channel: float,
             n += 1
         axes.text(x + room / 2, under, "\n".join(stage.notes), fontsize=7.5, ha="center", va="top", linespacing=1.15)
         x += room + STAGE_GAP
-        if s < len(net.stages) - 1:
+        if s < len(diagram.stages) - 1:
             boundary = x - STAGE_GAP / 2
             axes.plot(
                 [boundary] * 2,
@@ -182,12 +185,12 @@ def _draw_row(axes: Axes, net: Net, r: int, top: float, inch_per_channel: float,
 
 
 def _color(kernel: int | None) -> str:
-    return NO_KERNEL if kernel is None else COLOURS.get(kernel, OTHER_KERNEL)
+    return NO_KERNEL if kernel is None else COLORS.get(kernel, OTHER_KERNEL)
 
 
-def _legend(nets: Sequence[Net], inch_per_channel: float) -> list[tuple[float, str, str]]:
+def _legend(diagrams: Sequence[NetworkDiagram], inch_per_channel: float) -> list[tuple[float, str, str]]:
     """The legend of color, height and width: samples and words, each as inches, color and text; one of the last two is empty."""
-    blocks = [block for net in nets for block in net.blocks]
+    blocks = [block for diagram in diagrams for block in diagram.blocks]
 
     def words(text: str, after: float = 0.1) -> tuple[float, str, str]:
         return 0.06 * len(text) + after, "", text

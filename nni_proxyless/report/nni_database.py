@@ -240,7 +240,7 @@ def read_trials(connection: sqlite3.Connection, folder: Path) -> list[Trial]:
         elif kind == "FINAL":
             trials[name]["final"] = metrics
     for name, trial in trials.items():
-        in_order = [told for _, told in sorted(reported.get(name, {}).items())]
+        in_order = [values for _, values in sorted(reported.get(name, {}).items())]
         trial["reported"], trial["reported_at"] = [metrics for _, metrics in in_order], [at for at, _ in in_order]
         here = trial["url"] and _host(trial["url"]) is None
         trial["folder"] = Path(trial["url"]) if here else folder / "trials" / name

@@ -22,8 +22,8 @@ from .. import __version__
 from ..core.errors import UserError
 from ..core.streams import in_letters
 from ..latency.digits import in_words
-from ..models.block_diagram import net_of_architecture
-from ..models.draw import draw_nets
+from ..models.block_diagram import diagram_of_architecture
+from ..models.draw import draw_networks
 from . import number_format
 from .comparison import SEARCHED, SameTraining, compare, drift, same_budgets
 from .inline_svg import inline_svg
@@ -37,7 +37,7 @@ __all__ = ["page"]
 
 SECTIONS = (
     ("summary", "Summary"), ("trials", "Trials"), ("front", "Accuracy against latency"), ("comparison", "Against random networks and MobileNetV2"),
-    ("latency", "Predicted against measured"), ("nets", "One by one"),
+    ("latency", "Predicted against measured"), ("networks", "One by one"),
 )  # fmt: skip
 
 
@@ -80,7 +80,7 @@ def _head(found: Sequence[Found], rows: Sequence[Row]) -> dict[str, Any]:
     alone = [f for f in found if f.experiment is None]
     parts = [f"NNI experiment {e.id}, {'running' if e.running else 'stopped'}" for e in experiments.values()]
     if alone:
-        parts.append(f"{len(alone)} {'nets' if len(alone) > 1 else 'net'} of folders")
+        parts.append(f"{len(alone)} {'networks' if len(alone) > 1 else 'network'} of folders")
     return {"title": ", ".join(names) or "What searches have found", "origin": "; ".join(parts),
             "trials_head": "Trials and networks" if alone else "Trials"}  # fmt: skip
 
@@ -152,7 +152,7 @@ def _remarks(compared: Sequence[SameTraining]) -> list[str]:
         error = "" if above.error is None else f" ± {100 * above.error:.2f}"
         n, of_random = group.accuracy.n, above.value
         remarks.append(
-            f"Trained alike, {group.what} for {number_format.amount(budget.target, budget.unit)} ({n} {'net' if n == 1 else 'nets'}) "
+            f"Trained alike, {group.what} for {number_format.amount(budget.target, budget.unit)} ({n} {'network' if n == 1 else 'networks'}) "
             f"is {100 * abs(of_random):.2f}{error} points {'above' if of_random >= 0 else 'below'} random networks of that budget."
         )
     return remarks
@@ -167,8 +167,8 @@ def _commands(found: Sequence[Found], rows: Sequence[Row]) -> str:
         place = None
     runs = {name: shlex.quote(folder.name if place else str(folder)) for name, folder in searched.items()}
     of_budget = [runs[own[0].name] for _, _, own in same_budgets([row for row in rows if row.name in runs])] or ["RUN"]
-    nets = [f"{run}/architecture.json" for run in runs.values() or ["RUN"]]
-    nets += [f"{run}/reference/*/architecture.json" for run in of_budget]
+    networks = [f"{run}/architecture.json" for run in runs.values() or ["RUN"]]
+    networks += [f"{run}/reference/*/architecture.json" for run in of_budget]
     experiments = sorted({f.experiment.id for f in found if f.experiment is not None})
     sources = [
         *experiments,
@@ -178,8 +178,8 @@ def _commands(found: Sequence[Found], rows: Sequence[Row]) -> str:
         [
             *([f"cd {shlex.quote(str(place))}"] if place is not None else []),
             *(f"nni-proxyless reference {run} --random 5{' --widths' if i else ''}" for i, run in enumerate(of_budget)),
-            f"for net in {' '.join(nets)}; do",
-            '    nni-proxyless train "$net" weights=scratch',
+            f"for network in {' '.join(networks)}; do",
+            '    nni-proxyless train "$network" weights=scratch',
             "done",
             f"nni-proxyless report {' '.join(sources)}",
         ]
@@ -263,10 +263,10 @@ def _drawn(f: Found, anchor: str) -> tuple[Markup | None, str]:
             f"The space {f.architecture.space.get('name')!r} gives no block definition, so the network has no picture.",
         )
     try:
-        net = net_of_architecture(f.folder / "architecture.json")
+        diagram = diagram_of_architecture(f.folder / "architecture.json")
     except UserError as error:
         return None, str(error)
-    return Markup(inline_svg(draw_nets([net]), anchor, f"The network of {f.name}: {net.figures}")), ""
+    return Markup(inline_svg(draw_networks([diagram]), anchor, f"The network of {f.name}: {diagram.figures}")), ""
 
 
 # -- words ---------------------------------------------------------------------------------------------------------------

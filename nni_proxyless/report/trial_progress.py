@@ -101,8 +101,8 @@ def trial_name(f: Found) -> str:
     short = {path: path.removesuffix(".name").rpartition(".")[2] for path in differing}
     if len(set(short.values())) < len(short):
         short = {path: path for path in differing}
-    told = [f"{short[path]} {value}" for path, value in differing.items()]
-    return f"trial {f.trial.id} ({', '.join(told)})" if told else f"trial {f.trial.id}"
+    texts = [f"{short[path]} {value}" for path, value in differing.items()]
+    return f"trial {f.trial.id} ({', '.join(texts)})" if texts else f"trial {f.trial.id}"
 
 
 def ended_line(f: Found, plan: Plan) -> str:

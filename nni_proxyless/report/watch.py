@@ -29,10 +29,10 @@ class Watcher:
     running: list[TrialProgress] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     _ended: set[str] = field(default_factory=set)
-    _told: dict[str, tuple[int, str]] = field(default_factory=dict)
+    _printed: dict[str, tuple[int, str]] = field(default_factory=dict)
     _plans: dict[str, Plan] = field(default_factory=dict)
 
-    def see(self, experiment: Experiment, now: float) -> tuple[list[str], list[str]]:
+    def update(self, experiment: Experiment, now: float) -> tuple[list[str], list[str]]:
         """Look at the experiment as it was just read.
 
         Parameters
@@ -72,9 +72,9 @@ class Watcher:
 
     def _steps(self, f: Found, progress: TrialProgress, plan: Plan, stages: bool = True) -> list[str]:
         """Of one trial, what is new."""
-        is_new = f.name not in self._told
-        epoch, stage = self._told.get(f.name, (0, ""))
-        self._told[f.name] = (progress.epoch, progress.stage)
+        is_new = f.name not in self._printed
+        epoch, stage = self._printed.get(f.name, (0, ""))
+        self._printed[f.name] = (progress.epoch, progress.stage)
         if is_new and not stages:  # it ended before anybody looked
             return []
         first = max(epoch, progress.epoch - 1) if is_new else epoch

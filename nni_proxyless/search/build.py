@@ -20,7 +20,7 @@ from ..config import registry
 from ..config.search_config import SearchConfig
 from ..core.errors import UserError
 from ..core.tensorboard_writer import FLUSH_SECONDS
-from ..data.fingerprint import know_again, require_same
+from ..data.fingerprint import record_or_compare, require_same
 from ..data.image_parts import ImageData, Parts, loader, split
 from ..data.outputs import FILLED_IN, require_outputs, where_classes_are_given
 from ..data.validate import make_images
@@ -181,7 +181,7 @@ def build(
     if finished is not None:
         require_same(folder, data)
     elif not is_helper():
-        know_again(folder, data, goes_on=(folder / "checkpoint").exists())
+        record_or_compare(folder, data, goes_on=(folder / "checkpoint").exists())
     images = split(data, alphas=config.data.alphas, validation=config.data.validation)
     if finished is not None:
         name, arguments = finished.space["name"], dict(finished.space["arguments"])

@@ -44,9 +44,9 @@ def draw_heat_map(label: str, candidates: Sequence[str], over_time: np.ndarray) 
     bottom, right = ABOVE + ROW * n, left + WIDTH
     width = right + GAP + PERCENT + SCALE + GAP + _width("0", SIZE) + MARGIN
     picture = Image.new("RGB", (width, bottom + BELOW), "white")
-    cells = Image.fromarray(_colours(over_time)).resize((WIDTH, ROW * n), Image.Resampling.NEAREST)
+    cells = Image.fromarray(_colors(over_time)).resize((WIDTH, ROW * n), Image.Resampling.NEAREST)
     picture.paste(cells, (left, ABOVE))
-    scale = Image.fromarray(_colours(np.linspace(1, 0, ROW * n)[:, None])).resize((SCALE, ROW * n))
+    scale = Image.fromarray(_colors(np.linspace(1, 0, ROW * n)[:, None])).resize((SCALE, ROW * n))
     picture.paste(scale, (right + GAP + PERCENT, ABOVE))
 
     draw = ImageDraw.Draw(picture)
@@ -79,12 +79,12 @@ def _left(names: Sequence[str]) -> int:
     return MARGIN + max(_width(name, SIZE) for name in names) + GAP
 
 
-def _colours(probabilities: np.ndarray) -> np.ndarray:
+def _colors(probabilities: np.ndarray) -> np.ndarray:
     from matplotlib import colormaps
 
-    colours = colormaps["viridis"](probabilities, bytes=True)[..., :3]
-    colours[np.isnan(probabilities)] = 255
-    return colours
+    colors = colormaps["viridis"](probabilities, bytes=True)[..., :3]
+    colors[np.isnan(probabilities)] = 255
+    return colors
 
 
 def _ticks(epochs: int) -> range:

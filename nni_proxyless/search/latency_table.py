@@ -38,7 +38,7 @@ __all__ = [
     "make_estimator",
     "make_profiler",
     "measure_derived",
-    "quietly",
+    "measuring_alone",
     "say_drift",
     "target_in_ms",
 ]  # fmt: skip
@@ -142,7 +142,7 @@ def build_table(
     """:func:`..latency.build_lookup_table` on a quiet machine, or with a note in the table's head that it was not."""
     if partial.exists():
         _logger.info("latencies: going on with %s, if it is of this build", partial)
-    with quietly(estimator) as busy, steps("measuring latencies", "step") as progress:
+    with measuring_alone(estimator) as busy, steps("measuring latencies", "step") as progress:
         table = build_lookup_table(space, input_shape, estimator, partial=partial, progress=progress, **arguments)
     if busy:
         table.measured["busy"] = busy
@@ -151,7 +151,7 @@ def build_table(
 
 
 @contextmanager
-def quietly(estimator: DeviceEstimator) -> Iterator[float]:
+def measuring_alone(estimator: DeviceEstimator) -> Iterator[float]:
     """A context for measurements: no other process of this user measures, and the machine is quiet, or a warning says that it is not.
 
     Gives the share of the cores that the measurement needs and others use; 0.0 on a quiet machine.
@@ -209,7 +209,7 @@ def measure_derived(
         With all candidates of the path.
     """
     path = [op for op in trace_operations(space, input_shape) if op.runs_in(sample)]
-    with quietly(estimator):
+    with measuring_alone(estimator):
         whole, *parts = estimator.measure([(network, input_shape), *(op for op in path if not op.in_constant)])
     table_again_ms = sum(part.median_ms for part in parts)
     _say_if_drifted(profiler, estimator, float(profiler.profile(dict(sample))), table_again_ms, whole.median_ms)

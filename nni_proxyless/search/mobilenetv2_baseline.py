@@ -25,7 +25,14 @@ from ..models.compare_latency import measure_side_by_side
 from ..models.record import describe, note_measured, record, record_without_table, unit_of
 from ..models.space import make_space
 
-__all__ = ["MOBILENETV2", "reference_layout", "reference_nets", "scaled", "time_beside", "write_reference_nets"]
+__all__ = [
+    "MOBILENETV2",
+    "measure_baselines",
+    "reference_layout",
+    "reference_networks",
+    "scaled",
+    "write_reference_networks",
+]
 
 _logger = logging.getLogger(__name__)
 
@@ -63,7 +70,7 @@ def reference_layout(layout: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     return dict(layout), "MobileNetV2's block in the skeleton of the space"
 
 
-def reference_nets(searched: Architecture, widths: Sequence[float]) -> list[Architecture]:
+def reference_networks(searched: Architecture, widths: Sequence[float]) -> list[Architecture]:
     """A reference network per width; not timed, with fresh weights.
 
     Raises
@@ -80,22 +87,22 @@ def reference_nets(searched: Architecture, widths: Sequence[float]) -> list[Arch
             "mobilenetv2, and spaces made of it. Of any space: --random N --widths"
         )
     base, structure = reference_layout(layout)
-    return [_reference_net(searched, scaled(base, width), width, structure) for width in widths]
+    return [_reference_network(searched, scaled(base, width), width, structure) for width in widths]
 
 
-def time_beside(searched: Architecture, nets: Sequence[Architecture]) -> float | None:
+def measure_baselines(searched: Architecture, networks: Sequence[Architecture]) -> float | None:
     """Note the milliseconds of the networks, and return what the searched network takes beside them.
 
     Where this is the machine and the runtime on which the searched network was timed, all are timed in turns in one run; else
     milliseconds stay unknown.
     """
-    beside, *measured = measure_side_by_side([searched, *nets])
-    for net, ms in zip(nets, measured, strict=True):
-        note_measured(net.latency, ms, beside)
-    return beside if nets and nets[0].latency["measured_ms"] is not None else None
+    beside, *measured = measure_side_by_side([searched, *networks])
+    for network, ms in zip(networks, measured, strict=True):
+        note_measured(network.latency, ms, beside)
+    return beside if networks and networks[0].latency["measured_ms"] is not None else None
 
 
-def _reference_net(searched: Architecture, layout: Mapping[str, Any], width: float, structure: str) -> Architecture:
+def _reference_network(searched: Architecture, layout: Mapping[str, Any], width: float, structure: str) -> Architecture:
     arguments = {
         **searched.space["arguments"], **{name: list(value) if isinstance(value, tuple) else value for name, value in layout.items()},
         "kernels": [3], "expansions": [6], "skip": False,
@@ -113,7 +120,7 @@ def _reference_net(searched: Architecture, layout: Mapping[str, Any], width: flo
     )  # fmt: skip
 
 
-def write_reference_nets(nets: Sequence[Architecture], folder: Path) -> list[Path]:
+def write_reference_networks(networks: Sequence[Architecture], folder: Path) -> list[Path]:
     """Write ``width-…/architecture.json`` or, of a random network, ``random-SEED.NUMBER/architecture.json``; returns the paths.
 
     Raises
@@ -121,20 +128,20 @@ def write_reference_nets(nets: Sequence[Architecture], folder: Path) -> list[Pat
     UserError
         One of the folders holds another network, whose training would then pass for that of this one.
     """
-    paths = [folder / _name(net) / "architecture.json" for net in nets]
-    for path, net in zip(paths, nets, strict=True):
-        if path.exists() and Architecture.read(path).network != net.network:
+    paths = [folder / _name(network) / "architecture.json" for network in networks]
+    for path, network in zip(paths, networks, strict=True):
+        if path.exists() and Architecture.read(path).network != network.network:
             raise UserError(f"--output {folder}: {path} is there and holds another network; name another folder")
     seen: dict[str, Path] = {}
-    for path, net in zip(paths, nets, strict=True):
-        is_width = "width" in net.search
-        if is_width and (twin := seen.setdefault(str(net.network), path)) != path:
+    for path, network in zip(paths, networks, strict=True):
+        is_width = "width" in network.search
+        if is_width and (twin := seen.setdefault(str(network.network), path)) != path:
             _logger.warning("%s: the same network as %s: widths are multiples of 8", path, twin)
-        net.write(path)
+        network.write(path)
     return paths
 
 
-def _name(net: Architecture) -> str:
-    if "width" in net.search:
-        return f"width-{net.search['width']}"
-    return f"random-{net.search['seed']}.{net.search['number']}"
+def _name(network: Architecture) -> str:
+    if "width" in network.search:
+        return f"width-{network.search['width']}"
+    return f"random-{network.search['seed']}.{network.search['number']}"

@@ -25,14 +25,14 @@ from ..latency.estimators.macs import count_macs
 from ..latency.operation import Shape
 from ..models.build import count_parameters
 from .costs import Cost
-from .tensorboard import Story
+from .tensorboard import TensorBoardLog
 
-__all__ = ["DerivedNetMonitor", "judge", "judging_loaders", "mean_entropy"]
+__all__ = ["DerivedNetworkMonitor", "judge", "judging_loaders", "mean_entropy"]
 
 _logger = logging.getLogger(__name__)
 
 
-class DerivedNetMonitor(pytorch_lightning.Callback):
+class DerivedNetworkMonitor(pytorch_lightning.Callback):
     """After every epoch: derive the network of the moment, estimate its batch-norm statistics afresh, validate, report."""
 
     def __init__(
@@ -48,7 +48,7 @@ class DerivedNetMonitor(pytorch_lightning.Callback):
         self.probs: dict[str, dict[Any, float]] = {}
         self.network: nn.Module | None = None
         self.supernet: nn.Module = nn.Module()
-        self._story = Story()
+        self._tensorboard = TensorBoardLog()
         self._counted: tuple[dict[str, Any], dict[str, float]] | None = None
         self._began = time.perf_counter()
 
@@ -80,7 +80,7 @@ class DerivedNetMonitor(pytorch_lightning.Callback):
             in_words(self.last["expected_ms"]), in_words(self.last["table_ms"]), self.profiler.unit, self.last["entropy"], train_loss, self.last["seconds"],
             n_fixed_text(module),
         )  # fmt: skip
-        self._story.tell(
+        self._tensorboard.write(
             trainer.logger, trainer.current_epoch, trainer.max_epochs, space=module.model, figures=self.last,
             sample=self.sample, probs=module.export_probs(), input_shape=self.input_shape, unit=self.profiler.unit,
         )  # fmt: skip

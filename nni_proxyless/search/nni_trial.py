@@ -17,7 +17,15 @@ from ..core.errors import UserError
 from .nni_web_ui import connect_tensorboard, in_order, show_netron
 
 __all__ = [
-    "final", "inside_nni", "intermediate", "is_helper", "made_here", "output_folder", "parameters", "shared_folder", "tell_helpers",
+    "final",
+    "inside_nni",
+    "intermediate",
+    "is_helper",
+    "made_by_this_process",
+    "output_folder",
+    "parameters",
+    "share_with_helpers",
+    "shared_folder",
 ]  # fmt: skip
 
 _SHARED_FOLDER = "NNI_PROXYLESS_FOLDER"
@@ -40,7 +48,7 @@ def shared_folder() -> Path | None:
     return Path(folder) if folder else None
 
 
-def tell_helpers(folder: Path) -> None:
+def share_with_helpers(folder: Path) -> None:
     """Tell the processes started from here the folder of this search."""
     os.environ[_SHARED_FOLDER] = str(folder.resolve())
 
@@ -83,7 +91,7 @@ def output_folder(configured: str | None, what: str) -> Path:
     return folder
 
 
-def made_here(folder: Path) -> bool:
+def made_by_this_process(folder: Path) -> bool:
     """Whether :func:`output_folder` has made it, so that nobody minds if it goes."""
     return folder.resolve() in _made
 

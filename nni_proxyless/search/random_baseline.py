@@ -33,14 +33,14 @@ from ..models.record import describe, latency_record, record, unit_of
 from ..models.space import make_space
 from .latency_table import make_estimator
 
-__all__ = ["CLOSE", "draw_within_budget", "profiler_of_search", "random_nets"]
+__all__ = ["CLOSE", "draw_within_budget", "profiler_of_search", "random_networks"]
 
 CLOSE = 0.05  # of the budget may be left over
 STEPS = 4000  # to the budget
 MOST_DRAWS = 20_000
 
 
-def random_nets(
+def random_networks(
     searched: Architecture, run: Path, n: int, *, budget: float | None = None, seed: int = 0
 ) -> list[Architecture]:
     """Random networks of the space of a search, within its latency target; not timed, with fresh weights.
@@ -68,18 +68,18 @@ def random_nets(
         raise UserError(f"--random: the search in {run} had no latency target; give --budget-ms")
     space = make_space(searched.space["name"], searched.space["arguments"])
     profiler = profiler_of_search(searched, space, run)
-    nets = []
+    networks = []
     for i, sample in enumerate(draw_within_budget(space, profiler, n, budget, seed)):
         described = describe(space, sample, **searched.space, data=searched.data, input_shape=searched.input_shape)
         conditions = searched.latency.get("measured_conditions")
-        nets.append(
+        networks.append(
             record(
                 described, build_network(described),
                 latency=latency_record(profiler, sample, target=budget, measured_conditions=conditions),
                 search={"strategy": "random", "weights": "fresh", "seed": seed, "number": i},
             )
         )  # fmt: skip
-    return nets
+    return networks
 
 
 def draw_within_budget(

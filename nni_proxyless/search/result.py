@@ -18,13 +18,13 @@ from ..latency import DeviceEstimator
 from ..models.architecture import Architecture
 from ..models.build import build_network
 from ..models.draw import draw_beside
-from ..models.export.onnx_format import leave_onnx
+from ..models.export.onnx_format import write_onnx_for_netron
 from ..models.record import describe, latency_record, record
 from ..models.space import make_space
 from .build import SearchParts, strategy_can
 from .costs import Cost
 from .latency_table import measure_derived
-from .monitor import DerivedNetMonitor
+from .monitor import DerivedNetworkMonitor
 from .run_folder import history
 
 __all__ = ["SearchResult", "found_finished", "save_result"]
@@ -61,7 +61,7 @@ def _final(last: Mapping[str, float], measured_ms: float | None, test_accuracy: 
     }
 
 
-def save_result(parts: SearchParts, monitor: DerivedNetMonitor) -> SearchResult:
+def save_result(parts: SearchParts, monitor: DerivedNetworkMonitor) -> SearchResult:
     """Write what the search has found to its folder."""
     assert monitor.last is not None
     assert monitor.network is not None
@@ -104,7 +104,7 @@ def save_result(parts: SearchParts, monitor: DerivedNetMonitor) -> SearchResult:
         write_text(folder / "final" / "result.json", json.dumps(result, indent=2) + "\n")
     architecture.write(folder / "architecture.json")
     draw_beside(folder / "architecture.json")
-    leave_onnx(network, data.shape, folder / "model.onnx")
+    write_onnx_for_netron(network, data.shape, folder / "model.onnx")
     return SearchResult(folder, architecture, metrics)
 
 

@@ -22,11 +22,11 @@ from ..core.errors import UserError
 from ..core.nni_compat import ModelStatus, RawFormatModelSpace, SequentialExecutionEngine
 from ..latency.digits import in_words
 from .build import build
-from .monitor import DerivedNetMonitor
-from .nni_trial import inside_nni, is_helper, tell_helpers
+from .monitor import DerivedNetworkMonitor
+from .nni_trial import inside_nni, is_helper, share_with_helpers
 from .result import SearchResult, found_finished, save_result
-from .run_folder import alone_in, as_file_in, begin_or_go_on, differences, history, is_finished, recorder
-from .supernet_files import shapes_of, write_remains
+from .run_folder import as_file_in, begin_or_resume, differences, history, is_finished, locked, recorder
+from .supernet_files import shapes_of, write_supernet
 
 __all__ = ["is_finished", "run_search"]
 
@@ -85,7 +85,7 @@ def run_search(
     """
     if is_helper():
         return _search(config, folder, base, report)
-    with alone_in(folder, wait=inside_nni()):  # NNI starts a trial again, while the one before may live on
+    with locked(folder, wait=inside_nni()):  # NNI starts a trial again, while the one before may live on
         return _search(config, folder, base, report)
 
 
@@ -96,9 +96,9 @@ def _search(
     if not is_helper():
         if inside_nni() and is_finished(folder) and not differences(folder, resolved):
             return found_finished(folder, report)
-        begin_or_go_on(folder, resolved)
+        begin_or_resume(folder, resolved)
         write_text(folder / "search.yml", resolved)
-        tell_helpers(folder)
+        share_with_helpers(folder)
     pytorch_lightning.seed_everything(config.seed, workers=True, verbose=False)
     threads = use(config.trainer.threads, config.trainer.devices)
     _logger.info("CPU threads: %s", threads_in_words(threads, config.trainer.devices))
@@ -109,7 +109,7 @@ def _search(
     _logger.info("space: %d choices, %s to %s %s", len(space.simplify()), lowest, highest, unit)
     strategy = parts.strategy
     calibration, validation = parts.judging_loaders
-    monitor = DerivedNetMonitor(
+    monitor = DerivedNetworkMonitor(
         profiler=parts.profiler,
         input_shape=parts.data.shape,
         calibration=calibration,
@@ -142,7 +142,7 @@ def _search(
 
     if monitor.last is None:  # killed after the last epoch: there was nothing left to train
         monitor.last = {**history(folder)[-1], **monitor.derive(strategy.oneshot_module)}
-    write_remains(folder, monitor.probs, monitor.supernet, shapes)
+    write_supernet(folder, monitor.probs, monitor.supernet, shapes)
     result = save_result(parts, monitor)
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     return result

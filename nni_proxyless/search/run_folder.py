@@ -22,14 +22,14 @@ from ..core import settings_diff
 from ..core.atomic_files import write_text
 from ..core.errors import UserError
 from ..core.file_lock import HeldError, hold
-from .nni_trial import made_here
+from .nni_trial import made_by_this_process
 from .supernet_files import PROBABILITIES, SUPERNET, is_finished
 
-__all__ = ["alone_in", "as_file_in", "begin_or_go_on", "differences", "history", "is_finished", "recorder"]
+__all__ = ["as_file_in", "begin_or_resume", "differences", "history", "is_finished", "locked", "recorder"]
 
 
 @contextmanager
-def alone_in(folder: Path, *, wait: bool, doing: str = "searches") -> Iterator[None]:
+def locked(folder: Path, *, wait: bool, doing: str = "searches") -> Iterator[None]:
     """Lock the folder: two processes would overwrite each other's files.
 
     The folder is made if need be, and is gone again if nothing has come into it.
@@ -44,7 +44,7 @@ def alone_in(folder: Path, *, wait: bool, doing: str = "searches") -> Iterator[N
     UserError
         There is another one, and ``wait`` is False.
     """
-    is_new = not folder.exists() or made_here(folder)
+    is_new = not folder.exists() or made_by_this_process(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -75,7 +75,7 @@ def as_file_in(folder: Path, config: SearchConfig, base: Path) -> str:
     return yaml.safe_dump(content, sort_keys=False)
 
 
-def begin_or_go_on(folder: Path, resolved: str) -> None:
+def begin_or_resume(folder: Path, resolved: str) -> None:
     """Remove the files of an earlier search, unless it is this one, unfinished.
 
     An unfinished search with other settings is not overwritten.
@@ -123,12 +123,12 @@ def recorder(folder: Path, report: Callable[[dict[str, float]], None]) -> Callab
     beginning, the epochs keep their numbers, and one that NNI has missed gets there. What is gone through again is not told again.
     """
     path = folder / "history.jsonl"
-    told = history(folder)
-    for metrics in told:
+    recorded = history(folder)
+    for metrics in recorded:
         report(metrics)
 
     def record(epoch: int, metrics: dict[str, float]) -> None:
-        if epoch < len(told):  # gone through again, of which its means know only the batches after the checkpoint
+        if epoch < len(recorded):  # gone through again, of which its means know only the batches after the checkpoint
             return
         write_text(path, "".join(f"{line}\n" for line in [*_lines(path)[:epoch], json.dumps(metrics)]))
         report(metrics)

@@ -19,7 +19,7 @@ __all__ = [
     "read_probabilities",
     "require_finished",
     "shapes_of",
-    "write_remains",
+    "write_supernet",
 ]
 
 PROBABILITIES = "probabilities.json"
@@ -60,7 +60,7 @@ def shapes_of(space: nn.Module) -> Shapes:
     return {name: tensor.shape for name, tensor in space.state_dict().items()}
 
 
-def write_remains(folder: Path, probs: Mapping[str, Mapping[Any, Any]], supernet: nn.Module, shapes: Shapes) -> None:
+def write_supernet(folder: Path, probs: Mapping[str, Mapping[Any, Any]], supernet: nn.Module, shapes: Shapes) -> None:
     """Write ``probabilities.json`` and, if the supernet still has all candidates, ``supernet.safetensors``.
 
     Parameters

@@ -3,7 +3,7 @@
 Probabilities are of one choice each, and that of a network is their product: it knows what a candidate is worth on average,
 but not which candidates go well together. A supernet has all of them, and judging one network takes it a second.
 
-FinishedSearch -> networks near the budget, drawn from the probabilities -> accuracy on held-out images -> Contest
+FinishedSearch -> networks near the budget, drawn from the probabilities -> accuracy on held-out images -> SupernetRanking
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .derivation import JUDGED, FinishedSearch, require_free
 from .monitor import judge
 from .random_baseline import CLOSE
 
-__all__ = ["Contest", "Judged", "derive_most_accurate", "judge_probable"]
+__all__ = ["Judged", "SupernetRanking", "derive_most_accurate", "judge_probable"]
 
 _logger = logging.getLogger(__name__)
 
@@ -49,32 +49,38 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Contest:
+class SupernetRanking:
     """All networks that were judged, the most accurate first, and of equally accurate ones the most probable.
 
     ``unit`` is that of ``table_ms``.
     """
 
-    nets: list[Judged]
+    networks: list[Judged]
     n_images: int
     unit: str = "ms"
 
     def write(self, path: Path) -> None:
         """As a CSV file: a row per network, a column per choice."""
-        labels = sorted(self.nets[0].choices)
+        labels = sorted(self.networks[0].choices)
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("accuracy", "log_probability", "table_ms", "unit", *labels))
-        for net in self.nets:
+        for network in self.networks:
             writer.writerow(
-                (net.accuracy, net.log_probability, net.table_ms, self.unit, *(net.choices[label] for label in labels))
+                (
+                    network.accuracy,
+                    network.log_probability,
+                    network.table_ms,
+                    self.unit,
+                    *(network.choices[label] for label in labels),
+                )
             )
         write_text(path, text.getvalue())
 
 
 def derive_most_accurate(
     run: Path, budget: float, folder: Path, n: int, *, at_least: float | None = None
-) -> tuple[Architecture, Contest]:
+) -> tuple[Architecture, SupernetRanking]:
     """Judge up to n probable networks of a finished search and write the most accurate one, and ``judged.csv``, to ``folder``.
 
     Raises
@@ -87,13 +93,13 @@ def derive_most_accurate(
     require_free(folder)
     search = FinishedSearch.read(run)
     contest = judge_probable(search, budget, n, at_least)
-    derived = search.derive(contest.nets[0].choices, budget, measured=True)
+    derived = search.derive(contest.networks[0].choices, budget, measured=True)
     derived.write(folder)
     contest.write(folder / JUDGED)
     return derived.architecture, contest
 
 
-def judge_probable(search: FinishedSearch, budget: float, n: int, at_least: float | None = None) -> Contest:
+def judge_probable(search: FinishedSearch, budget: float, n: int, at_least: float | None = None) -> SupernetRanking:
     """Judge the most probable network under a budget, and up to n - 1 others drawn from the probabilities.
 
     Where these have decided for fewer, from their roots: p^(1/2), p^(1/4), … as far as it takes.
@@ -127,15 +133,15 @@ def judge_probable(search: FinishedSearch, budget: float, n: int, at_least: floa
     if len(different) < n:
         _logger.warning("--judge: of networks within %.6g the probabilities give %d, not %d", budget, len(different), n)
     found, calibration = [], search.parts.judging_loaders[0]
-    with bar(len(different), "judged", "net") as done:
+    with bar(len(different), "judged", "network") as done:
         for sample in different:
             network = copy.deepcopy(search.space.freeze(sample))
             accuracy = judge(network, calibration, search.parts.held_out, torch.device("cpu"))
             ms = float(search.profiler.profile(sample))
             found.append(Judged(sample, accuracy, log_probability(search.probs, sample), ms))
             done.update()
-    return Contest(
-        sorted(found, key=lambda net: (-net.accuracy, -net.log_probability)),
+    return SupernetRanking(
+        sorted(found, key=lambda network: (-network.accuracy, -network.log_probability)),
         len(search.parts.held_out.dataset),
         search.profiler.unit,
     )

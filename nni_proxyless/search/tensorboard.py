@@ -1,10 +1,10 @@
 """Write heat maps, networks and figures of a search to TensorBoard, beside the curves that Lightning writes.
 
 ==============================  ==================================================================================
-``search/NAME``                 every figure that is reported, of :class:`.monitor.DerivedNetMonitor`
+``search/NAME``                 every figure that is reported, of :class:`.monitor.DerivedNetworkMonitor`
 ``probabilities/LABEL``         a heat map per choice: epochs to the right, a row per candidate, :mod:`.heat_map`; drawn
                                 when they have changed, and at the end
-``net``                         the network that would be derived now, drawn when it has become another one
+``network``                     the network that would be derived now, drawn when it has become another one
 ==============================  ==================================================================================
 
 Their steps are epochs, from 1 on. Pictures are not drawn after each, see :func:`is_drawn`: of a short search they took a tenth. A search that goes on after a kill draws all of its epochs: their probabilities lie beside the
@@ -24,11 +24,11 @@ import numpy as np
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from ..core.atomic_files import write_text
-from ..models.block_diagram import net_of_definition, places_of
-from ..models.draw import draw_nets
+from ..models.block_diagram import diagram_of_definition, places_of
+from ..models.draw import draw_networks
 from .heat_map import draw_heat_map
 
-__all__ = ["PROBABILITIES", "Story"]
+__all__ = ["PROBABILITIES", "TensorBoardLog"]
 
 _logger = logging.getLogger(__name__)
 
@@ -38,19 +38,19 @@ DOTS_PER_INCH = 90
 Probabilities = Mapping[str, Mapping[Any, float]]
 
 
-class Story:
+class TensorBoardLog:
     """Writes a search to TensorBoard.
 
     A picture that cannot be drawn is one line in the log, and the search goes on.
     """
 
     def __init__(self) -> None:
-        self._told: list[dict[str, Any]] | None = None
+        self._epochs: list[dict[str, Any]] | None = None
         self._drawn: Mapping[str, Any] | None = None
         self._maps_drawn: dict[str, Sequence[float]] = {}
         self._has_complained = False
 
-    def tell(
+    def write(
         self, logger: Any, epoch: int, epochs: int | None, *, space: Any, figures: Mapping[str, float],
         sample: Mapping[str, Any], probs: Probabilities, input_shape: tuple[int, ...], unit: str,
     ) -> None:  # fmt: skip
@@ -79,7 +79,7 @@ class Story:
         try:
             for name, value in figures.items():
                 writer.add_scalar(f"search/{name}", value, epoch + 1)
-            self._remember(Path(logger.log_dir) / PROBABILITIES, epoch, probs)
+            self._write_probabilities(Path(logger.log_dir) / PROBABILITIES, epoch, probs)
             now = is_drawn(epoch, epochs)
             if now:
                 self._draw_probabilities(writer, epoch, probs, is_last=epoch + 1 == epochs)
@@ -87,35 +87,35 @@ class Story:
                 self._drawn = dict(sample)
                 name = f"after epoch {epoch + 1}"
                 words = f"{figures['table_ms']:.4g} {unit} by its table, validation accuracy {100 * figures['default']:.1f} %"
-                picture = net_picture(space, sample, input_shape, name, words)
-                writer.add_image("net", picture, epoch + 1, dataformats="HWC")
+                picture = picture_of_network(space, sample, input_shape, name, words)
+                writer.add_image("network", picture, epoch + 1, dataformats="HWC")
         except Exception as error:
             if not self._has_complained:
                 _logger.warning("TensorBoard lacks pictures of this search: %s", error)
             self._has_complained = True
         writer.flush()  # else whoever reads waits for up to two minutes
 
-    def _remember(self, path: Path, epoch: int, probs: Probabilities) -> None:
-        if self._told is None:
-            self._told = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    def _write_probabilities(self, path: Path, epoch: int, probs: Probabilities) -> None:
+        if self._epochs is None:
+            self._epochs = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         now = {label: [round(p, 6) for p in distribution.values()] for label, distribution in probs.items()}
         # Epochs from here on, if there are any, are of an earlier search, or are gone through again after a kill.
-        self._told = [
-            *(told for told in self._told if told["epoch"] <= epoch),
+        self._epochs = [
+            *(entry for entry in self._epochs if entry["epoch"] <= epoch),
             {"epoch": epoch + 1, "probabilities": now},
         ]
-        write_text(path, "".join(f"{json.dumps(told)}\n" for told in self._told))
+        write_text(path, "".join(f"{json.dumps(entry)}\n" for entry in self._epochs))
 
     def _draw_probabilities(self, writer: Any, epoch: int, probs: Probabilities, *, is_last: bool) -> None:
-        assert self._told is not None
+        assert self._epochs is not None
         for label, distribution in probs.items():
-            now = self._told[-1]["probabilities"][label]
+            now = self._epochs[-1]["probabilities"][label]
             if len(distribution) < 2 or (now == self._maps_drawn.get(label) and not is_last):
                 continue  # nothing to choose, or nothing new: weights alone train, or the choice is made
             self._maps_drawn[label] = now
             over_time = np.full((len(distribution), epoch + 1), math.nan)
-            for told in self._told:
-                over_time[:, told["epoch"] - 1] = told["probabilities"].get(label, math.nan)
+            for entry in self._epochs:
+                over_time[:, entry["epoch"] - 1] = entry["probabilities"].get(label, math.nan)
             picture = draw_heat_map(label, [str(candidate) for candidate in distribution], over_time)
             writer.add_image(f"probabilities/{label}", picture, epoch + 1, dataformats="HWC")
 
@@ -132,13 +132,13 @@ def is_drawn(epoch: int, epochs: int | None) -> bool:
     return done & epoch == 0 or done * 10 // epochs > epoch * 10 // epochs
 
 
-def net_picture(
+def picture_of_network(
     space: Any, sample: Mapping[str, Any], input_shape: tuple[int, ...], name: str, figures: str
 ) -> np.ndarray:
-    """A network as :func:`..models.draw.draw_nets` draws it, shape (height, width, 3)."""
+    """A network as :func:`..models.draw.draw_networks` draws it, shape (height, width, 3)."""
     places = places_of(sample)
-    net = net_of_definition(name, space.timm_definition(sample), input_shape, figures=figures, places=places)
-    return pixels(draw_nets([net]))
+    diagram = diagram_of_definition(name, space.timm_definition(sample), input_shape, figures=figures, places=places)
+    return pixels(draw_networks([diagram]))
 
 
 def pixels(figure: Any) -> np.ndarray:

@@ -28,7 +28,7 @@ from ..core.errors import UserError
 from ..core.progress import bar
 from ..core.tensorboard_writer import Curves
 from ..data.accuracy import as_channels_last
-from ..data.fingerprint import differing_images, fingerprint
+from ..data.fingerprint import fingerprint, image_differences
 from ..data.image_parts import ImageData
 from ..data.outputs import require_outputs
 from ..data.validate import make_images
@@ -304,7 +304,7 @@ class _Training:
 
     def _go_on(self, state: dict[str, Any]) -> None:
         for part, there in state.get("data_fingerprint", {}).items():  # older versions have noted none
-            if different := differing_images(there, self.known_by[part]):
+            if different := image_differences(there, self.known_by[part]):
                 raise UserError(
                     f"data: these are not the images of the training in {self.folder} ({part}): {'; '.join(different)}. Give it its "
                     f"images back; or choose another output; or delete {self.checkpoint.place} to start over"

@@ -9,15 +9,15 @@ from torch import nn
 
 from nni_proxyless.core.batch_norm import moving_norms
 
-from ..supernet.layers import settle
+from ..supernet.layers import remove_unused_candidates
 
-__all__ = ["FreshStatistics", "let_go"]
+__all__ = ["FreshStatistics", "remove_from_optimizers"]
 
 
-def let_go(supernet: nn.Module, optimizers: Iterable[Any]) -> None:
+def remove_from_optimizers(supernet: nn.Module, optimizers: Iterable[Any]) -> None:
     """Remove all candidates but the chosen ones from a supernet, and their weights and states from its optimizers."""
     before = set(supernet.parameters())
-    settle(supernet)
+    remove_unused_candidates(supernet)
     gone = before - set(supernet.parameters())
     for optimizer in optimizers:
         for group in optimizer.param_groups:

@@ -18,7 +18,7 @@ from nni_proxyless.latency.objectives.penalty_sum import Penalties
 
 from ..supernet.gate import Gate
 
-__all__ = ["Limit", "leaves_a_network", "limits_of", "most_probable_within"]
+__all__ = ["Limit", "limits_of", "most_probable_within", "stays_feasible"]
 
 
 class Limit(NamedTuple):
@@ -88,7 +88,7 @@ def most_probable_within(
     return found if stands else None
 
 
-def leaves_a_network(limits: Sequence[Limit], gates: Sequence[Gate], gate: Gate) -> bool:
+def stays_feasible(limits: Sequence[Limit], gates: Sequence[Gate], gate: Gate) -> bool:
     """Whether a network within all limits remains if the gate's most probable candidate is chosen for good."""
     made = {gate: gate.most_probable()}
     return not limits or most_probable_within(limits, gates, made, near=False) is not None

@@ -20,7 +20,7 @@ from nni_proxyless.core.ranges import NotIdentity, option_types
 from nni_proxyless.latency import LatencyPenalty, LatencyReward
 from nni_proxyless.latency.objectives.penalty_sum import Penalties
 
-__all__ = ["identity_of_penalty", "options_of", "without_homes"]
+__all__ = ["identity_of_penalty", "options_of", "without_modules"]
 
 
 def options_of(configured: Any, root: type, but: Collection[str] = ()) -> dict[str, Any]:
@@ -89,10 +89,10 @@ def _costs(latency: Any) -> str:
 def _name(value: Any) -> str:
     """The name of a class or function, of anything else that of its class."""
     named = value if hasattr(value, "__qualname__") else type(value)
-    return str(without_homes(f"{named.__module__}.{named.__qualname__}"))
+    return str(without_modules(f"{named.__module__}.{named.__qualname__}"))
 
 
-def without_homes(identity: Any) -> Any:
+def without_modules(identity: Any) -> Any:
     """Plain values in which classes and functions of this package are named without their modules.
 
     They move from one version to the next, and older checkpoints say where they were.
@@ -100,7 +100,7 @@ def without_homes(identity: Any) -> Any:
     if isinstance(identity, str):
         return re.sub(r"^nni_proxyless\.(?:[a-z0-9_]+\.)*", "nni_proxyless:", identity)
     if isinstance(identity, dict):
-        return {key: without_homes(value) for key, value in identity.items()}
+        return {key: without_modules(value) for key, value in identity.items()}
     if isinstance(identity, (list, tuple)):
-        return [without_homes(value) for value in identity]
+        return [without_modules(value) for value in identity]
     return identity

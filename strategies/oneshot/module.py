@@ -25,8 +25,8 @@ from .constraints import Limit, most_probable_within
 from .data import HeldOutBatches, ReplayableLoader, divided
 from .distributed import average, average_gradients, check_strategy, reduces_by_itself
 from .own_module import FORWARDED, check_module, clip, loss_of, overrides
-from .resume import StopAndGo
-from .step_log import Told
+from .resume import CheckpointLoop
+from .step_log import StepLog
 from .warmup import WarmupSchedule
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         held_out_data: ReplayableLoader,
         penalty: Any,
         limits: Sequence[Limit],
-        stop_and_go: StopAndGo | None,
+        stop_and_go: CheckpointLoop | None,
     ):
         super().__init__(training_module)
         for name in FORWARDED:
@@ -93,7 +93,7 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         self._path: dict[Gate, int] = {}
         self._modes: Modes | None = None
         self._parts: tuple[list[nn.Parameter], list[nn.Module]] | None = None
-        self._told = Told()
+        self._step_log = StepLog()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         # The strategy knows NNI's engine and with it the whole search, which is not a part of this module.
@@ -143,8 +143,8 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         self.original = None
         result = self.search_step(batch, batch_idx)
         if batch_idx % self.options.log_prob_every_n_step == 0:
-            self._told.probs = self.export_probs()
-        self._told.tell(self)
+            self._step_log.probs = self.export_probs()
+        self._step_log.hand_over(self)
         return result
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> Any:
@@ -325,8 +325,8 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         return loss
 
     def note(self, figures: dict[str, Any]) -> None:
-        """Log figures of this step: the newest ones, when the trainer's loggers are told next; see :class:`.step_log.Told`."""
-        self._told.figures.update(figures)
+        """Log figures of this step: the newest ones, when the trainer's loggers are told next; see :class:`.step_log.StepLog`."""
+        self._step_log.figures.update(figures)
 
     def rising(self, weight: float, first: int, end: int) -> float:
         """A weight that rises from 0 in epoch ``first`` to its whole in the last epoch before ``end``."""

@@ -14,14 +14,14 @@ from nni.nas.nn.pytorch import Cell, MutableModule
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-__all__ = ["Original", "SpaceError", "refuse_cell", "refuse_values", "unchanged_if_refused"]
+__all__ = ["SpaceError", "SpaceSnapshot", "refuse_cell", "refuse_values", "unchanged_if_refused"]
 
 
 class SpaceError(TypeError, MisconfigurationException):
     """A space that a strategy cannot search; the message names what is in the way, and what is allowed."""
 
 
-class Original:
+class SpaceSnapshot:
     """The children of every module of a space, as they are now, so that what replaces them can be taken out again."""
 
     def __init__(self, space: nn.Module):
@@ -39,7 +39,7 @@ class Original:
 @contextmanager
 def unchanged_if_refused(space: nn.Module) -> Iterator[None]:
     """Restore a space if an error is raised."""
-    original = Original(space)
+    original = SpaceSnapshot(space)
     try:
         yield
     except BaseException:

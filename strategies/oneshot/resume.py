@@ -25,14 +25,14 @@ from nni_proxyless.core.settings_diff import differences
 
 from .checkpoint import CheckpointError, CheckpointFolder
 from .data import rng_state, set_rng_state
-from .identity import without_homes
+from .identity import without_modules
 
-__all__ = ["StopAndGo"]
+__all__ = ["CheckpointLoop"]
 
 _logger = logging.getLogger(__name__)
 
 
-class StopAndGo:
+class CheckpointLoop:
     """Writes the checkpoints of one search, and resumes from the last one.
 
     Parameters
@@ -64,7 +64,7 @@ class StopAndGo:
         self._state = self.files.read()
         if self._state is None:
             return
-        found = without_homes(self._state.get("identity", {}))
+        found = without_modules(self._state.get("identity", {}))
         # Of an option that a version before this one did not write down nothing says that it was another.
         if unsaid := [name for name in self.identity if name not in found]:
             _logger.warning(

@@ -12,10 +12,10 @@ import torch
 
 from nni_proxyless.core.nni_compat import batches_of_loggers
 
-__all__ = ["Told"]
+__all__ = ["StepLog"]
 
 
-class Told:
+class StepLog:
     """Keeps the newest figures and hands them over when the loggers log.
 
     Attributes
@@ -32,7 +32,7 @@ class Told:
         self.probs: dict[str, dict[Any, float]] | None = None
         self._curves: dict[str, float] = {}
 
-    def tell(self, module: Any) -> None:
+    def hand_over(self, module: Any) -> None:
         """At the end of a training step: nothing, or everything that is new, if the loggers are told after this batch."""
         trainer = module.trainer
         if self.probs is not None:

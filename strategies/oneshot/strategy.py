@@ -22,8 +22,8 @@ from .constraints import limits_of
 from .data import ReplayableLoader, divided
 from .identity import identity_of_penalty, options_of
 from .module import SampledOneShotModule
-from .refusal import Original, SpaceError, refuse_cell, refuse_values, unchanged_if_refused
-from .resume import StopAndGo
+from .refusal import SpaceError, SpaceSnapshot, refuse_cell, refuse_values, unchanged_if_refused
+from .resume import CheckpointLoop
 
 __all__ = ["SampledStrategy"]
 
@@ -155,7 +155,7 @@ class SampledStrategy(OneShotStrategy):
         stop_and_go = None
         if self.checkpoint_dir is not None:
             identity = {"strategy": type(self).__name__, **self.identity()}
-            stop_and_go = StopAndGo(self.checkpoint_dir, self.checkpoint_every, identity)
+            stop_and_go = CheckpointLoop(self.checkpoint_dir, self.checkpoint_every, identity)
         elif self.checkpoint_every is not None:
             raise ValueError(f"checkpoint_every is {self.checkpoint_every}, but there is no checkpoint_dir to write to")
         return self.module_class(
@@ -225,7 +225,7 @@ class SampledStrategy(OneShotStrategy):
         space = getattr(model_space, "model_space", None)
         if not isinstance(space, nn.Module):
             return super()._initialize(model_space, engine)  # which refuses it
-        original = Original(space)
+        original = SpaceSnapshot(space)
         try:
             mutated = super()._initialize(model_space, engine)
         except BaseException:

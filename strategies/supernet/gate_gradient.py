@@ -28,7 +28,7 @@ def tensors_in(value: Any) -> list[Tensor]:
 
 def _with_tensors(value: Any, tensors: Iterator[Tensor | None]) -> Any:
     """The same nested value with its tensors replaced, in the order of :func:`tensors_in`."""
-    if isinstance(value, Tensor) or value is _Hole:
+    if isinstance(value, Tensor) or value is _Placeholder:
         return next(tensors)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(_with_tensors(item, tensors) for item in value))
@@ -42,12 +42,12 @@ def _with_tensors(value: Any, tensors: Iterator[Tensor | None]) -> Any:
     return value
 
 
-class _Hole:
+class _Placeholder:
     """Stands where a tensor was, so that a structure can be kept without its tensors."""
 
 
-def _hollow(value: Any) -> Any:
-    return _with_tensors(value, iter([_Hole] * len(tensors_in(value))))  # type: ignore[list-item]  # in place of tensors
+def _without_tensors(value: Any) -> Any:
+    return _with_tensors(value, iter([_Placeholder] * len(tensors_in(value))))  # type: ignore[list-item]  # in place of tensors
 
 
 def versions(value: Any) -> list[int]:
@@ -73,7 +73,7 @@ class _Probe:
         """Whether the output of the active candidate is all that is needed."""
         return not self.shift and all(run is None for run in self.outputs)
 
-    def tell(self) -> None:
+    def report_changes(self) -> None:
         """Report whether something has changed what was returned, and forget it."""
         if self.report and self.copy:
             self.report(any(t._version != version for t, version in self.returned))
@@ -104,7 +104,7 @@ class _RouteGateGradients(torch.autograd.Function):
         if probe.alone:  # nothing runs, so nothing has to be set up, which every choice of every step would feel
             with torch.no_grad():
                 r = torch.stack([gate_gradient(grad, o) for grad, o in zip(grad_y, y, strict=True)]).sum()
-            probe.tell()
+            probe.report_changes()
             return r.to(gates).expand(gates.shape), None, *grad_y
         args, kwargs = _with_tensors(probe.arguments, iter(inputs))
         shifts = inputs[: len(grad_y)] if probe.shift else [None] * len(grad_y)
@@ -125,7 +125,7 @@ class _RouteGateGradients(torch.autograd.Function):
             raise RuntimeError(
                 "a probed candidate changes its input in place, which falsifies what the others are measured on"
             )
-        probe.tell()
+        probe.report_changes()
         return grad_gates, None, *grad_y, *(None for _ in inputs)
 
 
@@ -173,7 +173,7 @@ def route_gate_gradients(
     inputs: list[Tensor] = []
     if not probe.alone:  # a gradient of the active candidate alone needs its output and nothing more
         arguments = (tuple(args), kwargs or {})
-        inputs, probe.arguments = tensors_in(arguments), _hollow(arguments)
+        inputs, probe.arguments = tensors_in(arguments), _without_tensors(arguments)
     routed = _RouteGateGradients.apply(gates, probe, *y_tensors, *inputs)
     return _with_tensors(y, iter(routed if len(y_tensors) > 1 else (routed,)))
 

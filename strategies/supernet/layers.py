@@ -27,7 +27,7 @@ from nni_proxyless.latency.choices import InputSet, check_values
 from .gate import Gate
 from .gate_gradient import route_gate_gradients, tensors_in, versions
 
-__all__ = ["SampledInput", "SampledLayer", "SampledModule", "SampledRepeat", "choices_of", "settle"]
+__all__ = ["SampledInput", "SampledLayer", "SampledModule", "SampledRepeat", "choices_of", "remove_unused_candidates"]
 
 MOST_INPUT_SETS = 256
 
@@ -92,7 +92,7 @@ class SampledModule(BaseSuperNetModule):
             label: dict(zip(gate.choices, gate.probs().tolist(), strict=True)) for label, gate in self.gates.items()
         }
 
-    def settle(self) -> None:
+    def remove_unused_candidates(self) -> None:
         """Remove everything that the fixed choice does not need."""
 
     def _route(
@@ -138,11 +138,11 @@ class _Removed(nn.Module):
         raise RuntimeError(f"candidate was removed: choice {self.label!r} is fixed to {self.fixed_to!r}")
 
 
-def settle(supernet: nn.Module) -> None:
+def remove_unused_candidates(supernet: nn.Module) -> None:
     """Remove all candidates that no fixed choice needs, and nothing else."""
     for module in list(supernet.modules()):
         if isinstance(module, SampledModule) and all(gate.fixed for gate in module.gates.values()):
-            module.settle()
+            module.remove_unused_candidates()
 
 
 class SampledLayer(LayerChoice, SampledModule):
@@ -170,7 +170,7 @@ class SampledLayer(LayerChoice, SampledModule):
         outputs: list[Callable | None] = [None if j == active else self._candidate(j) for j in gate.probed]
         return self._route(gate, y, outputs, args, kwargs, shift=self._has_skip and gate.shift)
 
-    def settle(self) -> None:
+    def remove_unused_candidates(self) -> None:
         fixed = self.gate.most_probable()
         for j, name in enumerate(self.names):
             if j != fixed:
@@ -265,7 +265,7 @@ class SampledRepeat(Repeat, SampledModule):
             y = self._route(gate, y, outputs, (x, y), {})
         return y
 
-    def settle(self) -> None:
+    def remove_unused_candidates(self) -> None:
         depth = self.depth_choice.freeze(self.export({}))
         for i in range(depth, len(self.blocks)):
             self.blocks[i] = _Removed(", ".join(self.gates), depth)

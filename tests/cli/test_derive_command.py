@@ -212,9 +212,9 @@ def test_nets_to_be_judged_are_drawn_from_the_probabilities(searched, tmp_path, 
     ]
     (run / "probabilities.json").write_text(json.dumps(content))
     contest = judge_probable(FinishedSearch.read(run), 1000.0, 6, at_least=0.0)
-    chosen = [{label: net.choices[label] for label in made} for net in contest.nets]
+    chosen = [{label: net.choices[label] for label in made} for net in contest.networks]
     assert chosen == [{label: content["probabilities"][label][0][0] for label in made}] * 2
-    assert {net.choices[free] for net in contest.nets} == {content["probabilities"][free][i][0] for i in (0, 1)}
+    assert {net.choices[free] for net in contest.networks} == {content["probabilities"][free][i][0] for i in (0, 1)}
     assert "--judge: of networks within 1000 the probabilities give 2, not 6" in caplog.text
 
     for label in content["probabilities"]:  # all but decided: as many as asked for, by probabilities that are less so
@@ -222,9 +222,9 @@ def test_nets_to_be_judged_are_drawn_from_the_probabilities(searched, tmp_path, 
         content["probabilities"][label] = [[first, 1 - 1e-9], *([choice, 1e-9 / len(others)] for choice, _ in others)]
     (run / "probabilities.json").write_text(json.dumps(content))
     contest = judge_probable(FinishedSearch.read(run), 1000.0, 6, at_least=0.0)
-    nets = [tuple(net.choices.values()) for net in contest.nets]
+    nets = [tuple(net.choices.values()) for net in contest.networks]
     assert len(set(nets)) == 6
-    by_probability = sorted(contest.nets, key=lambda net: -net.log_probability)
+    by_probability = sorted(contest.networks, key=lambda net: -net.log_probability)
     assert by_probability[0].choices == {label: ps[0][0] for label, ps in content["probabilities"].items()}
 
 

@@ -15,7 +15,7 @@ LINE = b"nni-proxyless test 1\n"
 
 
 def written(path, state):
-    checkpoint_file.write_sealed(path, LINE, state)
+    checkpoint_file.write_with_digest(path, LINE, state)
     with open(path, "rb") as file:
         assert file.readline() == LINE
         return checkpoint_file.read_payload(file)

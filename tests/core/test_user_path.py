@@ -18,7 +18,7 @@ from nni_proxyless.config.train_config import TrainConfig
 from nni_proxyless.core.errors import UserError
 from nni_proxyless.core.user_path import expand_path, of_another_machine, user_path
 from nni_proxyless.search.nni_trial import output_folder
-from nni_proxyless.search.run_folder import alone_in
+from nni_proxyless.search.run_folder import locked
 
 from ..models.test_units import SEARCH
 
@@ -139,6 +139,6 @@ def test_a_folder_that_nothing_has_come_into_is_gone_again(home):
     """One that was made for a search, and none of the user's."""
     Path("mine").mkdir()
     for folder, is_left in ((output_folder(None, "search"), False), (Path("mine"), True)):
-        with pytest.raises(UserError), alone_in(folder, wait=False):
+        with pytest.raises(UserError), locked(folder, wait=False):
             raise UserError("refused")
         assert folder.exists() == is_left

@@ -17,7 +17,7 @@ from nni_proxyless.config.read import read_config
 from nni_proxyless.config.search_config import SearchConfig
 from nni_proxyless.config.train_config import TrainConfig
 from nni_proxyless.core.errors import UserError
-from nni_proxyless.data.fingerprint import FINGERPRINT, differing_images, fingerprint, know_again, require_same
+from nni_proxyless.data.fingerprint import FINGERPRINT, fingerprint, image_differences, record_or_compare, require_same
 from nni_proxyless.search.run import run_search
 from nni_proxyless.training.loop import train
 
@@ -63,7 +63,7 @@ def _nothing_given():
 def test_what_differs_is_said(now, said):
     there = json.loads(json.dumps(fingerprint(some())))
     given.update(now)
-    assert differing_images(there, fingerprint(some())) == said
+    assert image_differences(there, fingerprint(some())) == said
 
 
 def test_a_look_draws_no_random_number_and_leaves_augmented_images_alone():
@@ -101,7 +101,7 @@ def test_images_that_are_never_the_same_are_known_by_their_labels():
 
     there = fingerprint(dataclasses.replace(some(), train_plain=Other()))
     assert there["pixels"] is None
-    assert differing_images(there, fingerprint(dataclasses.replace(some(), train_plain=Other()))) == []
+    assert image_differences(there, fingerprint(dataclasses.replace(some(), train_plain=Other()))) == []
 
 
 def test_few_images_are_read_of_many():
@@ -174,12 +174,12 @@ def test_a_search_goes_on_and_is_derived_from_with_its_own_images_only(tmp_path,
 
 
 def test_a_search_that_begins_takes_any_images(tmp_path, caplog):
-    know_again(tmp_path, some(), goes_on=False)
+    record_or_compare(tmp_path, some(), goes_on=False)
     given["n"] = 140
-    know_again(tmp_path, some(), goes_on=False)
+    record_or_compare(tmp_path, some(), goes_on=False)
     assert json.loads((tmp_path / FINGERPRINT).read_text())["n_images"] == 140
     (tmp_path / FINGERPRINT).unlink()
-    know_again(tmp_path, some(), goes_on=True)  # begun by an older version
+    record_or_compare(tmp_path, some(), goes_on=True)  # begun by an older version
     assert "nobody can tell" in caplog.text
     require_same(tmp_path, some())
 

@@ -25,7 +25,7 @@ from nni_proxyless.core.atomic_files import write_weights
 from nni_proxyless.derive import Architecture, build_network, load_weights, to_timm
 from nni_proxyless.latency.estimators.timing import device_name
 from nni_proxyless.models.export.check_images import CheckImages
-from nni_proxyless.models.export.onnx_format import leave_onnx
+from nni_proxyless.models.export.onnx_format import write_onnx_for_netron
 
 from .derived_nets import TINY, difference, digits, leave, logits, three_nets
 
@@ -403,7 +403,7 @@ def test_a_search_goes_on_where_there_is_no_model_onnx_to_be_had(tiny, monkeypat
         with monkeypatch.context() as patch, caplog.at_level(logging.INFO, logger="nni_proxyless"):
             if missing:
                 patch.setitem(sys.modules, "onnxscript", None)
-            leave_onnx(network, (1, 16, 16) if missing else (3, 16, 16), tiny.parent / "model.onnx")
+            write_onnx_for_netron(network, (1, 16, 16) if missing else (3, 16, 16), tiny.parent / "model.onnx")
         (line,) = {record.getMessage() for record in caplog.records}
         assert line.startswith("no model.onnx")
         assert ("pip install 'nni-proxyless[export]'" in line) == missing

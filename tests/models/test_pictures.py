@@ -19,8 +19,13 @@ from timm.models._efficientnet_builder import decode_arch_def
 from nni_proxyless.cli.main import main
 from nni_proxyless.core.errors import UserError
 from nni_proxyless.models.architecture import Architecture
-from nni_proxyless.models.block_diagram import find_nets, net_of_architecture, net_of_definition, published_net
-from nni_proxyless.models.draw import COLOURS, draw_beside, draw_nets, save_picture
+from nni_proxyless.models.block_diagram import (
+    diagram_of_architecture,
+    diagram_of_definition,
+    diagram_of_published,
+    find_diagrams,
+)
+from nni_proxyless.models.draw import COLORS, draw_beside, draw_networks, save_picture
 from nni_proxyless.models.published import NETWORKS, PLACES
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "published_architectures.json"
@@ -54,7 +59,7 @@ def drawn(figure, row: int = 0) -> list:
 
 def test_blocks_are_drawn_as_the_definition_says(tmp_path):
     path = leave(tmp_path)
-    rectangles = drawn(draw_nets([net_of_architecture(path)]))
+    rectangles = drawn(draw_networks([diagram_of_architecture(path)]))
     assert [r is None for r in rectangles[2:11]] == [choice == "skip" for choice in SMALL.values()]
     definition = Architecture.read(path).network
     assert definition is not None
@@ -65,12 +70,12 @@ def test_blocks_are_drawn_as_the_definition_says(tmp_path):
     per_expansion = {round(r.get_height() / b.get("exp_ratio", 1), 9) for r, b in zip(inner, blocks, strict=True)}
     assert (len(per_channel), len(per_expansion)) == (1, 1)
     for r, b in zip(inner, blocks, strict=True):
-        assert to_hex(r.get_facecolor()) == COLOURS[b["dw_kernel_size"]]
+        assert to_hex(r.get_facecolor()) == COLORS[b["dw_kernel_size"]]
     places = [r.get_x() for r in inner]
     assert places == sorted(places)
     assert all(a.get_x() + a.get_width() < b.get_x() for a, b in itertools.pairwise(inner))
     # Stem, feature mix and classifier are there too, in no kernel's colour.
-    assert {to_hex(rectangles[i].get_facecolor()) for i in (0, -2, -1)}.isdisjoint(COLOURS.values())
+    assert {to_hex(rectangles[i].get_facecolor()) for i in (0, -2, -1)}.isdisjoint(COLORS.values())
 
 
 def test_a_definition_whose_choices_say_nothing_has_no_skips(tmp_path):
@@ -79,7 +84,7 @@ def test_a_definition_whose_choices_say_nothing_has_no_skips(tmp_path):
     known = json.loads(path.read_text())
     for choices in ({"layer3": "skip"}, {**SMALL, "stage1.1": "k3e3"}, {}):
         path.write_text(json.dumps({**known, "choices": choices}))
-        net = net_of_architecture(path)
+        net = diagram_of_architecture(path)
         assert not any(block.skipped for block in net.blocks)
         assert [b.label for b in net.blocks[1:7]] == ["MB1 3x3", "MB3 5x5", "MB6 3x3", "MB6 7x7", "MB3 3x3", "MB3 7x7"]
 
@@ -94,32 +99,32 @@ def test_a_stage_may_be_left_out_as_a_whole(tmp_path):
         "in_channels": 1,
     }
     path = leave(tmp_path, {"stage1.0": "skip", "stage2.0": "k3e3"}, space=space)
-    net = net_of_architecture(path)
+    net = diagram_of_architecture(path)
     assert [s.notes for s in net.stages] == [
         ("16×16", "16 ch"), ("16×16", "8 ch"), (), ("8×8", "8 ch"), ("8×8", "128 ch"), ("10", "classes"),
     ]  # fmt: skip
-    assert [r is None for r in drawn(draw_nets([net]))] == [False, False, True, False, False, False]
+    assert [r is None for r in drawn(draw_networks([net]))] == [False, False, True, False, False, False]
 
 
 def test_stages_say_the_size_and_channels_of_their_maps():
-    net = published_net("proxyless_mobile")
+    net = diagram_of_published("proxyless_mobile")
     assert [stage.notes for stage in net.stages] == [
         ("112×112", "32 ch"), ("112×112", "16 ch"), ("56×56", "32 ch"), ("28×28", "40 ch"), ("14×14", "80 ch"),
         ("14×14", "96 ch"), ("7×7", "192 ch"), ("7×7", "320 ch"), ("7×7", "1280 ch"), ("1000", "classes"),
     ]  # fmt: skip
-    odd = net_of_definition("odd", {"blocks": [["ds_r1_k3_s2_c8"]], "stem_stride": 2, "bn_eps": 1e-3}, (3, 225, 31))
+    odd = diagram_of_definition("odd", {"blocks": [["ds_r1_k3_s2_c8"]], "stem_stride": 2, "bn_eps": 1e-3}, (3, 225, 31))
     assert [stage.notes[0] for stage in odd.stages[:2]] == ["113×16", "57×8"]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_published_nets_are_drawn_with_what_was_left_out(name):
-    net = published_net(name)
+    net = diagram_of_published(name)
     counts = {"proxyless_cpu": "439.2 M multiply-adds, 4.36 M parameters",
               "proxyless_mobile_14": "580.9 M multiply-adds, 6.86 M parameters",
               "proxyless_gpu": "465.3 M multiply-adds, 7.12 M parameters",
               "proxyless_mobile": "320.4 M multiply-adds, 4.08 M parameters"}  # fmt: skip
     assert net.figures == counts[name]
-    assert len(drawn(draw_nets([net]))) == 1 + 22 + 2
+    assert len(drawn(draw_networks([net]))) == 1 + 22 + 2
     if not SHARED.exists():
         pytest.skip(f"the published architectures are not here: {SHARED}")
     known = json.loads(SHARED.read_text())
@@ -139,7 +144,7 @@ def test_places_fit_the_published_definitions():
 
 
 def test_nets_side_by_side_have_the_same_scales():
-    figure = draw_nets(find_nets(["proxyless_mobile", "proxyless_gpu"]), title="two networks")
+    figure = draw_networks(find_diagrams(["proxyless_mobile", "proxyless_gpu"]), title="two networks")
     mobile, gpu = drawn(figure, 0), drawn(figure, 1)
     assert gpu[22].get_width() / mobile[22].get_width() == pytest.approx(432 / 320)
     assert gpu[22].get_height() == pytest.approx(mobile[22].get_height())
@@ -159,18 +164,18 @@ def test_no_text_is_cut_off_or_over_another(case, tmp_path):
     latency = {"target_ms": 78.0, "measured_ms": 84.25, "unit": "ms"}
     title = ""
     if case == "published":
-        nets = find_nets(["proxyless_mobile", "proxyless_gpu"])
+        nets = find_diagrams(["proxyless_mobile", "proxyless_gpu"])
     elif case == "21 blocks":
         path = leave(tmp_path / "a run with a name", full(6, "k7e6"), (3, 224, 224), space={}, latency=latency,
                      search={"accuracy": 0.5})  # fmt: skip
-        nets = [net_of_architecture(path)]
+        nets = [diagram_of_architecture(path)]
     elif case == "3 blocks":
         space = {"preset": "small", "widths": [8, 8], "depths": [1, 1], "strides": [2, 1], "stem_width": 8}
-        nets = [net_of_architecture(leave(tmp_path / "3", {"stage1.0": "k3e3", "stage2.0": "k5e6"}, space=space))]
+        nets = [diagram_of_architecture(leave(tmp_path / "3", {"stage1.0": "k3e3", "stage2.0": "k5e6"}, space=space))]
     else:
-        nets = [net_of_architecture(leave(tmp_path / "a"))]
+        nets = [diagram_of_architecture(leave(tmp_path / "a"))]
         title = "The digits within four milliseconds"
-    figure = draw_nets(nets, title)
+    figure = draw_networks(nets, title)
     figure.set_dpi(150)  # as it is saved
     renderer = FigureCanvasAgg(figure).get_renderer()
     boxes = [(t.get_text(), t.get_window_extent(renderer)) for t in figure.axes[0].texts if t.get_text()]
@@ -195,7 +200,7 @@ def luminance(colour: str) -> float:
 
 def test_kernels_can_be_told_apart_without_colours():
     """Lighter to darker: contrasts between neighbours of 1.5 and more, as WCAG computes them."""
-    values = [luminance(COLOURS[kernel]) + 0.05 for kernel in sorted(COLOURS)]
+    values = [luminance(COLORS[kernel]) + 0.05 for kernel in sorted(COLORS)]
     # White and sand are next to each other in lightness only for a 1x1 kernel, which no space of ours has.
     assert all(a / b > 1.5 for a, b in itertools.pairwise(values[1:])), values
     assert values == sorted(values, reverse=True)
@@ -209,7 +214,7 @@ def texts_of(path: Path) -> list[str]:
 
 def test_the_svg_holds_its_labels_as_text(tmp_path):
     path = leave(tmp_path, latency={"target_ms": 3.0, "measured_ms": 3.141, "unit": "ms"}, search={"accuracy": 0.8768})
-    save_picture(draw_nets([net_of_architecture(path)], title="A title & more <"), tmp_path / "a.svg")
+    save_picture(draw_networks([diagram_of_architecture(path)], title="A title & more <"), tmp_path / "a.svg")
     texts = texts_of(tmp_path / "a.svg")
     labels = [text for text in texts if re.fullmatch(r"MB\d \dx\d|skip|Conv \dx\d|Pool, linear", text)]
     assert labels == [
@@ -225,7 +230,7 @@ def test_the_svg_holds_its_labels_as_text(tmp_path):
 
 
 def figures(folder: Path, **known) -> str:
-    return net_of_architecture(leave(folder, **known)).figures
+    return diagram_of_architecture(leave(folder, **known)).figures
 
 
 def test_figures_are_those_that_are_known(tmp_path):
@@ -248,7 +253,7 @@ def test_the_command_as_typed_writes_the_same_bytes_again(tmp_path, command):
     done = command("nni-proxyless", "draw", "run/architecture.json")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "picture: run/network.svg\npicture: run/network.png\n"
-    figure = draw_nets([net_of_architecture(path)])
+    figure = draw_networks([diagram_of_architecture(path)])
     for ending in ("svg", "png"):
         save_picture(figure, tmp_path / f"here.{ending}")
         assert (tmp_path / f"here.{ending}").read_bytes() == (path.parent / f"network.{ending}").read_bytes()
@@ -320,13 +325,13 @@ def test_other_blocks_of_timm(tmp_path):
         "blocks": [["cn_r1_k3_s1_c8"], ["er_r2_k3_s2_e4_c16"], ["ir_r1_k11_s1_e2.5_c24_se0.25"]],
         "stem_stride": 2,
     }
-    net = net_of_definition("mine", definition, (3, 64, 64))
+    net = diagram_of_definition("mine", definition, (3, 64, 64))
     assert [b.label for b in net.blocks] == [
         "Conv 3x3", "Conv 3x3", "Fused4 3x3", "Fused4 3x3", "MB2.5 11x11", "Conv 1x1", "Pool, linear",
     ]  # fmt: skip
-    save_picture(draw_nets([net]), tmp_path / "a.svg")
+    save_picture(draw_networks([net]), tmp_path / "a.svg")
     with pytest.raises(UserError, match=r"^picture .*a\.pdf: '\.pdf' is not allowed here; allowed: \.svg, \.png$"):
-        save_picture(draw_nets([net]), tmp_path / "a.pdf")
+        save_picture(draw_networks([net]), tmp_path / "a.pdf")
 
 
 def test_a_search_does_not_fail_because_of_a_picture(tmp_path, caplog):

@@ -183,7 +183,7 @@ def test_other_training_is_no_comparison(runs, tmp_path, capsys):
     )
     page = Page(tmp_path / "pages" / "p.html")
     assert "No random or reference network has been trained as one of the searched ones" in page.words
-    assert f"cd {tmp_path} nni-proxyless reference one --random 5 for net in one/architecture.json " in page.words
+    assert f"cd {tmp_path} nni-proxyless reference one --random 5 for network in one/architecture.json " in page.words
     assert len(page.tables) == 1
 
 

@@ -82,7 +82,7 @@ def recorded(tmp_path, monkeypatch):
 def seen(watcher: Watcher, recorded: Recorded, moment: float) -> tuple[list[str], list[str], list[str]]:
     """Ended, steps, and the text of each bar."""
     recorded.is_as_of(moment)
-    ended, steps = watcher.see(read_experiment("yo96r8fj"), moment)
+    ended, steps = watcher.update(read_experiment("yo96r8fj"), moment)
     return ended, steps, [f"{progress.name} | {progress.words}" for progress in watcher.running]
 
 

@@ -10,7 +10,7 @@ from nni_proxyless.search import monitor
 def test_a_network_is_counted_when_it_has_become_another_one(monkeypatch):
     counted, count = [], monitor.count_macs
     monkeypatch.setattr(monitor, "count_macs", lambda *given: counted.append(given) or count(*given))
-    judge = monitor.DerivedNetMonitor(
+    judge = monitor.DerivedNetworkMonitor(
         profiler=None, input_shape=(3,), calibration=None, validation=None, report=lambda *of: None
     )
     found = []

@@ -15,7 +15,13 @@ from nni_proxyless.cli.main import main
 from nni_proxyless.derive import to_timm
 from nni_proxyless.latency import DeviceEstimator
 from nni_proxyless.models.architecture import Architecture
-from nni_proxyless.search.mobilenetv2_baseline import MOBILENETV2, reference_layout, reference_nets, scaled, time_beside
+from nni_proxyless.search.mobilenetv2_baseline import (
+    MOBILENETV2,
+    measure_baselines,
+    reference_layout,
+    reference_networks,
+    scaled,
+)
 
 TINY = {"preset": "small", "widths": [8, 16], "depths": [2, 1], "strides": [2, 2], "stem_width": 8, "feature_mix": 32,
         "num_classes": 10, "in_channels": 1}  # fmt: skip
@@ -36,7 +42,7 @@ def leave(folder: Path, arguments: dict[str, Any] = TINY, shape: tuple[int, ...]
 @pytest.fixture(scope="module")
 def imagenet(tmp_path_factory) -> dict[float, Architecture]:
     path = leave(tmp_path_factory.mktemp("imagenet"), {}, (3, 224, 224))
-    nets = reference_nets(Architecture.read(path), [0.5, 1.0, 1.4])
+    nets = reference_networks(Architecture.read(path), [0.5, 1.0, 1.4])
     return {net.search["width"]: net for net in nets}
 
 
@@ -78,7 +84,7 @@ def test_other_widths_round_as_timm_does(width):
 
 def test_a_space_of_small_images_keeps_its_skeleton(tmp_path):
     searched = Architecture.read(leave(tmp_path))
-    nets = reference_nets(searched, [0.5, 1.0, 2.0])
+    nets = reference_networks(searched, [0.5, 1.0, 2.0])
     assert [net.network["blocks"] for net in nets] == [
         [["ds_r1_k3_s1_c8"], ["ir_r1_k3_s2_e6_c8", "ir_r1_k3_s1_e6_c8"], ["ir_r1_k3_s2_e6_c8"]],
         [["ds_r1_k3_s1_c8"], ["ir_r1_k3_s2_e6_c8", "ir_r1_k3_s1_e6_c8"], ["ir_r1_k3_s2_e6_c16"]],
@@ -131,8 +137,8 @@ def test_of_another_machine_milliseconds_stay_unknown(tmp_path):
     elsewhere = {**DeviceEstimator().conditions, "device": "a phone"}
     path = leave(tmp_path, latency={"measured_ms": 3.0, "measured_conditions": elsewhere})
     searched = Architecture.read(path)
-    nets = reference_nets(searched, [1.0])
-    assert time_beside(searched, nets) is None
+    nets = reference_networks(searched, [1.0])
+    assert measure_baselines(searched, nets) is None
     assert nets[0].latency["measured_ms"] is None
     assert nets[0].latency["measured_conditions"] is None
 

@@ -23,7 +23,7 @@ from nni_proxyless.cli.main import main
 from nni_proxyless.core.tensorboard_writer import Curves
 from nni_proxyless.search.heat_map import draw_heat_map, place_of
 from nni_proxyless.search.nni_web_ui import answers, connect_tensorboard, show_netron
-from nni_proxyless.search.tensorboard import Story, is_drawn
+from nni_proxyless.search.tensorboard import TensorBoardLog, is_drawn
 
 SHAPE = (1, 8, 8)
 
@@ -58,11 +58,11 @@ def tell(space, folder, *, begin, end):
     TensorBoard reads files in the order of their names: by their second, and within one, by a counter of the process, 10 before 9.
     """
     a_new_second()
-    story, logger = Story(), TensorBoardLogger(str(folder), name="", version="tensorboard")
+    story, logger = TensorBoardLog(), TensorBoardLogger(str(folder), name="", version="tensorboard")
     for epoch in range(begin, end):
         probs = probabilities(space, epoch)
         sample = {label: max(p, key=p.get) for label, p in probs.items()}
-        story.tell(
+        story.write(
             logger, epoch, 5, space=space, figures={"default": 0.5, "table_ms": 2.0}, sample=sample, probs=probs,
             input_shape=SHAPE, unit="ms",
         )  # fmt: skip
@@ -74,13 +74,13 @@ def test_tensorboard_has_a_heat_map_for_each_choice_and_the_net(space, tmp_path)
     told = tell(space, tmp_path, begin=0, end=5)
     tags = told.Tags()
     labels = {f"probabilities/{label}" for label in (*space.simplify(), "outer/inner")}
-    assert set(tags["images"]) == labels | {"net"}
+    assert set(tags["images"]) == labels | {"network"}
     assert set(tags["scalars"]) == {"search/default", "search/table_ms"}
     for tag in (*labels, "search/default"):
         seen = told.Images(tag) if tag in labels else told.Scalars(tag)
         still = tag == "probabilities/outer/inner"  # drawn at first, and when all is over
         assert [event.step for event in seen] == ([1, 5] if still else [1, 2, 3, 4, 5])
-    size = Image.open(io.BytesIO(told.Images("net")[-1].encoded_image_string)).size
+    size = Image.open(io.BytesIO(told.Images("network")[-1].encoded_image_string)).size
     assert size[0] > 500
 
 
@@ -98,11 +98,11 @@ def test_a_heat_map_is_drawn_when_its_probabilities_change(tmp_path):
     went = [[0.5, 0.5], [0.5, 0.5], [0.25, 0.75], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]
     pictures = {}
     for name, epochs in (("once", len(went)), ("anew", len(went))):
-        story, logger = Story(), TensorBoardLogger(str(tmp_path / name), name="", version="tensorboard")
+        story, logger = TensorBoardLog(), TensorBoardLogger(str(tmp_path / name), name="", version="tensorboard")
         for epoch, p in enumerate(went):
             if name == "anew":  # as after a kill: nothing is drawn yet
-                story = Story()
-            story.tell(
+                story = TensorBoardLog()
+            story.write(
                 logger, epoch, epochs, space=None, figures={}, sample={}, probs={"a": dict(enumerate(p))},
                 input_shape=SHAPE, unit="ms",
             )  # fmt: skip
@@ -115,25 +115,25 @@ def test_a_heat_map_is_drawn_when_its_probabilities_change(tmp_path):
 
 
 def test_the_net_is_drawn_when_it_changes(space, tmp_path):
-    story, logger = Story(), TensorBoardLogger(str(tmp_path), name="", version="tensorboard")
+    story, logger = TensorBoardLog(), TensorBoardLogger(str(tmp_path), name="", version="tensorboard")
     first, second = (
         {label: mutable.values[i] for label, mutable in space.simplify().items()} for i in (0, 1)
     )  # fmt: skip
     for epoch, sample in enumerate([first, first, second, second, first]):
-        story.tell(
+        story.write(
             logger, epoch, 5, space=space, figures={"default": 0.5, "table_ms": 2.0}, sample=sample, probs={},
             input_shape=SHAPE, unit="ms",
         )  # fmt: skip
     logger.finalize("success")
     told = EventAccumulator(str(tmp_path / "tensorboard"), {"images": 0}).Reload()
-    assert [event.step for event in told.Images("net")] == [1, 3, 5]
+    assert [event.step for event in told.Images("network")] == [1, 3, 5]
 
 
 def test_a_picture_that_cannot_be_drawn_costs_a_line_of_the_log(space, tmp_path, caplog):
     """Labels that the space does not know; the curves are there."""
-    story, logger = Story(), TensorBoardLogger(str(tmp_path), name="", version="tensorboard")
+    story, logger = TensorBoardLog(), TensorBoardLogger(str(tmp_path), name="", version="tensorboard")
     for epoch in range(2):
-        story.tell(
+        story.write(
             logger, epoch, 2, space=space, figures={"default": 0.5, "table_ms": 2.0}, sample={"other": 1},
             probs={"other": {1: 0.5, 2: 0.5}}, input_shape=SHAPE, unit="ms",
         )  # fmt: skip

@@ -294,7 +294,7 @@ def test_the_tensorboard_button_shows_the_trials_that_are_ticked(experiment):
 
     labels = {f"probabilities/stage{s}.{i}" for s in (1, 2) for i in (0, 1)}
     for tags in wait_for("pictures", lambda: runs("images", "probabilities/stage2.1")).values():
-        assert set(tags) == labels | {"net"}
+        assert set(tags) == labels | {"network"}
     for tags in wait_for("curves", lambda: runs("scalars", "search/entropy")).values():
         assert {f"search/{name}" for name in ("default", "expected_ms", "table_ms", "multiplier", "train_loss")} <= set(
             tags

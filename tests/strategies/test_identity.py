@@ -13,7 +13,7 @@ from nni.nas.evaluator.pytorch import DataLoader, Lightning
 from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
 from nni_proxyless.strategies import DSNAS, ProxylessNAS
 from nni_proxyless.strategies.oneshot.checkpoint import CheckpointError, CheckpointFolder
-from nni_proxyless.strategies.oneshot.identity import identity_of_penalty, without_homes
+from nni_proxyless.strategies.oneshot.identity import identity_of_penalty, without_modules
 
 from nni_proxyless.core.ranges import GreaterThan, NotIdentity
 from nni_proxyless.core.settings_diff import differences
@@ -136,9 +136,9 @@ def test_a_checkpoint_that_does_not_say_an_option_is_gone_on_from(tmp_path, capl
 
 def test_a_class_that_has_moved_is_the_same_class(tmp_path):
     """Checkpoints of earlier versions name classes of this package by the modules that they were in then."""
-    assert without_homes("nni_proxyless.latency.penalty.LatencyPenalty") == "nni_proxyless:LatencyPenalty"
-    assert without_homes("nni_proxyless.latency.penalty.LatencyReward") != "nni_proxyless:LatencyPenalty"
-    assert without_homes("somebody.latency.penalty.LatencyPenalty") == "somebody.latency.penalty.LatencyPenalty"
+    assert without_modules("nni_proxyless.latency.penalty.LatencyPenalty") == "nni_proxyless:LatencyPenalty"
+    assert without_modules("nni_proxyless.latency.penalty.LatencyReward") != "nni_proxyless:LatencyPenalty"
+    assert without_modules("somebody.latency.penalty.LatencyPenalty") == "somebody.latency.penalty.LatencyPenalty"
     assert Newer(temperature=LatencyPenalty).identity()["temperature"] == "nni_proxyless:LatencyPenalty"
     searched(tmp_path)
     files = CheckpointFolder(tmp_path)

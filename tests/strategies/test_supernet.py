@@ -14,7 +14,7 @@ from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace, Repeat
 from nni_proxyless.strategies import ProxylessNAS
 from nni_proxyless.strategies.supernet.frozen import gradients_off
 from nni_proxyless.strategies.supernet.gate import Gate
-from nni_proxyless.strategies.supernet.layers import SampledLayer, settle
+from nni_proxyless.strategies.supernet.layers import SampledLayer, remove_unused_candidates
 from torch import Tensor, nn
 
 from nni_proxyless.core.batch_norm import batch_norm_statistics_kept
@@ -244,7 +244,7 @@ def test_a_gate_without_a_sampled_path_runs_the_most_probable_candidate():
 def test_a_removed_candidate_says_which_choice_was_fixed_to_what():
     net, gates = supernet(OneChoice(4))
     gates["choice"].fix(2)
-    settle(net)
+    remove_unused_candidates(net)
     assert torch.equal(net(images()), net.after(net.choice[2](net.before(images()))))
     with pytest.raises(RuntimeError, match=r"candidate was removed: choice 'choice' is fixed to '?2'?"):
         net.choice[1](images())

@@ -32,7 +32,7 @@ from nni_proxyless.derive import build_network, count_macs, count_parameters, in
 from nni_proxyless.latency import LatencyProfiler, LookupTable
 from nni_proxyless.models.architecture import Architecture
 from nni_proxyless.models.record import latency_record
-from nni_proxyless.search.mobilenetv2_baseline import reference_nets
+from nni_proxyless.search.mobilenetv2_baseline import reference_networks
 from nni_proxyless.search.random_baseline import draw_within_budget
 
 from .. import ROOT
@@ -281,7 +281,7 @@ def cell(grid: Grid, method: str, width: float, seed: int, folder: Path) -> dict
     table, targets = folder / "table.yaml", json.loads((folder / "targets.json").read_text(encoding="utf-8"))
     target_ms = targets[str(width)]["target_ms"]
     if method == "mobilenetv2":
-        (net,) = reference_nets(any_net(grid), [width])
+        (net,) = reference_networks(any_net(grid), [width])
         paths = [mine / "net" / "architecture.json"]
         net.write(paths[0])
     elif method == "random":

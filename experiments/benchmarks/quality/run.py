@@ -31,7 +31,7 @@ from nni_proxyless.derive import build_network
 from nni_proxyless.latency import DeviceEstimator
 from nni_proxyless.models.architecture import Architecture
 from nni_proxyless.search import nni_trial
-from nni_proxyless.search.mobilenetv2_baseline import reference_nets
+from nni_proxyless.search.mobilenetv2_baseline import reference_networks
 
 from .. import ROOT
 from ..common import record
@@ -79,7 +79,7 @@ def prepare(grid: Grid, folder: Path, short: bool) -> None:
             sample.append(
                 dataclasses.replace(base, choices=choices, network=space.timm_definition(choices))
             )  # fmt: skip
-        references = reference_nets(base, grid.widths)
+        references = reference_networks(base, grid.widths)
         ms = in_turns([*references, *sample])
         # Today's speed of the machine by that of the table's day.
         scale = statistics.median(

@@ -24,7 +24,7 @@ from nni_proxyless.strategies.estimators import (
 from nni_proxyless.strategies.oneshot.constraints import most_probable_within
 from nni_proxyless.strategies.supernet.frozen import gradients_off
 from nni_proxyless.strategies.supernet.gate import Gate
-from nni_proxyless.strategies.supernet.layers import SampledModule, settle
+from nni_proxyless.strategies.supernet.layers import SampledModule, remove_unused_candidates
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -190,7 +190,7 @@ class PlainLoop:
         if not all(gate.fixed for gate in self.searched):
             return {}
         self.is_child = True
-        settle(self.supernet)
+        remove_unused_candidates(self.supernet)
         left = set(self.supernet.parameters())
         for group in self.optimizer.param_groups:
             group["params"] = [p for p in group["params"] if p in left]

@@ -23,9 +23,9 @@ from .timing import (  # fmt: skip
     noise,
     noise_like,
     problems_of,
-    surroundings,
     synchronize,
     time_ms,
+    timing_settings,
 )
 
 __all__ = ["DeviceEstimator", "Measurement"]
@@ -171,7 +171,7 @@ class DeviceEstimator(LatencyEstimator):
         ]
         for parameter in {p for m in copies for p in m.parameters()}:
             parameter.data = parameter.data.clone()
-        with self.alone(), surroundings(self.device, self.threads):
+        with self.alone(), timing_settings(self.device, self.threads):
             yield copies
 
     def alone(self) -> AbstractContextManager[None]:

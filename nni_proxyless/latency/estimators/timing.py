@@ -1,4 +1,4 @@
-"""One run of a module on a device: its input, its surroundings, its clock; and what a table says about all that.
+"""One run of a module on a device: its input, its settings, its clock; and what a table says about all that.
 
 Standard library and torch only: ``nni-proxyless latency export`` copies this file to the target, so that a phone times as
 :class:`~nni_proxyless.latency.DeviceEstimator` does.
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["PRECISIONS", "conditions_of", "device_name", "median_and_p95", "noise", "noise_like", "problems_of", "spread", "surroundings", "synchronize", "time_ms", "waiting_of"]  # fmt: skip
+__all__ = ["PRECISIONS", "conditions_of", "device_name", "median_and_p95", "noise", "noise_like", "problems_of", "spread", "synchronize", "time_ms", "timing_settings", "wait_policy_of"]  # fmt: skip
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -54,7 +54,7 @@ def conditions_of(device: torch.device, runtime: str, threads: int, batch: int, 
     }
 
 
-def waiting_of(device: torch.device, threads: int) -> dict[str, str]:
+def wait_policy_of(device: torch.device, threads: int) -> dict[str, str]:
     """How threads waited for each other while they were timed, for what a table says about itself; nothing where none did.
 
     It is no condition that tables are compared by: those that are older do not say it.
@@ -80,7 +80,7 @@ def device_name(device: torch.device) -> str:
 
 
 @contextmanager
-def surroundings(device: torch.device, threads: int) -> Iterator[None]:
+def timing_settings(device: torch.device, threads: int) -> Iterator[None]:
     """Torch as it is to be while modules are timed: inference mode, that many threads."""
     if device.type == "cpu":
         _keep_freed_memory()

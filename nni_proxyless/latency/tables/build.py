@@ -21,7 +21,7 @@ from typing import Any, Literal
 from nni.nas.nn.pytorch import ModelSpace
 
 from ..estimators.device import DeviceEstimator, Measurement
-from ..estimators.timing import spread, waiting_of
+from ..estimators.timing import spread, wait_policy_of
 from ..operation import Operation, Shape, shape_text, trace_operations
 from .drift import without_drift
 from .kept_timings import KeptTimings, Run
@@ -98,7 +98,7 @@ def build_lookup_table(
         measured={
             "date": datetime.date.today().isoformat(),
             **settings,
-            **waiting_of(estimator.device, estimator.threads),
+            **wait_policy_of(estimator.device, estimator.threads),
             "drift": round(drift, 3),
             "unrest": round(spread(drifts), 3),
         },

@@ -40,9 +40,9 @@ from timing import (  # noqa: E402  # the same
     noise_like,
     problems_of,
     spread,
-    surroundings,
     time_ms,
-    waiting_of,
+    timing_settings,
+    wait_policy_of,
 )  # fmt: skip
 
 EXPORT = "operations.json"
@@ -118,7 +118,7 @@ def _measure(a: argparse.Namespace) -> None:
     kept = _Kept(partial, {"conditions": conditions, **settings, "export": export}, len(entries))
     if kept.lines:
         print(f"going on with {partial}: {len(kept.lines) - 1} of {a.repeats} rounds are there", file=sys.stderr)
-    with surroundings(device, a.threads):
+    with timing_settings(device, a.threads):
         for i in range(len(entries)):
             for _ in range(a.warmup):
                 run(i)
@@ -145,7 +145,7 @@ def _measure(a: argparse.Namespace) -> None:
         "measured": {
             "date": datetime.date.today().isoformat(),
             **settings,
-            **waiting_of(device, a.threads),
+            **wait_policy_of(device, a.threads),
             "drift": round(drift, 3),
             "unrest": round(spread(drifts), 3),
         },

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ...core.atomic_files import replacing
 from ...core.errors import UserError
 
-__all__ = ["DEFAULT_OPSET", "OPSETS", "OnnxNetwork", "leave_onnx", "require_packages", "write_onnx"]
+__all__ = ["DEFAULT_OPSET", "OPSETS", "OnnxNetwork", "require_packages", "write_onnx", "write_onnx_for_netron"]
 
 _logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def write_onnx(
     # Not 1, which torch.export takes for a constant.
     images = torch.zeros(batch or 2, *shape)
     names: Any = {"input_names": ["input"], "output_names": ["logits"], "opset_version": opset}
-    with quiet():
+    with exporters_silenced():
         if opset >= FIRST_OF_NEWER:
             torch.onnx.export(
                 network, (images,), str(path), dynamo=True, dynamic_shapes=None if batch else ({0: "batch"},),
@@ -119,7 +119,7 @@ class OnnxNetwork:
         return torch.from_numpy(logits)
 
 
-def leave_onnx(network: nn.Module, shape: Sequence[int], path: Path) -> None:
+def write_onnx_for_netron(network: nn.Module, shape: Sequence[int], path: Path) -> None:
     """Write ``model.onnx`` for Netron; if that fails, log one line.
 
     Its batch size is free. An older file, of another network, is removed in any case.
@@ -136,7 +136,7 @@ def leave_onnx(network: nn.Module, shape: Sequence[int], path: Path) -> None:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def exporters_silenced() -> Iterator[None]:
     """Silence torch, onnxscript and onnxruntime: deprecation warnings, and what older releases print among a command's results.
 
     What they do is checked on the file.

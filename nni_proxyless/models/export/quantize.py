@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .onnx_format import quiet
+from .onnx_format import exporters_silenced
 
 __all__ = ["quantize"]
 
@@ -37,7 +37,7 @@ def quantize(float_file: Path, path: Path, images: Tensor, *, batch: int | None 
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    with quiet(), tempfile.TemporaryDirectory() as folder:
+    with exporters_silenced(), tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder) / "prepared.onnx"
         # Batch norm goes into the convolutions before it; shapes are fixed, so that symbols need not be followed.
         quant_pre_process(str(float_file), str(prepared), skip_symbolic_shape=True)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .onnx_format import quiet
+from .onnx_format import exporters_silenced
 
 __all__ = ["read_program", "read_torchscript", "write_program", "write_torchscript"]
 
@@ -37,7 +37,7 @@ def write_program(network: nn.Module, shape: Sequence[int], path: Path, *, batch
     """Export the network in evaluation mode through ``torch.export``; a batch of None is free."""
     network = copy.deepcopy(network).cpu().eval()
     dynamic: Any = None if batch else ({0: torch.export.Dim.DYNAMIC},)
-    with quiet():
+    with exporters_silenced():
         program = torch.export.export(network, (torch.zeros(batch or 2, *shape),), dynamic_shapes=dynamic)
         content = io.BytesIO()  # it warns of paths that do not end in .pt2, which a temporary one might not
         torch.export.save(program, content)
@@ -46,5 +46,5 @@ def write_program(network: nn.Module, shape: Sequence[int], path: Path, *, batch
 
 def read_program(path: Path) -> Callable[[Tensor], Tensor]:
     """The network of such a file."""
-    with quiet():
+    with exporters_silenced():
         return torch.export.load(io.BytesIO(path.read_bytes())).module()
