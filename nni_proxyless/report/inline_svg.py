@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["inline_svg"]
 
-COLOURS = {
+COLORS = {
     "#000000": "currentColor", "#ffffff": "var(--paper)", "#dddddd": "var(--line)", "#808080": "var(--muted)",
     "#696969": "var(--muted)", "#a8480f": "var(--searched)", "#3b6ea5": "var(--reference)", "#6b6b6b": "var(--random)",
 }  # fmt: skip
@@ -74,7 +74,7 @@ def _rewritten(name: str, value: str, prefix: str) -> str:
         return value.replace("#", f"#{prefix}-")
     value = value.replace("url(#", f"url(#{prefix}-")
     if name in ("style", "fill", "stroke"):
-        value = re.sub(r"#[0-9a-f]{6}", lambda match: COLOURS.get(match[0], match[0]), value)
+        value = re.sub(r"#[0-9a-f]{6}", lambda match: COLORS.get(match[0], match[0]), value)
         value = re.sub(r"font-family: [^;]*;? ?", "", value)
         value = re.sub(r"font: (?:(bold|\d+) )?([\d.]+px)[^;]*", _size_alone, value)  # matplotlib before 3.11
     return value.replace("\n", "")
