@@ -222,5 +222,7 @@ def test_a_module_of_the_users_own_that_does_not_import_says_where(tmp_path, for
 
 
 def test_a_space_without_a_choice_is_refused():
-    with pytest.raises(UserError, match=r"tests\.test_training:Plain has no choice, so there is nothing to search"):
+    with pytest.raises(
+        UserError, match=r"tests\.training\.test_training:Plain has no choice, so there is nothing to search"
+    ):
         make_searchable_space("tests.training.test_training:Plain", {})
