@@ -8,7 +8,7 @@ from nni_proxyless.search_spaces import MobileNetV2Space
 
 from nni_proxyless.latency import Calibration, LookupTable, MacsEstimator, Measurement, TableOnly, trace_operations
 from nni_proxyless.latency.digits import DIGITS, distinct_in_words, in_words, significant
-from nni_proxyless.latency.tables.build import _Kept
+from nni_proxyless.latency.tables.kept_timings import KeptTimings
 from nni_proxyless.latency.tables.yaml_format import TimedNetwork
 from nni_proxyless.report.number_format import amount, figure
 from nni_proxyless.search.latency_table import make_profiler
@@ -85,9 +85,9 @@ def test_a_search_keeps_a_table_in_seconds(tmp_path):
 
 
 def test_a_build_that_goes_on_has_the_times_of_before(tmp_path):
-    kept = _Kept(tmp_path / "partial", {"keys": ["one"]})
+    kept = KeptTimings(tmp_path / "partial", {"repeats": 1}, ["one"])
     kept.add([("one", 1.23456789e-7)])
-    assert _Kept(tmp_path / "partial", {"keys": ["one"]}).runs == [[("one", 1.23456789e-7)]]
+    assert KeptTimings(tmp_path / "partial", {"repeats": 1}, ["one"]).runs == [[("one", 1.23456789e-7)]]
 
 
 @pytest.mark.parametrize(

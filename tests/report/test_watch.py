@@ -309,9 +309,13 @@ def test_nni_s_list_is_read_when_it_is_whole(recorded, tmp_path):
 def test_ctrl_c_ends_the_watching_and_not_the_experiment(recorded, capsys, monkeypatch):
     recorded.is_as_of(BEGAN)
     monkeypatch.setattr(time, "sleep", lambda seconds: signal.raise_signal(signal.SIGINT))  # where it mostly is
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     arguments = _parser().parse_args(["watch"])
-    with pytest.raises(KeyboardInterrupt):
-        arguments.run(arguments)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            arguments.run(arguments)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (
         "the experiment goes on; to watch it again: nni-proxyless watch yo96r8fj; to end it: nnictl stop yo96r8fj"
         in (capsys.readouterr().err)
