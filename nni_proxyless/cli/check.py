@@ -36,7 +36,7 @@ def _check(arguments: argparse.Namespace) -> int:
     sound, problems = [], []
     for path in paths:
         try:
-            sound.append(_said_of(path, overrides))
+            sound.append(_summary(path, overrides))
         except UserError as error:
             problems.append(str(error))
     print("\n".join(sound), end="")
@@ -45,7 +45,7 @@ def _check(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _said_of(path: Path, overrides: list[tuple[str, str, Any]]) -> str:
+def _summary(path: Path, overrides: list[tuple[str, str, Any]]) -> str:
     """The resolved configuration of a file, as YAML with comments."""
     from ..config.read import read_config
     from ..config.search_config import SearchConfig
@@ -55,12 +55,12 @@ def _said_of(path: Path, overrides: list[tuple[str, str, Any]]) -> str:
     if kind == "experiment":
         if overrides:
             raise UserError(f"{path}: overrides of an experiment's trials stand in its trialCommand and searchSpace")
-        return _said_of_experiment(path)
+        return _summary_of_experiment(path)
     cls: Any = SearchConfig if kind == "search" else TrainConfig
     return f"# {path} is valid. With all that it leaves out:\n{_yaml(read_config(cls, path, overrides))}"
 
 
-def _said_of_experiment(path: Path) -> str:
+def _summary_of_experiment(path: Path) -> str:
     from ..config.nni_experiment import check_experiment
 
     found = check_experiment(path)

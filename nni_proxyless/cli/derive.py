@@ -56,11 +56,11 @@ def _derive(arguments: argparse.Namespace) -> int:
     if arguments.judge is None:
         print(figures(derive_under_budget(*given, at_least=arguments.at_least_ms)))
     else:
-        architecture, contest = derive_most_accurate(*given, arguments.judge, at_least=arguments.at_least_ms)
+        architecture, ranking = derive_most_accurate(*given, arguments.judge, at_least=arguments.at_least_ms)
         print(figures(architecture))
-        n, best, worst = len(contest.networks), contest.networks[0].accuracy, contest.networks[-1].accuracy
+        n, best, worst = len(ranking.networks), ranking.networks[0].accuracy, ranking.networks[-1].accuracy
         print(
-            f"judged:        {n} network{'s' * (n > 1)} on {contest.n_images} images, accuracy {worst:.4f} to {best:.4f}: {folder / JUDGED}"
+            f"judged:        {n} network{'s' * (n > 1)} on {ranking.n_images} images, accuracy {worst:.4f} to {best:.4f}: {folder / JUDGED}"
         )
     print(f"architecture: {folder / 'architecture.json'}")
     return 0

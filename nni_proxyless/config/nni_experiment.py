@@ -35,7 +35,7 @@ from ..core.nni_compat import (
 from ..core.user_path import of_another_machine, user_path
 from . import registry
 from .nni_search_space import combinations, space_problem, spec_in_words
-from .read import file_and_overrides, read_config, say, unknown_key
+from .read import file_and_overrides, problem_text, read_config, unknown_key
 from .recipes import find_recipe
 from .search_config import SearchConfig
 from .shipped import shipped
@@ -140,39 +140,39 @@ def check_experiment(path: Path) -> CheckedExperiment:
     raw = read_yaml(path, example="'trialCommand:' and 'searchSpace:'", loader=YAML_OF_NNI)
     problems: list[str] = []
 
-    def complain(location: str, text: str) -> None:
+    def add_problem(location: str, text: str) -> None:
         problems.append(on_one_line(": ".join(part for part in (str(path), location, text) if part)))
 
-    content = _known(raw, EXPERIMENT_KEYS, "", complain)
+    content = _known(raw, EXPERIMENT_KEYS, "", add_problem)
     for name in ("tuner", "assessor", "advisor"):
         if isinstance(content.get(name), Mapping):
-            content[name] = _known(content[name], _keys(_AlgorithmConfig), name, complain)
-    _check_service(content, complain)
+            content[name] = _known(content[name], _keys(_AlgorithmConfig), name, add_problem)
+    _check_service(content, add_problem)
     try:
         _Experiment.model_validate(content)
     except ValidationError as error:
         for problem in error.errors():
-            complain(".".join(map(str, problem["loc"])), say(problem))
+            add_problem(".".join(map(str, problem["loc"])), problem_text(problem))
     if problems:
         raise UserError("\n".join(problems))
 
-    space = _read_space(path, content, complain)
+    space = _read_space(path, content, add_problem)
     for name in ("tuner", "assessor", "advisor"):
         if content.get(name) is not None:
-            _check_algorithm(name, content[name], complain)
+            _check_algorithm(name, content[name], add_problem)
     if not content.get("tuner") and not content.get("advisor"):
-        complain("tuner", "is missing")
+        add_problem("tuner", "is missing")
     elif not space and folded((content.get("tuner") or {}).get("name")) == "gridsearch":
-        complain(
+        add_problem(
             "searchSpace", "is empty; allowed with the tuner GridSearch: at least one parameter, for it waits for one"
         )
     command = content.get("trialCommand") or _of_service(content).get("trialCommand")
     if not command:
-        complain("trialCommand", "is missing")
+        add_problem("trialCommand", "is missing")
     if problems:
         raise UserError("\n".join(problems))
     assert command is not None
-    _ask_nni(path)
+    _check_with_nni(path)
 
     folder = path.parent / user_path(content.get("trialCodeDirectory") or ".", f"{path}: trialCodeDirectory")
     with nullcontext() if _runs_here(content) else of_another_machine():
@@ -186,15 +186,15 @@ def check_experiment(path: Path) -> CheckedExperiment:
 # -- what NNI itself reads -----------------------------------------------------------------------------------------
 
 
-def _known(section: Mapping[Any, Any], known: Mapping[str, str], location: str, complain: Any) -> dict[str, Any]:
+def _known(section: Mapping[Any, Any], known: Mapping[str, str], location: str, add_problem: Any) -> dict[str, Any]:
     """The section with its keys as NNI's documentation writes them."""
     found: dict[str, Any] = {}
     for key, value in section.items():
         name = known.get(folded(key))
         if name is None:
-            complain(location, unknown_key(key, list(known.values())))
+            add_problem(location, unknown_key(key, list(known.values())))
         elif name in found:
-            complain(location, f"key {name} stands there twice; NNI reads {shown(key)} as the same")
+            add_problem(location, f"key {name} stands there twice; NNI reads {shown(key)} as the same")
         else:
             found[name] = value
     return found
@@ -210,26 +210,26 @@ def _runs_here(content: Mapping[str, Any]) -> bool:
     return all(service["platform"] == "local" for service in (services if isinstance(services, list) else [services]))
 
 
-def _check_service(content: dict[str, Any], complain: Any) -> None:
+def _check_service(content: dict[str, Any], add_problem: Any) -> None:
     """The training services, one or several: their platform, and the keys that it knows."""
     given = content.get("trainingService")
     if given is None:
-        complain("trainingService", "is missing")
+        add_problem("trainingService", "is missing")
         return
     platforms = _platforms()
     for service in given if isinstance(given, list) else [given]:
         if not isinstance(service, Mapping):
-            complain("trainingService", f"{shown(service)} is not allowed here; allowed: a section with keys")
+            add_problem("trainingService", f"{shown(service)} is not allowed here; allowed: a section with keys")
             continue
         platform = service.get("platform")
         if not isinstance(platform, str) or platform not in platforms:
-            complain(
+            add_problem(
                 "trainingService.platform",
                 f"{shown(platform)} is not allowed here; allowed: {', '.join(sorted(platforms))}."
                 f"{did_you_mean(platform, platforms)}",
             )
             continue
-        _known(service, _keys(platforms[platform]), "trainingService", complain)
+        _known(service, _keys(platforms[platform]), "trainingService", add_problem)
 
 
 def _platforms() -> dict[str, Any]:
@@ -242,7 +242,7 @@ def _platforms() -> dict[str, Any]:
     return found
 
 
-def _check_algorithm(what: str, section: Mapping[str, Any], complain: Any) -> None:
+def _check_algorithm(what: str, section: Mapping[str, Any], add_problem: Any) -> None:
     """A tuner or an assessor: its name, and its arguments as far as NNI knows them."""
     if section.get("className") is not None:
         return  # the user's own
@@ -252,7 +252,7 @@ def _check_algorithm(what: str, section: Mapping[str, Any], complain: Any) -> No
     fitting = {folded(n): n for n in known} | {folded(m.alias): n for n, m in known.items() if m.alias}
     if name is None or folded(name) not in fitting:
         said = "is missing" if name is None else f"{shown(name)} is unknown"
-        complain(f"{what}.name", f"{said}; allowed: {', '.join(sorted(known))}.{did_you_mean(name, known)}")
+        add_problem(f"{what}.name", f"{said}; allowed: {', '.join(sorted(known))}.{did_you_mean(name, known)}")
         return
     arguments = section.get("classArgs") or {}
     name = fitting[folded(name)]
@@ -261,21 +261,21 @@ def _check_algorithm(what: str, section: Mapping[str, Any], complain: Any) -> No
         accepted = registry.accepted_arguments(getattr(importlib.import_module(module), cls))
         validator = create_validator_instance(f"{sort}s", name)
     except ImportError as error:  # of packages that NNI leaves to its users
-        complain(f"{what}.name", f"{name} cannot be used here: {error}")
+        add_problem(f"{what}.name", f"{name} cannot be used here: {error}")
         return
     preset = known[name].class_args or {}
     for key in arguments:
         if key not in accepted:
-            complain(f"{what}.classArgs", unknown_key(key, [n for n in accepted if n not in preset]))
+            add_problem(f"{what}.classArgs", unknown_key(key, [n for n in accepted if n not in preset]))
             return
     try:
         if validator is not None:
             validator.validate_class_args(**arguments)
     except Exception as error:  # of the package schema, or the validator's own
-        complain(f"{what}.classArgs", " ".join(str(error).split()))
+        add_problem(f"{what}.classArgs", " ".join(str(error).split()))
 
 
-def _ask_nni(path: Path) -> None:
+def _check_with_nni(path: Path) -> None:
     """NNI's own reading has the last word."""
     try:
         ExperimentConfig.load(path).validate()
@@ -289,10 +289,10 @@ def _ask_nni(path: Path) -> None:
 # -- the search space ----------------------------------------------------------------------------------------------
 
 
-def _read_space(path: Path, content: Mapping[str, Any], complain: Any) -> dict[str, Any]:
+def _read_space(path: Path, content: Mapping[str, Any], add_problem: Any) -> dict[str, Any]:
     space, file = content.get("searchSpace"), content.get("searchSpaceFile")
     if (space is None) == (file is None):
-        complain(
+        add_problem(
             "searchSpace", "is missing" if space is None else "is given beside searchSpaceFile; allowed: one of them"
         )
         return {}
@@ -301,7 +301,7 @@ def _read_space(path: Path, content: Mapping[str, Any], complain: Any) -> dict[s
     assert isinstance(space, Mapping)
     for name, spec in space.items():
         if problem := space_problem(name, spec):
-            complain(f"searchSpace.{name}", problem)
+            add_problem(f"searchSpace.{name}", problem)
     return dict(space)
 
 

@@ -41,7 +41,7 @@ def override(
     """Apply overrides in order; return the new content and the problems found."""
     content = _unshared(content)
     for where in named:
-        _let_go(content, overrides, where)
+        _drop_old_arguments(content, overrides, where)
     problems = []
     for source, dotted, value in overrides:
         keys = tuple(dotted.split("."))
@@ -70,7 +70,7 @@ def is_file(item: str) -> bool:
     return "=" not in item or os.path.isfile(item)  # runs/lr=0.1/search.yml
 
 
-def _let_go(content: dict[str, Any], overrides: Sequence[Override], where: NamedPath) -> None:
+def _drop_old_arguments(content: dict[str, Any], overrides: Sequence[Override], where: NamedPath) -> None:
     """Drop the file's arguments of a name that an override changes."""
     named = [
         (source, value) for source, dotted, value in overrides if tuple(dotted.split(".")) == (*where.path, "name")
@@ -91,7 +91,7 @@ def _let_go(content: dict[str, Any], overrides: Sequence[Override], where: Named
         where.path[-1] == "estimator"
         and isinstance(holder, dict)
         and holder.get(TABLE) is not None
-        and not _lives_by_tables(name)
+        and not _needs_table(name)
     ):
         del holder[TABLE]
         gone.append(f"{'.'.join(where.path[:-1])}.{TABLE}")
@@ -123,7 +123,7 @@ def _unshared(value: Any) -> Any:
     return [_unshared(inner) for inner in value] if isinstance(value, list) else value
 
 
-def _lives_by_tables(name: Any) -> bool:
+def _needs_table(name: Any) -> bool:
     from ..latency import TableOnly
     from . import registry
 

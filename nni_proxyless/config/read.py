@@ -23,7 +23,7 @@ from .search_config import SearchConfig
 from .strict_yaml import parse_value, read_yaml
 from .train_config import TrainConfig
 
-__all__ = ["file_and_overrides", "is_file", "parse_value", "read_config", "say", "unknown_key"]
+__all__ = ["file_and_overrides", "is_file", "parse_value", "problem_text", "read_config", "unknown_key"]
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -71,7 +71,7 @@ def read_config(cls: type[Config], path: str | Path | None, overrides: Sequence[
     content, problems = override(content, overrides, [_place(cls, one) for one in _named_in(cls, content)])
     sources = {tuple(dotted.split(".")): source for source, dotted, _ in overrides}
 
-    def complain(
+    def add_problem(
         location: Sequence[Any], text: str, unknown_key: str | None = None, also: Sequence[tuple[str, ...]] = ()
     ) -> None:
         keys = tuple(str(key) for key in location)
@@ -82,7 +82,7 @@ def read_config(cls: type[Config], path: str | Path | None, overrides: Sequence[
         problems.append(on_one_line(": ".join(part for part in (source, ".".join(keys), text) if part)))
 
     if cls is SearchConfig:
-        content = _with_arguments_of_chosen(content, complain)  # from `strategies`
+        content = _with_arguments_of_chosen(content, add_problem)  # from `strategies`
     config = None
     try:
         config = cls.model_validate(content)
@@ -91,28 +91,28 @@ def read_config(cls: type[Config], path: str | Path | None, overrides: Sequence[
             location = list(problem["loc"])
             if problem["type"] == "extra_forbidden":
                 *location, key = location
-                complain(location, unknown_key(key, list(_model_at(cls, location).model_fields)), str(key))
+                add_problem(location, unknown_key(key, list(_model_at(cls, location).model_fields)), str(key))
             else:
-                complain(location, say(problem))
+                add_problem(location, problem_text(problem))
     for named in _named_in(cls, content):
-        _check_named(cls, named, content, complain)
+        _check_named(cls, named, content, add_problem)
     if config is not None and isinstance(config, SearchConfig):
-        _check_costs(config, complain)
+        _check_costs(config, add_problem)
     if (
         config is not None
         and isinstance(config, TrainConfig)
         and (config.mixup or config.cutmix)
         and config.batch_size % 2
     ):
-        complain(("batch_size",), f"{config.batch_size} is odd; allowed with mixup and cutmix: an even number")
+        add_problem(("batch_size",), f"{config.batch_size} is odd; allowed with mixup and cutmix: an even number")
     if config is not None and isinstance(config, SearchConfig) and config.data.alphas + config.data.validation >= 1:
-        complain(
+        add_problem(
             ("data",),
             f"alphas {config.data.alphas} and validation {config.data.validation} leave nothing for the weights; "
             "allowed: a sum below 1",
         )
     if isinstance(config, SearchConfig) and not problems:
-        _check_stages(config, complain)
+        _check_stages(config, add_problem)
     if problems:
         raise UserError("\n".join(problems))
     assert config is not None
@@ -144,7 +144,7 @@ def _place(cls: Any, named: _Named) -> NamedPath:
     return NamedPath(tuple(map(str, named.path)), frozenset(fields), fields["name"].default)
 
 
-def _with_arguments_of_chosen(content: dict[str, Any], complain: Any) -> dict[str, Any]:
+def _with_arguments_of_chosen(content: dict[str, Any], add_problem: Any) -> dict[str, Any]:
     """Check what `strategies` holds for each strategy, and put that of the chosen one beneath `strategy`.
 
     Each is checked, not only the chosen one: an experiment says what is wrong with its last trial before the first.
@@ -158,7 +158,7 @@ def _with_arguments_of_chosen(content: dict[str, Any], complain: Any) -> dict[st
         for name, arguments in strategies.items()
         if isinstance(name, str)
         and isinstance(arguments, Mapping)
-        and _check_arguments(named, ("strategies", name), name, arguments, (), complain)
+        and _check_arguments(named, ("strategies", name), name, arguments, (), add_problem)
     }
     chosen = strategy.get("name", _model_at(SearchConfig, ("strategy",)).model_fields["name"].default)
     if not isinstance(chosen, str) or chosen not in sound:
@@ -166,7 +166,7 @@ def _with_arguments_of_chosen(content: dict[str, Any], complain: Any) -> dict[st
     return {**content, "strategy": {**strategies[chosen], **strategy}}
 
 
-def _check_named(cls: Any, named: _Named, content: Mapping[str, Any], complain: Any) -> None:
+def _check_named(cls: Any, named: _Named, content: Mapping[str, Any], add_problem: Any) -> None:
     fields = _model_at(cls, named.path).model_fields
     section: Any = content
     for key in named.path:
@@ -178,11 +178,11 @@ def _check_named(cls: Any, named: _Named, content: Mapping[str, Any], complain: 
         return  # complained about already
     name = section.get("name", fields["name"].default)
     if isinstance(name, str):
-        _check_arguments(named, named.path, name, section, tuple(fields), complain)
+        _check_arguments(named, named.path, name, section, tuple(fields), add_problem)
 
 
 def _check_arguments(
-    named: _Named, path: tuple[str | int, ...], name: str, section: Mapping[Any, Any], fields: Sequence[str], complain: Any
+    named: _Named, path: tuple[str | int, ...], name: str, section: Mapping[Any, Any], fields: Sequence[str], add_problem: Any
 ) -> bool:  # fmt: skip
     """Check a section's keys, but for those in ``fields``, against what it names; says whether all is well."""
     name_path = (*path, "name") if "name" in fields else path
@@ -191,7 +191,7 @@ def _check_arguments(
             raise ValueError(f"{shown(name)} is unknown")
         options = options_of(named.group, name)
     except (ValueError, TypeError) as error:  # TypeError: something that has no signature
-        complain(name_path, str(error))
+        add_problem(name_path, str(error))
         return False
 
     parameters = {
@@ -202,18 +202,18 @@ def _check_arguments(
     sound = True
     for key in given:
         if key not in parameters:
-            complain(path, unknown_key(key, [*own, *parameters]), str(key))
+            add_problem(path, unknown_key(key, [*own, *parameters]), str(key))
             sound = False
     for key, value in given.items():
         if key in parameters and (problem := _type_problem(options.types.get(key, Any), value)):
-            complain((*path, key), problem)
+            add_problem((*path, key), problem)
             sound = False
     missing = [n for n, p in parameters.items() if p.default is p.empty and n not in given]
     if missing:
-        complain(path, f"{name} needs {', '.join(missing)}")
+        add_problem(path, f"{name} needs {', '.join(missing)}")
         return False
     if sound and (problem := options.refusal(given)):
-        complain(path, problem)
+        add_problem(path, problem)
         return False
     return sound
 
@@ -226,23 +226,23 @@ def _type_problem(annotation: Any, value: Any) -> str | None:
     try:
         expected.validate_python(value)
     except ValidationError as error:
-        return "; ".join(dict.fromkeys(say(problem) for problem in error.errors()))
+        return "; ".join(dict.fromkeys(problem_text(problem) for problem in error.errors()))
     return None
 
 
-def _check_costs(config: SearchConfig, complain: Any) -> None:
+def _check_costs(config: SearchConfig, add_problem: Any) -> None:
     """Names that would be reported over one another, and multipliers that would fight."""
     seen: dict[str, str] = {"ms": "latency"}
     automatic = ["latency.weight"] if config.latency.target_ms is not None and config.latency.weight == "auto" else []
     for i, cost in enumerate(config.costs):
-        if cost.called in seen:
-            complain(
-                ("costs", i, "name"), f"{cost.called!r} is the name of {seen[cost.called]} already; allowed: another"
+        if cost.label in seen:
+            add_problem(
+                ("costs", i, "name"), f"{cost.label!r} is the name of {seen[cost.label]} already; allowed: another"
             )
-        seen.setdefault(cost.called, f"costs.{i}")
+        seen.setdefault(cost.label, f"costs.{i}")
         if cost.weight == "auto":
             if automatic:
-                complain(
+                add_problem(
                     ("costs", i, "weight"),
                     f"'auto' is not allowed here, since {automatic[0]} is auto and their multipliers would fight; allowed: "
                     "a number of 0 or more",
@@ -250,7 +250,7 @@ def _check_costs(config: SearchConfig, complain: Any) -> None:
             automatic.append(f"costs.{i}.weight")
 
 
-def _check_stages(config: SearchConfig, complain: Any) -> None:
+def _check_stages(config: SearchConfig, add_problem: Any) -> None:
     """A search that would come to its end without having searched, by the options of the strategies that come with this package."""
     if not (registry.value_of("nni_proxyless.strategies", config.strategy.name) or "").startswith("nni_proxyless."):
         return  # what others mean by such names, only they know
@@ -264,7 +264,7 @@ def _check_stages(config: SearchConfig, complain: Any) -> None:
     else:
         return
     if problem:
-        complain(("strategy",), problem, also=[("training", "epochs")])
+        add_problem(("strategy",), problem, also=[("training", "epochs")])
 
 
 def _model_at(cls: Any, location: Sequence[Any]) -> Any:
@@ -280,7 +280,7 @@ def unknown_key(key: object, allowed: Sequence[str]) -> str:
     return f"unknown key {shown(str(key))}; allowed: {', '.join(allowed) or 'none'}.{did_you_mean(key, allowed)}"
 
 
-def say(problem: Any) -> str:
+def problem_text(problem: Any) -> str:
     """Word a validation error of pydantic for the reader of a configuration file."""
     value = problem.get("input")
     kind = problem["type"]

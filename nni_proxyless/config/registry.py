@@ -55,7 +55,7 @@ def load(group: str, name: str) -> Any:
         try:
             found = entry.load()
         except Exception as error:  # somebody else's package
-            raise ValueError(f"'{name}' does not import: entry point {entry.value}: {_said(error)}") from error
+            raise ValueError(f"'{name}' does not import: entry point {entry.value}: {_error_text(error)}") from error
     if problem := _other_kind(group, found):
         raise ValueError(f"'{name}' {problem}")
     return found
@@ -73,9 +73,9 @@ def _imported(name: str) -> Any:
         more = ""
         if error.name is not None and f"{module}.".startswith(f"{error.name}."):
             more = f"; allowed: a module that is installed, or one in the current folder, {here}"
-        raise ValueError(f"'{name}' does not import: {_said(error)}{more}") from error
+        raise ValueError(f"'{name}' does not import: {_error_text(error)}{more}") from error
     except Exception as error:  # whatever stands in the user's file
-        raise ValueError(f"'{name}' does not import: {_said(error)}") from error
+        raise ValueError(f"'{name}' does not import: {_error_text(error)}") from error
     try:
         return getattr(imported, attribute)
     except AttributeError:
@@ -85,7 +85,7 @@ def _imported(name: str) -> Any:
         ) from None
 
 
-def _said(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     """What an error says, and where in the user's file: without a traceback nobody would know."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}: {error.msg}"
@@ -115,19 +115,19 @@ def _other_kind(group: str, found: Any) -> str | None:
     if group == "nni_proxyless.search_spaces":
         from nni.nas.nn.pytorch import ModelSpace  # takes seconds; and data sets come without NNI
 
-        return None if issubclass(found, ModelSpace) else _not_of("nni.nas.nn.pytorch.ModelSpace")
+        return None if issubclass(found, ModelSpace) else _must_inherit("nni.nas.nn.pytorch.ModelSpace")
     if group == "nni_proxyless.strategies":
         from ..core.nni_compat import OneShotStrategy
 
-        return None if issubclass(found, OneShotStrategy) else _not_of("NNI's OneShotStrategy")
+        return None if issubclass(found, OneShotStrategy) else _must_inherit("NNI's OneShotStrategy")
     if group == "nni_proxyless.estimators":
         from ..latency import LatencyEstimator
 
-        return None if issubclass(found, LatencyEstimator) else _not_of("nni_proxyless.latency.LatencyEstimator")
+        return None if issubclass(found, LatencyEstimator) else _must_inherit("nni_proxyless.latency.LatencyEstimator")
     return None
 
 
-def _not_of(base: str) -> str:
+def _must_inherit(base: str) -> str:
     return f"is of another kind; allowed: a class that inherits {base}"
 
 

@@ -116,7 +116,7 @@ class CostSection(Section):
         return _positive_or_percent(value, "a number", "the network that costs most")
 
     @property
-    def called(self) -> str:
+    def label(self) -> str:
         """Its own name, else its estimator's; of ``package.module:Class`` the class."""
         return self.name or self.estimator.name.rpartition(":")[2]
 

@@ -159,7 +159,7 @@ class Checkpoints:
         temporary = self.folder / f".{self.current.name}.{os.getpid()}.tmp"
         try:
             write_with_digest(temporary, self._first_line, state)
-            self._make_way()
+            self._keep_previous()
             os.replace(temporary, self.current)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -211,7 +211,7 @@ class Checkpoints:
                 pass
             path.unlink()
 
-    def _make_way(self) -> None:
+    def _keep_previous(self) -> None:
         """Move the newest checkpoint to the place before it, or, where it is damaged, out of the way."""
         if not self.current.exists():
             return

@@ -62,7 +62,7 @@ def say(text: str, write: Callable[[str], object] = lambda text: print(text, fil
     try:
         write(text)
     except OSError:
-        _lead_nowhere(sys.stderr)
+        _redirect_to_null(sys.stderr)
 
 
 def _lost() -> OSError | None:
@@ -70,12 +70,12 @@ def _lost() -> OSError | None:
     try:
         sys.stdout.flush()
     except OSError as error:
-        _lead_nowhere(sys.stdout)
+        _redirect_to_null(sys.stdout)
         return error
     return None
 
 
-def _lead_nowhere(stream: TextIO) -> None:
+def _redirect_to_null(stream: TextIO) -> None:
     """Send the stream to /dev/null: Python flushes the rest of its buffer at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())

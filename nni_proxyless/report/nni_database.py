@@ -154,7 +154,7 @@ def running_experiments() -> dict[str, dict[str, Any]]:
     """Those whose manager lives, as :func:`known_experiments` gives them; empty where there is no list yet."""
     if not _list_of_nni().exists():
         return {}
-    return {name: noted for name, noted in known_experiments().items() if _lives(noted)}
+    return {name: noted for name, noted in known_experiments().items() if _is_running(noted)}
 
 
 def web_ui_of(noted: Mapping[str, Any]) -> str:
@@ -194,7 +194,7 @@ def read_experiment(experiment: str | None = None) -> Experiment:
     except sqlite3.Error as error:
         raise UserError(f"experiment {experiment}: {database}: {error}") from error
     return Experiment(
-        experiment, folder, json.loads(config), started / 1e3, _lives(noted), trials, str(noted.get("status", "")), web_ui_of(noted)
+        experiment, folder, json.loads(config), started / 1e3, _is_running(noted), trials, str(noted.get("status", "")), web_ui_of(noted)
     )  # fmt: skip
 
 
@@ -271,7 +271,7 @@ def _opened(database: Path) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
-def _lives(noted: Mapping[str, Any]) -> bool:
+def _is_running(noted: Mapping[str, Any]) -> bool:
     """Whether the manager still runs; one that was killed could not say so itself."""
     if noted.get("status") == "STOPPED" or not isinstance(noted.get("pid"), int):
         return False

@@ -126,7 +126,9 @@ def write_front(found: Sequence[Found], measured_ms: Sequence[float | None], pat
     best = {id(p) for p, wins in zip(searched, on_front(searched), strict=True) if wins}
     for p in points:
         kind = "searched" if p.searched else "random" if p.random else f"reference, width {p.width}"
-        writer.writerow((p.name, kind, p.ms, p.accuracy, _is(p.final), int(id(p) in best), p.macs, p.n_params))
+        writer.writerow(
+            (p.name, kind, p.ms, p.accuracy, _where_measured(p.final), int(id(p) in best), p.macs, p.n_params)
+        )
     write_text(path.with_suffix(".csv"), text.getvalue())
 
 
@@ -142,7 +144,7 @@ def draw_front(points: Sequence[Point]) -> Figure:
     axes, below = figure.subplots(2, 1, height_ratios=(20, 1))
     kinds = sorted({p.final for p in points}, reverse=True)
     for final in kinds:
-        said = f", {_when(final)}" if len(kinds) > 1 else ""
+        said = f", {_short_where(final)}" if len(kinds) > 1 else ""
         searched = [p for p in points if p.final == final and p.searched]
         random = [p for p in points if p.final == final and p.random]
         best = sorted({(p.ms, p.accuracy) for p, wins in zip(searched, on_front(searched), strict=True) if wins})
@@ -169,7 +171,7 @@ def draw_front(points: Sequence[Point]) -> Figure:
                 axes.annotate(f"{p.width}", (p.ms, p.accuracy), xytext=(5, 4 - 8 * (i % 2)), textcoords="offset points",
                               ha="left", va="top" if i % 2 else "bottom", fontsize=8, color=REFERENCE)  # fmt: skip
     axes.set_xlabel("measured latency, ms")
-    axes.set_ylabel(f"accuracy {_is(kinds[0])}" if len(kinds) == 1 else "accuracy, see the markers")
+    axes.set_ylabel(f"accuracy {_where_measured(kinds[0])}" if len(kinds) == 1 else "accuracy, see the markers")
     axes.yaxis.set_major_formatter(_percent)
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
@@ -185,11 +187,11 @@ def draw_front(points: Sequence[Point]) -> Figure:
     return figure
 
 
-def _is(final: bool) -> str:
+def _where_measured(final: bool) -> str:
     return "on the test images, after final training" if final else "on the validation part, weights of the search"
 
 
-def _when(final: bool) -> str:
+def _short_where(final: bool) -> str:
     return "after final training (test images)" if final else "in the search (validation part)"
 
 

@@ -173,10 +173,10 @@ def _stage(f: Found, plan: Plan) -> str:
         stage = "measuring latencies"
     else:
         stage = "starting"
-    return f"{stage}: {waits}" if (waits := _what_it_waits_for(f.folder)) else stage
+    return f"{stage}: {waits}" if (waits := _wait_reason(f.folder)) else stage
 
 
-def _what_it_waits_for(folder: Path) -> str:
+def _wait_reason(folder: Path) -> str:
     """The last line of a trial's log, if that says that it waits for something."""
     try:
         with (folder / "trial.stderr").open("rb") as file:

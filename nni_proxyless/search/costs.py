@@ -58,7 +58,7 @@ def make_costs(
     """
     costs = {}
     for i, section in enumerate(sections):
-        where, name = f"costs.{i}", section.called
+        where, name = f"costs.{i}", section.label
         estimator = make_estimator(section.estimator)
         table = base / section.table if section.table else None
         try:

@@ -115,7 +115,7 @@ def _find_table(
 def _read(path: Path, estimator: LatencyEstimator, input_shape: Shape) -> LookupTable:
     table = LookupTable.read(path, unit=estimator.unit)
     _require(table, estimator, input_shape)
-    _logger.info("latencies: read from %s%s", path, _but_not_quiet(table))
+    _logger.info("latencies: read from %s%s", path, _busy_note(table))
     return table
 
 
@@ -179,7 +179,7 @@ def say_drift(table: LookupTable) -> None:
         )
 
 
-def _but_not_quiet(table: LookupTable) -> str:
+def _busy_note(table: LookupTable) -> str:
     busy = table.measured.get("busy")
     return f", measured while others used {100 * busy:.0f} % of the cores it needed" if isinstance(busy, float) else ""
 

@@ -92,11 +92,11 @@ def derive_most_accurate(
         raise UserError("--budget-ms: nan; allowed: a number")
     require_free(folder)
     search = FinishedSearch.read(run)
-    contest = judge_probable(search, budget, n, at_least)
-    derived = search.derive(contest.networks[0].choices, budget, measured=True)
+    ranking = judge_probable(search, budget, n, at_least)
+    derived = search.derive(ranking.networks[0].choices, budget, measured=True)
     derived.write(folder)
-    contest.write(folder / JUDGED)
-    return derived.architecture, contest
+    ranking.write(folder / JUDGED)
+    return derived.architecture, ranking
 
 
 def judge_probable(search: FinishedSearch, budget: float, n: int, at_least: float | None = None) -> SupernetRanking:

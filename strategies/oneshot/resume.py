@@ -50,7 +50,7 @@ class CheckpointLoop:
         self.every = every
         self.identity = identity
         self._state: dict[str, Any] | None = None
-        self._of_search: dict[str, Any] = {}
+        self._identity_now: dict[str, Any] = {}
         self._done = 0  # batches of the current epoch that a checkpoint holds already
 
     # -- going on --------------------------------------------------------------------------------------------------
@@ -60,7 +60,7 @@ class CheckpointLoop:
 
         Comes before Lightning touches the data for the first time.
         """
-        self._of_search = self._identity(module)  # now: a search may let go of candidates later
+        self._identity_now = self._identity(module)  # now: a search may let go of candidates later
         self._state = self.files.read()
         if self._state is None:
             return
@@ -71,20 +71,20 @@ class CheckpointLoop:
                 "%s: the checkpoint does not say %s: taken as the same as here", self.files.folder, ", ".join(unsaid)
             )
             found = {**found, **{name: self.identity[name] for name in unsaid}}
-        if different := differences(self._of_search, found, "in the checkpoint"):
+        if different := differences(self._identity_now, found, "in the checkpoint"):
             raise CheckpointError(
                 f"{self.files.folder}: the checkpoint is of another search: {'; '.join(different[:5])}"
                 f"{f'; and {len(different) - 5} more' if len(different) > 5 else ''}. Use another folder, or empty this one."
             )
         if self._state["batch"] > 0:
-            module.training_data.replay(self._mine(self._state["ranks"], module)["training_data"]["start"])
+            module.training_data.replay(self._state_of_rank(self._state["ranks"], module)["training_data"]["start"])
 
     def restore(self, module: Any) -> None:
         """Put everything back as it was; comes after Lightning has made the optimizers, before the first batch."""
         state = self._state
         if state is None:
             return
-        trainer, mine = module.trainer, self._mine(state["ranks"], module)
+        trainer, mine = module.trainer, self._state_of_rank(state["ranks"], module)
         for gate in module.gates:
             gate.alpha.data.copy_(state["alphas"][gate.label])
         module.load_method_state(state["method"])  # it may let go of candidates, which the checkpoint lacks then
@@ -118,7 +118,7 @@ class CheckpointLoop:
 
     def _restore_randomness(self, module: Any) -> None:
         assert self._state is not None
-        mine = self._mine(self._state["ranks"], module)
+        mine = self._state_of_rank(self._state["ranks"], module)
         module.training_data.load_state(mine["training_data"]["now"])
         set_rng_state(mine["randomness"])
 
@@ -167,7 +167,7 @@ class CheckpointLoop:
         if trainer.is_global_zero:
             self.files.write(
                 {
-                    "identity": self._of_search,
+                    "identity": self._identity_now,
                     "epoch": epoch,
                     "batch": batch,
                     "steps": trainer.global_step,
@@ -191,7 +191,7 @@ class CheckpointLoop:
             "weights": {name: list(tensor.shape) for name, tensor in module.training_module.state_dict().items()},
         }
 
-    def _mine(self, ranks: list[dict[str, Any]], module: Any) -> dict[str, Any]:
+    def _state_of_rank(self, ranks: list[dict[str, Any]], module: Any) -> dict[str, Any]:
         return ranks[module.trainer.global_rank]
 
 

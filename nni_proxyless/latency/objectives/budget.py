@@ -106,7 +106,7 @@ def best_under_budget(
         )
     result = {label: max(ps, key=lambda choice: ps[choice]) for label, ps in numbers.items()}
     fits = not _exceeded(limits, result)
-    near = near_ms if nearness.asks(profiler, near_ms) else -math.inf
+    near = near_ms if nearness.applies(profiler, near_ms) else -math.inf
     for least in dict.fromkeys((at_least_ms, -math.inf)):
         if fits and profiler.profile(result) >= max(least, nearness.least_ms(near)):
             return _as_nni_has_it(result, choices)

@@ -25,13 +25,13 @@ from .integer_program import Expression, Program
 if TYPE_CHECKING:
     from ..profiler import LatencyProfiler
 
-__all__ = ["BAND", "SCALE", "asks", "gap", "least_ms", "log_likelihood", "penalized"]
+__all__ = ["BAND", "SCALE", "applies", "gap", "least_ms", "log_likelihood", "penalized"]
 
 BAND = 0.03  # a share of the target
 SCALE = 0.01  # share of the target that weighs as much as one unit of log-probability
 
 
-def asks(profiler: LatencyProfiler, near_ms: float) -> bool:
+def applies(profiler: LatencyProfiler, near_ms: float) -> bool:
     """Whether there is anything to be near to. A maximum many networks have in common, so that of one asks nothing."""
     return profiler.combine != "max" and 0 < near_ms < math.inf
 
@@ -48,7 +48,7 @@ def gap(cost_ms: float, near_ms: float) -> float:
 
 def log_likelihood(profiler: LatencyProfiler, cost_ms: float, near_ms: float) -> float:
     """Of a network that costs so much being at the target; 0 where nothing is asked."""
-    return -gap(cost_ms, near_ms) / SCALE if asks(profiler, near_ms) else 0.0
+    return -gap(cost_ms, near_ms) / SCALE if applies(profiler, near_ms) else 0.0
 
 
 def penalized(program: Program, profiler: LatencyProfiler, near_ms: float, scale: float) -> Expression:

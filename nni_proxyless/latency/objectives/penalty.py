@@ -54,7 +54,7 @@ class LatencyPenalty(ExpectationProfilerPenalty):
     ``'threshold'``   L + weight * sum of p_k F_k, if F(Z) >= T       DSNAS, weight 1e-6 per million MACs there
     ================  ==============================================  =====================================================
 
-    ``'threshold'`` looks at the sampled network Z alone, with candidate k in each choice and F(Z) in all: below the budget T
+    ``'threshold'`` looks at the sampled network Z alone, with candidate k in each choice and F(Z) in all: below the target T
     there is no penalty, above it every sampled candidate is made less probable, the more the more it costs
     (SNAS-Series/SNAS-Series at 9a43adb, DSNAS/network.py:23-43).
 
@@ -220,7 +220,7 @@ class LatencyPenalty(ExpectationProfilerPenalty):
         return super().profile(sample)
 
     def _of_path(self, sample: dict[str, Any], path: dict[str, Any] | None) -> Any:
-        """Sum of p_k F_k over the sampled candidates, or 0 below the budget."""
+        """Sum of p_k F_k over the sampled candidates, or 0 below the target."""
         if path is None:
             raise TypeError("form 'threshold' needs the sampled path, which this strategy does not say; use DSNAS")
         assert self.target_ms is not None

@@ -57,7 +57,7 @@ class Networks:
         for op in operations:
             if op.is_beside:
                 raise ValueError(
-                    f"'{op.key}', when {_said(op)}: the products of matrices that this module computes by itself, outside of the modules "
+                    f"'{op.key}', when {_place_text(op)}: the products of matrices that this module computes by itself, outside of the modules "
                     "that it holds, cannot be timed inside of networks; allowed: method isolated, or a module that computes them"
                 )
         with estimator.prepared([traced, copy.deepcopy(traced)]) as (timed, whole):
@@ -133,7 +133,7 @@ class Networks:
         return (end - start) * 1e3
 
 
-def _said(operation: Operation) -> str:
+def _place_text(operation: Operation) -> str:
     return " and ".join(f"{label} is {' or '.join(map(repr, choices))}" for label, choices in operation.conditions)
 
 

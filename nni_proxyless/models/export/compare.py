@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...latency import DeviceEstimator, Measurement
 
-__all__ = ["Run", "answers", "largest_difference", "logits_of", "time_side_by_side"]
+__all__ = ["Run", "accuracies", "largest_difference", "logits_of", "time_side_by_side"]
 
 Run = Callable[[Tensor], Tensor]
 """Images -> logits: a network, or a file in its runtime."""
@@ -38,7 +38,7 @@ def largest_difference(run: Run, images: Tensor, expected: Mapping[int, Tensor])
     return float(torch.stack(differences).max())  # in torch a NaN is the largest of all
 
 
-def answers(runs: Mapping[str, Run], batches: Iterable[tuple[Tensor, Tensor]], batch: int) -> dict[str, float]:
+def accuracies(runs: Mapping[str, Run], batches: Iterable[tuple[Tensor, Tensor]], batch: int) -> dict[str, float]:
     """Share of right answers of each; for all but the first ``NAME agreement``, the share of answers that are the first's.
 
     ``images`` is how many there were.

@@ -26,7 +26,7 @@ from ...latency.estimators.timing import problems_of
 from ..architecture import Architecture
 from ..build import installed_versions
 from .check_images import CheckImages
-from .compare import Run, answers, largest_difference, logits_of, time_side_by_side
+from .compare import Run, accuracies, largest_difference, logits_of, time_side_by_side
 from .load import check_size, find_weights, load_network
 from .onnx_format import DEFAULT_OPSET, OPSETS, PACKAGES, OnnxNetwork, first_line, require_packages, write_onnx
 from .quantize import quantize
@@ -149,7 +149,7 @@ def export(path: Path, options: ExportOptions) -> dict[str, Any]:
         if images.data is not None:
             compared: dict[str, Run] = {"torch": network, **{name: runs[name] for name in ("int8",) if name in runs}}
             batch = options.batch or FREE_BATCHES[0]
-            accuracy = answers(compared, images.labeled(options.test_images, batch), batch)
+            accuracy = accuracies(compared, images.labeled(options.test_images, batch), batch)
         for name in files:
             os.replace(Path(temporary) / FILES[name], folder / FILES[name])
     if accuracy is not None and accuracy.get("int8 agreement", 1) < WORTH_SAYING:
