@@ -1,12 +1,13 @@
 """DSNAS: direct neural architecture search without parameter retraining (Hu, Xie et al.; CVPR 2020; arXiv:2002.09128).
 
-The symbols and formulas are those of :mod:`.estimators`. A search in four stages, on one schedule, all of it on training batches:
+The symbols and formulas are those of :mod:`.estimators`. A search has four stages on one schedule, all on
+training data:
 
 ===============  ======================================================================================================
-pretraining      weights only, on paths drawn from p, which is nearly uniform, or with ``size_bias`` larger candidates more often
-search           weights and logits; a choice whose two best probabilities differ by h is fixed at the start of an epoch (eq. 8)
-child            choices that are left take their best candidates, together within the target. All others leave memory,
-                 batch-norm statistics are estimated afresh, and the weights go on training
+pretraining      weights only, on paths drawn from p, which is nearly uniform; ``size_bias`` favors larger candidates
+search           weights and logits; a choice whose two best probabilities differ by h is fixed (eq. 8) between epochs
+child            choices that are left take their best candidates, together within the target; all other candidates
+                 are removed, batch-norm statistics are estimated afresh, and the weights go on training
 end              a trained network
 ===============  ======================================================================================================
 
@@ -14,8 +15,8 @@ In the search, weights and logits learn from the same backward pass of one sampl
 
     dL/dalpha_i = r (delta_ik - p_i) = r d log p(Z) / d alpha_i
 
-With ``reward='loss'``, the default, r = L - b: the score-function estimator (REINFORCE) on the loss of the same step. With the paper's
-``'gradient'``, r = dL/dZ_k = <dL/dy, y>: the gradient that reaches the constant 1 by which the sampled candidate's output is multiplied.
+With ``reward='loss'``, the default, r = L - c: the score-function estimator (REINFORCE) on the loss of the same step.
+With ``'gradient'`` (paper), r = dL/dZ_k = <dL/dy, y>: the gradient of the constant 1 that multiplies the sampled output.
 
 Where r vanishes, where paper and official code differ, and which option selects which: ``docs/methods/dsnas.md``.
 """
@@ -109,7 +110,7 @@ class DSNASModule(SampledOneShotModule):
         gate.alpha.grad = None  # Adam leaves alone what has no gradient
 
     def _become_child(self) -> None:
-        """Let go of all candidates but the chosen ones, and estimate batch-norm statistics afresh."""
+        """Remove all candidates but the chosen ones, and estimate batch-norm statistics afresh."""
         remove_from_optimizers(self.training_module, self.trainer.optimizers)
         self._parts = None
         self.statistics.begin(self.batch_norms())
@@ -184,11 +185,11 @@ class DSNAS(SampledStrategy):
     """DSNAS as a strategy of NNI: what it leaves is a trained network.
 
     Takes any evaluator of NNI that is a ``Lightning`` and any model space of ``LayerChoice``, ``InputChoice`` and
-    ``Repeat``. All training is on the evaluator's training data; validation data are not touched, and need not be given.
-    ``export_top_models(formatter='instance')`` gives the child with its trained weights, ``formatter='dict'`` its choices.
+    ``Repeat``. All training is on the evaluator's training data; validation data are not touched, and need not be
+    given. ``export_top_models(formatter='instance')`` gives the trained child, ``formatter='dict'`` its choices.
 
-    The other options are those of :class:`.oneshot.strategy.SampledStrategy`. Of these, clipping is of the weights' gradient
-    alone; with ``within_target`` a choice also waits while making it would leave no network within the target.
+    The other options are those of :class:`.oneshot.strategy.SampledStrategy`. Of these, clipping is of the weights'
+    gradient alone; with ``within_target`` a choice is not made while no network within the target would remain.
 
     Parameters
     ----------
@@ -196,15 +197,15 @@ class DSNAS(SampledStrategy):
         Epochs of search after ``warmup_epochs``; all further ones train the child, at least one. None: half of them.
     fix_gap
         h: a choice is made, for good, at the start of an epoch in which its two best probabilities differ by this or
-        more. 1 practically never. With a penalty, probabilities first follow the cost; 0.9 then keeps choices from being
-        made before the loss has had its say.
+        more. 1 practically never. With a penalty, probabilities first follow the cost; 0.9 then keeps choices from
+        being made before the loss has had its say.
     reward
-        What the logits learn from. ``'loss'``: the loss of the sampled network against a moving average; ``'gradient'``: the
-        gradient that reaches the output of each sampled candidate (paper).
+        What the logits learn from. ``'loss'``: the loss of the sampled network against a moving average;
+        ``'gradient'``: the gradient that reaches the output of each sampled candidate (paper).
     paths
         ``'per-process'``: every process samples its own network; ``'shared'``: all the same.
     baseline_weight
-        Of the newest loss in the moving average b.
+        Of the newest loss in the moving average c.
     """
 
     search_epochs: Annotated[int | None, AtLeast(1)] = None

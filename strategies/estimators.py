@@ -3,29 +3,32 @@
 One choice has N candidates. Symbols, with the equation of the paper that introduces them:
 
 ==========  =============================================================  ==============================================
-alpha       logits, shape (N,)                                             ProxylessNAS eq. 2
-p           softmax(alpha), shape (N,)                                     ProxylessNAS eq. 2
+alpha       logits, shape (N,)                                             ProxylessNAS eq. 1
+p           softmax(alpha), shape (N,)                                     ProxylessNAS eq. 1
 g, Z        gate, one-hot: 1 for the active candidate, 0 for all others    ProxylessNAS eq. 2; Z in DSNAS sec. 3.3
 k           the active candidate, drawn from p or q
 o_j(x)      output of candidate j
 y           sum over j of g_j o_j(x) = o_k(x), output of the layer         ProxylessNAS eq. 3
 L           loss
-dL/dg_j     <dL/dy, o_j(x)>                         :func:`gate_gradient`  ProxylessNAS sec. 3.2
+dL/dg_j     <dL/dy, o_j(x)>                         :func:`gate_gradient`  ProxylessNAS sec. 3.2.1
 dL/dalpha   sum_j dL/dg_j p_j (delta_ij - p_i)     :func:`logit_gradient`  ProxylessNAS eq. 4
 a, b        a sampled pair of candidates, a != b      :func:`sample_pair`  ProxylessNAS sec. 3.2.1
 q           softmax of (alpha_a, alpha_b), shape (2,)                      ProxylessNAS sec. 3.2.1
 F_j         latency of candidate j, milliseconds                           ProxylessNAS eq. 5
 E           expected latency, sum over choices of sum_j p_j F_j            ProxylessNAS eq. 5, 6
-M           networks sampled in one update of REINFORCE                    ProxylessNAS sec. 3.3
+M           networks sampled in one update of REINFORCE                    ProxylessNAS sec. 3.3.2
 R_m         reward of network m                    :func:`reinforce_loss`  ProxylessNAS eq. 8
-b           baseline of rewards or losses, where no pair is meant
+c           baseline of rewards or losses              :func:`moved_baseline`
 r           reward of a choice in DSNAS; a cost: descent lowers p_k
-            where r > 0                          :func:`loss_reward_term`  DSNAS sec. 3.3
+            where r > 0
+            ``reward='loss'``: L - c             :func:`loss_reward_term`
+            ``reward='gradient'``: <dL/dy, y>       :func:`gate_gradient`  DSNAS sec. 3.3
 h           gap of the two best probabilities that fixes a
             choice                                     :func:`is_decided`  DSNAS eq. 8
 ==========  =============================================================  ==============================================
 
-Latency, eq. 5 to 7, is :mod:`nni_proxyless.latency.objectives`. What paper and official code do differently: ``docs/methods``.
+Latency, eq. 5 to 7, is :mod:`nni_proxyless.latency.objectives`. What paper and official code do differently:
+``docs/methods``.
 """
 
 from __future__ import annotations
@@ -53,7 +56,7 @@ __all__ = [
 ]
 
 
-# -- the gradient through a gate: ProxylessNAS, section 3.2 --------------------------------------------------------------
+# -- the gradient through a gate: ProxylessNAS, section 3.2.1 ------------------------------------------------------------
 
 
 def gate_gradient(grad_y: Tensor, output: Tensor, shift: Tensor | None = None) -> Tensor:
@@ -92,9 +95,9 @@ def _is_dense(tensor: Tensor) -> bool:
 def logit_gradient(gate_gradients: Tensor, probs: Tensor) -> Tensor:
     """dL/dalpha_i = sum over j of dL/dg_j p_j (delta_ij - p_i): ProxylessNAS eq. 4. Shape (N,).
 
-    A search gets it by the chain rule: it hands ``probs`` to the gates as what they stand for, autograd goes through the
-    softmax, and the two are equal (``tests/strategies/test_estimators.py``). Of a pair, with q and the two gates, the
-    same formula is section 3.2.1: q_a q_b (dL/dg_a - dL/dg_b) for a, the opposite for b.
+    A search gets it by the chain rule: it hands ``probs`` to the gates as what they stand for, autograd goes through
+    the softmax, and the two are equal (``tests/strategies/test_estimators.py``). Of a pair, with q and the two gates,
+    the same formula is section 3.2.1: q_a q_b (dL/dg_a - dL/dg_b) for a, the opposite for b.
 
     Parameters
     ----------
@@ -180,7 +183,7 @@ def keep_pair_mass(before: Tensor, after: Tensor) -> Tensor:
     return after - pair_shift(before, after)
 
 
-# -- whole networks: REINFORCE (ProxylessNAS, section 3.3) and DSNAS, section 3.3 ----------------------------------------
+# -- whole networks: REINFORCE (ProxylessNAS, section 3.3.2) and DSNAS, section 3.3 --------------------------------------
 
 
 def path_log_probs(alphas: Sequence[Tensor], paths: Sequence[Sequence[int]]) -> Tensor:
@@ -205,9 +208,9 @@ def path_log_probs(alphas: Sequence[Tensor], paths: Sequence[Sequence[int]]) -> 
 
 
 def reinforce_loss(log_probs: Tensor, rewards: Tensor, baseline: float) -> Tensor:
-    """The scalar whose gradient is REINFORCE's: -1/M sum over m of (R_m - b) log p(network m) (ProxylessNAS eq. 8).
+    """The scalar whose gradient is REINFORCE's: -1/M sum over m of (R_m - c) log p(network m) (ProxylessNAS eq. 8).
 
-    Its gradient with respect to the logits of one choice is 1/M sum over m of (R_m - b)(p - e_{k_m}).
+    Its gradient with respect to the logits of one choice is 1/M sum over m of (R_m - c)(p - e_{k_m}).
 
     Parameters
     ----------
@@ -220,19 +223,19 @@ def reinforce_loss(log_probs: Tensor, rewards: Tensor, baseline: float) -> Tenso
 
 
 def moved_baseline(baseline: float, mean: float, weight: float) -> float:
-    """b <- b + weight * (mean - b): the moving average that rewards or losses are compared with."""
+    """c <- c + weight * (mean - c): the moving average that rewards or losses are compared with."""
     return baseline + weight * (mean - baseline)
 
 
 def loss_reward_term(loss: Tensor, baseline: float, log_prob: Tensor) -> Tensor:
-    """A term of value 0 whose gradient on the logits of each choice is (L - b)(e_k - p).
+    """A term of value 0 whose gradient on the logits of each choice is (L - c)(e_k - p).
 
     Parameters
     ----------
     loss
         L, a scalar; not differentiated through.
     baseline
-        b, which must not depend on the path that L was measured on.
+        c, which must not depend on the path that L was measured on.
     log_prob
         log p(Z) of that path, a scalar with its graph.
     """

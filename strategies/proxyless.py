@@ -1,16 +1,16 @@
-"""ProxylessNAS: direct neural architecture search on target task and hardware (Cai, Zhu, Han; ICLR 2019; arXiv:1812.00332).
+"""ProxylessNAS: search on the target task and hardware (Cai, Zhu, Han; ICLR 2019; arXiv:1812.00332).
 
-The symbols and formulas are those of :mod:`.estimators`. Weights train on the training data, on one path drawn from p. The architecture
-trains on held-out data, with the weights as they are, by one of three updates:
+The symbols and formulas are those of :mod:`.estimators`. Weights train on the training data, on one path drawn from p.
+The architecture trains on held-out data, with the weights as they are, by one of three updates:
 
 ===============  =================  =========================================================================
-``full``         section 3.2        every candidate is probed; dL/dalpha by eq. 4
+``full``         section 3.2.1      every candidate is probed; dL/dalpha by eq. 4
 ``two-path``     section 3.2.1      two candidates are probed; all others keep their probabilities
-``reinforce``    section 3.3        M sampled networks are rewarded; dL/dalpha by eq. 8
+``reinforce``    section 3.3.2      M sampled networks are rewarded; dL/dalpha by eq. 8
 ===============  =================  =========================================================================
 
-``full`` and ``two-path`` are the chain rule through a softmax with dL/dg in the place of dL/dp (dL/dq), and autograd applies it:
-:func:`.estimators.logit_gradient` is what comes out.
+``full`` and ``two-path`` are the chain rule through a softmax with dL/dg in the place of dL/dp (dL/dq), and autograd
+applies it: :func:`.estimators.logit_gradient` is what comes out.
 
 Where paper and official code differ, and which option selects which: ``docs/methods/proxyless.md``.
 """
@@ -82,13 +82,13 @@ class ProxylessModule(SampledOneShotModule):
         self.reset_gates()
 
     def full(self, batch: Any, batch_idx: int) -> None:
-        """Section 3.2: a path is drawn from p, and the gates of all candidates get their gradient."""
+        """Section 3.2.1, eq. 4: a path is drawn from p, and the gates of all candidates get their gradient."""
         cost_probs = {gate: self._open_all(gate) for gate in self.searched}
         if self.backward_of_loss(batch, batch_idx, cost_probs):
             self.architecture_optimizer.step()
 
     def two_path(self, batch: Any, batch_idx: int) -> None:
-        """Section 3.2.1: the gates of a sampled pair get their gradient, and all other candidates keep their probabilities."""
+        """Section 3.2.1: the gates of a sampled pair get their gradient; other candidates keep their probabilities."""
         pairs = {gate: sample_pair(gate.probs(), gate.generator) for gate in self.searched}
         cost_probs = {gate: self._open_pair(gate, pair) for gate, pair in pairs.items()}
         if not self.backward_of_loss(batch, batch_idx, cost_probs):
@@ -100,7 +100,7 @@ class ProxylessModule(SampledOneShotModule):
                 gate.alpha[list(pair)] = keep_pair_mass(before[gate], gate.alpha[list(pair)])
 
     def reinforce(self, batch: Any, batch_idx: int) -> None:
-        """Section 3.3: M networks are drawn from p and tried on one batch."""
+        """Section 3.3.2: M networks are drawn from p and tried on one batch."""
         paths, rewards = sample_and_reward(self, batch, batch_idx, self.options.reinforce_samples)
         baseline = self.baseline.next(mean_reward(rewards))
         taken = [[path[gate] for path in paths] for gate in self.searched]
@@ -119,13 +119,13 @@ class ProxylessModule(SampledOneShotModule):
         return p
 
     def _open_pair(self, gate: Gate, pair: tuple[int, int]) -> Tensor:
-        """Probe a pair, its first candidate being active; return what the expected latency is taken over, shape (N,)."""
+        """Probe a pair, its first candidate active; return what the expected latency is taken over, shape (N,)."""
         q = torch.softmax(gate.alpha[list(pair)], dim=0)
         gate.open(active=pair[0], probed=pair, variables=q)
         return gate.probs() if self.options.cost_probs == "full" else pair_gradient(gate.probs(), q, pair)
 
     def backward_of_loss(self, batch: Any, batch_idx: int, cost_probs: dict[Gate, Tensor]) -> bool:
-        """Gradient of task loss, entropy and expected latency (eq. 7) on the logits; False where the task skips the batch."""
+        """Gradient of task loss, entropy and expected latency (eq. 7) on the logits; False if the batch is skipped."""
         with gradients_off(self.weights()):
             task = self.architecture_loss(batch, batch_idx)
             if task is None:
@@ -142,7 +142,7 @@ class ProxylessModule(SampledOneShotModule):
         return True
 
     def _entropy_term(self, opened: dict[Gate, Tensor]) -> Tensor | float:
-        """Entropy of what the gates stand for, with a weight that rises from 0 to ``entropy_weight`` during the search."""
+        """Entropy of the gates' probabilities, with a weight that rises from 0 to ``entropy_weight`` in the search."""
         if self.options.entropy_weight == 0:
             return 0.0
         weight = self.rising(self.options.entropy_weight, self.first_epoch, self.trainer.max_epochs or 0)
@@ -159,16 +159,17 @@ class ProxylessModule(SampledOneShotModule):
 class ProxylessNAS(SampledStrategy):
     """ProxylessNAS as a strategy of NNI: a drop-in replacement for ``nni.nas.strategy.Proxyless``.
 
-    Takes any evaluator of NNI that is a ``Lightning`` and any model space of ``LayerChoice``, ``InputChoice`` and ``Repeat``.
-    The evaluator's training data trains the weights, its validation data the architecture.
+    Takes any evaluator of NNI that is a ``Lightning`` and any model space of ``LayerChoice``, ``InputChoice`` and
+    ``Repeat``. The evaluator's training data trains the weights, its validation data the architecture.
     ``export_top_models(formatter='dict')`` gives the most probable architecture within the target, not a random sample.
 
     If the evaluator's module has a method ``architecture_loss(batch, batch_idx) -> Tensor``, architecture steps
     minimize it in the place of ``training_step``: paper and official code use plain cross entropy there, and label
     smoothing for the weights only. With ``'reinforce'``, ``architecture_accuracy(batch, batch_idx)`` likewise.
 
-    The other options are those of :class:`.oneshot.strategy.SampledStrategy`. With ``'reinforce'``, ``penalty`` may also be a
-    :class:`~nni_proxyless.latency.LatencyReward`, which takes any profiler or measurement, and ``entropy_weight`` has no part.
+    The other options are those of :class:`.oneshot.strategy.SampledStrategy`. With ``'reinforce'``, ``penalty`` may
+    also be a :class:`~nni_proxyless.latency.LatencyReward`, which takes any profiler or measurement, and
+    ``entropy_weight`` has no part.
 
     Parameters
     ----------
@@ -181,8 +182,8 @@ class ProxylessNAS(SampledStrategy):
     arc_start_epoch
         Epochs after warm-up in which the logits stay where they are.
     cost_probs
-        Two-path only. ``'pair'``: the gradient of the expected latency acts on the sampled pair alone; ``'full'``: on all
-        candidates (eq. 5). The value is the expectation over all in both.
+        Two-path only. ``'pair'``: the gradient of the expected latency acts on the sampled pair alone; ``'full'``: on
+        all candidates (eq. 5). The value is the expectation over all in both.
     update_active_skip
         Whether a choice is updated in steps in which its skip candidate is active.
     reinforce_samples
@@ -190,7 +191,7 @@ class ProxylessNAS(SampledStrategy):
     reward_exponent
         w of the reward accuracy * (latency / target)^w when ``penalty`` is a ``LatencyPenalty``.
     baseline
-        Of ``'reinforce'``. ``'before'``: moved before it is used; ``'after'``: used first, without bias; ``'never'``: none.
+        ``'reinforce'`` only. ``'before'``: moved, then used; ``'after'``: used, then moved, unbiased; ``'never'``: none.
     baseline_weight
         Of the newest mean reward in the moving baseline.
     """
