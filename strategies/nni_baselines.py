@@ -3,14 +3,14 @@
 :class:`DARTS`         ``nni-darts``: DARTS (Liu, Simonyan, Yang; ICLR 2019), of first order
 :class:`GumbelDARTS`   ``nni-gumbel-darts``: the same on samples of the Gumbel softmax (FBNet, SNAS)
 :class:`Proxyless`     ``nni-proxyless``: NNI's ProxylessNAS
-:class:`RandomOneShot` ``nni-random``: a supernet of paths drawn at random (Guo et al., ECCV 2020), and a random network of it
+:class:`RandomOneShot` ``nni-random``: a supernet of paths drawn at random (Guo et al., ECCV 2020); the network is random
 
-The methods are NNI's, as their classes are. Changed is what keeps NNI's from being compared, or from learning the latency:
+Methods and classes are NNI's. What keeps NNI's from being compared, or from learning the latency, is changed:
 
 - Their penalty gets probabilities as plain numbers, so that no gradient reaches the architecture. Here it gets live
   ones, the depths of a ``Repeat`` included.
-- ``Proxyless`` exports a random network, ``GumbelDARTS`` says noisy probabilities. Here a network is the most probable one, the
-  same at every call, and probabilities are those of the plain softmax.
+- ``Proxyless`` exports a random network, ``GumbelDARTS`` exports noisy ones. Here a network is the most probable one, the same
+  at every call, and probabilities are those of the plain softmax.
 - Architecture steps count as training in ``train_loss``, and are made with the label smoothing of the weights. Here
   they are the evaluator's ``architecture_loss``, as with the strategies here.
 - Logits reach their optimizer in the order of a set. Here in that of the modules.
@@ -176,7 +176,7 @@ class _Differentiable(_OneProcess):
 
 
 def _by_turns(weights: Callable, architecture: Callable, batch: Any, batch_idx: int) -> Any:
-    """NNI's DARTS calls ``training_step`` for both: with even numbers for the architecture, odd ones for the weights."""
+    """NNI's DARTS calls ``training_step`` for both: even numbers for the architecture, odd ones for the weights."""
     return (weights if batch_idx % 2 else architecture)(batch, batch_idx)
 
 
@@ -252,7 +252,7 @@ class DARTS(_Peer, nni.nas.strategy.DARTS):
 
 
 class GumbelDARTS(DARTS, nni.nas.strategy.GumbelDARTS):
-    """NNI's ``GumbelDARTS``: as :class:`DARTS`, the mixture drawn anew for every step, more and more like one candidate.
+    """NNI's ``GumbelDARTS``: as :class:`DARTS`, with a mixture that is drawn anew for every step.
 
     Parameters
     ----------
@@ -338,10 +338,10 @@ class _RandomModule(_OneProcess, RandomSamplingLightningModule):
 
 
 class RandomOneShot(_Peer, nni.nas.strategy.RandomOneShot):
-    """NNI's ``RandomOneShot``: weights step on a path drawn at random, and nothing is decided: the network is a random one.
+    """NNI's ``RandomOneShot``: weights step on a path drawn at random; the network is a random one.
 
-    That is what NNI exports, and what a search has to beat. A target of a penalty is a hard limit: by NNI's own filter no
-    network above it is trained or exported. The penalty's weight and form mean nothing.
+    A search has to beat it. A target of a penalty is a hard limit: by NNI's own filter no network above it is
+    trained or exported. The penalty's weight and form mean nothing.
 
     Parameters
     ----------

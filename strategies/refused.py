@@ -1,4 +1,4 @@
-"""Strategies of NNI that are not to be had here, and why; without an import, so that whoever names one is told at once."""
+"""Strategies of NNI that are refused, with the reason; no import, so the message comes at once."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The search inside NNI and Lightning: what every method here has in common as a strategy, a module, and a run that can be resumed."""
+"""The search inside NNI and Lightning: the strategy, module and resumable run that both methods share."""

@@ -22,8 +22,8 @@ _ALLOWED = "dict, list, tuple, str, int, float, bool, None, torch.Tensor"
 class CheckpointFolder(Checkpoints):
     """The checkpoints of one search.
 
-    Format 1 had no state of the method, and paths of one process only; 2, which is read too, each tensor by itself; 3, which one
-    flipped bit makes a 2, is none.
+    Format 1 had no state of the method, and paths of one process only; 2, which is read too, each tensor by itself; 3,
+    which one flipped bit makes a 2, is none.
     """
 
     def __init__(self, folder: str | Path):

@@ -1,10 +1,10 @@
 """Hard limits: the network that a search leaves is within every target of its penalty, and near the one that is held.
 
-A penalty brings the *expected* cost of a mixture to its target. The most probable candidates of all choices, each by itself,
-are one network of many, and may cost more than the target, or much less. So what a search leaves is chosen together: the most
-probable network of those within the targets and near the one that the penalty holds, if it holds one
-(:func:`~nni_proxyless.latency.best_under_budget`). A method that makes choices before the end makes one only if a network
-within the targets remains possible.
+A penalty brings the *expected* cost of a mixture to its target. The most probable candidates of all choices, each by
+itself, are one network of many, and may cost more than the target, or much less. So what a search leaves is chosen
+together: the most probable network of those within the targets and near the one that the penalty holds, if it holds one
+(:func:`~nni_proxyless.latency.best_under_budget`). A method that makes choices before the end makes one only if a
+network within the targets remains possible.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class Limit(NamedTuple):
     Attributes
     ----------
     held
-        Whether the search brings the expected cost to this target from both sides: its probabilities are about networks near it.
+        Whether the search brings the expected cost to this target from both sides: its probabilities are about networks
+        near it.
     """
 
     profiler: LatencyProfiler
@@ -36,7 +37,7 @@ class Limit(NamedTuple):
 
 
 def limits_of(penalty: Any) -> list[Limit]:
-    """The targets of a penalty, or of several as one; none of NNI's own penalties and profilers, whose target is no limit."""
+    """The targets of a penalty, or of several as one; none of NNI's own, whose target is no limit."""
     parts = list(penalty.penalties.values()) if isinstance(penalty, Penalties) else [penalty]
     return [
         Limit(part.profiler, part.target_ms, part.holds_target)
@@ -61,8 +62,8 @@ def most_probable_within(
     made
         Choices that count as made too.
     near
-        Whether the network is to be near the limit that is held: one more than 3 % below it has to be more probable, by a
-        factor of e for every further per cent (:mod:`nni_proxyless.latency.objectives.nearness`).
+        Whether the network is to be near the limit that is held: one more than 3 % below it has to be more probable, by
+        a factor of e for every further per cent (:mod:`nni_proxyless.latency.objectives.nearness`).
 
     Returns
     -------

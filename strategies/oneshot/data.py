@@ -1,12 +1,13 @@
 """Restore randomness and batches when a search is resumed.
 
 The position of a pass over data cannot be saved: it is hidden in the iterator, the sampler's permutation and the worker
-processes. What can be saved is the state of all randomness at the *start* of the pass and the number of batches consumed
-since. Going on means to start the pass again from those states, to drop as many batches, and to set the randomness to
-what it was at the stop (the dropped batches drew from it in another order than the training between them).
+processes. What can be saved is the state of all randomness at the *start* of the pass and the number of batches
+consumed since. Going on means to start the pass again from those states, to drop as many batches, and to set the
+randomness to what it was at the stop (the dropped batches drew from it in another order than the training between
+them).
 
-Out of reach: a sampler that draws from the global randomness in the middle of a pass, data sets with a state of their own,
-and loaders with ``in_order=False``. All samplers of torch draw from the global randomness at the start only.
+Out of reach: a sampler that draws from the global randomness in the middle of a pass, data sets with a state of their
+own, and loaders with ``in_order=False``. All samplers of torch draw from the global randomness at the start only.
 """
 
 from __future__ import annotations
@@ -102,9 +103,9 @@ class ReplayableLoader:
     Parameters
     ----------
     loader
-        Anything that can be iterated; may be exchanged between passes, and None until it is known. Worker processes of a
-        ``DataLoader`` with ``persistent_workers`` are started anew for every pass: they would carry randomness from pass
-        to pass which is in no state.
+        Anything that can be iterated; may be exchanged between passes, and None until it is known. Worker processes of
+        a ``DataLoader`` with ``persistent_workers`` are started anew for every pass: they would carry randomness from
+        pass to pass which is in no state.
 
     Attributes
     ----------
@@ -218,7 +219,8 @@ class HeldOutBatches:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go to where :meth:`state` was taken; loads the consumed batches again and leaves the global randomness as it is.
+        """Go to where :meth:`state` was taken; loads the consumed batches again and leaves the global randomness as it
+        is.
 
         Raises
         ------
@@ -258,8 +260,8 @@ def for_this_rank(loader: Any, rank: int, world_size: int, *, seed: int, shuffle
     Parameters
     ----------
     loader
-        A torch ``DataLoader`` (NNI's is one). One that is distributed already is returned as it is, and so is any loader
-        when there is only one process.
+        A torch ``DataLoader`` (NNI's is one). One that is distributed already is returned as it is, and so is any
+        loader when there is only one process.
     rank, world_size
         Number of this process, number of all processes.
     seed
@@ -270,8 +272,8 @@ def for_this_rank(loader: Any, rank: int, world_size: int, *, seed: int, shuffle
     Returns
     -------
     DataLoader
-        With a ``DistributedSampler``, which needs ``set_epoch`` before each pass. Without ``drop_last`` it repeats a few
-        samples, so that all processes have equally many.
+        With a ``DistributedSampler``, which needs ``set_epoch`` before each pass. Without ``drop_last`` it repeats a
+        few samples, so that all processes have equally many.
 
     Raises
     ------

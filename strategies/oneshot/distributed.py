@@ -1,8 +1,8 @@
 """Several processes, one search: gradients are averaged over the processes, whether they sample the same path or not.
 
-Lightning's DDP starts the processes and gives each its share of the data. Its own reduction of gradients is left out: it
-waits for every parameter of the supernet, or sends zeros for all that were not on the path. Here the gradients of what
-was on a path are averaged, and nothing else.
+Lightning's DDP starts the processes and gives each its share of the data. Its own reduction of gradients is left out:
+it waits for every parameter of the supernet, or sends zeros for all that were not on the path. Here the gradients of
+what was on a path are averaged, and nothing else.
 """
 
 from __future__ import annotations

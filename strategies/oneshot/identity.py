@@ -1,4 +1,5 @@
-"""What makes two searches the same search: every option of a strategy that is not marked otherwise, and what its penalty weighs.
+"""What makes two searches the same search: every option of a strategy that is not marked otherwise, and what its
+penalty weighs.
 
 Only the search that wrote a checkpoint resumes from it. An option counts by being a field of the strategy, or
 an argument of the constructor that a subclass has written; ``NotIdentity`` in its type says that it does not.
@@ -57,7 +58,7 @@ def options_of(configured: Any, root: type, but: Collection[str] = ()) -> dict[s
 
 
 def _option_names(cls: type) -> list[str]:
-    """The options that a class adds to those of its base classes, all of a dataclass; without those marked ``NotIdentity``."""
+    """The options that a class adds to its bases', of a dataclass all; without those marked ``NotIdentity``."""
     if "__dataclass_fields__" in vars(cls):
         return [n for n, t in option_types(cls).items() if not any(isinstance(m, NotIdentity) for m in get_args(t))]
     if "__init__" not in vars(cls):

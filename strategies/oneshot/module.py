@@ -1,4 +1,4 @@
-"""A search inside Lightning, whatever the method: weight steps on single paths, and the parts of an architecture step."""
+"""A search inside Lightning, for both methods: weight steps on single paths, parts of an architecture step."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class SampledOneShotModule(BaseOneShotLightningModule):
 
     def on_train_start(self) -> Any:
         if self._modes is not None:
-            self._modes.restore()  # Lightning before 2.2 puts everything into training mode, also what was kept out of it
+            self._modes.restore()  # what a space keeps in evaluation mode stays in it
             self._modes = None
         own = [o for o in self.trainer.optimizers if not getattr(o, "is_arch_optimizer", False)]
         check_module(self.training_module, own, [config.scheduler for config in self.trainer.lr_scheduler_configs])
@@ -309,7 +309,7 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         return [gate for gate in self.searched if gate.fixed]
 
     def architecture_loss(self, batch: Any, batch_idx: int) -> Tensor | None:
-        """Task loss of the sampled path, the module's own ``architecture_loss`` if it has one; None to skip the batch."""
+        """Task loss of the sampled path, by the module's ``architecture_loss`` if it has one; None skips the batch."""
         own = getattr(self.training_module, "architecture_loss", None)
         return loss_of((own or self.training_module.training_step)(batch, batch_idx), self.training_module)
 
@@ -325,7 +325,7 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         return loss
 
     def note(self, figures: dict[str, Any]) -> None:
-        """Log figures of this step: the newest ones, when the trainer's loggers are told next; see :class:`.step_log.StepLog`."""
+        """Log figures of this step when the loggers log next; see :class:`.step_log.StepLog`."""
         self._step_log.figures.update(figures)
 
     def rising(self, weight: float, first: int, end: int) -> float:

@@ -26,7 +26,7 @@ def overrides(module: LightningModule, name: str) -> bool:
 
 
 def clip(module: LightningModule, optimizer: Any, value: float | None, algorithm: str) -> None:
-    """Clip the gradient of the weights; by a ``configure_gradient_clipping`` of the module's own with or without a value."""
+    """Clip the gradient of the weights, by the module's own ``configure_gradient_clipping`` if it has one."""
     own = overrides(module, "configure_gradient_clipping")
     if value is None and not own:
         return

@@ -2,8 +2,8 @@
 
 What a checkpoint holds is everything that the rest of the search depends on: weights, logits, both optimizers, learning
 rate schedules, loss scaling, the generator of the paths, all global randomness, and how far each loader has come. Data
-are not stored but replayed: the shuffled order is drawn again from the state that it was drawn from, and batches that are
-done are skipped. A checkpoint is written between two batches, when no gradient is pending.
+are not stored but replayed: the shuffled order is drawn again from the state that it was drawn from, and batches that
+are done are skipped. A checkpoint is written between two batches, when no gradient is pending.
 
 On a CPU with a fixed number of threads the result is the same to the last bit.
 """
@@ -137,7 +137,7 @@ class CheckpointLoop:
     # -- stopping --------------------------------------------------------------------------------------------------
 
     def after_batch(self, module: Any, batch_idx: int) -> None:
-        """Write a checkpoint if it is time and no gradient is pending; not after the last batch, when the epoch ends."""
+        """Write a checkpoint if it is time and no gradient is pending; not after an epoch's last batch."""
         due = self.every is not None and (batch_idx + 1) // self.every > self._done // self.every
         if batch_idx >= self._done and due and not module.is_accumulating and not module.trainer.is_last_batch:
             self._write(module, module.trainer.current_epoch, batch_idx + 1)

@@ -1,7 +1,8 @@
 """Log the steps of a search at the loggers' own interval.
 
-Lightning's ``log`` takes a millisecond per figure, and its loggers are told every ``log_every_n_steps`` batches: of what a search logs in
-between, all but the newest is lost. Sixty probabilities and five terms of a loss came to a tenth of a small search.
+Lightning's ``log`` takes a millisecond per figure, and its loggers are told every ``log_every_n_steps`` batches: of
+what a search logs in between, all but the newest is lost. Sixty probabilities and five terms of a loss came to a tenth
+of a small search.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ class StepLog:
     Attributes
     ----------
     figures
-        Of the newest step that had them. They go through Lightning's ``log``, so callbacks find them in ``callback_metrics``: those
-        of the last step are there when an epoch ends.
+        Of the newest step that had them. They go through Lightning's ``log``, so callbacks find them in
+        ``callback_metrics``: those of the last step are there when an epoch ends.
     probs
-        Label -> choice -> probability, or None. Go to the loggers as ``prob/LABEL/CHOICE``, and into no ``callback_metrics``.
+        Label -> choice -> probability, or None. Go to the loggers as ``prob/LABEL/CHOICE``, and into no
+        ``callback_metrics``.
     """
 
     def __init__(self) -> None:
@@ -33,7 +35,7 @@ class StepLog:
         self._curves: dict[str, float] = {}
 
     def hand_over(self, module: Any) -> None:
-        """At the end of a training step: nothing, or everything that is new, if the loggers are told after this batch."""
+        """At the end of a training step: log what is new if the loggers log after this batch."""
         trainer = module.trainer
         if self.probs is not None:
             self._curves = {f"prob/{label}/{c}": p for label, of in self.probs.items() for c, p in of.items()}

@@ -33,9 +33,9 @@ class SampledStrategy(OneShotStrategy):
     """What ProxylessNAS and DSNAS have in common as strategies of NNI. A subclass adds options and names its module.
 
     An option is a field: written once, with the values it may have in its type (:mod:`nni_proxyless.core.ranges`). The
-    constructor, its errors, what a checkpoint compares and what ``nni-proxyless check`` says follow from the fields; the
-    Lightning module reads them from the strategy. A subclass may be a dataclass too, or write a constructor that passes
-    its other arguments on.
+    constructor, its errors, what a checkpoint compares and what ``nni-proxyless check`` says follow from the fields;
+    the Lightning module reads them from the strategy. A subclass may be a dataclass too, or write a constructor that
+    passes its other arguments on.
 
     Parameters
     ----------
@@ -47,27 +47,29 @@ class SampledStrategy(OneShotStrategy):
         Warm-up has a cosine schedule of its own, from here to 0; the evaluator's schedule begins with the search, and
         should be as long as the search alone. None: the evaluator's schedule from the start.
     size_bias
-        Weights train on paths in which candidate j has a probability proportional to p_j s_j^size_bias, s_j being its number of
-        weights. 0: p_j, as in the papers. 1 is for candidates that share their weights
-        (:class:`~nni_proxyless.search_spaces.MobileNetV2Space`): a large one alone trains what it does not share, and drawn as
-        often as the others it stays behind them and is judged too low. The architecture learns on paths drawn from p.
+        Weights train on paths in which candidate j has a probability proportional to p_j s_j^size_bias, s_j being its
+        number of weights. 0: p_j, as in the papers. 1 is for candidates that share their weights
+        (:class:`~nni_proxyless.search_spaces.MobileNetV2Space`): a large one alone trains what it does not share, and
+        drawn as often as the others it stays behind them and is judged too low. The architecture learns on paths drawn
+        from p.
     gradient_clip_val, gradient_clip_algorithm
         Norm (or largest value, with ``'value'``) to which the gradient of the weights is clipped; None for no clipping.
         Lightning's Trainer refuses its own arguments of these names under manual optimization.
     accumulate_grad_batches
         Batches of one weight step, all on the same path.
     entropy_weight
-        Adds the entropy of the choices to the loss of the architecture, in units of the loss, rising from 0 in the first
-        epoch of the search to this weight in the last. It makes choices decide, and so brings the latency of the
-        derived network to the expected one, in searches that are too short to decide by themselves. 0: as in the papers.
+        Adds the entropy of the choices to the loss of the architecture, in units of the loss, rising from 0 in the
+        first epoch of the search to this weight in the last. It makes choices decide, and so brings the latency of the
+        derived network to the expected one, in searches that are too short to decide by themselves. 0: as in the
+        papers.
     penalty
-        A :class:`~nni_proxyless.latency.LatencyPenalty`, any NNI ``ExpectationProfilerPenalty``, or the arguments of the
-        latter as a dict. It gets live probabilities, so its gradient reaches alpha.
+        A :class:`~nni_proxyless.latency.LatencyPenalty`, any NNI ``ExpectationProfilerPenalty``, or the arguments of
+        the latter as a dict. It gets live probabilities, so its gradient reaches alpha.
     within_target
-        Whether the target of a ``LatencyPenalty``, or each of several, is a limit to the network that is left, and not only to
-        the expected latency: it is the most probable network within the targets and, with ``weight='auto'``, near them, as
-        :func:`~nni_proxyless.latency.best_under_budget` has it. False: of every choice its most probable candidate (papers),
-        which together may cost more, or much less.
+        Whether the target of a ``LatencyPenalty``, or each of several, is a limit to the network that is left, and not
+        only to the expected latency: it is the most probable network within the targets and, with ``weight='auto'``,
+        near them, as :func:`~nni_proxyless.latency.best_under_budget` has it. False: of every choice its most probable
+        candidate (papers), which together may cost more, or much less.
     seed
         Of the initial logits and of all sampling.
     log_prob_every_n_step

@@ -12,7 +12,8 @@ __all__ = ["WarmupSchedule"]
 
 
 class WarmupSchedule:
-    """Cosine from ``warmup_learning_rate`` to 0; the learning rate that the evaluator had set comes back for the search.
+    """Cosine from ``warmup_learning_rate`` to 0; the learning rate that the evaluator had set comes back for the
+    search.
 
     The rate is that of the first group of parameters; others keep their ratio to it.
     """

@@ -1,10 +1,10 @@
 """The gate of a choice, and the gradient that it would have received had it been a number.
 
-The symbols are those of :mod:`..estimators`. The forward pass runs the active candidate k and nothing else. A strategy learns from
-dL/dg_j, the gradient that each gate *would* have received: :func:`.gate_gradient.route_gate_gradients` puts exactly that into the
-backward pass, for the candidates that the strategy *probes*. What the gate stands for is the strategy's business: ProxylessNAS hands
-in probabilities (then the chain rule through the softmax is its equation 4, :func:`..estimators.logit_gradient`), DSNAS
-log-probabilities.
+The symbols are those of :mod:`..estimators`. The forward pass runs the active candidate k and nothing else. A strategy
+learns from dL/dg_j, the gradient that each gate *would* have received: :func:`.gate_gradient.route_gate_gradients` puts
+exactly that into the backward pass, for the candidates that the strategy *probes*. What the gate stands for is the
+strategy's business: ProxylessNAS hands in probabilities (then the chain rule through the softmax is its equation 4,
+:func:`..estimators.logit_gradient`), DSNAS log-probabilities.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class Gate(nn.Module):
         return self
 
     def __deepcopy__(self, memo: dict) -> Gate:
-        # Logits are copied, the generator stays the search's own: torch cannot copy one before 2.5.
+        # Logits are copied; the generator is shared, so that the copy draws from the same sequence.
         copied = Gate(self.label, self.choices, self.alpha.detach().clone(), self.generator)
         copied.skips, copied.sizes, copied.choice = self.skips, self.sizes, self.choice
         memo[id(self)] = copied
@@ -141,14 +141,14 @@ class Gate(nn.Module):
         return torch.nn.functional.one_hot(torch.tensor(index, device=alpha.device), len(alpha)).to(alpha.dtype)
 
     def most_probable(self) -> int:
-        """Index of the choice if it is made, else of the largest logit; the first one among equals, so that an export is deterministic."""
+        """Index of the fixed choice, else of the largest logit; the first among equals, so exports are deterministic."""
         return int(torch.argmax(self.alpha.detach())) if self.choice is None else self.choice
 
     def sample_path(self, size_bias: float = 0.0) -> int:
         """Draw the active candidate and open the gate for it alone.
 
-        It is j with a probability proportional to p_j s_j^size_bias, with 0 therefore p_j. s_j is its number of weights; one
-        without any counts as the smallest that has some.
+        It is j with a probability proportional to p_j s_j^size_bias, with 0 therefore p_j. s_j is its number of
+        weights; one without any counts as the smallest that has some.
         """
         if size_bias and any(self.sizes) and not self.fixed:
             sizes = torch.tensor(self.sizes, dtype=torch.float64)

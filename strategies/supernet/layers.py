@@ -6,8 +6,8 @@
 :class:`SampledRepeat`     ``Repeat``: one of N depths
 =========================  ==============================================================================
 
-Symbols as in :mod:`..estimators`. Candidates keep their names, so the supernet's ``state_dict`` names every weight as the model
-space does. Gates are deliberately no submodules: their logits must never reach the optimizer of the weights.
+Symbols as in :mod:`..estimators`. Candidates keep their names, so the supernet's ``state_dict`` names every weight as
+the model space does. Gates are deliberately no submodules: their logits must never reach the optimizer of the weights.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ MOST_INPUT_SETS = 256
 
 
 def choices_of(label: str, mutable: Any) -> list[Any]:
-    """The N choices behind one label: values of a ``Categorical``, each an :class:`InputSet` of a ``CategoricalMultiple``.
+    """The N choices behind one label: values of a ``Categorical``, each an :class:`InputSet` of a
+    ``CategoricalMultiple``.
 
     Raises
     ------

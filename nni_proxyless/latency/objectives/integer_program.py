@@ -120,7 +120,7 @@ class Program:
         integrality[: self.n_binary] = 1
         entries = [(i, column, value) for i, (row, _, _) in enumerate(self._rows) for column, value in row.items()]
         rows, columns, values = zip(*entries, strict=True)
-        places = (np.array(rows, np.int32), np.array(columns, np.int32))  # up to scipy 1.13, HiGHS takes no others
+        places = (np.array(rows, np.int32), np.array(columns, np.int32))  # HiGHS counts in 32 bits
         matrix = csr_array((np.array(values), places), shape=(len(self._rows), self.n_columns))
         with _no_printing():
             found = milp(
