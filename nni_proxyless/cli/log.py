@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-__all__ = ["log_to_stderr", "silence_libraries"]
+from ..core.streams import say
+
+__all__ = ["log_to_stderr", "resume_hint", "silence_libraries"]
 
 
 def log_to_stderr() -> None:
@@ -20,6 +26,17 @@ def log_to_stderr() -> None:
     logger.setLevel(logging.INFO)
     # NNI's own handler, at the root, writes what its web UI shows as a trial's log.
     logger.propagate = "NNI_PLATFORM" in os.environ
+
+
+@contextmanager
+def resume_hint(command: str, folder: Path, file: str) -> Iterator[None]:
+    """If the command is interrupted or terminated, say how to go on, provided its folder holds this file by then."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        if (folder / file).exists():
+            say(f"to go on: nni-proxyless {command} --resume {shlex.quote(str(folder))}")
+        raise
 
 
 def silence_libraries() -> None:

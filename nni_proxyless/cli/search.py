@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import UserError
 from ..core.user_path import path_argument
-from .log import silence_libraries
+from .log import resume_hint, silence_libraries
 
 __all__ = ["add_search_command"]
 
@@ -64,7 +65,8 @@ def _search(arguments: argparse.Namespace) -> int:
     from ..search.run import run_search  # takes seconds, and a mistake is to be said at once
 
     silence_libraries()
-    result = run_search(config, folder, base=path.parent if path else Path(), report=nni_trial.intermediate)
+    with resume_hint("search", folder, "search.yml") if not helped else nullcontext():
+        result = run_search(config, folder, base=path.parent if path else Path(), report=nni_trial.intermediate)
     if result is None:
         return 0
     nni_trial.final(result.metrics)

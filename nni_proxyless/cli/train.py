@@ -12,6 +12,7 @@ from typing import Any
 
 from ..core.errors import UserError
 from ..core.user_path import path_argument
+from .log import resume_hint
 
 __all__ = ["add_train_command"]
 
@@ -77,7 +78,10 @@ def _run(arguments: argparse.Namespace, *, talks: bool) -> int:
     from ..training.loop import train  # takes seconds, and a mistake is to be said at once
 
     writes = talks and config.epochs > 0
-    with locked(folder, wait=nni_trial.inside_nni(), doing="trains") if writes else nullcontext():
+    with (
+        resume_hint("train", folder, "checkpoint/training.ckpt") if talks else nullcontext(),
+        locked(folder, wait=nni_trial.inside_nni(), doing="trains") if writes else nullcontext(),
+    ):
         result = train(config, path, folder, report=nni_trial.intermediate)
     if not talks:
         return 0

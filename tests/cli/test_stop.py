@@ -44,6 +44,8 @@ def test_a_stopped_command_ends_by_the_signal(tmp_path, pytestconfig, what, numb
     command.join()
     assert command.exitcode == -number, said.read_text()
     assert said.read_text().endswith(last_words)
+    if what == "search":  # a training is told the same once it has a checkpoint
+        assert "\nto go on: nni-proxyless search --resume run\n" in said.read_text()
 
 
 def test_a_wake_up_that_an_interrupt_has_lost_does_not_delay_the_end(tmp_path):
