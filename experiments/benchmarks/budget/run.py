@@ -28,10 +28,9 @@ from nni_proxyless.latency import LatencyEstimator, LatencyProfiler, Operation, 
 from nni_proxyless.latency.objectives.budget import fastest, log_probability
 
 from ..common import record
+from .report import bars, markdown
 
 Probs = dict[str, dict[Any, float]]
-
-FASTER = 10.0  # bar: times as fast as looking at 100,842 networks, of a space a trillionth of the paper's
 
 
 class RandomCosts(LatencyEstimator):
@@ -117,39 +116,6 @@ def beside_exhaustion(options: argparse.Namespace, done: Any) -> dict[str, Any]:
         "exhaustive_by_budget": statistics.median(b / a for a, b in pairs),
         "all_ratios": [b / a for a, b in pairs], "worse_by": worse_by,
     }  # fmt: skip
-
-
-def bars(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    found = []
-    for entry in entries:
-        if "exhaustive_by_budget" in entry:
-            ratios = entry.get("all_ratios", [])
-            noise = (max(ratios) - min(ratios)) / 2 if ratios else 0.0
-            name = f"{entry['name']}: all networks one by one, times as long"
-            found.append(record.bar(name, entry["exhaustive_by_budget"], at_least=FASTER, noise=noise))
-        if "worse_by" in entry:
-            name = f"{entry['name']}: log-probability less than that of the best of all networks"
-            found.append(record.bar(name, entry["worse_by"], at_most=1e-9))
-    return found
-
-
-def markdown(result: dict[str, Any]) -> list[str]:
-    """Lines of the result as a person reads it."""
-    rows = [
-        (e["name"], f"{e['networks']:.2g}", f"{1e3 * e['median_seconds']:.1f}", f"{1e3 * e['worst_seconds']:.1f}",
-         f"{e['exhaustive_by_budget']:.0f} times as long" if "exhaustive_by_budget" in e else "")
-        for e in result["entries"]
-    ]  # fmt: skip
-    return [
-        *record.head(result),
-        "",
-        *record.table(("space", "networks", "median ms", "worst ms", "all networks one by one"), rows),
-        "",
-        *record.bars_table(result["bars"]),
-        "",
-        f"{result['settings']['budgets']} budgets in each large space, {result['settings']['rounds']} beside an exhaustive search. Costs that blocks of a stage "
-        "share, as in a real table, make networks of equal cost and take longer.",
-    ]  # fmt: skip
 
 
 def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:

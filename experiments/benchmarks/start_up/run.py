@@ -10,17 +10,16 @@ same environment that does nothing.
 from __future__ import annotations
 
 import argparse
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from .. import ROOT
 from ..common import record
+from .report import bars, markdown
 
 EXPERIMENTS = ROOT / "experiments"
 # What is typed in a folder of its own, the shipped files by name, and the bar in seconds.
@@ -56,27 +55,6 @@ def typed(words: Sequence[str]) -> list[str]:
     """With the paths of shipped files."""
     return [
         str(EXPERIMENTS / word) if word.endswith(".yml") and (EXPERIMENTS / word).exists() else word for word in words
-    ]
-
-
-def bars(entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [
-        record.bar(
-            f"seconds of `{entry['command']}`", statistics.median(entry["seconds"]), at_most=entry["bar"],
-            noise=max(entry["seconds"]) - min(entry["seconds"]),
-        )
-        for entry in entries
-    ]  # fmt: skip
-
-
-def markdown(result: dict[str, Any]) -> list[str]:
-    return [
-        *record.head(result),
-        "",
-        f"From a word to its answer, the median of {result['settings']['repeats']} processes; a Python that does nothing takes "
-        f"{statistics.median(result['floor']):.2f} s. The noise is the slowest less the fastest.",
-        "",
-        *record.bars_table(result["bars"]),
     ]
 
 
