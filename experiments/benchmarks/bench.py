@@ -11,55 +11,30 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from . import ROOT, results
+from . import results
 from .common import record
-
-PACKAGE = __package__
-# In this order: those that time come first, while a machine that has just been left alone is quiet.
-ALL = {
-    "start_up": "commands that write two files, check one, or refuse",
-    "step_cost": "cost of a step of the search",
-    "busy": "a machine that others use too",
-    "latency_truth": "what the table says against what is measured",
-    "budget": "time of an exact derivation",
-    "search_overhead": "a whole small search by its steps",
-    "search_hours": "cost of a whole search",
-    "scale": "the ImageNet space: memory, throughput, processes",
-    "known_answer": "spaces whose best network is known",
-    "rewards": "what DSNAS learns from",
-    "no_retraining": "DSNAS deployed as it is",
-    "ranking": "accuracy in the supernet against accuracy alone",
-    "specialization": "networks for different targets",
-    "quality": "searched networks against random ones and MobileNetV2",
-}
+from .common.questions import PACKAGE, Question, questions
 
 
-def run(name: str, folder: Path) -> dict[str, Any]:
+def run(question: Question, folder: Path) -> dict[str, Any]:
     """One benchmark: how it ended, and its bars."""
-    output, log = folder / f"{name}.json", folder / f"{name}.log"
+    output, log = folder / f"{question.name}.json", folder / f"{question.name}.log"
     output.unlink(missing_ok=True)
-    words = [sys.executable, "-m", f"{PACKAGE}.{name}.run", "--short", "--output", str(output)]
-    if name == "quality":
-        with socket.socket() as any_free:  # somebody's web UI may have the usual one
-            any_free.bind(("127.0.0.1", 0))
-            port = any_free.getsockname()[1]
-        words += ["--folder", str(folder / "quality"), "--port", str(port)]
+    words = [sys.executable, "-m", question.module, "--short", "--output", str(output), *question.short(folder)]
+    root = question.folder.parents[question.package.count(".") + 1]
     began = time.monotonic()
     with log.open("w", encoding="utf-8") as file:
-        code = subprocess.run(
-            words, stdout=file, stderr=subprocess.STDOUT, check=False, env=environment(), cwd=ROOT
-        ).returncode
+        done = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, check=False, env=environment(), cwd=root)
     bars = json.loads(output.read_text(encoding="utf-8"))["bars"] if output.exists() else []
     # 1 with a result is a missed bar, which the result tells itself.
-    failed = code != 0 and not (code == 1 and record.missed(bars))
-    return {"benchmark": name, "seconds": round(time.monotonic() - began, 1), "failed": failed, "bars": bars}
+    failed = done.returncode != 0 and not (done.returncode == 1 and record.missed(bars))
+    return {"benchmark": question.name, "seconds": round(time.monotonic() - began, 1), "failed": failed, "bars": bars}
 
 
 def environment() -> dict[str, str]:
@@ -67,47 +42,42 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "PYTHONWARNINGS": "ignore"}
 
 
-def missed_in_records() -> set[tuple[str, str]]:
+def missed_in_records(package: str) -> set[tuple[str, str]]:
     """Benchmark and bar of all that the long forms have missed, as RESULTS.md says."""
-    return {(section.benchmark, b["bar"]) for section, b in results.recorded_bars() if b["verdict"] == "missed"}
+    return {(question.name, b["bar"]) for question, _, b in results.recorded_bars(package) if b["verdict"] == "missed"}
 
 
-def markdown(runs: list[dict[str, Any]]) -> list[str]:
+def markdown(runs: list[dict[str, Any]], titles: dict[str, str]) -> list[str]:
     """Which ran for how long, and every bar."""
     rows = []
     for found in runs:
-        verdicts = [b["verdict"] for b in found["bars"]]
-        counted = ", ".join(f"{verdicts.count(v)} {v}" for v in ("met", "within noise", "missed") if v in verdicts)
-        rows.append(
-            (
-                found["benchmark"],
-                ALL[found["benchmark"]],
-                f"{found['seconds'] / 60:.1f}",
-                "FAILED" if found["failed"] else counted,
-            )
-        )
+        ended = "FAILED" if found["failed"] else record.counted([b["verdict"] for b in found["bars"]])
+        rows.append((found["benchmark"], titles[found["benchmark"]], f"{found['seconds'] / 60:.1f}", ended))
     bars = [b | {"bar": f"{found['benchmark']}: {b['bar']}"} for found in runs for b in found["bars"]]
     return [*record.table(("benchmark", "", "minutes", "bars"), rows), "", *record.bars_table(bars)]
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, package: str = PACKAGE) -> None:
+    # Those that time come first, while a machine that has just been left alone is quiet.
+    every = {question.name: question for question in sorted(questions(package), key=lambda q: not q.first)}
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("bench"), help="of results and logs (default: %(default)s)")
     parser.add_argument(
-        "--only", nargs="+", choices=sorted(ALL), default=list(ALL), metavar="NAME", help=", ".join(ALL)
+        "--only", nargs="+", choices=sorted(every), default=list(every), metavar="NAME", help=", ".join(every)
     )
     options = parser.parse_args(arguments)
     options.folder.mkdir(parents=True, exist_ok=True)
     folder, runs = options.folder.resolve(), []
     for name in options.only:
-        print(f"{name}: {ALL[name]} …", end=" ", file=sys.stderr, flush=True)
-        runs.append(run(name, folder))
+        print(f"{name}: {every[name].title} …", end=" ", file=sys.stderr, flush=True)
+        runs.append(run(every[name], folder))
         print(f"{runs[-1]['seconds'] / 60:.1f} min", file=sys.stderr)
         result = record.provenance(__file__, options, sum(r["seconds"] for r in runs)) | {"runs": runs}
         record.write(result, folder / "bench.json")
-    print("\n".join([*record.head(result), "", *markdown(runs)]))
+    titles = {name: question.title for name, question in every.items()}
+    print("\n".join([*record.head(result), "", *markdown(runs, titles)]))
     wrong = [f"{r['benchmark']}: failed, see {options.folder / r['benchmark']}.log" for r in runs if r["failed"]]
-    known = missed_in_records()
+    known = missed_in_records(package)
     wrong += [
         f"{r['benchmark']}: {record.missed([b])[0]}{' (in its record too)' if (r['benchmark'], b['bar']) in known else ''}"
         for r in runs

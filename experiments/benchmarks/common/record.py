@@ -99,6 +99,11 @@ def missed(bars: Iterable[dict[str, Any]]) -> list[str]:
     ]
 
 
+def counted(verdicts: Sequence[str]) -> str:
+    """How many bars ended how."""
+    return ", ".join(f"{verdicts.count(v)} {v}" for v in ("met", "within noise", "missed") if v in verdicts)
+
+
 def limits(b: dict[str, Any]) -> str:
     found = [f"{sign} {b[side]:g}" for side, sign in (("at_least", "≥"), ("at_most", "≤")) if b[side] is not None]
     return ", ".join(found)

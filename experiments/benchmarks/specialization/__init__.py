@@ -1,0 +1,4 @@
+"""Networks for different targets."""
+
+PLACE = 4
+RECORDS = [("specialization.json", "Networks for different targets", "bench_specialization.svg")]

@@ -141,7 +141,7 @@ def searched(words: Sequence[str], seed: int, folder: Path) -> Path:
     """Folder of one search; what it prints is not this benchmark's result."""
     with contextlib.redirect_stdout(sys.stderr):
         if command(["search", str(SEARCH), *COMMON, *words, f"seed={seed}", f"output={folder}"]):
-            raise SystemExit(f"specialisation: the search with seed {seed} has failed")
+            raise SystemExit(f"specialization: the search with seed {seed} has failed")
     return folder
 
 
@@ -151,7 +151,7 @@ def trained(folder: Path, words: Sequence[str], seed: int) -> float:
         if command(
             ["train", str(folder / "architecture.json"), str(TRAIN), *words, f"seed={seed}", "device=cpu", "threads=1"]
         ):
-            raise SystemExit(f"specialisation: the training in {folder.name} has failed")
+            raise SystemExit(f"specialization: the training in {folder.name} has failed")
     return json.loads((folder / "final" / "result.json").read_text())["accuracy"]
 
 

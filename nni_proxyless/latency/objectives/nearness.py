@@ -4,7 +4,7 @@
 
 This is the maximum a posteriori: what a search has learned is the prior, and that a network is one of those at the target, which the
 search is about, has a likelihood that is flat within ``BAND`` below it and falls exponentially from there. Three per cent is by how
-much a table errs about a network at worst (1.2 % on average, 3.3 % at worst, ``experiments/benchmarks/LATENCY.md``), so within that
+much a table errs about a network at worst (1.2 % on average, 3.3 % at worst, ``experiments/benchmarks/latency_truth/README.md``), so within that
 probability alone decides. ``SCALE`` is the one exchange rate: each further per cent, about the table's mean error, weighs as
 much as a factor of e in probability.
 
