@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -74,17 +73,3 @@ def test_bars_are_ratios_within_the_run():
     assert [(b["bar"], b["verdict"]) for b in one] == [("search, 1 thread, alone: passive by OpenMP's own", "missed")]
     unsteady = busy.bars(entries({0: [17.0, 18.0, 20.0, 21.0]}, {0: [20.0, 20.0, 20.0, 20.0]}, threads=1))
     assert unsteady[0]["noise"] > 0
-
-
-def test_a_result_is_told_from_its_record(capsys):
-    options = busy.options_from(["--short"])
-    assert (options.threads, options.rounds) == ([2], 2)
-    found = entries({0: [20.0], 1: [10.0], 2: [5.0]}, {0: [20.0], 1: [0.0], 2: [0.0]})
-    found[4]["cut_off"] = 1
-    result = busy.record.provenance(busy.__file__, options, 60) | {
-        "threads": None, "entries": found, "bars": busy.bars(found)
-    }  # fmt: skip
-    lines = busy.markdown(result)
-    assert "| search | 2 | none | 20 | 20 |" in lines
-    assert "| search | 2 | 1 | 10 (50 %) | 0 (0 %), 1 of 1 cut off |" in lines
-    assert str(os.getcwd()) not in "\n".join(lines)

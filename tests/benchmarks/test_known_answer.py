@@ -91,7 +91,7 @@ def test_all_networks_are_trained_several_times(monkeypatch):
     assert known_networks.measure_truth(2)["accuracies"] == truth["accuracies"]
 
 
-def test_the_command_searches_and_records(tmp_path, monkeypatch, capsys):
+def test_the_command_searches_and_records(tmp_path, monkeypatch):
     """In its smallest form, in a world where the network that costs most is the best and each step down costs 0.01."""
     monkeypatch.setattr(known_answer, "WARMUP_EPOCHS", 1)
     monkeypatch.setattr(known_answer, "SEARCH_EPOCHS", 1)
@@ -99,15 +99,13 @@ def test_the_command_searches_and_records(tmp_path, monkeypatch, capsys):
     macs = {known_networks.name_of(net): 1 + i for i, net in enumerate(known_networks.architectures())}
     world = {name: [0.3 + 0.01 * cost] * 2 for name, cost in macs.items()}
     truth = {"settings": known_networks.settings_of_truth(), "accuracies": world, "macs": macs}
-    given, file, drawn = tmp_path / "truth.json", tmp_path / "result.json", tmp_path / "known.svg"
+    given, file = tmp_path / "truth.json", tmp_path / "result.json"
     given.write_text(json.dumps({"truth": truth}), encoding="utf-8")
     monkeypatch.setattr(known_answer, "TARGETS", (None,))
     words = ["--planted-seeds", "1", "--seeds", "1", "--strategies", "two-path"]
-    code = known_answer.main([*words, "--truth", str(given), "--output", str(file), "--picture", str(drawn)])
-    said = capsys.readouterr()
-    text = file.read_text(encoding="utf-8")
-    result = json.loads(text)
-    assert code == bool([bar for bar in result["bars"] if bar["verdict"] == "missed"]) == bool(said.err)
+    code = known_answer.main([*words, "--truth", str(given), "--output", str(file)])
+    result = json.loads(file.read_text(encoding="utf-8"))
+    assert code == bool([bar for bar in result["bars"] if bar["verdict"] == "missed"])
     assert [(row["strategy"], row["residual"], len(row["found"])) for row in result["planted"]] == [
         ("two-path", False, 1), ("two-path", True, 1),
     ]  # fmt: skip
@@ -115,8 +113,3 @@ def test_the_command_searches_and_records(tmp_path, monkeypatch, capsys):
     assert found["rank"] == 65 - macs[found["found"]]
     assert found["regret"] == pytest.approx(0.01 * (found["rank"] - 1))
     assert result["chance"][0]["regret"] == pytest.approx(0.01 * 63 / 2)
-    assert known_answer.markdown(result) == said.out.splitlines()
-    known_answer.picture(result, tmp_path / "again.svg")
-    assert drawn.read_bytes() == (tmp_path / "again.svg").read_bytes()
-    assert str(tmp_path) not in text
-    assert result["command"].startswith("python -m experiments.benchmarks.known_answer.run --planted-seeds 1 --seeds 1")

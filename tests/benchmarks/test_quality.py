@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import math
@@ -83,23 +82,3 @@ def test_a_grid_that_is_not_done_says_what_lacks(tmp_path):
     done.write_text(json.dumps(a_cell("dsnas", 0, 0.9)))
     with pytest.raises(SystemExit, match=r"3 of 4 cells are not done: two-path-0.5-0, random-0.5-0, mobilenetv2-0.5-0"):
         quality.collect(GRID, tmp_path)
-
-
-def test_the_picture_and_the_tables_come_from_the_record_alone(tmp_path):
-    cells = [
-        a_cell(method, seed, 0.8 + i / 100 + seed * (i + 1) / 1000)
-        | {"by_mobilenetv2": 1.0, "macs": 10**6, "n_params": 10**5, "seconds": 60.0, "test_accuracies": [0.75, 0.85]}
-        for i, method in enumerate(GRID.methods)
-        for seed in (0, 1)
-    ]
-    result = {
-        "machine": {"cpu": "a CPU", "cores": 2}, "threads": 1, "date": "2026-11-23", "versions": {"torch": "2.15"}, "seconds": 60,
-        "command": "python …", "grid": dataclasses.asdict(GRID) | {"seeds": [0, 1]}, "cells": cells, "compared": quality.compared(cells),
-    }  # fmt: skip
-    result = json.loads(json.dumps(result))
-    text = "\n".join(quality.markdown(result))
-    assert "| ProxylessNAS, two-path | 80.05 ± 0.05 | 1.000 | 1.00 | 100 | 1.0 |" in text
-    assert "| DSNAS | best of random networks | -1.05 | 0.05 |" in text
-    assert "All 4 random networks, each by itself: 80.00 ± 2.89 %." in text
-    quality.picture(result, tmp_path / "quality.svg")
-    assert "DSNAS" in (tmp_path / "quality.svg").read_text(encoding="utf-8")

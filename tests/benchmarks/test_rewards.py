@@ -12,26 +12,16 @@ from experiments.benchmarks.rewards import run as rewards
 
 from ..conftest import ROOT
 
-MODULE = "experiments.benchmarks.rewards.run"
 EPS = [1e-5, 1e-3, 1e-2]
 ON_BRANCH = "gradient on the branch, eps 0.001"
 WAYS = [*(f"gradient, eps {eps:g}" for eps in EPS), ON_BRANCH, "loss, eps 0.001"]
 
 
-def test_rewards_benchmark_runs_and_records_everything(tmp_path, capsys):
+def test_rewards_benchmark_runs_and_records_everything(tmp_path):
     file = tmp_path / "result.json"
     assert rewards.main(["--quick", "--seeds", "1", "--output", str(file)]) == 0
-    said = capsys.readouterr()
-    assert said.err == ""
-
-    text = file.read_text(encoding="utf-8")
-    for place in (tmp_path, ROOT):
-        assert str(place) not in text + said.out, "no paths of this machine"
-    result = json.loads(text)
-    assert list(result)[-4:] == ["size", "planted", "digits", "bars"]
+    result = json.loads(file.read_text(encoding="utf-8"))
     assert result["bars"] == [], "tiny sizes measure nothing"
-    assert result["command"] == f"python -m {MODULE} --seeds 1 --quick"
-    assert result["settings"].items() >= {"seeds": 1, "quick": True}.items()
 
     # Property 25: of the order of eps where scale is divided out again, of no order of eps where something is added.
     sizes = {(row["skip_connection_behind"], row["eps"]): row for row in result["size"]}
@@ -65,8 +55,8 @@ def test_rewards_benchmark_runs_and_records_everything(tmp_path, capsys):
             last, before = (choices[f"stage{stage}.{i}"]["reward_relative_to_terms"] for i in (2, 1))
             assert last < 0.3 * before
 
-    assert said.out == "\n".join(rewards.markdown(result)) + "\n", "from the JSON alone"
-    assert all(f"| {way} |" in said.out for way in WAYS)
+
+def test_bars_of_the_record_are_those_of_its_figures():
     recorded = json.loads((ROOT / "experiments/benchmarks/rewards/records/rewards.json").read_text(encoding="utf-8"))
     assert rewards.bars(recorded) == recorded["bars"]
     assert {bar["verdict"] for bar in recorded["bars"]} == {"met"}

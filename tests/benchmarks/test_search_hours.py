@@ -32,18 +32,13 @@ def test_stages_cost_their_epochs_times_their_batches():
     )
 
 
-def test_search_hours_runs_and_records_everything(tmp_path, capsys):
-    file, drawn = tmp_path / "hours.json", tmp_path / "hours.svg"
+def test_search_hours_runs_and_records_everything(tmp_path):
+    file = tmp_path / "hours.json"
     words = ["--pixels", "32", "--batch", "2", "--rounds", "1"]
-    code = search_hours.main([*words, "--output", str(file), "--picture", str(drawn)])
-    said = capsys.readouterr()
+    code = search_hours.main([*words, "--output", str(file)])
     result = json.loads(file.read_text(encoding="utf-8"))
     missed = [bar["bar"] for bar in result["bars"] if bar["verdict"] == "missed"]
     assert code == (1 if missed else 0)
-    assert [line.split(": ")[1] for line in said.err.splitlines()] == missed
-    assert said.out == "\n".join(search_hours.markdown(result)) + "\n", "the record alone says all that was said"
-    assert str(tmp_path) not in file.read_text(encoding="utf-8")
-
     assert [row["name"] for row in result["entries"]] == STEPS
     plain = result["plain_images_per_second"]
     for name, total in result["totals"].items():
@@ -52,5 +47,3 @@ def test_search_hours_runs_and_records_everything(tmp_path, capsys):
         hours = total["trainings"] * 300 * 1_281_167 / plain / 3600
         assert total["hours_here"] == pytest.approx(hours)
         assert total["plain_images_per_second_for_these"] * total["published_gpu_hours"] == pytest.approx(hours * plain)
-    svg = drawn.read_text(encoding="utf-8")
-    assert all(word in svg for word in ("ProxylessNAS", "DSNAS", "warm-up", "child", "final training"))

@@ -15,16 +15,13 @@ SMALL = [
 ]  # fmt: skip
 
 
-def test_search_overhead_runs_beside_the_same_steps_and_records_everything(tmp_path, capsys):
+def test_search_overhead_runs_beside_the_same_steps_and_records_everything(tmp_path):
     """That its plain loop comes to the same weights and logits to the bit, the script itself checks."""
     file = tmp_path / "overhead.json"
     code = search_overhead.main(["--short", "--epochs", "3", "--set", *SMALL, "--output", str(file)])
-    said = capsys.readouterr()
     result = json.loads(file.read_text(encoding="utf-8"))
     missed = [bar["bar"] for bar in result["bars"] if bar["verdict"] == "missed"]
     assert code == (1 if missed else 0)
-    assert said.out == "\n".join(search_overhead.markdown(result)) + "\n", "the record alone says all that was said"
-    assert str(tmp_path) not in file.read_text(encoding="utf-8")
     assert [bar["bar"] for bar in result["bars"]] == [
         f"{name} on digits, a whole search by its steps" for name in ("ProxylessNAS", "DSNAS")
     ]

@@ -103,18 +103,6 @@ def test_bars_want_the_own_net_to_be_faster_and_as_accurate():
     assert first["noise"] == pytest.approx(1.2 * 0.001, rel=0.01), "twice the standard error of two seeds"
 
 
-def test_the_report_comes_from_the_result_alone(tmp_path):
-    result = made_up(0.8, 0.9)
-    text = "\n".join(specialization.markdown(result))
-    assert "| network for a | **0.80 (0.80)** | 5.00 | 0.9005 ± 0.0005 | -2.00 |" in text
-    assert "| proxyless_cpu | 1.5 | 3.0 | 75.3 | 7.4 | 138.7 | 116 |" in text
-    result["imagenet"] = {"unit": result["small"]["unit"], "nets": result["small"]["runs"][0]["nets"]}
-    specialization.picture(result, tmp_path / "picture.svg")
-    drawn = (tmp_path / "picture.svg").read_text(encoding="utf-8")
-    assert drawn.count("network for") == 7
-    assert "138.7" in drawn
-
-
 def test_nets_of_two_devices_must_differ_and_those_by_multiply_adds_need_not():
     result = made_up(0.8, 0.9)
     for run in result["small"]["runs"]:
