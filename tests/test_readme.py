@@ -14,7 +14,7 @@ def test_the_python_examples_run(pytestconfig, tmp_path, monkeypatch):
     (search,), (load,) = (re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL) for page in pages)
     names: dict = {"__name__": "__main__"}
     assert "DeviceEstimator()" in search
-    search = search.replace("DeviceEstimator()", "DeviceEstimator(warmup=1, repeats=3)")
+    search = search.replace("DeviceEstimator()", "DeviceEstimator(warmup=1, repeats=15)")
     done = fork(exec, search, names, cwd=tmp_path, said=tmp_path / "said", HOME=str(tmp_path))
     done.join()
     assert done.exitcode == 0, (tmp_path / "said").read_text()
@@ -25,8 +25,7 @@ def test_the_python_examples_run(pytestconfig, tmp_path, monkeypatch):
     quick = [
         "training.epochs=1",
         "strategy.warmup_epochs=0",
-        "latency.estimator.repeats=2",
-        "latency.estimator.warmup=1",
+        "latency.estimator={name: macs}",  # two timings on a busy machine may give a table without sense, which is refused
     ]
     assert main(["search", "output=.", *quick]) == 0
     names = {}
