@@ -1,4 +1,4 @@
-"""Spaces of NNI's hub that cannot be searched here, and why; without an import, so that whoever names one is told at once."""
+"""Spaces of NNI's hub that are refused, with the reason; no import, so the message comes at once."""
 
 from __future__ import annotations
 

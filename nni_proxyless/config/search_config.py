@@ -137,7 +137,7 @@ class TrainingSection(Section):
 
 
 class TrainerSection(Section):
-    """The machine: what Lightning's Trainer is told."""
+    """The machine: arguments of Lightning's Trainer."""
 
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = Field(
         "auto", description="as Lightning's Trainer takes it"

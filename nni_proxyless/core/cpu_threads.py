@@ -1,6 +1,6 @@
 """Set how OpenMP threads wait and how many there are; both are read once, when the libraries of torch load.
 
-OpenMP's threads wait by spinning unless they are told otherwise. As long as every thread has a core, that saves a microsecond; where
+OpenMP's threads spin while they wait, by default. As long as every thread has a core, that saves a microsecond; where
 another program runs, the threads that wait take the cores away from the one that they wait for, and a step takes a hundred times
 as long. And a library that counts cores does not know of a container's quota, nor of the trials and processes beside it.
 

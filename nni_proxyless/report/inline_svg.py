@@ -34,7 +34,7 @@ def inline_svg(figure: Figure, prefix: str, label: str) -> str:
     prefix
         Of its identifiers; another one for every picture of a page.
     label
-        What a reader who sees no picture is told.
+        The text for a reader who sees no picture.
     """
     from matplotlib import rc_context
 

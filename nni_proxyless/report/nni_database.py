@@ -61,9 +61,9 @@ class Trial:
     started, ended
         Seconds since 1970; None for not yet.
     reported, final
-        What it has told NNI, one dict per epoch, and at its end; a bare number is called ``default``.
+        What it has reported to NNI, one dict per epoch, and at its end; a bare number is called ``default``.
     reported_at
-        When, in seconds since 1970, for each of ``reported``. Of a trial that was resumed, when it last told NNI of that epoch.
+        When, in seconds since 1970, for each of ``reported``. Of a trial that was resumed, when it last reported that epoch.
     """
 
     id: str

@@ -207,7 +207,7 @@ def _latency(rows: Sequence[Row], anchors: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _agreement(both: Sequence[tuple[float, float]], common: float | None) -> str:
-    """Of predicted and measured milliseconds, with what is common to all of the measured ones told apart."""
+    """Of predicted and measured milliseconds; the drift that all measured ones share is shown apart."""
     off = [measured / predicted - 1 for predicted, measured in both]
     furthest = max(off, key=abs)
     if len(both) == 1 or common is None:

@@ -131,7 +131,7 @@ class Found:
 
     @functools.cached_property
     def history(self) -> list[dict[str, Any]]:
-        """A dict per epoch; of a trial whose files are not here, what NNI was told."""
+        """A dict per epoch; of a trial whose files are not here, what it reported to NNI."""
         places = (self.folder / "history.jsonl", self.folder / "checkpoint" / "history.jsonl")
         there = next((place for place in places if place.exists()), None)
         return read_history(there) if there else list(self.trial.reported) if self.trial is not None else []

@@ -44,7 +44,7 @@ def line_chart(lines: Sequence[Line], label: str, *, level: float | None = None,
     Parameters
     ----------
     label
-        What a reader who sees no picture is told.
+        The text for a reader who sees no picture.
     level
         A horizontal line, such as a target.
     percent

@@ -1,7 +1,7 @@
 """Progress of a trial in words: its epoch, its figures and the remaining time.
 
-Epochs and figures are what the trial has told NNI, so those of other machines are known as well. How many epochs there will be,
-NNI is not told: that stands in the trial's folder or, where there is none yet, in the experiment's own files.
+A trial reports epochs and figures to NNI, so those of other machines are known as well. How many epochs there will be,
+NNI does not know: that stands in the trial's folder or, where there is none yet, in the experiment's own files.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ class Watcher:
 
 
 def progress_after(f: Found, plan: Plan, epoch: int) -> TrialProgress:
-    """How far a trial was when it had told of this epoch."""
+    """How far a trial was when it had reported this epoch."""
     assert f.trial is not None
     trial = dataclasses.replace(
         f.trial, reported=f.trial.reported[:epoch], reported_at=f.trial.reported_at[:epoch], state="RUNNING"

@@ -119,8 +119,8 @@ def history(folder: Path) -> list[dict[str, float]]:
 def recorder(folder: Path, report: Callable[[dict[str, float]], None]) -> Callable[[int, dict[str, float]], None]:
     """Keeps one line per epoch, and reports it; of a search that goes on, first the epochs that lie behind it.
 
-    NNI numbers what a process reports from 0 on, and its web UI shows the last that came under a number: told from the
-    beginning, the epochs keep their numbers, and one that NNI has missed gets there. What is gone through again is not told again.
+    NNI numbers what a process reports from 0 on, and its web UI shows the last that came under a number. A resumed search
+    reports all its epochs again, so they keep their numbers, and one that NNI has missed gets there. An epoch that it repeats is reported once.
     """
     path = folder / "history.jsonl"
     recorded = history(folder)

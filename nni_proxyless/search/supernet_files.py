@@ -92,7 +92,7 @@ def read_probabilities(folder: Path) -> Probabilities:
     if not path.exists():
         raise UserError(
             f"{folder}: no {PROBABILITIES}: the search was made by a version that did not keep its probabilities, and without "
-            "them no other network can be told to be good; search again"
+            "them no other network can be derived; search again"
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

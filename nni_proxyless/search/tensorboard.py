@@ -59,7 +59,7 @@ class TensorBoardLog:
         Parameters
         ----------
         logger
-            The trainer's; nothing is told to one that does not write for TensorBoard.
+            The trainer's; one that does not write for TensorBoard gets nothing.
         epoch, epochs
             As the trainer counts them, from 0 on; of how many.
         space

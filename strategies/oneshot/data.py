@@ -171,7 +171,7 @@ class HeldOutBatches:
     Parameters
     ----------
     loader
-        The held-out data. A sampler with ``set_epoch`` is told the number of the pass before it begins.
+        The held-out data. A sampler with ``set_epoch`` gets the number of the pass before it begins.
     """
 
     def __init__(self, loader: ReplayableLoader):

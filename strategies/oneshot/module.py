@@ -58,7 +58,7 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         What latency adds to the loss, or makes of an accuracy; None for nothing.
     limits
         What the network that is left keeps to.
-    stop_and_go
+    checkpoint_loop
         Writes and reads checkpoints; None for none.
     """
 
@@ -72,7 +72,7 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         held_out_data: ReplayableLoader,
         penalty: Any,
         limits: Sequence[Limit],
-        stop_and_go: CheckpointLoop | None,
+        checkpoint_loop: CheckpointLoop | None,
     ):
         super().__init__(training_module)
         for name in FORWARDED:
@@ -85,7 +85,7 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         self.training_data = training_data
         self.held_out_data = held_out_data
         self.held_out_batches = HeldOutBatches(held_out_data)
-        self.stop_and_go = stop_and_go
+        self.checkpoint_loop = checkpoint_loop
         self.limits = list(limits)
         self._warmup = WarmupSchedule(options)
         self._accumulated = 0
@@ -113,8 +113,8 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         for data in (self.training_data, self.held_out_data):
             if data.loader is not None:  # else they come from a data module, later
                 data.loader = divided(data.loader, self.trainer, self.options.seed)
-        if self.stop_and_go is not None:
-            self.stop_and_go.read(self)
+        if self.checkpoint_loop is not None:
+            self.checkpoint_loop.read(self)
         return super().setup(stage)
 
     def on_train_start(self) -> Any:
@@ -133,12 +133,12 @@ class SampledOneShotModule(BaseOneShotLightningModule):
                 f"strategy: no network of this space is within {targets}: what the search leaves will not be either"
             )
             self.limits = []
-        if self.stop_and_go is not None:
-            self.stop_and_go.restore(self)
+        if self.checkpoint_loop is not None:
+            self.checkpoint_loop.restore(self)
         return super().on_train_start()
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        if self.stop_and_go is not None and self.stop_and_go.is_done(self, batch_idx):
+        if self.checkpoint_loop is not None and self.checkpoint_loop.is_done(self, batch_idx):
             return None
         self.original = None
         result = self.search_step(batch, batch_idx)
@@ -149,8 +149,8 @@ class SampledOneShotModule(BaseOneShotLightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> Any:
         result = super().on_train_batch_end(outputs, batch, batch_idx, *args, **kwargs)
-        if self.stop_and_go is not None:
-            self.stop_and_go.after_batch(self, batch_idx)
+        if self.checkpoint_loop is not None:
+            self.checkpoint_loop.after_batch(self, batch_idx)
         return result
 
     def on_train_epoch_end(self) -> Any:
@@ -158,8 +158,8 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         if self.trainer.world_size > 1:  # each process has seen its own share of the images
             average([b for b in self.training_module.buffers() if b.is_floating_point()])
         require_finite(self, self.trainer.current_epoch)
-        if self.stop_and_go is not None:
-            self.stop_and_go.after_epoch(self)
+        if self.checkpoint_loop is not None:
+            self.checkpoint_loop.after_epoch(self)
         return result
 
     # From Lightning's own checkpoints NNI's ``state_dict`` goes on. What is decided comes first: a child lacks what has left.

@@ -154,10 +154,10 @@ class SampledStrategy(OneShotStrategy):
         return self.penalty
 
     def configure_oneshot_module(self, training_module: LightningModule) -> Any:
-        stop_and_go = None
+        checkpoint_loop = None
         if self.checkpoint_dir is not None:
             identity = {"strategy": type(self).__name__, **self.identity()}
-            stop_and_go = CheckpointLoop(self.checkpoint_dir, self.checkpoint_every, identity)
+            checkpoint_loop = CheckpointLoop(self.checkpoint_dir, self.checkpoint_every, identity)
         elif self.checkpoint_every is not None:
             raise ValueError(f"checkpoint_every is {self.checkpoint_every}, but there is no checkpoint_dir to write to")
         return self.module_class(
@@ -168,7 +168,7 @@ class SampledStrategy(OneShotStrategy):
             held_out_data=self._held_out_data,
             penalty=self.penalty_of_module(),
             limits=limits_of(self.penalty) if self.within_target else (),
-            stop_and_go=stop_and_go,
+            checkpoint_loop=checkpoint_loop,
         )
 
     # -- the supernet ----------------------------------------------------------------------------------------------
