@@ -1,9 +1,11 @@
-"""Build a lookup table: every operation of a space is timed on the target, once per round however often it occurs.
+"""Build a lookup table: what every operation of a space takes on the target.
 
-Two methods. ``networks``: whole networks run, so drawn that all candidates have their turn in every round, and their
+Three methods. ``networks``: whole networks run, so drawn that all candidates have their turn in every round, and their
 operations are timed where they stand. What a network takes when nobody looks, less the sum of its operations, is the table's
 ``constant``; looking costs some microseconds per operation, so that of a small network it may be negative. ``isolated``: operations
-are timed one by one, in turns; it needs no space that runs as a whole, and its sums read low.
+are timed one by one, in turns; it needs no space that runs as a whole, and its sums read low. ``fit``: whole networks are timed
+and nothing else, and rows are fitted to that (``fit_networks.py``); what all networks share is in the ``constant``. It is for
+runtimes that cannot be looked into, or that merge operations.
 
 What was timed is kept in a file while it lasts: a build that was killed goes on where it was.
 """
@@ -16,30 +18,37 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from nni.nas.nn.pytorch import ModelSpace
 
+from ..digits import significant
 from ..estimators.device import DeviceEstimator, Measurement
 from ..estimators.timing import spread, wait_policy_of
 from ..operation import Operation, Shape, shape_text, trace_operations
 from .drift import without_drift
+from .fit_networks import NORMAL_P95, fit_networks, fitted_operations
 from .kept_timings import KeptTimings, Run
 from .lookup_table import LookupTable
+from .time_in_chunks import CHUNK, TimesNetworks, in_turn, time_in_chunks
 from .timed_networks import Networks, balanced_samples
 
-__all__ = ["METHODS", "build_lookup_table"]
+__all__ = ["METHODS", "Method", "build_lookup_table", "method_for"]
 
-METHODS = ("networks", "isolated")
+Method = Literal["networks", "isolated", "fit"]
+METHODS: tuple[Method, ...] = get_args(Method)
+NETWORKS_PER_ROW = 2  # to fit to; see fit_networks.py
+FEWEST = 10
 DRIFT_CHECKS = 10  # runs of the first entry, at the beginning and at the end
 
 
 def build_lookup_table(
     space: ModelSpace,
     input_shape: Shape,
-    estimator: DeviceEstimator,
+    estimator: DeviceEstimator | TimesNetworks,
     *,
-    method: Literal["networks", "isolated"] = "networks",
+    method: Method | None = None,
+    networks: int | None = None,
     description: Mapping[str, Any] | None = None,
     partial: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -53,24 +62,35 @@ def build_lookup_table(
     input_shape
         Of one sample, (channels, height, width).
     estimator
-        Where and how to measure. Each candidate runs ``estimator.repeats`` times at every place where it may stand.
+        Where and how to measure. Each candidate runs ``estimator.repeats`` times at every place where it may stand; with ``fit``
+        each network runs so often.
     method
-        See above.
+        See above. None: :func:`method_for` the estimator.
+    networks
+        How many to fit to. None: two per row, or as many as four minutes allow. With another method there is no choice.
     description
         ``{'name': …, 'arguments': {…}}`` of the space, for the head of the table.
     partial
         File that holds what was timed until the table is there; if it exists and is of the same build, the build goes on
         with it, otherwise it is begun anew. Removed by the caller once the table is written.
     progress
-        Called after every step with the number of steps done and in all.
+        Called after every step with the number of steps done and in all; with ``fit`` a step is a network.
 
     Raises
     ------
     ValueError
         Unknown method; or the space does not run on that shape, or holds choices whose cost would be missed.
     """
+    method = method_for(estimator) if method is None else method
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; allowed: {', '.join(METHODS)}")
+    if method == "fit":
+        return _fitted(space, input_shape, estimator, networks, description, partial, progress)
+    if networks is not None:
+        raise ValueError(
+            f"networks is {networks}, but method is {method!r}; allowed: a number of networks with method 'fit' only"
+        )
+    estimator = cast(DeviceEstimator, estimator)
     keys = list(_operations(space, input_shape, method))
     open_steps = _whole_networks if method == "networks" else _one_by_one
     conditions = {**estimator.conditions, "resolution": shape_text(input_shape[1:] or input_shape)}
@@ -105,6 +125,62 @@ def build_lookup_table(
         space=None if description is None else {**description, "input_shape": list(input_shape)},
         constant=Measurement.of(beside) if beside else None,
     )
+
+
+def method_for(estimator: TimesNetworks) -> Method:
+    """How to build a table: the operations of eager torch can be timed where they stand, those of other runtimes cannot."""
+    return "networks" if getattr(estimator, "runtime", "torch") == "torch" else "fit"
+
+
+def _fitted(
+    space: ModelSpace,
+    input_shape: Shape,
+    estimator: TimesNetworks,
+    n: int | None,
+    description: Mapping[str, Any] | None,
+    partial: str | Path | None,
+    progress: Callable[[int, int], None] | None,
+) -> LookupTable:
+    if n is not None and n < FEWEST:
+        raise ValueError(f"networks is {n}; allowed: {FEWEST} or more")
+    operations = trace_operations(space, input_shape)
+    wanted = max(CHUNK, NETWORKS_PER_ROW * len(fitted_operations(operations))) if n is None else n
+    samples = in_turn(space, operations, wanted)
+    conditions = {**estimator.conditions, "resolution": shape_text(input_shape[1:] or input_shape)}
+    settings = {"method": "fit", "repeats": estimator.repeats, "warmup": estimator.warmup}
+    timed = time_in_chunks(
+        space, samples, input_shape, estimator, all_of_them=n is not None, partial=partial, progress=progress,
+        build={"conditions": conditions, **settings, "operations": [(op.key, op.conditions) for op in operations]},
+    )  # fmt: skip
+    fit = fit_networks(operations, timed.samples, timed.ms)
+    n = len(timed.samples)
+    return LookupTable(
+        {
+            key: Measurement(ms, ms + NORMAL_P95 * error, fit.counts[key] or n, predicted=not fit.counts[key])
+            for key, (ms, error) in fit.rows.items()
+        },
+        conditions,
+        measured={
+            "date": datetime.date.today().isoformat(),
+            **settings,
+            "networks": n,
+            "ridge": fit.ridge,
+            "mean_error": significant(fit.mean_error, 4),
+            "worst_error": significant(fit.worst_error, 4),
+            "spearman": significant(fit.spearman, 4),
+            **_waiting_of(estimator),
+            "drift": round(timed.drift, 3),
+            "unrest": round(timed.unrest, 3),
+        },
+        space=None if description is None else {**description, "input_shape": list(input_shape)},
+        constant=Measurement(fit.constant_ms[0], fit.constant_ms[0] + NORMAL_P95 * fit.constant_ms[1], n),
+        in_constant={op.key for op in operations if not op.conditions},
+        references=timed.references,
+    )
+
+
+def _waiting_of(estimator: TimesNetworks) -> dict[str, str]:
+    return waiting_of(estimator.device, estimator.threads) if isinstance(estimator, DeviceEstimator) else {}
 
 
 def _operations(space: ModelSpace, input_shape: Shape, method: str) -> dict[str, Operation]:

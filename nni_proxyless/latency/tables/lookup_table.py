@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,10 @@ class LookupTable(LatencyEstimator):
         What makes whole networks of sums of rows.
     networks
         Whole networks that were timed on the target together with the rows; what a calibration can be fitted on elsewhere.
+    in_constant
+        Of a table that was fitted to whole networks: keys of what all of these run. It is in the constant and needs no rows.
+    references
+        Some of the networks that it was fitted to.
     """
 
     def __init__(
@@ -57,6 +61,8 @@ class LookupTable(LatencyEstimator):
         constant: Measurement | None = None,
         calibration: Calibration | None = None,
         networks: Sequence[TimedNetwork] = (),
+        in_constant: Collection[str] = (),
+        references: Sequence[TimedNetwork] = (),
     ):
         self.rows = dict(rows)
         self._conditions = dict(conditions or {})
@@ -67,6 +73,8 @@ class LookupTable(LatencyEstimator):
         self.constant = constant
         self.calibration = calibration
         self.networks = list(networks)
+        self.in_constant = frozenset(in_constant)
+        self.references = list(references)
 
     @property
     def conditions(self) -> Mapping[str, object]:
@@ -80,22 +88,32 @@ class LookupTable(LatencyEstimator):
     def estimate(self, operation: Operation) -> float:
         """Median milliseconds of the operation's row, times the slope of the calibration.
 
-        What runs beside modules in every network needs no row: it is in the constant of the table.
+        What :meth:`holds` says is in the constant of the table counts nothing here.
 
         Raises
         ------
         KeyError
             No such row; the message names the key and the nearest ones.
         """
-        row = self.row(operation)
-        if row is None and operation.in_constant:
+        if self.holds(operation):
             return 0.0
+        row = self.row(operation)
         if row is None:
             near = difflib.get_close_matches(operation.key, self.rows, n=3, cutoff=0.0)
             raise KeyError(
                 f"{self.source}: no row '{operation.key}'; the nearest: {', '.join(near) or 'the table is empty'}"
             )
         return row.median_ms if self.calibration is None else self.calibration.slope * row.median_ms
+
+    def holds(self, operation: Operation) -> bool:
+        """Whether the constant of the table has the operation in it.
+
+        So it is with what runs beside modules in every network, unless there is a row for it; and, where the table was fitted
+        to whole networks, with all that every one of them runs, whether or not there is a row of the same key for candidates.
+        """
+        if operation.key in self.in_constant and not operation.conditions:
+            return True
+        return operation.in_constant and self.row(operation) is None
 
     def row(self, operation: Operation) -> Measurement | None:
         """The operation's row, under its own key or another one that published tables use; None if there is none."""
@@ -107,7 +125,8 @@ class LookupTable(LatencyEstimator):
     def replace(self, **changes: Any) -> LookupTable:
         """The same table with some parts changed."""
         parts = {name: getattr(self, name) for name in
-                 ("rows", "conditions", "measured", "source", "unit", "space", "constant", "calibration", "networks")}  # fmt: skip
+                 ("rows", "conditions", "measured", "source", "unit", "space", "constant", "calibration", "networks",
+                  "in_constant", "references")}  # fmt: skip
         return LookupTable(**{**parts, **changes})
 
     @classmethod

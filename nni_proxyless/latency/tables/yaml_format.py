@@ -14,9 +14,13 @@ The head says what was measured where, the rows hold median and spread per key:
       expanded_conv-input:16x16x16-output:16x16x16-expand:3-kernel:3-stride:1-idskip:1: {median: 0.2, p95: 0.3, count: 50}
     networks:
     - {architecture: {stage1.0: k3e3, stage1.1: skip, …}, median: 1.7, p95: 1.9, count: 50}
+    in_constant: ['Conv-input:32x32x3-output:16x16x16', …]
+    references:
+    - {architecture: {stage1.0: k5e6, stage1.1: k3e3, …}, median: 0.4, p95: 0.4, count: 120}
 
-``networks`` are whole networks that were timed on the target together with the rows, where ``latency check`` cannot do it. ``space``,
-``constant``, ``calibration`` and ``networks`` may be missing; a row may be marked ``predicted: true``. The checksum is over
+``networks`` are whole networks that were timed on the target together with the rows, where ``latency check`` cannot do it. A table
+that was fitted to whole networks has ``in_constant``, the operations that all of these run, and ``references``, some of them, to see by
+whether the machine is as it was. ``space``, ``constant``, ``calibration`` and these three may be missing; a row may be marked ``predicted: true``. The checksum is over
 everything else: a digit that was changed by accident is not taken for a measurement. Whoever writes a table by hand leaves
 it out. Numbers have twelve significant digits, so that a table in seconds or joules is written as well as one in
 milliseconds. Published tables (ProxylessNAS, once-for-all) are ``key: {count, mean, …}`` without a head.
@@ -46,7 +50,7 @@ __all__ = ["FORMAT", "TableError", "TimedNetwork", "read_table", "write_table"]
 FORMAT = "nni-proxyless lookup table 2"
 TOO_LONG = 1e8  # milliseconds, more than a day per operation: no measurement; of another unit nobody knows
 NEEDED = ("format", "unit", "conditions", "measured", "rows")
-OPTIONAL = ("checksum", "space", "constant", "calibration", "networks")
+OPTIONAL = ("checksum", "space", "constant", "calibration", "networks", "in_constant", "references")
 
 
 class TableError(ValueError):
@@ -87,7 +91,8 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_table(path: str | Path) -> dict[str, Any]:
-    """The parts of a table, checked: rows, conditions, measured, unit, space, constant, calibration, networks.
+    """The parts of a table, checked: rows, conditions, measured, unit, space, constant, calibration, networks, in_constant,
+    references.
 
     Raises
     ------
@@ -148,8 +153,11 @@ def _own_format(path: Path, content: Mapping[Any, Any]) -> dict[str, Any]:
             parts["calibration"] = Calibration(**given)
         except (TypeError, ValueError) as error:
             raise TableError(f"{path}: calibration: {error}") from error
-    if "networks" in content:
-        parts["networks"] = _networks(path, content["networks"], most)
+    for name in ("networks", "references"):
+        if name in content:
+            parts[name] = _networks(path, name, content[name], most)
+    if "in_constant" in content:
+        parts["in_constant"] = _keys(path, content["in_constant"])
     if "checksum" in content and content["checksum"] != (found := checksum(content)):
         raise TableError(
             f"{path}: the content is not what was measured: checksum is {content['checksum']!r}, that of the content {found!r}. "
@@ -169,14 +177,17 @@ def write_table(path: str | Path, content: Mapping[str, Any]) -> None:
     if content.get("calibration") is not None:
         plain["calibration"] = content["calibration"].plain()
     plain["rows"] = {key: _plain(row) for key, row in sorted(content["rows"].items())}
-    if content.get("networks"):
-        plain["networks"] = [  # NNI's labels are texts of a kind of their own, which YAML does not know
-            {
-                "architecture": {str(label): as_plain(choice) for label, choice in n.architecture.items()},
-                **_plain(n.measurement),
-            }
-            for n in content["networks"]
-        ]
+    if content.get("in_constant"):
+        plain["in_constant"] = sorted(content["in_constant"])
+    for name in ("networks", "references"):
+        if content.get(name):
+            plain[name] = [  # NNI's labels are texts of a kind of their own, which YAML does not know
+                {
+                    "architecture": {str(label): as_plain(choice) for label, choice in n.architecture.items()},
+                    **_plain(n.measurement),
+                }
+                for n in content[name]
+            ]
     # The checksum is of what a reader gets: YAML has no tuples.
     text = yaml.safe_dump({name: part for name, part in plain.items() if name != "checksum"}, sort_keys=False)
     plain["checksum"] = checksum(yaml.safe_load(text))
@@ -233,13 +244,19 @@ def _space(path: Path, space: Mapping[Any, Any]) -> dict[str, Any]:
     return dict(space)
 
 
-def _networks(path: Path, networks: Any, most: float) -> list[TimedNetwork]:
+def _keys(path: Path, keys: Any) -> list[str]:
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise TableError(f"{path}: in_constant is {keys!r}; allowed: a list of keys")
+    return keys
+
+
+def _networks(path: Path, part: str, networks: Any, most: float) -> list[TimedNetwork]:
     if not isinstance(networks, list) or not networks:
-        raise TableError(f"{path}: networks is {networks!r}; allowed: a list of one network or more")
+        raise TableError(f"{path}: {part} is {networks!r}; allowed: a list of one network or more")
     found: dict[str, int] = {}
     timed = []
     for i, network in enumerate(networks, start=1):
-        where = f"{path}: network {i}"
+        where = f"{path}: {part.rstrip('s')} {i}"
         names = ("architecture", "median", "p95", "count")
         if not isinstance(network, dict) or set(network) != set(names):
             raise TableError(f"{where}: {network!r}; allowed: a mapping of {', '.join(names)}")
@@ -253,7 +270,7 @@ def _networks(path: Path, networks: Any, most: float) -> list[TimedNetwork]:
                 )
         first = found.setdefault(repr(sorted(architecture.items())), i)
         if first != i:
-            raise TableError(f"{where}: the same architecture as network {first}")
+            raise TableError(f"{where}: the same architecture as {part.rstrip('s')} {first}")
         times = {name: value for name, value in network.items() if name != "architecture"}
         measurement = _row(where, times, "median", "p95", most)
         if measurement.median_ms == 0:

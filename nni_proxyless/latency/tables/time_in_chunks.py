@@ -1,0 +1,203 @@
+"""Time many whole networks, each prepared for its runtime, some at a time.
+
+Networks that are timed in turns must all be there at once, and hundreds of them need more memory than there is. So they come in
+chunks, with the same few networks in every one of them: what these take from chunk to chunk is the drift of the machine, and is
+divided out. Within a chunk median polish does it (``drift.py``).
+
+Of the timings of a network, a low percentile counts, which others on the machine disturb least; all are then brought to the
+level of medians, as everything else here is timed in medians. What remains is not noise of the timing: a network that is prepared anew has
+its weights elsewhere in memory, and is faster or slower by some per cent for as long as it is there (``small`` at 32x32 in ONNX
+Runtime: 2.4 % on average, where two halves of one run differ by 0.8 %). More networks help against that, more timings do not.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from nni.nas.nn.pytorch import ModelSpace
+from torch import nn
+
+from ..estimators.device import Measurement
+from ..estimators.timing import spread
+from ..operation import Operation, Shape
+from .drift import without_drift
+from .kept_timings import KeptTimings, Run
+from .timed_networks import balanced_samples
+from .yaml_format import TimedNetwork
+
+__all__ = ["CHUNK", "TimedNetworks", "TimesNetworks", "in_turn", "time_in_chunks"]
+
+REFERENCES = 4  # in every chunk
+CHUNK = 24  # networks at once, the references among them
+LOW = 10  # the percentile of a network's timings that counts
+LIMIT_S = 240.0  # of timing, unless somebody says how many networks
+
+_logger = logging.getLogger(__name__)
+
+
+class TimesNetworks(Protocol):
+    """What is needed of an estimator: :class:`~nni_proxyless.latency.DeviceEstimator`, whatever its runtime."""
+
+    repeats: int
+    warmup: int
+
+    @property
+    def conditions(self) -> Mapping[str, object]: ...
+
+    def time_in_turns(
+        self, operations: Sequence[tuple[nn.Module, Shape]], *, progress: Callable[[], None] | None = None
+    ) -> list[list[float]]: ...
+
+
+@dataclass(frozen=True)
+class TimedNetworks:
+    """What :func:`time_in_chunks` has found.
+
+    Attributes
+    ----------
+    samples, ms
+        Architectures, and what each takes.
+    references
+        Those that were timed in every chunk: with them, a later run can tell how the machine has drifted since.
+    drift
+        How much longer they took in the last chunk than in the first.
+    unrest
+        Of the machine's speed from round to round, :func:`..estimators.timing.spread`.
+    """
+
+    samples: list[dict[str, Any]]
+    ms: list[float]
+    references: list[TimedNetwork]
+    drift: float
+    unrest: float
+
+
+def in_turn(space: ModelSpace, operations: Sequence[Operation], n: int) -> list[dict[str, Any]]:
+    """Architectures in which all candidates have their turn, no two of which run the same operations; fewer if the space has no more.
+
+    The first of them are the same for every ``n``.
+    """
+    found: dict[tuple[bool, ...], dict[str, Any]] = {}
+    rounds_without = 0
+    for seed in itertools.count():
+        before = len(found)
+        for sample in balanced_samples(space, operations, 1, seed):
+            found.setdefault(tuple(op.runs_in(sample) for op in operations), sample)
+        rounds_without = rounds_without + 1 if len(found) == before else 0
+        if len(found) >= n or rounds_without == 50:
+            break
+    return list(found.values())[:n]
+
+
+def time_in_chunks(
+    space: ModelSpace,
+    samples: Sequence[Mapping[str, Any]],
+    input_shape: Shape,
+    estimator: TimesNetworks,
+    *,
+    all_of_them: bool,
+    partial: str | Path | None = None,
+    build: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> TimedNetworks:
+    """Time the networks of these architectures; the log says how long it will take as soon as the first chunk is timed.
+
+    Parameters
+    ----------
+    samples
+        All different.
+    estimator
+        Each network is timed ``estimator.repeats`` times, after ``estimator.warmup`` runs.
+    all_of_them
+        However long it takes. False: as many chunks as four minutes allow, one at least.
+    partial, build
+        As :class:`.kept_timings.KeptTimings` has them: what was timed is kept chunk by chunk.
+    progress
+        Called with the number of networks that are timed and that are to be.
+
+    Raises
+    ------
+    ValueError
+        A timing that is not greater than 0 and finite; the message names the network.
+    """
+    step = CHUNK - REFERENCES
+    shared = list(range(min(REFERENCES, len(samples))))
+    others = list(range(len(shared), len(samples)))
+    chunks = [shared + others[i : i + step] for i in range(0, max(1, len(others)), step)]
+    kept = KeptTimings(
+        partial, {**(build or {}), "networks": samples}, ["seconds", *(str(i) for i in range(len(samples)))]
+    )
+    allowed = "" if all_of_them else f", or as many as {LIMIT_S / 60:.0f} minutes allow"
+    _logger.info("latencies: whole networks are timed, %d of them%s", len(samples), allowed)
+    while True:
+        done = len(kept.runs)
+        if done and not all_of_them:
+            chunks = chunks[: max(1, int(LIMIT_S / _seconds(kept.runs[0])))]
+        total = len({i for chunk in chunks for i in chunk})
+        if progress is not None:
+            progress(len({i for chunk in chunks[:done] for i in chunk}), total)
+        if done == 1:
+            left = _seconds(kept.runs[0]) * (len(chunks) - 1)
+            _logger.info("latencies: %d networks in all, about %.0f s more", total, left)
+        if done >= len(chunks):
+            break
+        start = time.perf_counter()
+        networks = [(space.freeze(dict(samples[i])), input_shape) for i in chunks[done]]
+        rounds = estimator.time_in_turns(networks)
+        run = [(str(i), float(ms)) for times in rounds for i, ms in zip(chunks[done], times, strict=True)]
+        _require_times(run, samples)
+        kept.add([("seconds", time.perf_counter() - start), *run])
+    runs = [run[1:] for run in kept.runs[: len(chunks)]]
+    return _together([dict(sample) for sample in samples], chunks, runs)
+
+
+def _seconds(run: Run) -> float:
+    return max(run[0][1], 1e-9)
+
+
+def _require_times(run: Run, samples: Sequence[Mapping[str, Any]]) -> None:
+    for i, ms in run:
+        if not 0 < ms < float("inf"):
+            raise ValueError(
+                f"the network {dict(samples[int(i)])} was timed as {ms} ms; allowed: a finite number greater than 0"
+            )
+
+
+def _together(samples: list[dict[str, Any]], chunks: Sequence[Sequence[int]], runs: Sequence[Run]) -> TimedNetworks:
+    """One number per network, drift within and between chunks divided out."""
+    low: list[dict[str, float]] = []
+    above: list[float] = []
+    speeds: list[list[float]] = []
+    for chunk, run in zip(chunks, runs, strict=True):
+        times, drifts = without_drift([run[i : i + len(chunk)] for i in range(0, len(run), len(chunk))])
+        low.append({i: float(np.percentile(found, LOW)) for i, found in times.items()})
+        above += [statistics.median(found) / low[-1][i] for i, found in times.items()]
+        speeds.append(drifts)
+    shared = [str(i) for i in chunks[0] if all(str(i) in found for found in low)]
+    center = {i: statistics.median(found[i] for found in low) for i in shared}
+    speed = [statistics.median(found[i] / center[i] for i in shared) for found in low]
+    level = statistics.median(above)
+    ms: dict[str, list[float]] = {}
+    for found, of_chunk in zip(low, speed, strict=True):
+        for i, value in found.items():
+            ms.setdefault(i, []).append(level * value / of_chunk)
+    order = sorted(ms, key=int)
+    repeats = len(runs[0]) // len(chunks[0])
+    return TimedNetworks(
+        [samples[int(i)] for i in order],
+        [statistics.median(ms[i]) for i in order],
+        [
+            TimedNetwork(samples[int(i)], Measurement(statistics.median(ms[i]), max(ms[i]), repeats * len(ms[i])))
+            for i in shared[:REFERENCES]
+        ],
+        speed[-1] / speed[0],
+        spread([d * of_chunk for of_chunk, found in zip(speed, speeds, strict=True) for d in found]),
+    )
