@@ -35,9 +35,13 @@ def add_latency_command(commands: Any) -> None:
     build.add_argument("--threads", type=int, default=1, help="of the CPU (default: %(default)s)")
     build.add_argument("--batch", type=int, default=1, help="images at once (default: %(default)s)")
     build.add_argument("--precision", default="float32", help="float32, float16, bfloat16 (default: %(default)s)")
-    build.add_argument("--method", choices=("networks", "isolated"), default="networks",
-                       help="operations timed inside whole networks, or one by one (default: %(default)s)")  # fmt: skip
-    build.add_argument("--repeats", type=int, default=150, help="timings of each candidate (default: %(default)s)")
+    build.add_argument("--method", choices=("networks", "isolated", "fit"),
+                       help="operations timed inside whole networks, or one by one, or fitted to whole networks (default: networks with "
+                       "eager torch, fit with other runtimes)")  # fmt: skip
+    build.add_argument("--networks", type=int, metavar="N",
+                       help="to fit to (default: two per row, or as many as four minutes allow)")  # fmt: skip
+    build.add_argument("--repeats", type=int, metavar="N",
+                       help="timings of each candidate (default: 150), or with method fit of each network (default: 30)")  # fmt: skip
     build.add_argument("--warmup", type=int, default=10, help="untimed runs before (default: %(default)s)")
     build.add_argument("--output", type=path_argument, required=True, metavar="table.yaml")
     build.set_defaults(run=_build)
@@ -91,16 +95,28 @@ def _build(arguments: argparse.Namespace) -> int:
     _not_there(path)
     space, shape, description = _space_of(arguments)
     from ..latency import DeviceEstimator
-    from ..search.latency_table import build_table, building, partial_of
+    from ..latency.tables.build import method_for
+    from ..search.latency_table import build_table, building, partial_of, said_of_fit
 
     try:
         estimator = DeviceEstimator(device=arguments.device, threads=arguments.threads, batch=arguments.batch,
-                                    precision=arguments.precision, warmup=arguments.warmup, repeats=arguments.repeats)  # fmt: skip
+                                    precision=arguments.precision, warmup=arguments.warmup, repeats=150 if arguments.repeats is None else arguments.repeats)  # fmt: skip
+        method = arguments.method or method_for(estimator)
+        if method == "fit" and arguments.repeats is None:
+            estimator.repeats = (
+                30  # preparing a network takes longer, and more networks are worth more than more timings
+            )
         partial = partial_of(path)
         with building(path):
             _not_there(path)  # nor has another process built it, for which this one has waited
             table = build_table(
-                space, shape, estimator, partial=partial, method=arguments.method, description=description
+                space,
+                shape,
+                estimator,
+                partial=partial,
+                method=method,
+                networks=arguments.networks,
+                description=description,
             )
             table.write(path)
             partial.unlink(missing_ok=True)
@@ -110,6 +126,8 @@ def _build(arguments: argparse.Namespace) -> int:
         print(
             f"{in_words(row.median_ms, digits=4):>10} ms  p95 {in_words(row.p95_ms, digits=4):>10}  {row.count:6d} x  {key}"
         )
+    if method == "fit":
+        print(said_of_fit(table))
     print(f"table: {path}  ({len(table.rows)} rows; {table.conditions['device']})")
     return 0
 
@@ -204,22 +222,28 @@ def _predict(arguments: argparse.Namespace) -> int:
         raise UserError(f"--output {arguments.output}: is there already; name another file")
     try:
         operations = trace_operations(space, shape)
+        if lacking := table.in_constant - {op.key for op in operations if not op.conditions}:
+            raise ValueError(
+                f"{table.source}: was fitted to networks that all run '{min(lacking)}', which is in its constant; networks of this space "
+                "do not. Allowed: a space with the same fixed part"
+            )
+        operations = [op for op in operations if not table.holds(op)]
         known = {op.key: row for op in operations if (row := table.row(op)) is not None}
+        if all(op.key in known or op.in_constant for op in operations):
+            print(f"{arguments.table} has a row for every operation: nothing to predict")
+            return 0
         predicted, error = predict_missing(known, operations)
     except ValueError as problem:
         raise UserError(f"latency predict: {problem}") from problem
-    if not predicted:
-        print(f"{arguments.table} has a row for every operation: nothing to predict")
-        return 0
     for key, row in predicted.items():
         print(f"{in_words(row.median_ms, digits=4):>10} {table.unit}  {key}")
     print(f"{len(predicted)} rows predicted from {len(known)}; {error}")
     measured = {**table.measured, "predicted_rows": len(predicted), "predicted_error": significant(error.mean, 4)}
     head = {**description, "input_shape": list(shape)}
-    networks = table.networks if head == table.space else []  # else they are another space's
-    table.replace(rows={**table.rows, **predicted}, measured=measured, space=head, networks=networks).write(
-        arguments.output
-    )
+    changes: dict[str, Any] = (
+        {} if head == table.space else {"networks": [], "references": []}
+    )  # else they are another space's
+    table.replace(rows={**table.rows, **predicted}, measured=measured, space=head, **changes).write(arguments.output)
     print(f"table: {arguments.output}")
     return 0
 

@@ -8,7 +8,8 @@ estimator.py      the interface: operation -> milliseconds
 profiler.py       the latency of a network, as an NNI ``ExpressionProfiler``
 calibration.py    what makes whole networks of sums of rows
 estimators/       device.py times here, on timing.py and idle_machine.py; nn_meter.py; macs.py and counts.py, which count in place of timing
-tables/           lookup_table.py, an estimator that reads a YAML file (yaml_format.py); build.py, check.py, predict.py;
+tables/           lookup_table.py, an estimator that reads a YAML file (yaml_format.py); build.py, check.py, predict.py; time_in_chunks.py
+                  and fit_networks.py make rows of whole networks;
                   export.py for a target that has torch only, where measure_on_target.py runs
 objectives/       penalty.py, the latency term of the loss, an NNI ``ExpectationProfilerPenalty``, with its multiplier.py, and several
                   at once, penalty_sum.py; reward.py; budget.py, the most probable network under a hard budget

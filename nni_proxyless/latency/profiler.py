@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from nni.mutable import Categorical, MutableExpression
@@ -22,6 +22,9 @@ from .choices import check_values
 from .digits import in_words
 from .estimator import LatencyEstimator
 from .operation import Conditions, Operation, Shape, trace_operations
+
+if TYPE_CHECKING:
+    from .tables.yaml_format import TimedNetwork
 
 __all__ = ["LatencyProfiler"]
 
@@ -58,6 +61,8 @@ class LatencyProfiler(ExpressionProfiler):
         What the milliseconds hold for, as the estimator says.
     calibration
         Of the table, if the estimator is one that has been calibrated; all milliseconds are with it.
+    references
+        Of the table, if the estimator is one that was fitted to whole networks: some of them, as they were timed.
     unit
         Of all that is called ``ms`` here, as the estimator says.
     candidate_ms
@@ -82,6 +87,7 @@ class LatencyProfiler(ExpressionProfiler):
         self.combine = estimator.combine
         join: Any = operator.add if self.combine == "sum" else max
         self.calibration: Calibration | None = getattr(estimator, "calibration", None)
+        self.references: list[TimedNetwork] = list(getattr(estimator, "references", ()))
         self.fixed_ms = float(estimator.constant_ms)
         mutables = model_space.simplify()
         for label, mutable in mutables.items():

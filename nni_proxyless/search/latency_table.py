@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import statistics
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -39,6 +40,7 @@ __all__ = [
     "make_profiler",
     "measure_derived",
     "measuring_alone",
+    "said_of_fit",
     "say_drift",
     "target_in_ms",
 ]  # fmt: skip
@@ -146,8 +148,19 @@ def build_table(
         table = build_lookup_table(space, input_shape, estimator, partial=partial, progress=progress, **arguments)
     if busy:
         table.measured["busy"] = busy
+    if table.measured["method"] == "fit":
+        _logger.info("latencies: %s", said_of_fit(table))
     say_drift(table)
     return table
+
+
+def said_of_fit(table: LookupTable) -> str:
+    """For a person: how true a table is that was fitted to whole networks."""
+    m: Any = table.measured
+    return (
+        f"fitted to {m['networks']} networks; those left out of the fit are off by {m['mean_error']:.1%} on average, {m['worst_error']:.1%} "
+        f"at worst, the noise of their timing included; Spearman {m['spearman']:.3f}"
+    )
 
 
 @contextmanager
@@ -201,21 +214,48 @@ def measure_derived(
     """What :func:`..models.record.latency_record` takes of a network that is timed: ``measured_ms`` and so on.
 
     Machines drift, and the more so between a table and the end of a search, so the network and its operations one by one are
-    timed in turns in one run, and a drift is said.
+    timed in turns in one run, and a drift is said. Of a table that was fitted to whole networks, its references are in the place of
+    the operations: ``table_again_ms`` is what the table says, at the speed that these have now.
 
     Parameters
     ----------
     space
-        With all candidates of the path.
+        With all candidates of the path; of all paths, if the table has references.
     """
+    table_ms = float(profiler.profile(dict(sample)))
+    if references := _references_of(profiler, space):
+        with measuring_alone(estimator):
+            whole, *again = estimator.measure([(network, input_shape), *((n, input_shape) for n, _ in references)])
+        speeds = (now.median_ms / then for now, (_, then) in zip(again, references, strict=True))
+        table_again_ms = table_ms * statistics.median(speeds)
+        _say_if_drifted(profiler, estimator, table_ms, table_again_ms, whole.median_ms)
+        return {
+            "measured_ms": whole.median_ms, "table_again_ms": table_again_ms, "measured_conditions": estimator.conditions,
+        }  # fmt: skip
     path = [op for op in trace_operations(space, input_shape) if op.runs_in(sample)]
     with measuring_alone(estimator):
         whole, *parts = estimator.measure([(network, input_shape), *(op for op in path if not op.in_constant)])
     table_again_ms = sum(part.median_ms for part in parts)
-    _say_if_drifted(profiler, estimator, float(profiler.profile(dict(sample))), table_again_ms, whole.median_ms)
+    _say_if_drifted(profiler, estimator, table_ms, table_again_ms, whole.median_ms)
     return {
         "measured_ms": whole.median_ms, "table_again_ms": table_again_ms, "measured_conditions": estimator.conditions,
     }  # fmt: skip
+
+
+def _references_of(profiler: LatencyProfiler, space: ModelSpace) -> list[tuple[nn.Module, float]]:
+    """Networks that the table was fitted to, and their milliseconds then; none if it was not, or if they are of another space."""
+    if not profiler.references:
+        return []
+    from ..latency.tables.check import architectures_of  # here: with it comes SciPy
+
+    try:
+        samples = architectures_of(profiler.references, space, "the table")
+    except ValueError:
+        return []
+    return [
+        (space.freeze(sample), timed.measurement.median_ms)
+        for sample, timed in zip(samples, profiler.references, strict=True)
+    ]
 
 
 def _say_if_drifted(

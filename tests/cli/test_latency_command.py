@@ -129,6 +129,28 @@ def test_a_killed_build_goes_on(tmp_path, monkeypatch, capsys):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["table.yaml"]
 
 
+def test_a_table_is_fitted_to_whole_networks(tmp_path, capsys):
+    """The command says how true it is; check and predict work with it, and predict for no other fixed part."""
+    path = tmp_path / "t.yaml"
+    space = ["--space", f"{__name__}:FarApart", "--resolution", "16", "--channels", "1"]
+    assert main(["latency", "build", *space, "--method", "fit", "--networks", "12", "--output", str(path)]) == 0
+    told = capsys.readouterr()
+    assert "latencies: whole networks are timed, 12 of them" in told.err
+    assert "fitted to 12 networks; those left out of the fit are off by" in told.out
+    found = LookupTable.read(path)
+    assert len(found.rows) == 2
+    assert found.measured.items() >= {"method": "fit", "networks": 12, "repeats": 30}.items()
+    words = ["--networks", "5", "--calibration", "5", "--repeats", "5"]
+    assert main(["latency", "check", str(path), *words]) == 0
+    assert LookupTable.read(path).calibration is not None
+    assert main(["latency", "predict", str(path), "--output", str(tmp_path / "u.yaml")]) == 0
+    assert "nothing to predict" in capsys.readouterr().out
+    assert main(["latency", "predict", str(path), *SPACE, "--output", str(tmp_path / "u.yaml")]) == 2
+    assert "was fitted to networks that all run 'Linear-input:8-output:10-" in capsys.readouterr().err
+    assert main(["latency", "build", *space, "--networks", "12", "--output", str(tmp_path / "v.yaml")]) == 2
+    assert "networks is 12, but method is 'networks'" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(not PUBLISHED.exists(), reason="the published table is not beside this clone")
 def test_predict_fills_up_the_published_table(tmp_path, capsys):
     """The published net has 32 channels in its first stage, the table 24."""

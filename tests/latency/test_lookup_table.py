@@ -186,7 +186,7 @@ def test_a_bad_row_is_refused_with_its_key(tmp_path, row, message):
         ({"conditions": {"threads": [1]}}, "conditions: 'threads' is [1]; allowed: a text or a number"),
         (
             {"row": {}},
-            "unknown part 'row'; allowed: format, unit, conditions, measured, rows, checksum, space, constant, calibration, networks. Did you mean 'rows'?",
+            "unknown part 'row'; allowed: format, unit, conditions, measured, rows, checksum, space, constant, calibration, networks, in_constant, references. Did you mean 'rows'?",
         ),
         (
             {"checksum": "0" * 16},

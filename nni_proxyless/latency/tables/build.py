@@ -168,7 +168,7 @@ def _fitted(
             "mean_error": significant(fit.mean_error, 4),
             "worst_error": significant(fit.worst_error, 4),
             "spearman": significant(fit.spearman, 4),
-            **_waiting_of(estimator),
+            **_policy_of(estimator),
             "drift": round(timed.drift, 3),
             "unrest": round(timed.unrest, 3),
         },
@@ -179,8 +179,8 @@ def _fitted(
     )
 
 
-def _waiting_of(estimator: TimesNetworks) -> dict[str, str]:
-    return waiting_of(estimator.device, estimator.threads) if isinstance(estimator, DeviceEstimator) else {}
+def _policy_of(estimator: TimesNetworks) -> dict[str, str]:
+    return wait_policy_of(estimator.device, estimator.threads) if isinstance(estimator, DeviceEstimator) else {}
 
 
 def _operations(space: ModelSpace, input_shape: Shape, method: str) -> dict[str, Operation]:

@@ -27,8 +27,9 @@ from ..profiler import LatencyProfiler
 from .drift import without_drift
 from .lookup_table import LookupTable
 from .timed_networks import random_samples
+from .yaml_format import TimedNetwork
 
-__all__ = ["Agreement", "Check", "agreement", "check_recorded", "check_table"]
+__all__ = ["Agreement", "Check", "agreement", "architectures_of", "check_recorded", "check_table"]
 
 
 @dataclass(frozen=True)
@@ -176,18 +177,30 @@ def check_recorded(table: LookupTable, space: ModelSpace, input_shape: Shape) ->
         raise ValueError(
             f"{table.source}: holds {len(table.networks)} networks; allowed: 6 or more, 3 to judge and 3 to calibrate on"
         )
-    mutables = space.simplify()
-    samples = [
-        {label: read_back(choice, mutables.get(label)) for label, choice in network.architecture.items()}
-        for network in table.networks
-    ]
-    for i, sample in enumerate(samples, start=1):
-        _require_of(space, sample, f"{table.source}: network {i}")
+    samples = architectures_of(table.networks, space, table.source)
     predicted = _predicted(table, space, input_shape, samples)
     measured = [network.measurement.median_ms for network in table.networks]
     said = {"device": "its target", "runtime": "unknown runtime", **table.conditions}
     timed = f"on the target of the table, not here: {said['device']}, {said['runtime']}, {table.measured.get('date', 'undated')}"
     return _judge(samples, predicted, measured, len(samples) - len(samples) // 2, timed)
+
+
+def architectures_of(networks: Sequence[TimedNetwork], space: ModelSpace, where: str) -> list[dict[str, Any]]:
+    """Of networks of a file, with the choices as the space has them.
+
+    Raises
+    ------
+    ValueError
+        One of them is not of the space.
+    """
+    mutables = space.simplify()
+    samples = [
+        {label: read_back(choice, mutables.get(label)) for label, choice in network.architecture.items()}
+        for network in networks
+    ]
+    for i, sample in enumerate(samples, start=1):
+        _require_of(space, sample, f"{where}: network {i}")
+    return samples
 
 
 def _require_of(space: ModelSpace, sample: Mapping[str, Any], where: str) -> None:

@@ -32,11 +32,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
-from scipy.optimize import nnls
 
 from ..operation import Operation
-from .predict import features
 
 __all__ = ["NORMAL_P95", "NetworkFit", "fit_networks", "fitted_operations"]
 
@@ -112,6 +109,8 @@ def fit_networks(
             raise ValueError(
                 f"the network {dict(sample)} is said to take {value} ms; allowed: a finite number greater than 0"
             )
+    from .predict import features  # as in _solve
+
     by_key = fitted_operations(operations)
     t = np.array(ms, dtype=float)
     n = np.array([[sum(op.runs_in(s) for op in ops) for ops in by_key.values()] for s in samples], dtype=float)
@@ -145,6 +144,8 @@ def fit_networks(
 
 def _solve(n: np.ndarray, t: np.ndarray, x: np.ndarray, ridge: float) -> np.ndarray:
     """c and w; see the head of this file."""
+    from scipy.optimize import nnls  # here: it takes as long to import as NumPy, and a search with a table needs none
+
     networks, keys = n.shape
     size = float((t / (1 + n.sum(1))).mean())
     weight = np.sqrt(ridge) / size
@@ -160,4 +161,6 @@ def _solve(n: np.ndarray, t: np.ndarray, x: np.ndarray, ridge: float) -> np.ndar
 
 def _spearman(one: np.ndarray, other: np.ndarray) -> float:
     """0 where one of them has no ranks."""
+    from scipy import stats  # as above
+
     return float(stats.spearmanr(one, other).statistic) if np.ptp(one) > 0 and np.ptp(other) > 0 else 0.0

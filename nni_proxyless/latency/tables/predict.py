@@ -218,7 +218,8 @@ def predict_missing(
     Parameters
     ----------
     rows
-        Key -> measurement. Rows that were predicted themselves are not fitted on.
+        Key -> measurement. Rows that were predicted themselves are not fitted on, nor are those of 0, which a fit to whole
+        networks may have: the error is relative.
     operations
         All of the space, as :func:`~nni_proxyless.latency.trace_operations` gives them; equal keys are taken once. Rows of
         operations that are not among them are not used: without a module their features are not known.
@@ -237,7 +238,7 @@ def predict_missing(
         A missing operation does what none of the measured ones does.
     """
     found = {operation.key: operation for operation in operations}
-    known = [key for key in found if key in rows and not rows[key].predicted]
+    known = [key for key in found if key in rows and not rows[key].predicted and rows[key].median_ms > 0]
     prediction = fit([found[key] for key in known], [rows[key].median_ms for key in known], folds=_folds(len(known)))
     predicted = {}
     for key, operation in found.items():
