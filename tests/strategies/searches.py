@@ -7,27 +7,27 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from nni.mutable import MutableExpression
 from nni.nas.evaluator.pytorch import DataLoader, Lightning, LightningModule, Trainer
 from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace, Repeat
 from nni.nas.profiler import ExpressionProfiler
+from nni.nas.space import RawFormatModelSpace
 from nni_proxyless.strategies import DSNAS, ProxylessNAS
 from nni_proxyless.strategies.dsnas import DSNASModule
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from nni_proxyless.latency import LatencyPenalty
+from nni_proxyless.search.run import InProcessEngine
 
 FEATURES, CLASSES = 8, 4
 
 
 def candidates() -> dict[str, nn.Module]:
-    return {
-        "narrow": nn.Sequential(nn.Linear(FEATURES, 1, bias=False), nn.Linear(1, FEATURES)),
-        "linear": nn.Linear(FEATURES, FEATURES),
-        "skip": nn.Identity(),
-    }
+    narrow = nn.Sequential(nn.Linear(FEATURES, 1, bias=False), nn.Linear(1, FEATURES))
+    return {"narrow": narrow, "linear": nn.Linear(FEATURES, FEATURES), "skip": nn.Identity()}
 
 
 class Space(ModelSpace):
@@ -93,11 +93,31 @@ class Task(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
+QUIET = {
+    "enable_progress_bar": False, "enable_checkpointing": False, "logger": False, "enable_model_summary": False, "accelerator": "cpu",
+}  # fmt: skip
+
+
+# NasExperiment leaves its log file open when it stops.
+OF_EXPERIMENTS = [
+    pytest.mark.filterwarnings("ignore:.*FileIO name=.*experiment.log:pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:unclosed file.*experiment.log:ResourceWarning"),
+]
+
+
 def quiet_trainer(**arguments: Any) -> Trainer:
-    return Trainer(
-        enable_progress_bar=False, enable_checkpointing=False, logger=False, enable_model_summary=False,
-        accelerator="cpu", **arguments,
-    )  # fmt: skip
+    return Trainer(**QUIET, **arguments)
+
+
+def searched(strategy: Any, task: Any, space: Any = None, *, epochs: int = 2, images: int = 16, **data: Any) -> Any:
+    """The strategy after its search, in this process and without NNI's experiment, with batches of 4."""
+    loaders = {
+        f"{part}_dataloaders": DataLoader(Noisy(images, seed), batch_size=4)
+        for seed, part in ((1, "train"), (2, "val"))
+    }
+    evaluator = Lightning(task, quiet_trainer(max_epochs=epochs), **{**loaders, **data})
+    strategy(RawFormatModelSpace(Plain() if space is None else space, evaluator), InProcessEngine())
+    return strategy
 
 
 def killable(folder: str | None, result: str, options: dict[str, Any]) -> None:

@@ -104,65 +104,37 @@ def test_tensors_are_stored_as_plain_values(tmp_path):
     assert torch.equal(written["view"], big[5:7])
 
 
-OPTIMIZERS = {
-    "adam": lambda p: torch.optim.Adam(p, lr=0.01, betas=(0.0, 0.999)),
-    "amsgrad": lambda p: torch.optim.AdamW(p, lr=torch.tensor(0.01), amsgrad=True),
-    "sgd": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, nesterov=True),
-    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.9, centered=True),
-}
-SCHEDULES = {
-    "cosine": lambda o: lr_scheduler.CosineAnnealingLR(o, 9),
-    "sequence": lambda o: lr_scheduler.SequentialLR(
-        o, [lr_scheduler.LinearLR(o, total_iters=2), lr_scheduler.CosineAnnealingLR(o, 7)], [2]
-    ),
-    "one cycle": lambda o: lr_scheduler.OneCycleLR(o, 0.3, total_steps=20, cycle_momentum=False),
-    "lambda": lambda o: lr_scheduler.LambdaLR(o, lambda epoch: 0.9**epoch),
-}
+OPTIMIZERS_AND_SCHEDULES = {
+    "adam": (lambda p: torch.optim.Adam(p, betas=(0.0, 0.999)), lambda o: lr_scheduler.CosineAnnealingLR(o, 9)),
+    "amsgrad": (lambda p: torch.optim.AdamW(p, amsgrad=True), lambda o: lr_scheduler.SequentialLR(
+        o, [lr_scheduler.LinearLR(o, total_iters=2), lr_scheduler.CosineAnnealingLR(o, 7)], [2])),
+    "sgd": (lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, nesterov=True), lambda o: lr_scheduler.LambdaLR(o, lambda i: 0.9**i)),
+    "rmsprop": (lambda p: torch.optim.RMSprop(p, momentum=0.9, centered=True),
+                lambda o: lr_scheduler.OneCycleLR(o, 0.3, total_steps=20, cycle_momentum=False)),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_training_goes_on_to_the_bit(tmp_path, optimizer, schedule):
-    """Weights, optimizer (whose state has int keys) and schedule of a training stopped after 3 of 6 steps."""
-
-    def training() -> tuple[nn.Module, Any, Any]:
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
-        made = OPTIMIZERS[optimizer](model.parameters())
-        return model, made, SCHEDULES[schedule](made)
-
-    def steps(model, optimizer, schedule, numbers):
-        for i in numbers:
-            optimizer.zero_grad()
-            model(torch.randn(8, 3, generator=torch.Generator().manual_seed(i))).square().mean().backward()
-            optimizer.step()
-            schedule.step()
-
-    def everything(parts, folder):
-        return there_and_back(tmp_path / folder, {"all": [part.state_dict() for part in parts]})["all"]
-
-    unbroken, first, second = training(), training(), training()
-    parts = getattr(first[2], "_schedulers", [])
-    if any(rate is first[1].param_groups[0]["lr"] for part in parts for rate in part.base_lrs):
-        pytest.skip("schedules of this torch share the tensor of the learning rate, which no file keeps")
-    steps(*unbroken, range(6))
-    steps(*first, range(3))
-    for part, saved in zip(second, everything(first, "stopped"), strict=True):
-        part.load_state_dict(saved)
-    steps(*second, range(3, 6))
-    assert same(everything(second, "second"), everything(unbroken, "unbroken"))
-    assert not same(everything(second, "second"), everything(first, "first"))
-
-
-class Bar:
-    pass
+@pytest.mark.parametrize("kind", OPTIMIZERS_AND_SCHEDULES)
+def test_states_of_optimizers_and_schedules_come_back(tmp_path, kind):
+    """As they are after three steps; torch's have int keys, and numbers of several types."""
+    make_optimizer, make_schedule = OPTIMIZERS_AND_SCHEDULES[kind]
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    optimizer = make_optimizer(model.parameters())
+    schedule = make_schedule(optimizer)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.randn(8, 3)).square().mean().backward()
+        optimizer.step()
+        schedule.step()
+    written = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+    assert same(there_and_back(tmp_path, written), written)
 
 
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (Bar(), "optimizer.state.3.foo is a Bar"),
-        ([1, {"x": (Bar(),)}], "optimizer.state.3.foo.1.x.0 is a Bar"),
+        (Path(), f"optimizer.state.3.foo is a {type(Path()).__name__}"),
+        ([1, {"x": ({2},)}], "optimizer.state.3.foo.1.x.0 is a set"),
         (np.float64(0.5), "optimizer.state.3.foo is a float64"),
         (np.int64(1), "optimizer.state.3.foo is a int64"),
         (np.zeros(2), "optimizer.state.3.foo is a ndarray"),
@@ -186,18 +158,19 @@ def test_anything_else_is_refused_with_its_place(tmp_path, value, message):
     assert os.listdir(tmp_path) == ["search.ckpt"]
 
 
-def test_keys_tensors_and_states_that_are_refused(tmp_path):
-    folder = CheckpointFolder(tmp_path / "none")
-    with pytest.raises(TypeError, match=r"^a has a key \(1, 2\), a tuple; allowed: str, int, float, bool, None$"):
-        folder.write({"a": {(1, 2): 3}})
-    with pytest.raises(TypeError, match=r"^the checkpoint has a key .*1.*, a int64; allowed"):
-        folder.write({np.int64(1): 3})
-    with pytest.raises(TypeError, match=r"^a\.b is a Tensor of layout torch.sparse_coo on cpu; allowed: dense tensors"):
-        folder.write({"a": {"b": torch.eye(2).to_sparse()}})
-    with pytest.raises(TypeError, match=r"^a is a Tensor of layout torch.strided on meta; allowed"):
-        folder.write({"a": torch.ones(1, device="meta")})
-    with pytest.raises(TypeError, match=r"^the checkpoint is a list; allowed: dict$"):
-        folder.write([1])
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"a": {(1, 2): 3}}, r"a has a key \(1, 2\), a tuple; allowed: str, int, float, bool, None$"),
+        ({np.int64(1): 3}, "the checkpoint has a key .*1.*, a int64; allowed"),
+        ({"a": {"b": torch.eye(2).to_sparse()}}, r"a\.b is a Tensor of layout torch.sparse_coo on cpu; allowed: dense tensors"),
+        ({"a": torch.ones(1, device="meta")}, "a is a Tensor of layout torch.strided on meta; allowed"),
+        ([1], "the checkpoint is a list; allowed: dict$"),
+    ],
+)  # fmt: skip
+def test_keys_tensors_and_states_that_are_refused(tmp_path, state, message):
+    with pytest.raises(TypeError, match=f"^{message}"):
+        CheckpointFolder(tmp_path / "none").write(state)
     assert not (tmp_path / "none").exists()
 
 
@@ -224,7 +197,7 @@ def test_a_file_that_ends_anywhere_is_noticed(two, caplog):
     """With the one before it that one is used and a warning says so; alone, whatever its length, it is an error."""
     content = two.current.read_bytes()
     assert len(content) > 1000
-    for length in [*range(100), *range(100, len(content), 101), len(content) - 1]:
+    for length in [0, 1, 26, 27, 91, 92, *range(100, len(content), 251), len(content) - 1]:
         two.current.write_bytes(content[:length])
         assert step_of(two) == 1
         (record,) = caplog.records
@@ -239,7 +212,7 @@ def test_a_file_that_ends_anywhere_is_noticed(two, caplog):
         )  # fmt: skip
         assert record.getMessage() == f"{two.current}: {reason}; going on from the checkpoint before it, {two.previous}"
     two.previous.unlink()
-    for length in [*range(100), *range(100, len(content), 5)]:
+    for length in [*range(0, 100, 3), *range(100, len(content), 53)]:
         two.current.write_bytes(content[:length])
         with pytest.raises(CheckpointError, match=r"search.ckpt: .*; no other checkpoint to go on from$"):
             two.read()
@@ -255,11 +228,11 @@ def test_a_flipped_bit_anywhere_is_noticed(two):
         changed[offset] ^= 1 << draw.randrange(8)
         two.current.write_bytes(changed)
 
-    for offset in range(len(HEADER), len(content), 53):
+    for offset in range(len(HEADER), len(content), 211):
         flip(offset)
         assert step_of(two) == 1
     two.previous.unlink()
-    for offset in [*range(150), *range(150, len(content), 5)]:
+    for offset in [*range(150), *range(150, len(content), 53)]:
         flip(offset)
         with pytest.raises(CheckpointError) as caught:
             two.read()
@@ -271,12 +244,8 @@ def test_a_flipped_bit_anywhere_is_noticed(two):
 def test_both_files_damaged_is_an_error_with_both_reasons(two):
     two.current.write_bytes(two.current.read_bytes()[:-1])
     two.previous.write_bytes(b"")
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(CheckpointError, match=r"search.ckpt: truncated .*previous.ckpt: the file is empty; no other"):
         two.read()
-    assert str(caught.value) == (
-        f"{two.current}: truncated or changed: the content does not have the digest that was written with it; "
-        f"{two.previous}: the file is empty; no other checkpoint to go on from"
-    )
     two.write(state(3))  # whoever wants to begin anew may
     assert step_of(two) == 3
 
@@ -356,14 +325,6 @@ def test_a_foreign_file_is_left_alone(tmp_path, kind, place):
     assert path.read_bytes() == content
 
 
-def test_an_empty_file_alone_is_refused(tmp_path):
-    """It may be ours, cut to nothing: silence would start the search from the beginning."""
-    folder = CheckpointFolder(tmp_path)
-    folder.current.touch()
-    with pytest.raises(CheckpointError, match=r"search.ckpt: the file is empty; no other checkpoint to go on from"):
-        folder.read()
-
-
 @pytest.mark.parametrize("read_first", [False, True])
 def test_a_damaged_file_never_replaces_a_good_one(two, read_first, caplog):
     before, damaged = two.previous.read_bytes(), two.current.read_bytes()[:-7]
@@ -380,16 +341,6 @@ def test_a_damaged_file_never_replaces_a_good_one(two, read_first, caplog):
     assert step_of(two) == 3
     assert len(caplog.records) == 1  # said once, by whichever noticed it
     assert str(two.current) in caplog.text
-
-
-def test_files_of_its_own_are_not_verified_again(two, monkeypatch):
-    """A search of gigabytes writes; it does not read back what it wrote or read itself."""
-    assert two.read()["step"] == 2
-    monkeypatch.setattr(CheckpointFolder, "_payload", None)
-    two.write(state(3))
-    two.write(state(4))
-    with pytest.raises(TypeError):
-        CheckpointFolder(two.folder).write(state(5))
 
 
 # -- kills -------------------------------------------------------------------------------------------------------------
@@ -535,8 +486,8 @@ for _ in sys.stdin:
 """
 
 
-def test_ten_real_kills(tmp_path):
-    """SIGKILL at random moments: what read() finds is whole, and not older than the last write that returned."""
+def test_real_kills(tmp_path):
+    """SIGKILL at four random moments: what read() finds is whole, and not older than the last write that returned."""
     import nni_proxyless.strategies.oneshot.checkpoint as module
 
     folder, returned = tmp_path / "folder", tmp_path / "folder.returned"
@@ -549,7 +500,7 @@ def test_ten_real_kills(tmp_path):
     assert server.stdin is not None
     assert server.stdout is not None
     with server:
-        for _ in range(10):
+        for _ in range(4):
             server.stdin.write("go\n")
             server.stdin.flush()
             pid = int(server.stdout.readline())
@@ -590,15 +541,6 @@ def test_differences_are_named_one_by_one():
         "choices.stage1.1 is ['skip', 'conv'] here, ['conv', 'skip'] in the checkpoint",
         "choices.stage1.2 is only in the checkpoint",
     ]
-
-
-def test_long_values_are_cut_to_where_they_differ():
-    (sentence,) = differences({"shape": list(range(500))}, {"shape": [*range(400), 7, *range(401, 500)]})
-    assert sentence.startswith("shape is …")
-    assert ", 399, 400, 401," in sentence
-    assert ", 399, 7, 401," in sentence
-    assert len(sentence) < 200
-    assert differences({"a": "x" * 100}, {"a": "y"}) == [f"a is '{'x' * 59}… here, 'y' there"]
 
 
 def test_a_checkpoint_of_format_2_is_read(tmp_path):

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import torch
 from nni.mutable import MutableExpression
-from nni.nas.evaluator.pytorch import Classification, DataLoader, Lightning, LightningModule, Trainer
+from nni.nas.evaluator.pytorch import Classification, DataLoader, Lightning, LightningModule
 from nni.nas.experiment import NasExperiment
 from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace, Repeat
 from nni.nas.profiler import ExpressionProfiler
@@ -35,27 +35,24 @@ from torch.utils.data import TensorDataset
 
 from nni_proxyless.latency import LatencyPenalty
 
-WIDTH, CLASSES, BATCH = 6, 3, 8
+from .searches import OF_EXPERIMENTS, QUIET, quiet_trainer
+from .spaces import CLASSES, WIDTH, TwoChoices, linear
+
+BATCH = 8
 STILL = 1e-12  # a learning rate that leaves everything where it is, but for rounding
 REWARDS = ("loss", "gradient")
+
+pytestmark = OF_EXPERIMENTS
 
 
 # -- spaces ------------------------------------------------------------------------------------------------------------
 
 
-class TwoLayers(ModelSpace):
-    """One choice of n, and one with a skip; batch norm in the trunk and in candidates."""
+class TwoLayers(TwoChoices):
+    """With three candidates in each."""
 
-    def __init__(self, n: int = 3):
-        super().__init__()
-        self.norm = nn.BatchNorm1d(WIDTH)
-        self.first = LayerChoice([nn.Linear(WIDTH, WIDTH) for _ in range(n)], label="first")
-        bent = [nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH), nn.Tanh()) for _ in range(2)]
-        self.second = LayerChoice({"a": bent[0], "b": bent[1], "skip": nn.Identity()}, label="second")
-        self.last = nn.Linear(WIDTH, CLASSES)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.second(torch.tanh(self.first(self.norm(x)))))
+    def __init__(self):
+        super().__init__(3)
 
 
 class Chain(ModelSpace):
@@ -63,9 +60,10 @@ class Chain(ModelSpace):
 
     def __init__(self, n: int):
         super().__init__()
-        candidates = [[nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh()) for _ in range(n)] for _ in range(2)]
-        self.first, self.second = (LayerChoice(c, label=f"choice{i}") for i, c in enumerate(candidates))
-        self.between, self.last = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, CLASSES)
+        self.first, self.second = (
+            LayerChoice([nn.Sequential(linear(), nn.Tanh()) for _ in range(n)], label=f"choice{i}") for i in range(2)
+        )
+        self.between, self.last = linear(), nn.Linear(WIDTH, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.second(self.between(self.first(x))))
@@ -76,7 +74,7 @@ class OneLayer(ModelSpace):
 
     def __init__(self):
         super().__init__()
-        self.choice = LayerChoice([nn.Linear(WIDTH, WIDTH) for _ in range(4)], label="choice")
+        self.choice = LayerChoice([linear() for _ in range(4)], label="choice")
 
     def forward(self, x: Tensor) -> Tensor:
         return self.choice(x)
@@ -87,11 +85,9 @@ class Everything(ModelSpace):
 
     def __init__(self):
         super().__init__()
-        inner = LayerChoice([nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)], label="inner")
-        self.outer = LayerChoice(
-            {"nested": nn.Sequential(inner, nn.Tanh()), "plain": nn.Linear(WIDTH, WIDTH)}, label="outer"
-        )
-        self.repeat = Repeat(lambda i: nn.Linear(WIDTH, WIDTH), (1, 3), label="depth")
+        inner = LayerChoice([linear(), linear()], label="inner")
+        self.outer = LayerChoice({"nested": nn.Sequential(inner, nn.Tanh()), "plain": linear()}, label="outer")
+        self.repeat = Repeat(linear, (1, 3), label="depth")
         self.inputs = InputChoice(3, 2, label="inputs")
         self.norm, self.last = nn.BatchNorm1d(WIDTH), nn.Linear(WIDTH, CLASSES)
 
@@ -224,8 +220,7 @@ def prepare(
     evaluator = strategy.mutate_evaluator(
         Lightning(
             task or Task(),
-            Trainer(enable_progress_bar=False, enable_checkpointing=False, logger=False, enable_model_summary=False,
-                    accelerator="cpu", **trainer),
+            quiet_trainer(**trainer),
             train_dataloaders=loader, val_dataloaders=loader if strategy.needs_held_out_data else None,
         )
     )  # fmt: skip
@@ -238,29 +233,26 @@ def search(space: ModelSpace, strategy: DSNAS, task: Task | None = None, **optio
     return module
 
 
-def every_path(space: ModelSpace, n: dict[str, int], strategy_args: dict[str, Any], task: Task | None = None) -> Any:
-    """One step per path, all on the same batch, with weights and logits that stand still."""
-    paths = [dict(zip(n, ks, strict=True)) for ks in product(*(range(size) for size in n.values()))]
-    strategy = Watched(arc_learning_rate=STILL, fix_gap=1.0, search_epochs=len(paths), **strategy_args)
-    strategy.script = paths
-    module = search(space, strategy, task, epochs=len(paths) + 1)
-    assert [step.path for step in module.steps] == paths
-    return module
-
-
-def spread_logits(module: Any, seed: int = 5) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    for gate in module.gates:
-        gate.alpha.data = torch.randn(len(gate.choices), generator=generator, dtype=torch.float64)
-
-
 class Spread(Watched):
-    """With logits far from uniform."""
+    """With logits far from uniform, which stand still, as weights do; no choice is fixed."""
+
+    def __init__(self, **options: Any):
+        super().__init__(
+            **{"arc_learning_rate": STILL, "fix_gap": 1.0, "search_epochs": max(1, len(self.script)), **options}
+        )
 
     def configure_oneshot_module(self, training_module: LightningModule) -> DSNASModule:
         module = super().configure_oneshot_module(training_module)
-        spread_logits(module)
+        generator = torch.Generator().manual_seed(5)
+        for gate in module.gates:
+            gate.alpha.data = torch.randn(len(gate.choices), generator=generator, dtype=torch.float64)
         return module
+
+
+class EveryPath(Spread):
+    """Of :class:`TwoLayers`, in turn, all on one batch."""
+
+    script = [{"first": i, "second": j} for i, j in product(range(3), range(3))]  # noqa: RUF012  (a constant)
 
 
 def one_hot(k: int, n: int) -> Tensor:
@@ -283,7 +275,7 @@ def rewards_of_gradient(space: Any, path: dict[str, int], x: Tensor, y: Tensor) 
 @pytest.mark.parametrize("reward", REWARDS)
 def test_one_sample(reward):
     """Property 19: alpha.grad = r (e_k - p), r = dL/d(constant 1) or L - b; no 1/p_k is in it. Property 2: it sums to 0."""
-    strategy = Spread(arc_learning_rate=STILL, fix_gap=1.0, search_epochs=12, reward=reward)
+    strategy = Spread(search_epochs=12, reward=reward)
     torch.manual_seed(0)
     space = TwoLayers()
     plain = copy.deepcopy(space).double()
@@ -320,40 +312,10 @@ def test_weights_learn_as_those_of_the_plain_network(reward):
     assert all(torch.equal(found[name], grad) for name, grad in expected.items())
 
 
-def test_expectation_of_the_papers_estimator_is_its_closed_form():
-    """Two layers, all nine paths: E = sum over Z of p(Z) r(Z) (e_k - p), r from a forward pass with constants written out."""
-    torch.manual_seed(0)
-    space = TwoLayers()
-    plain = copy.deepcopy(space).double()
-
-    class Enumerated(Spread):
-        script = [{"first": i, "second": j} for i, j in product(range(3), range(3))]  # noqa: RUF012  (a constant)
-
-    module = search(
-        space, Enumerated(arc_learning_rate=STILL, fix_gap=1.0, search_epochs=9, reward="gradient"), epochs=10
-    )
-    x, y = images(BATCH).tensors
-    p = {label: torch.softmax(alpha, 0) for label, alpha in module.steps[0].before.items()}
-    for label in p:
-        found, expected = torch.zeros(3), torch.zeros(3)
-        for step in module.steps:
-            weight = math.prod(float(p[name][k]) for name, k in step.path.items())
-            found = found + weight * step.grad[label]
-            r = rewards_of_gradient(plain, step.path, x, y)[label]
-            expected = expected + weight * r * (one_hot(step.path[label], 3) - p[label])
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-14)
-        assert expected.abs().max() > 1e-3
-
-
 def test_expectation_of_the_loss_reward_is_the_gradient_of_the_expected_loss():
     """Two layers, all nine paths: E over Z of (L(Z) - b)(e_k - p) = gradient of sum over Z of p(Z) L(Z), for any b."""
     torch.manual_seed(0)
-    space = TwoLayers()
-
-    class Enumerated(Spread):
-        script = [{"first": i, "second": j} for i, j in product(range(3), range(3))]  # noqa: RUF012  (a constant)
-
-    module = search(space, Enumerated(arc_learning_rate=STILL, fix_gap=1.0, search_epochs=9), epochs=10)
+    module = search(TwoLayers(), EveryPath(), epochs=10)
     alphas = {label: alpha.clone().requires_grad_() for label, alpha in module.steps[0].before.items()}
     p = {label: torch.softmax(alpha, 0) for label, alpha in alphas.items()}
     # The baseline differs from step to step, so its part is taken out: sum over Z of p(Z) b (e_k - p) is 0 for one b.
@@ -378,8 +340,7 @@ def test_a_loss_of_degree_m_has_m_times_the_gradient(reward, power, factor):
     class Enumerated(Spread):
         script = [{"choice": k} for k in range(4)]  # noqa: RUF012  (a constant)
 
-    strategy = Enumerated(arc_learning_rate=STILL, fix_gap=1.0, search_epochs=4, reward=reward)
-    module = search(OneLayer(), strategy, Task(lambda y: (y**power).sum()), epochs=5)
+    module = search(OneLayer(), Enumerated(reward=reward), Task(lambda y: (y**power).sum()), epochs=5)
     p = torch.softmax(module.steps[0].before["choice"], 0)
     found = sum(
         p[s.path["choice"]] * (s.grad["choice"] + (reward == "loss") * s.baseline * (one_hot(s.path["choice"], 4) - p))
@@ -523,10 +484,7 @@ def test_the_threshold_form_is_the_papers():
     def grads(target: float, weight: float) -> list[Step]:
         torch.manual_seed(0)
         space = TwoLayers()
-        strategy = Spread(
-            arc_learning_rate=STILL, fix_gap=1.0, search_epochs=1, reward="gradient",
-            penalty=LatencyPenalty(Million(space), target, weight, form="threshold"),
-        )  # fmt: skip
+        strategy = Spread(reward="gradient", penalty=LatencyPenalty(Million(space), target, weight, form="threshold"))
         strategy.script = [{"first": 2, "second": 0}]
         return search(space, strategy, epochs=2).steps
 
@@ -547,12 +505,7 @@ def test_the_expected_cost_is_the_full_one(form):
     def grad(weight: float) -> Step:
         torch.manual_seed(0)
         space = TwoLayers()
-        strategy = Spread(
-            arc_learning_rate=STILL,
-            fix_gap=1.0,
-            search_epochs=1,
-            penalty=LatencyPenalty(Million(space), 100.0, weight, form=form),
-        )
+        strategy = Spread(penalty=LatencyPenalty(Million(space), 100.0, weight, form=form))
         return search(space, strategy, epochs=2).steps[0]
 
     with_cost, without = grad(0.5), grad(0.0)
@@ -567,9 +520,7 @@ def test_automatic_lambda_brings_the_expected_cost_to_the_target():
     space = TwoLayers()
     penalty = LatencyPenalty(Million(space), 200.0, "auto")
     strategy = Watched(arc_learning_rate=0.02, fix_gap=1.0, search_epochs=40, penalty=penalty)
-    module = search(
-        space, strategy, Task(optimizer=lambda p: torch.optim.SGD(p, lr=0.05)), epochs=41, data=images(4 * BATCH)
-    )
+    module = search(space, strategy, Task(optimizer=sgd), epochs=41, data=images(4 * BATCH))
     step = module.steps[-1]
     p = {label: torch.softmax(alpha, 0) for label, alpha in step.before.items()}
     expected = 10 + float(
@@ -603,7 +554,7 @@ def test_pretraining_leaves_the_logits_alone():
     """Property 23: for warmup_epochs epochs logits stay to the bit while weights move; then they move."""
     space = TwoLayers()
     strategy = Watched(warmup_epochs=2, search_epochs=3, arc_learning_rate=0.1, fix_gap=1.0)
-    module, run = prepare(space, strategy, Task(optimizer=lambda p: torch.optim.SGD(p, lr=0.1)), epochs=6)
+    module, run = prepare(space, strategy, Task(optimizer=sgd), epochs=6)
     weights = []
     module.on_batch = lambda m, i: weights.append(space.last.weight.detach().clone())
     run()
@@ -626,9 +577,7 @@ def test_is_decided_by_the_two_best():
 def test_choices_are_fixed_one_after_the_other():
     """Property 22: fixed iff top1 - top2 >= h at the start of an epoch; then always sampled, its row to the bit what it was."""
     strategy = Watched(search_epochs=30, arc_learning_rate=0.1, fix_gap=0.4)
-    module, run = prepare(
-        TwoLayers(), strategy, Task(optimizer=lambda p: torch.optim.SGD(p, lr=0.1)), epochs=40, data=images(4 * BATCH)
-    )
+    module, run = prepare(TwoLayers(), strategy, Task(optimizer=sgd), epochs=40, data=images(4 * BATCH))
     starts: list[dict[str, Tensor]] = []
 
     def before_epoch() -> None:
@@ -671,15 +620,19 @@ def test_a_fixed_choice_has_all_probability():
         assert torch.softmax(gate.alpha, 0).max() < 0.9
 
 
-def momentum(parameters: Any) -> torch.optim.Optimizer:
+def adam(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=0.01)
+
+
+def sgd(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.1)
 
 
 def test_the_child_is_all_that_is_left():
     """Unused candidates and their optimizer state leave memory; what is left trains on, on the same schedule."""
     space = Everything()
     module, run = prepare(
-        space, Watched(search_epochs=4, arc_learning_rate=0.05, fix_gap=1.0), Task(optimizer=momentum), epochs=8
+        space, Watched(search_epochs=4, arc_learning_rate=0.05, fix_gap=1.0), Task(optimizer=adam), epochs=8
     )
     everything = {name: weakref.ref(p) for name, p in space.named_parameters()}
     rates = []
@@ -732,7 +685,7 @@ def test_the_child_is_the_argmax_and_computes_what_the_supernet_did(space_class)
     """Property 24: argmax everywhere, the same at every call; frozen it has the supernet's output, as it had in its last step."""
     space = space_class()
     module = search(
-        space, Watched(search_epochs=3, arc_learning_rate=0.05, fix_gap=1.0), Task(optimizer=momentum), epochs=5
+        space, Watched(search_epochs=3, arc_learning_rate=0.05, fix_gap=1.0), Task(optimizer=adam), epochs=5
     )
     sample = module.export()
     assert all(module.export() == sample for _ in range(5))
@@ -743,23 +696,16 @@ def test_the_child_is_the_argmax_and_computes_what_the_supernet_did(space_class)
     assert torch.equal(frozen(x), space.eval()(x))
 
 
-# NasExperiment leaves its log file open when it stops.
-@pytest.mark.filterwarnings("ignore:.*FileIO name=.*experiment.log:pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.filterwarnings("ignore:unclosed file.*experiment.log:ResourceWarning")
 def test_nnis_experiment_gives_the_trained_network(home):
     """NasExperiment with NNI's own Classification: the most probable choices as a dict, the trained child as an instance."""
-
-    class Space(TwoLayers):
-        pass
 
     x, y = images(8 * BATCH).tensors
     train = TensorDataset(x.float(), y)
     evaluator = Classification(
         train_dataloaders=DataLoader(train, batch_size=BATCH, shuffle=True), val_dataloaders=DataLoader(train, batch_size=BATCH),
-        num_classes=CLASSES, learning_rate=0.05, max_epochs=12, enable_progress_bar=False, enable_checkpointing=False, logger=False,
-        accelerator="cpu", enable_model_summary=False,
+        num_classes=CLASSES, learning_rate=0.05, max_epochs=12, **QUIET,
     )  # fmt: skip
-    experiment = NasExperiment(Space(), evaluator, DSNAS(warmup_epochs=1, search_epochs=3, arc_learning_rate=0.05))
+    experiment = NasExperiment(TwoLayers(), evaluator, DSNAS(warmup_epochs=1, search_epochs=3, arc_learning_rate=0.05))
     assert experiment.run()
     experiment.stop()
     (sample,) = experiment.export_top_models(formatter="dict")
@@ -792,8 +738,9 @@ def reward_at(eps: float, residual: bool) -> float:
     x = 10 * torch.randn(BATCH, 4, 5, 5, dtype=torch.float64)  # a variance that eps is small beside
     strategy = Watched(arc_learning_rate=STILL, fix_gap=1.0, search_epochs=1, reward="gradient")
     strategy.script = [{"choice": 0}]
-    data = TensorDataset(x, torch.arange(BATCH) % CLASSES)
-    (step,) = search(Scaled(eps, residual), strategy, epochs=2, data=data).steps
+    (step,) = search(
+        Scaled(eps, residual), strategy, epochs=2, data=TensorDataset(x, torch.arange(BATCH) % CLASSES)
+    ).steps
     return abs(float(step.grad["choice"][1] / torch.softmax(step.before["choice"], 0)[1]))
 
 
@@ -861,9 +808,8 @@ def test_a_loss_scale_that_changes_between_the_two_optimizers_changes_nothing(re
         plugin = MixedPrecision("16-mixed", "cpu", scaler)
         evaluator = strategy.mutate_evaluator(
             Lightning(
-                Task(optimizer=lambda p: torch.optim.SGD(p, lr=0.1)),
-                Trainer(enable_progress_bar=False, enable_checkpointing=False, logger=False, enable_model_summary=False,
-                        accelerator="cpu", max_epochs=9, plugins=[plugin]),
+                Task(optimizer=sgd),
+                quiet_trainer(max_epochs=9, plugins=[plugin]),
                 train_dataloaders=DataLoader(TensorDataset(images(BATCH).tensors[0].float(), images(BATCH).tensors[1]), batch_size=BATCH),
             )
         )  # fmt: skip

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import pytest
 import torch
-from nni.nas.evaluator.pytorch import DataLoader, Lightning
 from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
 from nni_proxyless.strategies import DSNAS, ProxylessNAS
 from nni_proxyless.strategies.oneshot.checkpoint import CheckpointError, CheckpointFolder
@@ -19,7 +18,7 @@ from nni_proxyless.core.ranges import GreaterThan, NotIdentity
 from nni_proxyless.core.settings_diff import differences
 from nni_proxyless.latency import LatencyPenalty, LatencyReward, Penalties
 
-from .searches import Cost, Noisy, Plain, Space, Task, quiet_trainer
+from .searches import Cost, Space, Task, searched
 
 OTHER: dict[str, Any] = {
     "update": "full", "arc_learning_rate": 0.5, "arc_update_every": 2, "arc_update_steps": 3, "arc_start_epoch": 1,
@@ -106,32 +105,26 @@ def test_a_penalty_counts_with_all_that_it_weighs():
     assert differences(identity_of_penalty(again), seen[2]) == ["target_ms is 4.0 here, 5.0 there"]
 
 
-def searched(folder: Path, **given: Any) -> None:
+def search(folder: Path, **given: Any) -> None:
     """Two batches, one epoch."""
-    strategy = ProxylessNAS(arc_update_every=1, checkpoint_dir=str(folder), **given)
-    space = strategy.mutate_model(Plain())
-    data = [DataLoader(Noisy(8, seed), batch_size=4) for seed in (1, 2)]
-    trainer = quiet_trainer(max_epochs=1)
-    strategy.mutate_evaluator(Lightning(Task(), trainer, train_dataloaders=data[0], val_dataloaders=data[1])).evaluate(
-        space
-    )
+    searched(ProxylessNAS(arc_update_every=1, checkpoint_dir=str(folder), **given), Task(), epochs=1, images=8)
 
 
 def test_a_checkpoint_that_does_not_say_an_option_is_gone_on_from(tmp_path, caplog):
     """One of an earlier version: what it says must agree, what it does not say is taken as the same, and said."""
-    searched(tmp_path, reward_exponent=-0.2)
+    search(tmp_path, reward_exponent=-0.2)
     with pytest.raises(CheckpointError, match=r"another search: reward_exponent is -0.3 here, -0.2 in the checkpoint"):
-        searched(tmp_path, reward_exponent=-0.3)
+        search(tmp_path, reward_exponent=-0.3)
     files = CheckpointFolder(tmp_path)
     state = files.read()
     assert state is not None
     for name in ("reward_exponent", "penalty"):
         del state["identity"][name]
     files.write(state)
-    searched(tmp_path, reward_exponent=-0.3)
+    search(tmp_path, reward_exponent=-0.3)
     assert "the checkpoint does not say reward_exponent, penalty: taken as the same as here" in caplog.text
     with pytest.raises(CheckpointError, match=r"another search: seed is 1 here, 0 in the checkpoint"):
-        searched(tmp_path, reward_exponent=-0.3, seed=1)
+        search(tmp_path, reward_exponent=-0.3, seed=1)
 
 
 def test_a_class_that_has_moved_is_the_same_class(tmp_path):
@@ -140,11 +133,11 @@ def test_a_class_that_has_moved_is_the_same_class(tmp_path):
     assert without_modules("nni_proxyless.latency.penalty.LatencyReward") != "nni_proxyless:LatencyPenalty"
     assert without_modules("somebody.latency.penalty.LatencyPenalty") == "somebody.latency.penalty.LatencyPenalty"
     assert Newer(temperature=LatencyPenalty).identity()["temperature"] == "nni_proxyless:LatencyPenalty"
-    searched(tmp_path)
+    search(tmp_path)
     files = CheckpointFolder(tmp_path)
     state = files.read()
     assert state is not None
     state["identity"]["baseline"] = {"kind": ["nni_proxyless.old.home.Cost", "before"]}
     files.write(state)
     with pytest.raises(CheckpointError, match=r"another search: baseline is 'before' here, \{'kind': \['nni_proxyless:Cost', 'before'\]\}"):  # fmt: skip
-        searched(tmp_path)
+        search(tmp_path)

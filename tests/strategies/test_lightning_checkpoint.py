@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from nni_proxyless.search.run import InProcessEngine
 
-from .searches import Noisy, Plain, Task
+from .searches import QUIET, Noisy, Plain, Task
 
 
 class Noted(Task):
@@ -31,10 +31,8 @@ class Noted(Task):
 
 def search(folder: Path, epochs: int, strategy: Any, state: Any = None) -> Any:
     torch.manual_seed(0)
-    trainer = Trainer(
-        max_epochs=epochs, accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, logger=False,
-        callbacks=[ModelCheckpoint(dirpath=folder, save_last=True)],
-    )  # fmt: skip
+    kept = ModelCheckpoint(dirpath=folder, save_last=True)
+    trainer = Trainer(**{**QUIET, "enable_checkpointing": True}, max_epochs=epochs, callbacks=[kept])
     data = [DataLoader(Noisy(32, seed), batch_size=8) for seed in (1, 2)]
     evaluator = Lightning(Noted(), trainer, train_dataloaders=data[0], val_dataloaders=data[1])
     strategy.initialize(RawFormatModelSpace(Plain(), evaluator), InProcessEngine())

@@ -9,16 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from nni.nas.evaluator.pytorch import DataLoader, Lightning
-from nni.nas.space import RawFormatModelSpace
+from nni.nas.evaluator.pytorch import DataLoader
 from nni_proxyless.strategies import DSNAS, ProxylessNAS
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from nni_proxyless.search.run import InProcessEngine
-
-from .searches import Noisy, Plain, Task, quiet_trainer
+from .searches import Noisy, Plain, Task, searched
 
 BATCHES, EPOCHS = 4, 2
 
@@ -51,18 +48,14 @@ class Stream(IterableDataset):
         return iter([Noisy(4 * BATCHES, 1)[i] for i in range(4 * BATCHES)])
 
 
-def search(module: Any, strategy: Any = None, data: Any = None, held_out: Any = None) -> tuple[Any, dict[str, Tensor]]:
+def search(module: Any, strategy: Any = None, **data: Any) -> tuple[Any, dict[str, Tensor]]:
     """The module of the search, and the weights before it."""
     torch.manual_seed(0)
     space = Plain()
     before = copy.deepcopy(space.state_dict())
-    evaluator = Lightning(
-        module, quiet_trainer(max_epochs=EPOCHS), train_dataloaders=DataLoader(Noisy(4 * BATCHES, 1), batch_size=4) if data is None else data,
-        val_dataloaders=DataLoader(Noisy(4 * BATCHES, 2), batch_size=4) if held_out is None else held_out,
-    )  # fmt: skip
-    strategy = strategy or ProxylessNAS(arc_update_every=1)
-    strategy(RawFormatModelSpace(space, evaluator), InProcessEngine())
-    return strategy.oneshot_module, before
+    return searched(
+        strategy or ProxylessNAS(arc_update_every=1), module, space, epochs=EPOCHS, **data
+    ).oneshot_module, before
 
 
 class Skips(Own):
@@ -117,7 +110,8 @@ def test_data_of_unknown_length():
     """An iterable-style data set, for the weights and for the architecture, is gone through once per epoch."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        search(task := Own(), data=DataLoader(Stream(), batch_size=4), held_out=DataLoader(Stream(), batch_size=4))
+        streams = [DataLoader(Stream(), batch_size=4) for _ in range(2)]
+        search(task := Own(), train_dataloaders=streams[0], val_dataloaders=streams[1])
     assert task.seen.count("step") == BATCHES * EPOCHS
 
 
@@ -169,4 +163,4 @@ def test_what_is_no_loss_is_refused_by_name():
     ):
         search(Odd())
     with pytest.raises(TypeError, match="the validation data are a list of loaders; allowed: one loader"):
-        search(Own(), held_out=[DataLoader(Noisy(8, 1))])
+        search(Own(), val_dataloaders=[DataLoader(Noisy(8, 1))])

@@ -1,4 +1,4 @@
-"""ProxylessNAS as a search: schedule, data, latency in the loss, and the network it leaves, through NNI and Lightning."""
+"""ProxylessNAS as a search: data, precision, arguments, latency in the loss, and the network it leaves, through NNI and Lightning."""
 
 from __future__ import annotations
 
@@ -10,45 +10,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from nni.nas.evaluator.pytorch import DataLoader, Lightning, LightningModule, Trainer
+from nni.nas.evaluator.pytorch import DataLoader, Lightning, LightningModule
 from nni.nas.experiment import NasExperiment
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
 from nni.nas.oneshot.pytorch.profiler import ExpectationProfilerPenalty
 from nni_proxyless.strategies import ProxylessNAS
-from nni_proxyless.strategies.proxyless import ProxylessModule
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from nni_proxyless.latency import (
-    LatencyPenalty,
-    LatencyProfiler,
-    LatencyReward,
-    LookupTable,
-    Measurement,
-    trace_operations,
-)
+from nni_proxyless.latency import LatencyPenalty, LatencyReward
 
-FEATURES, CLASSES = 8, 4
-QUIET = {
-    "enable_progress_bar": False, "enable_checkpointing": False, "logger": False, "enable_model_summary": False,
-    "accelerator": "cpu",
-}  # fmt: skip
+from ..latency.spaces import CLASSES, FEATURES, candidates, per_weight
+from .searches import OF_EXPERIMENTS, quiet_trainer
 
-pytestmark = [
-    # NasExperiment leaves its log file open when it stops.
-    pytest.mark.filterwarnings("ignore:.*FileIO name=.*experiment.log:pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore:unclosed file.*experiment.log:ResourceWarning"),
-]
-
-
-def candidates() -> dict[str, nn.Module]:
-    """From cheap to dear; one number between two layers cannot tell four classes apart well."""
-    return {
-        "narrow": nn.Sequential(nn.Linear(FEATURES, 1, bias=False), nn.Linear(1, FEATURES)),
-        "linear": nn.Linear(FEATURES, FEATURES),
-        "wide": nn.Sequential(nn.Linear(FEATURES, 32), nn.ReLU(), nn.Linear(32, FEATURES)),
-    }
+pytestmark = OF_EXPERIMENTS
 
 
 class Space(ModelSpace):
@@ -100,7 +75,7 @@ def data(n_batches: int, sign: float, seed: int) -> DataLoader:
 
 def evaluator(task: LightningModule, *, epochs: int = 1, n: int = 4, held_out=None, **trainer) -> Lightning:
     return Lightning(
-        task, Trainer(max_epochs=epochs, **QUIET, **trainer),
+        task, quiet_trainer(max_epochs=epochs, **trainer),
         train_dataloaders=data(n, 1.0, 0), val_dataloaders=data(3, -1.0, 1) if held_out is None else held_out,
     )  # fmt: skip
 
@@ -114,47 +89,7 @@ def search(strategy: ProxylessNAS, task: LightningModule | None = None, space: M
     return mutated.module
 
 
-def table(space: ModelSpace) -> LookupTable:
-    """A millisecond per weight: 'narrow' is the cheapest candidate, 'wide' the dearest."""
-    rows = {}
-    for operation in trace_operations(space, (FEATURES,)):
-        ms = float(sum(p.numel() for p in operation.module.parameters()))
-        rows[operation.key] = Measurement(ms, ms, 1)
-    return LookupTable(rows)
-
-
-def latency(space: ModelSpace) -> LatencyProfiler:
-    return LatencyProfiler(space, table(space), (FEATURES,))
-
-
-# -- schedule and data -------------------------------------------------------------------------------------------------
-
-
-class Timed(ProxylessNAS):
-    """Notes when architecture steps come, and the logits at every batch."""
-
-    def configure_oneshot_module(self, training_module):
-        when = self.when = []
-
-        class Noting(ProxylessModule):
-            def architecture_step(self, batch, batch_idx):
-                when.append((self.trainer.current_epoch, batch_idx))
-                super().architecture_step(batch, batch_idx)
-
-        module = super().configure_oneshot_module(training_module)
-        module.__class__ = Noting
-        return module
-
-
-@pytest.mark.parametrize(("n", "every"), [(7, 3), (6, 3), (5, 1), (5, 5)])
-def test_architecture_steps_per_epoch(n, every):
-    """Property 18: floor(batches / arc_update_every) architecture steps per epoch, each after its weight step, counted anew
-    in every epoch, and none in the warm-up."""
-    strategy = Timed(arc_update_every=every, warmup_epochs=1)
-    search(strategy, n=n, epochs=3)
-    in_an_epoch = [i for i in range(n) if (i + 1) % every == 0]
-    assert len(in_an_epoch) == n // every
-    assert strategy.when == [(epoch, i) for epoch in (1, 2) for i in in_an_epoch]
+# -- data and precision ------------------------------------------------------------------------------------------------
 
 
 def test_warm_up_leaves_the_logits_alone():
@@ -175,35 +110,6 @@ def test_weights_learn_from_training_data_and_the_architecture_from_held_out_dat
     search(ProxylessNAS(arc_update_every=1), task, n=8)
     name = "training_step" if task_class is Task else "architecture_loss"
     assert task.calls == [("training_step", True), (name, False)] * 8
-
-
-def test_an_interval_longer_than_the_epoch_is_refused():
-    """Otherwise the architecture would stay at its random initial values without a word."""
-    message = (
-        "arc_update_every is 5, but an epoch has only 4 batches: the architecture would never be updated. "
-        "Use a smaller arc_update_every or a smaller batch."
-    )
-    with pytest.raises((ValueError, MisconfigurationException), match=message):
-        search(ProxylessNAS(), n=4)
-
-
-def test_held_out_data_without_a_batch_are_refused():
-    """Fewer images than a batch, incomplete batches dropped: a plain loop over the loader would go on for ever."""
-    few = DataLoader(TensorDataset(torch.randn(3, FEATURES), torch.zeros(3)), batch_size=32, drop_last=True)
-    with pytest.raises(ValueError, match="validation data, which the architecture is trained on, have no batch"):
-        search(ProxylessNAS(arc_update_every=1), held_out=few)
-
-
-@pytest.mark.parametrize("which", ["training", "validation"])
-def test_several_loaders_are_refused(which):
-    """A batch must come from one loader: one of a list of loaders would itself be taken for a batch."""
-    several = [data(3, 1.0, 0)]
-    arguments = {"train_dataloaders": data(3, 1.0, 0), "val_dataloaders": data(3, -1.0, 1)}
-    arguments["train_dataloaders" if which == "training" else "val_dataloaders"] = several
-    strategy = ProxylessNAS(arc_update_every=1)
-    strategy.mutate_model(Space())
-    with pytest.raises(TypeError, match=f"the {which} data are a list of loaders; allowed: one loader"):
-        strategy.mutate_evaluator(Lightning(Task(), Trainer(max_epochs=1, **QUIET), **arguments))
 
 
 @pytest.mark.filterwarnings("ignore:.*bf16.*")
@@ -274,40 +180,13 @@ def test_arguments_that_do_not_go_together_are_refused(arguments, message):
 # -- latency in the loss -----------------------------------------------------------------------------------------------
 
 
-def test_expected_cost_has_an_exact_gradient():
-    """Property 15: dE/dalpha_i = p_i (F_i - sum_j p_j F_j), non-zero; E itself passes gradcheck in float64."""
-    space = Space()
-    profiler = latency(space)
-    penalty = LatencyPenalty(profiler, target_ms=10.0)
-    alphas = [
-        torch.randn(3, dtype=torch.float64, generator=torch.Generator().manual_seed(s), requires_grad=True)
-        for s in (0, 1)
-    ]
-
-    def expected_ms(*alphas: Tensor) -> Tensor:
-        names = list(candidates())
-        probs = [torch.softmax(alpha, 0) for alpha in alphas]
-        return penalty.profile(
-            {label: dict(zip(names, p.unbind(), strict=True)) for label, p in zip(("one", "two"), probs, strict=True)}
-        )
-
-    assert torch.autograd.gradcheck(expected_ms, alphas)
-    for label, alpha, grad in zip(
-        ("one", "two"), alphas, torch.autograd.grad(expected_ms(*alphas), alphas), strict=True
-    ):
-        costs = torch.tensor(list(profiler.candidate_ms[label].values()), dtype=torch.float64)
-        p = torch.softmax(alpha.detach(), 0)
-        torch.testing.assert_close(grad, p * (costs - (p * costs).sum()), rtol=1e-10, atol=0)
-        assert grad.abs().min() > 0
-
-
 @pytest.mark.parametrize("cost_probs", ["pair", "full"])
 @pytest.mark.parametrize("kind", [LatencyPenalty, ExpectationProfilerPenalty, dict])
 def test_the_penalty_reaches_the_logits(cost_probs, kind):
     """With no gradient from the task, dL/dalpha_i = weight/target * p_i (F_i - sum_j p_j F_j) over all candidates, or the
     same over the pair with q in the place of p. NNI's own strategies leave exactly 0 here: they hand over floats."""
     space, weight, target = Space(), 0.5, 40.0
-    profiler = latency(space)
+    profiler = per_weight(space)
     penalty = {
         LatencyPenalty: lambda: LatencyPenalty(profiler, target, weight),
         ExpectationProfilerPenalty: lambda: ExpectationProfilerPenalty(profiler, target, weight),
@@ -334,11 +213,11 @@ def test_a_large_latency_weight_finds_the_cheapest_network_and_none_does_not(hom
     for weight in (0.0, 100.0):
         torch.manual_seed(0)
         space = Space()
-        penalty = LatencyPenalty(latency(space), target_ms=100.0, weight=weight)
+        penalty = LatencyPenalty(per_weight(space), target_ms=100.0, weight=weight)
         strategy = ProxylessNAS(
             arc_update_every=1, arc_learning_rate=0.05, warmup_epochs=1, penalty=penalty, within_target=False
         )
-        experiment = NasExperiment(space, evaluator(Task(), epochs=8, n=20, held_out=data(20, -1.0, 1)), strategy)
+        experiment = NasExperiment(space, evaluator(Task(), epochs=5, n=20, held_out=data(20, -1.0, 1)), strategy)
         assert experiment.run()
         (found[weight],) = experiment.export_top_models(formatter="dict")
         experiment.stop()
@@ -347,20 +226,6 @@ def test_a_large_latency_weight_finds_the_cheapest_network_and_none_does_not(hom
 
 
 # -- what is left ------------------------------------------------------------------------------------------------------
-
-
-def test_the_derived_network_is_the_most_probable_one():
-    """Property 24: argmax at every choice, the same at every call, and its output equals the supernet's between steps."""
-    strategy = ProxylessNAS(arc_update_every=1, arc_learning_rate=0.05)
-    module = search(strategy, epochs=2)
-    found = module.export()
-    assert found == {label: gate.choices[int(gate.alpha.argmax())] for label, gate in strategy._gates.items()}
-    assert all(module.export() == found for _ in range(20))
-    assert {label: max(probs, key=probs.get) for label, probs in module.export_probs().items()} == found
-    x = torch.randn(5, FEATURES)
-    network = module.model.freeze(found)
-    assert not any(isinstance(m, LayerChoice) for m in network.modules())
-    assert torch.equal(network.eval()(x), module.model.eval()(x))
 
 
 def report_a_search(seed: int) -> None:
@@ -372,7 +237,8 @@ def report_a_search(seed: int) -> None:
 
 def test_the_same_seed_in_a_fresh_process_finds_the_same_network(capsys):
     """To the bit, whatever the order of sets (PYTHONHASHSEED)."""
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_proxyless_search as t; t.report_a_search"
+    root = Path(__file__).parents[2]
+    code = f"import sys; sys.path.insert(0, {str(root)!r}); from tests.strategies.test_proxyless_search import report_a_search as r; r"
     fresh = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", f"{code}(5)"], stdout=subprocess.PIPE, text=True, check=True,
         env={**os.environ, "PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1"},

@@ -6,18 +6,15 @@ from typing import Any
 
 import nni
 import pytest
-from nni.nas.evaluator.pytorch import DataLoader, Lightning
+from nni.nas.evaluator.pytorch import DataLoader
 from nni.nas.nn.pytorch import Cell, InputChoice, LayerChoice, ModelSpace, MutableConv2d, MutableLinear, Repeat
-from nni.nas.space import RawFormatModelSpace
 from nni.nas.strategy import DARTS
 from nni_proxyless.strategies import DSNAS, ProxylessNAS
 from nni_proxyless.strategies.nni_baselines import Proxyless
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
-from nni_proxyless.search.run import InProcessEngine
-
-from .searches import FEATURES, Noisy, Plain, Task, quiet_trainer
+from .searches import FEATURES, Noisy, Plain, Task, searched
 
 
 class Refused(ModelSpace):
@@ -83,29 +80,18 @@ def test_nni_s_own_strategies_leave_a_refused_space_as_well():
     assert structure(space) == before
 
 
-def search(space: ModelSpace, strategy: Any, loaders: Any = None, **trainer: Any) -> Any:
-    def data(seed: int) -> DataLoader:
-        return DataLoader(Noisy(8, seed), batch_size=4)
-
-    evaluator = Lightning(
-        Task(), quiet_trainer(**{"max_epochs": 1, **trainer}), train_dataloaders=loaders or data(1), val_dataloaders=data(2)
-    )  # fmt: skip
-    strategy(RawFormatModelSpace(space, evaluator), InProcessEngine())
-    return strategy
-
-
 def test_nni_s_darts_searches_what_was_refused_for_its_evaluator():
     """Loaders, arguments or a Trainer that a strategy cannot use: the space is none of their business."""
     space = Plain()
     before = structure(space)
     with pytest.raises(TypeError, match="the training data are a list of loaders; allowed: one loader"):
-        search(space, ProxylessNAS(), loaders=[DataLoader(Noisy(8, 1))])
+        searched(ProxylessNAS(), Task(), space, train_dataloaders=[DataLoader(Noisy(8, 1))])
     assert structure(space) == before
-    with pytest.raises(MisconfigurationException, match="arc_update_every is 5, but an epoch has only 2 batches"):
-        search(space, ProxylessNAS())
+    with pytest.raises(MisconfigurationException, match="arc_update_every is 5, but an epoch has only 4 batches"):
+        searched(ProxylessNAS(), Task(), space)
     assert structure(space) == before
     with pytest.raises(MisconfigurationException, match="of 1 epochs; allowed: at least one epoch of search"):
-        search(space, DSNAS())
+        searched(DSNAS(), Task(), space, epochs=1)
     assert structure(space) == before
-    (found,) = search(space, DARTS()).list_models()
+    (found,) = searched(DARTS(), Task(), space, epochs=1).list_models()
     assert set(found.sample) == {"one", "repeated0", "repeated1", "repeated2", "depth"}

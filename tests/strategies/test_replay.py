@@ -130,15 +130,6 @@ def test_global_randomness_comes_back_exactly(tmp_path, odd):
     assert draw() == expected[0]
 
 
-def test_asking_for_the_state_changes_nothing():
-    torch.manual_seed(0)
-    before = torch.rand(3)
-    torch.manual_seed(0)
-    rng_state()
-    assert torch.equal(torch.rand(3), before)
-    assert not torch.cuda.is_available() or not torch.cuda.is_initialized()
-
-
 def test_states_of_gpus_that_are_not_here_are_said(caplog):
     """A search begun on more GPUs than there are: what is here is restored, the rest is not silent."""
     state = rng_state()
@@ -249,21 +240,14 @@ def test_a_stopped_pass_goes_on_exactly(tmp_path, kind):
     n = len(make())
     seen, saved = train(make, 3)
     assert len(seen) == 3 * n
+    # What can go wrong: orders differ from pass to pass, and so do the random numbers in the items.
+    assert ([batch[0] for batch, _ in seen[:n]] == [batch[0] for batch, _ in seen[n : 2 * n]]) == (kind == "in order")
+    assert seen[0][0][1] != seen[n][0][1]
     CheckpointFolder(tmp_path).write(saved)
     read = CheckpointFolder(tmp_path).read()
     assert read is not None
     for n_done in [2] if kind in WORKERS else range(1, n + 1):
         assert train_on(make, 3, n_done, read[n_done]) == seen[n + n_done :]
-
-
-def test_the_unbroken_runs_are_not_all_alike():
-    """Else the test above could not fail: orders differ from pass to pass, and so do the random numbers in the items."""
-    for kind, make in LOADERS.items():
-        seen, _ = train(make, 2)
-        n = len(seen) // 2
-        orders = [batch[0] for batch, _ in seen]
-        assert (orders[:n] == orders[n:]) == (kind == "in order")
-        assert seen[0][0][1] != seen[n][0][1]
 
 
 def test_a_pass_starts_with_its_first_batch():
@@ -306,14 +290,6 @@ def test_it_is_the_inner_loader_to_everyone_else():
     assert not hasattr(loader, "no_such_thing")
     with pytest.raises(AttributeError, match="'DataLoader' object has no attribute 'no_such_thing'"):
         loader.no_such_thing  # noqa: B018  (to ask is what fails)
-
-
-def test_a_loader_without_a_length_has_none():
-    endless = ReplayableLoader(iter([1, 2, 3]))
-    with pytest.raises(TypeError, match=r"has no len\(\)"):
-        len(endless)
-    assert sized_len(endless) is None
-    assert list(endless) == [1, 2, 3]
 
 
 def test_it_can_be_copied_and_pickled():
@@ -403,18 +379,6 @@ def test_going_on_leaves_the_global_randomness_alone(kind):
         assert [draw() for _ in range(3)] == after
 
 
-def test_an_object_in_use_can_go_back():
-    """What it had under way is forgotten, and replaying is over: the next pass is a new one."""
-    batches = HeldOutBatches(ReplayableLoader(LOADERS["own generator"]()))
-    fresh = batches.state()
-    assert (fresh["start"], fresh["consumed"], fresh["passes"]) == (None, 0, 0)
-    first = [batches.next()[0].tolist() for _ in range(8)]
-    batches.next()
-    batches.load_state(fresh)
-    assert [batches.next()[0].tolist() for _ in range(8)] == first
-    assert first[:4] != first[4:]
-
-
 def test_one_generator_for_two_loaders():
     """The generator is also the training data's: it ends where it was, not where the dropped batches leave it."""
 
@@ -465,22 +429,15 @@ def test_samplers_are_told_the_number_of_the_pass():
 
 
 @pytest.mark.parametrize(
-    "empty", [[], DataLoader(TensorDataset(torch.zeros(3)), 4, drop_last=True), DataLoader(range(0), 4)]
+    "empty", [[], iter([]), DataLoader(TensorDataset(torch.zeros(3)), 4, drop_last=True), DataLoader(range(0), 4)]
 )
 def test_data_without_a_batch_are_refused(empty):
+    """Whether there was none, or an iterator has run out, which can be gone through once only."""
     message = "the evaluator's validation data, which the architecture is trained on, have no batch"
     batches = HeldOutBatches(ReplayableLoader(empty))
     for _ in range(2):
         with pytest.raises(ValueError, match=message):
             batches.next()
-
-
-def test_data_that_have_run_out_are_refused():
-    """An iterator can be gone through once only."""
-    batches = HeldOutBatches(ReplayableLoader(iter([1, None])))
-    assert [batches.next(), batches.next()] == [1, None]
-    with pytest.raises(ValueError, match="have no batch"):
-        batches.next()
 
 
 def test_data_that_have_become_shorter_are_refused():
@@ -509,7 +466,7 @@ def parts(loader: Any, world_size: int, epoch: int = 0, **kwargs: Any) -> list[l
 
 @pytest.mark.parametrize("loader_class", [DataLoader, NniDataLoader])
 @pytest.mark.parametrize("shuffle", [True, False])
-@pytest.mark.parametrize("world_size", [2, 3, 4])
+@pytest.mark.parametrize("world_size", [2, 3])
 def test_parts_are_disjoint_and_cover_the_data(loader_class, shuffle, world_size):
     loader = loader_class(TensorDataset(torch.arange(12)), batch_size=2, shuffle=shuffle, generator=generator())
     found = parts(loader, world_size)
@@ -576,6 +533,9 @@ class Stream(IterableDataset):
         return iter(range(4))
 
 
+OWN, ONCE = "they have a batch sampler of their own, ", "their {} does not go through the data set once"
+
+
 @pytest.mark.parametrize(
     ("loader", "problem"),
     [
@@ -583,25 +543,13 @@ class Stream(IterableDataset):
         (DataLoader(Stream()), "their data set Stream is iterable-style"),
         (DataLoader(range(8), sampler=weighted()), "they have a sampler of their own, WeightedRandomSampler"),
         (DataLoader(range(8), sampler=[1, 2]), "they have a sampler of their own, list"),
-        (
-            DataLoader(range(8), batch_sampler=BatchSampler(SequentialSampler(range(8)), 2, False)),
-            "they have a batch sampler of their own, BatchSampler",
-        ),
-        (DataLoader(range(8), batch_sampler=[[1, 2]]), "they have a batch sampler of their own, list"),
-        (
-            DataLoader(range(8), sampler=RandomSampler(range(8), replacement=True)),
-            "their RandomSampler does not go through the data set once",
-        ),
-        (
-            DataLoader(range(8), sampler=RandomSampler(range(8), num_samples=5)),
-            "their RandomSampler does not go through the data set once",
-        ),
-        (
-            DataLoader(Subset(range(8), [0, 1, 2]), sampler=SequentialSampler(range(2))),
-            "their SequentialSampler does not go through the data set once",
-        ),
+        (DataLoader(range(8), batch_sampler=BatchSampler(SequentialSampler(range(8)), 2, False)), OWN + "BatchSampler"),
+        (DataLoader(range(8), batch_sampler=[[1, 2]]), OWN + "list"),
+        (DataLoader(range(8), sampler=RandomSampler(range(8), replacement=True)), ONCE.format("RandomSampler")),
+        (DataLoader(range(8), sampler=RandomSampler(range(8), num_samples=5)), ONCE.format("RandomSampler")),
+        (DataLoader(Subset(range(8), [0, 1, 2]), sampler=SequentialSampler(range(2))), ONCE.format("SequentialSampler")),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_divided_is_refused(loader, problem):
     with pytest.raises(TypeError) as caught:
         for_this_rank(loader, 0, 2, seed=0)

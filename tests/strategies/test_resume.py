@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from nni_proxyless.strategies.oneshot.checkpoint import CheckpointFolder
+from nni_proxyless.strategies.oneshot.checkpoint import CheckpointError, CheckpointFolder
 
 from ..forked import processes
 from . import searches
@@ -75,7 +75,7 @@ def test_a_killed_search_ends_like_one_that_was_never_killed(method, kill, never
     assert_same(finish(tmp_path / "checkpoints", tmp_path / "result", method=method), expected)
 
 
-@pytest.mark.parametrize("batch", [27, 40, 52, 76, 80])
+@pytest.mark.parametrize("batch", [27, 52, 76])
 def test_stages_of_dsnas_go_on_as_exactly(batch, never_killed, tmp_path):
     """Killed in the search, when some choices are fixed, in the child's first epoch, at its start: fixed stays fixed, what has
     left stays away."""
@@ -126,8 +126,6 @@ def test_the_checkpoint_of_another_search_is_refused_and_kept(tmp_path):
     folder = tmp_path / "checkpoints"
     finish(folder, tmp_path / "result")
     before = (folder / "search.ckpt").read_bytes()
-    from nni_proxyless.strategies.oneshot.checkpoint import CheckpointError
-
     with pytest.raises(CheckpointError, match=r"of another search: seed is 5 here, 0 in the checkpoint"):
         searches.killable(str(folder), str(tmp_path / "other"), {"seed": 5})
     assert (folder / "search.ckpt").read_bytes() == before

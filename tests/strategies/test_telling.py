@@ -16,7 +16,7 @@ from pytorch_lightning.loggers import Logger
 
 from nni_proxyless.latency import LatencyPenalty
 
-from .searches import Cost, Noisy, Space, Task
+from .searches import QUIET, Cost, Noisy, Space, Task
 
 
 class Heard(Logger):
@@ -52,12 +52,11 @@ def search(strategy, every):
     strategy = strategy(arc_learning_rate=0.05, penalty=LatencyPenalty(Cost(space), 4.0, "auto"), warmup_epochs=1, log_prob_every_n_step=3)  # fmt: skip
     space = strategy.mutate_model(space)
     heard, seen = Heard(), Seen()
-    trainer = Trainer(
-        max_epochs=4, logger=heard, callbacks=[seen], log_every_n_steps=every, accelerator="cpu",
-        enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False,
-    )  # fmt: skip
-    data = {name: DataLoader(Noisy(32 * 7, n), batch_size=32) for n, name in enumerate(("train_dataloaders", "val_dataloaders"))}  # fmt: skip
-    evaluator = strategy.mutate_evaluator(Lightning(Task(), trainer, **data))
+    trainer = Trainer(**{**QUIET, "logger": heard}, max_epochs=4, callbacks=[seen], log_every_n_steps=every)
+    data = [DataLoader(Noisy(32 * 7, seed), batch_size=32) for seed in (0, 1)]
+    evaluator = strategy.mutate_evaluator(
+        Lightning(Task(), trainer, train_dataloaders=data[0], val_dataloaders=data[1])
+    )
     calls = 0
     log = SampledOneShotModule.log
 
@@ -81,8 +80,7 @@ def by_lightning(self, batch, batch_idx):
     return result
 
 
-@pytest.mark.parametrize("strategy", [ProxylessNAS, DSNAS])
-@pytest.mark.parametrize("every", [1, 4])
+@pytest.mark.parametrize(("strategy", "every"), [(ProxylessNAS, 1), (DSNAS, 4)])
 def test_loggers_are_told_what_lightning_would_tell_them(strategy, every, monkeypatch):
     told, seen, calls = search(strategy, every)
     for cls in (SampledOneShotModule, ProxylessModule, DSNASModule):  # another test may have given one its own

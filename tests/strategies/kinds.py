@@ -1,0 +1,214 @@
+"""A model space of every kind that NNI has, from features to logits."""
+
+from __future__ import annotations
+
+import nni
+import torch
+from nni.nas.nn.pytorch import Cell, InputChoice, LayerChoice, ModelSpace, Repeat
+from torch import Tensor, nn
+
+from .spaces import CLASSES, WIDTH, bent, linear
+
+
+class Small(ModelSpace):
+    """Features -> body -> logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.build()
+        self.last = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.body(x))
+
+
+class Simple(Small):
+    """Two choices, one of names and one with a skip."""
+
+    def build(self):
+        self.named = LayerChoice({"straight": linear(), "bent": bent()}, label="named")
+        self.listed = LayerChoice([linear(), bent(), nn.Identity()], label="listed")
+
+    def body(self, x):
+        return self.listed(torch.relu(self.named(x)))
+
+
+class Nested(Small):
+    """A choice as a candidate, and a choice inside a candidate."""
+
+    def build(self):
+        inner = LayerChoice([linear(), bent()], label="inner")
+        deep = nn.Sequential(linear(), LayerChoice([linear(), bent(), nn.Identity()], label="deep"))
+        self.outer = LayerChoice([bent(), inner, deep], label="outer")
+
+    def body(self, x):
+        return self.outer(x)
+
+
+class SharedLabel(Small):
+    """Two layers of one label, and one of them called twice."""
+
+    def build(self):
+        self.first = LayerChoice([linear(), bent()], label="both")
+        self.second = LayerChoice([linear(), bent()], label="both")
+
+    def body(self, x):
+        return self.first(torch.relu(self.second(torch.relu(self.first(x)))))
+
+
+class Inputs(Small):
+    """Some of four inputs; with ``concat`` their number of features grows, so what follows must fit."""
+
+    n_chosen: int | None = 1
+    reduction = "sum"
+
+    def build(self):
+        self.parts = nn.ModuleList(linear() for _ in range(4))
+        self.pick = InputChoice(4, self.n_chosen, self.reduction, label="pick")
+        self.join = nn.Linear(WIDTH * (self.n_chosen or 1 if self.reduction == "concat" else 1), WIDTH)
+
+    def body(self, x):
+        return self.join(self.pick([torch.relu(part(x)) for part in self.parts]))
+
+
+class TwoInputs(Inputs):
+    n_chosen = 2
+
+
+class MeanOfThreeInputs(Inputs):
+    n_chosen, reduction = 3, "mean"
+
+
+class ConcatenatedInputs(Inputs):
+    n_chosen, reduction = 2, "concat"
+
+
+class AnyInputs(Inputs):
+    n_chosen, reduction = None, "mean"
+
+
+class Deep(Small):
+    """Some of the first blocks."""
+
+    def build(self):
+        self.blocks = Repeat(lambda index: bent(), (1, 3), label="depth")
+
+    def body(self, x):
+        return self.blocks(x)
+
+
+class DepthFromZero(Deep):
+    def build(self):
+        self.blocks = Repeat(bent(), (0, 2), label="depth")
+
+
+class DepthOfChoice(Deep):
+    def build(self):
+        self.blocks = Repeat([linear(), bent(), linear()], nni.choice("depth", [1, 3]))
+
+
+class DepthOfExpression(Deep):
+    def build(self):
+        self.blocks = Repeat(lambda index: bent(), nni.choice("depth", [1, 2]) * 2)
+
+
+class DepthOfTwoLabels(Deep):
+    def build(self):
+        self.blocks = Repeat(lambda index: bent(), nni.choice("more", [0, 1]) + nni.choice("most", [1, 2]))
+
+
+class DepthOfOneChoice(Deep):
+    """Deep copies of one choice: all blocks take the same candidate."""
+
+    def build(self):
+        self.blocks = Repeat(LayerChoice([linear(), bent()], label="block"), (1, 3), label="depth")
+
+
+class DepthOfChoices(Deep):
+    """A choice of its own in every block."""
+
+    def build(self):
+        self.blocks = Repeat(
+            lambda index: LayerChoice([linear(), bent()], label=f"block{index}"), (1, 3), label="depth"
+        )
+
+
+class FixedDepthOfChoices(Deep):
+    """Nothing to choose in the depth itself."""
+
+    def build(self):
+        self.blocks = Repeat(lambda index: LayerChoice([linear(), bent()], label=f"block{index}"), 2)
+
+
+class Weighed(nn.Module):
+    """Two tensors and a number in, one by keyword."""
+
+    def __init__(self, bias: bool):
+        super().__init__()
+        self.left, self.right = nn.Linear(WIDTH, WIDTH, bias), nn.Linear(WIDTH, WIDTH, bias)
+
+    def forward(self, a: Tensor, b: Tensor, *, share: float = 0.5) -> Tensor:
+        return share * self.left(a) + (1 - share) * self.right(b)
+
+
+class Arguments(Small):
+    def build(self):
+        self.two = LayerChoice([Weighed(True), Weighed(False)], label="two")
+        self.named = LayerChoice([Weighed(True), Weighed(False)], label="named")
+
+    def body(self, x):
+        y = torch.relu(self.two(x, -x))
+        return self.named(a=x, share=0.25, b=y)
+
+
+class Halves(nn.Module):
+    """One tensor in; two tensors out, in a tuple, or nested in a dict."""
+
+    def __init__(self, kind: type):
+        super().__init__()
+        self.kind, self.linear = kind, linear()
+
+    def forward(self, x: Tensor):
+        y = self.linear(x)
+        return (y, torch.tanh(y[:, :2])) if self.kind is tuple else {"y": y, "more": [torch.tanh(y[:, :2]), "a word"]}
+
+
+class Outputs(Small):
+    def build(self):
+        self.pair = LayerChoice([Halves(tuple), Halves(tuple)], label="pair")
+        self.dict = LayerChoice([Halves(dict), Halves(dict)], label="dict")
+
+    def body(self, x):
+        y, few = self.pair(x)
+        out = self.dict(torch.relu(y))
+        assert out["more"][1] == "a word"
+        return out["y"] * (few.sum(dim=1, keepdim=True) + out["more"][0].sum(dim=1, keepdim=True))
+
+
+class OneCandidate(Small):
+    """A choice that has only one candidate, beside one that has two."""
+
+    def build(self):
+        self.only = LayerChoice([bent()], label="only")
+        self.other = LayerChoice([linear(), bent()], label="other")
+
+    def body(self, x):
+        return self.other(self.only(x))
+
+
+class CellOfNNI(Small):
+    """NNI's own cell, an ``InputChoice`` and a ``LayerChoice`` per edge."""
+
+    def build(self):
+        self.cell = Cell([linear(), bent()], num_nodes=3, num_ops_per_node=1, num_predecessors=1, label="cell")
+        self.join = nn.Linear(3 * WIDTH, WIDTH)
+
+    def body(self, x):
+        return self.join(self.cell(x))
+
+
+KINDS = (
+    Simple, Nested, SharedLabel, Inputs, TwoInputs, MeanOfThreeInputs, ConcatenatedInputs, AnyInputs, Deep, DepthFromZero,
+    DepthOfChoice, DepthOfExpression, DepthOfTwoLabels, DepthOfOneChoice, DepthOfChoices, FixedDepthOfChoices, Arguments,
+    Outputs, OneCandidate, CellOfNNI,
+)  # fmt: skip
