@@ -117,13 +117,12 @@ def rank(probs: dict[str, dict[Any, Any]], sample: dict[str, Any]) -> tuple[int,
 
 
 class OfRows(LatencyEstimator):
-    """A row of random cost for every operation; a network costs the largest."""
+    """A row of random cost for every operation."""
 
     conditions = {}  # noqa: RUF012  (a constant)
-    combine: Literal["sum", "max"] = "max"
 
-    def __init__(self, cost: Any):
-        self.cost = cost
+    def __init__(self, cost: Any, combine: Literal["sum", "max"] = "max"):
+        self.cost, self.combine = cost, combine
 
     def estimate(self, operation: Operation) -> float:
         return self.cost()
@@ -163,17 +162,17 @@ def check_against_all(seed: int, combine: str = "sum") -> str:
     return " ".join(sorted(seen))
 
 
-@pytest.mark.parametrize("block", range(10))
+@pytest.mark.parametrize("block", range(6))
 def test_it_is_the_best_of_all_networks(block):
-    """100 random spaces, 300 budgets, of which one in three is a network's own latency, and one just below it."""
+    """60 random spaces, 180 budgets, of which one in three is a network's own latency, and one just below it."""
     seen = {check_against_all(seed) for seed in range(20 * block, 20 * block + 10)}
     assert any("nested" in what for what in seen)
     assert any("out of reach" in what for what in seen) or block != 0
 
 
 def test_it_is_the_best_where_the_largest_operation_counts():
-    """A cost such as memory, ``combine = 'max'``: 40 random spaces, 120 budgets."""
-    seen = {check_against_all(seed, "max") for seed in range(40)}
+    """A cost such as memory, ``combine = 'max'``: 25 random spaces, 75 budgets."""
+    seen = {check_against_all(seed, "max") for seed in range(25)}
     assert any("nested" in what for what in seen)
     assert any("out of reach" in what for what in seen)
 
@@ -240,7 +239,7 @@ def enumerated(seed: int) -> tuple[random.Random, LatencyProfiler, dict, list[tu
     return draw, profiler, probs, networks, sorted(ms for _, ms in networks)
 
 
-@pytest.mark.parametrize("seed", range(15))
+@pytest.mark.parametrize("seed", range(8))
 def test_at_least_so_much_if_there_is_any(seed):
     """Among networks between two costs, where choices of probability above 0 make one; else as without it."""
     draw, profiler, probs, networks, costs = enumerated(seed)
@@ -264,7 +263,7 @@ def near_rank(probs: dict, sample: dict, ms: float, near_ms: float) -> tuple[int
     return zeros, log_p - 100 * max(0.0, 0.97 - ms / near_ms)
 
 
-@pytest.mark.parametrize("seed", range(15))
+@pytest.mark.parametrize("seed", range(8))
 def test_nearness_and_probability_are_traded_exactly(seed):
     """Among all networks within the budget, whatever has no probability last; near to the budget, to less, and in between."""
     draw, profiler, probs, networks, costs = enumerated(seed)
@@ -287,17 +286,17 @@ def test_nearness_and_probability_are_traded_exactly(seed):
             assert near_rank(probs, found, profiler.profile(found), near_ms) == pytest.approx(best, abs=1e-8)
 
 
-def one_choice(costs: dict[str, float]) -> LatencyProfiler:
-    """A network for each of these milliseconds."""
+def made_up(costs: dict[str, dict[Any, float]]) -> LatencyProfiler:
+    """The sum of these milliseconds."""
     profiler = LatencyProfiler(Small(), OfNames(), (2,))
-    profiler.candidate_ms, profiler.fixed_ms = {"only": costs}, 0.0
-    profiler.profile = lambda sample: costs[sample["only"]]  # type: ignore[method-assign]
+    profiler.candidate_ms, profiler.fixed_ms = costs, 0.0
+    profiler.profile = lambda sample: math.fsum(costs[label][choice] for label, choice in sample.items())  # type: ignore[method-assign]
     return profiler
 
 
 def test_a_little_nearer_is_not_worth_all_probability():
     """11.7 % below with a log-probability of -18, 13.4 % below with -1.2: where steps at 12 % took the former."""
-    profiler = one_choice({"nearer": 88.3, "probable": 86.6, "far": 50.0})
+    profiler = made_up({"only": {"nearer": 88.3, "probable": 86.6, "far": 50.0}})
 
     def found(nearer: float, probable: float) -> str:
         probs = {"only": {"nearer": math.exp(nearer), "probable": math.exp(probable), "far": 0.3}}
@@ -309,43 +308,15 @@ def test_a_little_nearer_is_not_worth_all_probability():
     assert [found(-1.2 - 1.7 + d, -1.2) for d in (-1e-6, 1e-6)] == ["probable", "nearer"]
 
 
-def test_what_is_undecided_comes_near_and_what_is_decided_stays():
-    """Twelve choices that are each for what is cheap, which is 40 % less than the target: by 0.6 to 0.4, or by 0.9999."""
-    profiler = LatencyProfiler(Small(), OfNames(), (2,))
-    labels = [f"l{i:02}" for i in range(12)]
-    profiler.candidate_ms = {label: {"cheap": 5.0, "dear": 10.0} for label in labels}
-    profiler.fixed_ms = 0.0
-    profiler.profile = lambda sample: sum(10.0 if choice == "dear" else 5.0 for choice in sample.values())  # type: ignore[method-assign]
-    for p, expected in ((0.6, 100.0), (0.9999, 60.0)):
-        probs = {label: {"cheap": p, "dear": 1 - p} for label in labels}
-        assert profiler.profile(best_under_budget(probs, profiler, 102.0, near_ms=100.0)) == expected
-
-
 @pytest.mark.parametrize("near_ms", [0.0, -1.0, -math.inf, 0.5])
 def test_near_to_nothing_asks_nothing(near_ms):
     """Nor does what every network costs."""
     profiler = LatencyProfiler(Small(), OfNames(), (2,))
     probs = {"block0": {"wide": 0.4, "narrow": 0.6}, "block1": {"wide": 0.45, "narrow": 0.55}}
     assert best_under_budget(probs, profiler, 6.0, near_ms=near_ms) == best_under_budget(probs, profiler, 6.0)
-    same = one_choice({"a": 2.0, "b": 2.0})
-    same.candidate_ms, same.fixed_ms, same.profile = {"only": {"a": 0.0, "b": 0.0}}, 2.0, lambda sample: 2.0
+    same = made_up({"only": {"a": 0.0, "b": 0.0}})
+    same.fixed_ms, same.profile = 2.0, lambda sample: 2.0
     assert best_under_budget({"only": {"a": 0.4, "b": 0.6}}, same, 3.0, near_ms=3.0) == {"only": "b"}
-
-
-def test_undecided_choices_leave_the_budget_unused_without_it():
-    """Each is for what is cheap, and by little."""
-    space = LatencyProfiler(Small(), OfNames(), (2,))
-    probs = {"block0": {"wide": 0.4, "narrow": 0.6}, "block1": {"wide": 0.45, "narrow": 0.55}}
-    assert tuple(best_under_budget(probs, space, 6.0).values()) == ("narrow", "narrow")
-    assert tuple(best_under_budget(probs, space, 6.0, at_least_ms=5.0).values()) == ("narrow", "wide")
-    assert tuple(best_under_budget(probs, space, 6.0, at_least_ms=5.8).values()) == (
-        "narrow",
-        "narrow",
-    )  # there is none
-    assert tuple(best_under_budget(probs, space, 6.0, near_ms=6.0).values()) == ("narrow", "wide"), "8 % less"
-    assert tuple(best_under_budget(probs, space, 9.0, near_ms=6.0).values()) == ("wide", "wide"), (
-        "the budget is the limit"
-    )
 
 
 # -- what is asked for and cannot be -------------------------------------------------------------------------------------
@@ -479,10 +450,7 @@ def test_a_million_networks_that_cost_the_same_are_told_from_the_budget_at_once(
     asked = []
     minimize = Program.minimize
     monkeypatch.setattr(Program, "minimize", lambda self, *a: asked.append(1) or minimize(self, *a))
-    profiler = LatencyProfiler(Small(), OfNames(), (2,))
-    profiler.candidate_ms = {f"l{i:02}": {0: 0.0, 1: 1.0, 2: 2.0} for i in range(21)}
-    profiler.fixed_ms = 0.0
-    profiler.profile = lambda sample: float(sum(sample.values()))
+    profiler = made_up({f"l{i:02}": {0: 0.0, 1: 1.0, 2: 2.0} for i in range(21)})
     probs = {label: {0: 0.2, 1: 0.3, 2: 0.5} for label in profiler.candidate_ms}
     found = best_under_budget(probs, profiler, math.nextafter(21, 0))
     assert sum(found.values()) == 20
@@ -493,21 +461,12 @@ def test_a_million_networks_that_cost_the_same_are_told_from_the_budget_at_once(
 # -- the paper's space ---------------------------------------------------------------------------------------------------
 
 
-class Random(LatencyEstimator):
-    """Every candidate of every block costs something else."""
-
-    conditions = {}  # noqa: RUF012  (a constant)
-
-    def __init__(self) -> None:
-        self.draw = random.Random(3)
-
-    def estimate(self, operation: Operation) -> float:
-        return self.draw.uniform(0.5, 8)
-
-
 @pytest.fixture(scope="module")
 def of_21_layers() -> LatencyProfiler:
-    return LatencyProfiler(MobileNetV2Space("cifar", aligned_init=False), Random(), (3, 32, 32))
+    """Every candidate of every block costs something else."""
+    draw = random.Random(3)
+    estimator = OfRows(lambda: draw.uniform(0.5, 8), "sum")
+    return LatencyProfiler(MobileNetV2Space("cifar", aligned_init=False), estimator, (3, 32, 32))
 
 
 def softmax_probs(profiler: LatencyProfiler, draw: random.Random) -> dict[str, dict[Any, float]]:
@@ -532,16 +491,14 @@ def best_by_table(probs: Any, profiler: LatencyProfiler, budget: float, step: fl
     return float(best[-1])
 
 
-def test_no_network_of_200_exceeds_its_budget(of_21_layers):
+def test_no_network_of_100_exceeds_its_budget(of_21_layers):
     """And none can be much better: rounding costs down to 1/4000 of the budget gives a bound from above."""
     draw = random.Random(11)
     probs = softmax_probs(of_21_layers, draw)
-    low, high = (
-        fastest(of_21_layers)[1],
-        of_21_layers.profile({label: max(ps, key=ps.get) for label, ps in probs.items()}),
-    )
+    low = fastest(of_21_layers)[1]
+    high = of_21_layers.profile({label: max(ps, key=ps.get) for label, ps in probs.items()})
     previous: list[tuple[float, float]] = []
-    for i in range(200):
+    for i in range(100):
         budget = draw.uniform(low, high)
         found = best_under_budget(probs, of_21_layers, budget)
         assert of_21_layers.profile(found) <= budget
@@ -564,13 +521,8 @@ def test_the_published_table_of_the_papers_phone():
     assert slowest(pixel)[1] == pytest.approx(191.030, abs=6e-4)
     draw = random.Random(2)
     probs = softmax_probs(pixel, draw)
-    for budget in (
-        ms,
-        40.0,
-        80.0,
-        120.0,
-        pixel.profile({k: draw.choice(list(c)) for k, c in pixel.candidate_ms.items()}),
-    ):
+    of_a_network = pixel.profile({label: draw.choice(list(costs)) for label, costs in pixel.candidate_ms.items()})
+    for budget in (ms, 40.0, 80.0, 120.0, of_a_network):
         found = best_under_budget(probs, pixel, budget)
         assert pixel.profile(found) <= budget
         assert log_probability(probs, found) <= best_by_table(probs, pixel, budget, budget / 4000) + 1e-9

@@ -9,8 +9,7 @@ import statistics
 
 import pytest
 import torch
-from nni.nas.nn.pytorch import LayerChoice, ModelSpace, Repeat
-from torch import Tensor, nn
+from nni.nas.nn.pytorch import LayerChoice
 
 from nni_proxyless.latency import (
     Calibration,
@@ -28,29 +27,7 @@ from nni_proxyless.latency.tables.check import agreement, draw, report
 from nni_proxyless.latency.tables.drift import without_drift
 from nni_proxyless.latency.tables.timed_networks import Networks, balanced_samples, random_samples
 
-WIDTH = 256
-
-
-class Space(ModelSpace):
-    """A fixed layer, a choice with a skip, one with a nested choice, and one to two blocks with a shared label."""
-
-    fixed_operations = {"Last": ("pool", "last")}  # noqa: RUF012  (as spaces have it)
-
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Linear(8, WIDTH)
-        self.one = LayerChoice({"wide": self.block(4), "narrow": self.block(1), "skip": nn.Identity()}, label="one")
-        inner = LayerChoice([self.block(2), nn.Tanh()], label="inner")
-        self.two = LayerChoice([nn.Linear(WIDTH, WIDTH), nn.Sequential(nn.ReLU(), inner)], label="two")
-        self.body = Repeat(lambda i: LayerChoice([self.block(1), self.block(3)], label="body"), (1, 2), label="depth")
-        self.pool, self.last = nn.AvgPool1d(1), nn.Linear(WIDTH, 3)
-
-    @staticmethod
-    def block(factor: int) -> nn.Module:
-        return nn.Sequential(nn.Linear(WIDTH, factor * WIDTH), nn.ReLU(), nn.Linear(factor * WIDTH, WIDTH))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.pool(self.body(self.two(self.one(self.first(x))))))
+from .spaces import Timed
 
 
 def all_samples() -> list[dict]:
@@ -63,7 +40,7 @@ def all_samples() -> list[dict]:
 
 def test_a_network_runs_its_own_operations_and_says_how_long_each_took():
     """For all 48 architectures: the keys that the trace foresees, in order of time, and no more than the whole takes."""
-    with Networks.on(DeviceEstimator(), Space(), (8,)) as networks:
+    with Networks.on(DeviceEstimator(), Timed(), (8,)) as networks:
         for sample in all_samples():
             total, operations = networks.run(sample)
             assert sorted(key for key, _ in operations) == sorted(
@@ -76,7 +53,7 @@ def test_a_network_runs_its_own_operations_and_says_how_long_each_took():
 
 def test_the_space_is_left_as_it_is():
     """No hook, no mode, no choice of it changes; what is timed is a copy."""
-    space = Space().train()
+    space = Timed().train()
     chosen = [(m._dry_run_choice if isinstance(m, LayerChoice) else None) for m in space.modules()]
     build_lookup_table(space, (8,), DeviceEstimator(repeats=2, warmup=0))
     assert all(m.training and not m._forward_hooks and not m._forward_pre_hooks for m in space.modules())
@@ -85,7 +62,7 @@ def test_the_space_is_left_as_it_is():
 
 
 def test_every_candidate_has_its_turn_in_every_round():
-    space = Space()
+    space = Timed()
     samples = balanced_samples(space, trace_operations(space, (8,)), repeats=10)
     for r in range(10):
         assert {s["one"] for s in samples[3 * r : 3 * r + 3]} == {"wide", "narrow", "skip"}
@@ -96,10 +73,10 @@ def test_every_candidate_has_its_turn_in_every_round():
 
 
 def test_random_networks_are_different_ones():
-    samples = random_samples(Space(), 20, seed=3)
+    samples = random_samples(Timed(), 20, seed=3)
     assert len({json.dumps(s, sort_keys=True) for s in samples}) == 20
-    assert samples == random_samples(Space(), 20, seed=3) != random_samples(Space(), 20, seed=4)
-    assert len(random_samples(Space(), 100, seed=0)) == 48, "the space has no more"
+    assert samples == random_samples(Timed(), 20, seed=3) != random_samples(Timed(), 20, seed=4)
+    assert len(random_samples(Timed(), 100, seed=0)) == 48, "the space has no more"
 
 
 # -- building --------------------------------------------------------------------------------------------------------------
@@ -107,7 +84,7 @@ def test_random_networks_are_different_ones():
 
 @pytest.mark.parametrize("method", ["networks", "isolated"])
 def test_a_table_has_one_row_per_operation_and_says_how_it_was_measured(tmp_path, method):
-    space = Space()
+    space = Timed()
     steps: list[tuple[int, int]] = []
     table = build_lookup_table(
         space, (8,), DeviceEstimator(repeats=6, warmup=1, batch=2), method=method,
@@ -133,7 +110,7 @@ def test_a_table_has_one_row_per_operation_and_says_how_it_was_measured(tmp_path
 def test_the_number_of_processes_is_a_condition(monkeypatch):
     """A job of two processes, as torchrun starts it, measures under other conditions than a search of one asks for."""
     monkeypatch.setenv("WORLD_SIZE", "2")
-    table = build_lookup_table(Space(), (8,), DeviceEstimator(repeats=1, warmup=0))
+    table = build_lookup_table(Timed(), (8,), DeviceEstimator(repeats=1, warmup=0))
     monkeypatch.delenv("WORLD_SIZE")
     with pytest.raises(TableError, match="processes is 2 in the table, 1 here"):
         table.require(DeviceEstimator().conditions)
@@ -147,16 +124,11 @@ def test_a_table_of_several_threads_says_how_they_waited(threads, policy, waitin
     """But compares by it with no other one: tables that do not say it are read as before."""
     monkeypatch.setenv("OMP_WAIT_POLICY", policy)
     estimator = DeviceEstimator(repeats=1, warmup=0, threads=threads)
-    build_lookup_table(Space(), (8,), estimator, method="isolated").write(tmp_path / "t.yml")
+    build_lookup_table(Timed(), (8,), estimator, method="isolated").write(tmp_path / "t.yml")
     table = LookupTable.read(tmp_path / "t.yml")
     assert table.measured.get("waiting") == waiting
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
     table.require(estimator.conditions)
-
-
-def test_an_unknown_method_is_refused():
-    with pytest.raises(ValueError, match="method is 'guess'; allowed: networks, isolated"):
-        build_lookup_table(Space(), (8,), DeviceEstimator(), method="guess")
 
 
 class Killed(BaseException):
@@ -170,7 +142,7 @@ def test_a_killed_build_goes_on_where_it_was(tmp_path, method):
     estimator = DeviceEstimator(repeats=4, warmup=0)
 
     def build(progress):
-        return build_lookup_table(Space(), (8,), estimator, method=method, partial=partial, progress=progress)
+        return build_lookup_table(Timed(), (8,), estimator, method=method, partial=partial, progress=progress)
 
     def kill(done: int, total: int) -> None:
         if done == 7:
@@ -189,10 +161,10 @@ def test_a_killed_build_goes_on_where_it_was(tmp_path, method):
 
 def test_what_another_build_has_left_is_not_taken_over(tmp_path):
     partial = tmp_path / "t.yml.partial"
-    build_lookup_table(Space(), (8,), DeviceEstimator(repeats=2, warmup=0), partial=partial)
+    build_lookup_table(Timed(), (8,), DeviceEstimator(repeats=2, warmup=0), partial=partial)
     first = partial.read_text()
     steps: list[int] = []
-    build_lookup_table(Space(), (8,), DeviceEstimator(repeats=2, warmup=0, batch=2), partial=partial,
+    build_lookup_table(Timed(), (8,), DeviceEstimator(repeats=2, warmup=0, batch=2), partial=partial,
                        progress=lambda done, total: steps.append(done))  # fmt: skip
     assert steps[0] == 1
     assert partial.read_text().split("\n")[0] != first.split("\n")[0]
@@ -216,11 +188,6 @@ def test_drift_is_divided_out():
     assert statistics.median(drift[40:]) == pytest.approx(2.0, rel=0.01)
     plain = {key: statistics.median(ms for run in runs for k, ms in run if k == key) for key in true}
     assert max(plain[key] / m for key, m in true.items()) > 1.1
-
-
-def test_without_drift_of_nothing():
-    assert without_drift([]) == ({}, [])
-    assert without_drift([[], [("a", 2.0)]])[0] == {"a": [2.0]}
 
 
 # -- checking --------------------------------------------------------------------------------------------------------------
@@ -253,34 +220,35 @@ def test_a_check_times_whole_networks_and_calibrates(tmp_path):
     """A table ten times too high is found to be, and its calibration mends it; nothing of the first calibration is left."""
     torch.manual_seed(0)
     estimator = DeviceEstimator(repeats=15, warmup=2)
-    table = build_lookup_table(Space(), (8,), estimator)
+    table = build_lookup_table(Timed(), (8,), estimator)
     high = table.replace(
         rows={k: Measurement(10 * r.median_ms, 10 * r.p95_ms, r.count) for k, r in table.rows.items()},
         constant=None, calibration=Calibration(5.0, 77.0, 2, 0.0, 0.0, "2026-11-22"),
     )  # fmt: skip
     rounds: list[tuple[int, int]] = []
     check = check_table(
-        high, Space(), (8,), estimator, n_networks=12, n_calibration=12, progress=lambda *d: rounds.append(d)
+        high, Timed(), (8,), estimator, n_networks=12, n_calibration=12, progress=lambda *d: rounds.append(d)
     )
     assert rounds[-1] == (15, 15)
     assert check.before.bias > 3
     assert abs(check.after.bias) < 0.5  # machines are shared; without the calibration it is 9
     assert check.after.mean_error == check.calibration.mean_error < check.before.mean_error
     assert 0.03 < check.calibration.slope < 0.3
-    raw = LatencyProfiler(Space(), high.replace(calibration=None), (8,))
+    raw = LatencyProfiler(Timed(), high.replace(calibration=None), (8,))
     assert check.predicted_ms == pytest.approx([raw.profile(s) for s in check.samples])
-    calibrated = LatencyProfiler(Space(), high.replace(calibration=check.calibration), (8,))
+    calibrated = LatencyProfiler(Timed(), high.replace(calibration=check.calibration), (8,))
     assert check.calibrated_ms == pytest.approx([calibrated.profile(s) for s in check.samples])
     text = report(check)
-    for word in ("predicted", "calibrated", "measured", "Spearman", "Kendall", "fitted on 12 other networks"):
-        assert word in text
+    assert "fitted on 12 other networks" in text
     draw(check, tmp_path / "t.png")
     assert (tmp_path / "t.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_a_space_with_too_few_networks_is_said_to_be():
-    table = build_lookup_table(Space(), (8,), DeviceEstimator(repeats=1, warmup=0))
+def test_wrong_numbers_of_networks_and_methods_are_refused():
+    table = build_lookup_table(Timed(), (8,), DeviceEstimator(repeats=1, warmup=0))
     with pytest.raises(ValueError, match="the space has 48 different networks, fewer than the 60 that are to be timed"):
-        check_table(table, Space(), (8,), DeviceEstimator())
+        check_table(table, Timed(), (8,), DeviceEstimator())
     with pytest.raises(ValueError, match="n_networks is 2 and n_calibration 30; allowed: 3 or more of each"):
-        check_table(table, Space(), (8,), DeviceEstimator(), n_networks=2)
+        check_table(table, Timed(), (8,), DeviceEstimator(), n_networks=2)
+    with pytest.raises(ValueError, match="method is 'guess'; allowed: networks, isolated"):
+        build_lookup_table(Timed(), (8,), DeviceEstimator(), method="guess")

@@ -49,24 +49,17 @@ def test_a_table_in_any_unit_comes_back(tmp_path, scale):
     assert (tmp_path / "again.yaml").read_text() == (tmp_path / "t.yaml").read_text()
 
 
-OLD = """
-format: nni-proxyless lookup table 2
-checksum: {checksum}
-unit: ms
-conditions: {{device: toy}}
-measured: {{date: '2026-01-01'}}
-rows:
-  one: {{median: 0.123457, p95: 1234.567891, count: 50}}
-  two: {{median: 2.0e-06, p95: 1.0, count: 50}}
-"""
-
-
 def test_a_table_of_six_decimals_opens_and_is_copied_with_the_same_numbers_and_checksum(tmp_path):
     """As versions before have written it; the checksum is theirs."""
-    (tmp_path / "old.yaml").write_text(OLD.format(checksum="b68f2c725bd289d2"))
+    rows = {
+        "one": {"median": 0.123457, "p95": 1234.567891, "count": 50},
+        "two": {"median": 2e-6, "p95": 1.0, "count": 50},
+    }
+    head = {"format": "nni-proxyless lookup table 2", "checksum": "b68f2c725bd289d2", "unit": "ms"}
+    content = {**head, "conditions": {"device": "toy"}, "measured": {"date": "2026-01-01"}, "rows": rows}
+    (tmp_path / "old.yaml").write_text(yaml.safe_dump(content))
     table = LookupTable.read(tmp_path / "old.yaml")
-    assert table.rows["one"] == Measurement(0.123457, 1234.567891, 50)
-    assert table.rows["two"] == Measurement(2e-6, 1.0, 50)
+    assert table.rows == {"one": Measurement(0.123457, 1234.567891, 50), "two": Measurement(2e-6, 1.0, 50)}
     table.write(tmp_path / "copy.yaml")
     assert LookupTable.read(tmp_path / "copy.yaml").rows == table.rows
     assert yaml.safe_load((tmp_path / "copy.yaml").read_text())["checksum"] == "b68f2c725bd289d2"

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from nni.nas.nn.pytorch import LayerChoice, ModelSpace, Repeat
+from nni.nas.nn.pytorch import LayerChoice, ModelSpace
 from nni_proxyless.search_spaces import MobileNetV2Space
 from torch import Tensor, nn
 
@@ -36,6 +36,8 @@ from nni_proxyless.latency.tables.export import COPIED, export_space
 from nni_proxyless.latency.tables.timed_networks import random_samples
 from nni_proxyless.latency.tables.yaml_format import TimedNetwork
 
+from .spaces import Timed
+
 ABSENT = ("nni", "nni_proxyless", "yaml", "numpy", "tqdm", "pytorch_lightning", "scipy")
 # A target: none of these can be imported, and -I hides this repository.
 TARGET = (
@@ -44,26 +46,6 @@ TARGET = (
     "runpy.run_path(sys.argv[0], run_name='__main__')",
 )  # fmt: skip
 ROUNDS = 600  # of about a millisecond: long enough to be killed in
-
-
-class Space(ModelSpace):
-    """A fixed layer, a choice with a skip, one with a nested choice, and one to three blocks with a shared label."""
-
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Linear(8, 32)
-        self.one = LayerChoice({"wide": self.block(4), "narrow": self.block(1), "skip": nn.Identity()}, label="one")
-        inner = LayerChoice([self.block(2), nn.Tanh()], label="inner")
-        self.two = LayerChoice([nn.Linear(32, 32), nn.Sequential(nn.ReLU(), inner)], label="two")
-        self.body = Repeat(lambda i: LayerChoice([self.block(1), self.block(3)], label="body"), (1, 3), label="depth")
-        self.last = nn.Linear(32, 3)
-
-    @staticmethod
-    def block(factor: int) -> nn.Module:
-        return nn.Sequential(nn.Linear(32, factor * 32), nn.ReLU(), nn.Linear(factor * 32, 32))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.body(self.two(self.one(self.first(x)))))
 
 
 def measure(folder: Path, *words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -76,7 +58,7 @@ def measure(folder: Path, *words: str | Path, cwd: Path) -> subprocess.Completed
 def exported(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "space"
     export_space(
-        Space(), (8,), folder, description={"name": "tests:Space", "arguments": {"small": 1e-05}}, n_networks=8
+        Timed(32), (8,), folder, description={"name": "tests:Space", "arguments": {"small": 1e-05}}, n_networks=8
     )
     return folder
 
@@ -86,7 +68,7 @@ def exported(tmp_path_factory) -> Path:
 
 def test_every_operation_is_exported_once_and_computes_the_same(exported):
     content = json.loads((exported / "operations.json").read_text())
-    operations = {op.key: op for op in trace_operations(Space(), (8,))}
+    operations = {op.key: op for op in trace_operations(Timed(32), (8,))}
     assert [entry["key"] for entry in content["operations"]] == list(operations)
     assert content["space"] == {"name": "tests:Space", "arguments": {"small": 1e-05}, "input_shape": [8]}
     assert content["resolution"] == "8"
@@ -102,14 +84,13 @@ def test_every_operation_is_exported_once_and_computes_the_same(exported):
 @pytest.mark.filterwarnings("ignore:.torch.jit.load. is deprecated:FutureWarning")  # as in measure.py
 def test_what_is_in_the_files_is_the_space_itself(tmp_path):
     """On five images, where one was traced and two were compared."""
-    space = Space().train()
+    space = Timed(32).train()
     content = export_space(space, (8,), tmp_path / "e", description={"name": "s", "arguments": {}}, n_networks=1)
     x = torch.randn(5, 8)
     (network,) = content["networks"]
-    for file, module in {
-        network["file"]: space.freeze(network["architecture"]),
-        content["operations"][0]["file"]: space.first,
-    }.items():
+    first = next(entry for entry in content["operations"] if entry["key"].startswith("Linear-input:8-"))
+    files = {network["file"]: space.freeze(network["architecture"]), first["file"]: space.first}
+    for file, module in files.items():
         loaded = torch.jit.load(str(tmp_path / "e" / file))
         torch.testing.assert_close(loaded(x), module(x))
         assert not loaded.training
@@ -156,7 +137,9 @@ def test_wrong_options_of_export_end_with_code_2(tmp_path, monkeypatch, capsys, 
 
 def test_onnx_is_written_where_it_is_installed_and_else_refused_before_anything_is_written(tmp_path):
     def export() -> None:
-        export_space(Space(), (8,), tmp_path / "e", description={"name": "s", "arguments": {}}, n_networks=1, onnx=True)
+        export_space(
+            Timed(32), (8,), tmp_path / "e", description={"name": "s", "arguments": {}}, n_networks=1, onnx=True
+        )
 
     if importlib.util.find_spec("onnx") is None:
         with pytest.raises(ValueError, match="need the package 'onnx', which is not installed: pip install onnx"):
@@ -223,9 +206,9 @@ def test_a_killed_measurement_goes_on_and_its_table_is_read(exported, tmp_path):
     assert found.conditions == {**here, "runtime": f"torchscript, {here['runtime']}", "resolution": "8"}
     assert found.measured.keys() == {"date", "method", "repeats", "warmup", "drift", "unrest"}
     assert found.measured.items() >= {"method": "isolated", "repeats": ROUNDS, "warmup": 3}.items()
-    profiler = LatencyProfiler(Space(), found, (8,))
+    profiler = LatencyProfiler(Timed(32), found, (8,))
     (sample, *_) = (network.architecture for network in found.networks)
-    by_hand = sum(found.rows[op.key].median_ms for op in trace_operations(Space(), (8,)) if op.runs_in(sample))
+    by_hand = sum(found.rows[op.key].median_ms for op in trace_operations(Timed(32), (8,)) if op.runs_in(sample))
     assert profiler.profile(dict(sample)) == pytest.approx(by_hand)
 
     # What was timed with other settings is not taken over.
@@ -292,18 +275,18 @@ def test_a_command_exports_a_script_measures_and_a_command_calibrates(tmp_path, 
 
 def recorded(n: int = 12, **changes) -> LookupTable:
     """Rows of a millisecond; networks that took half a millisecond and twice their rows."""
-    rows = {op.key: Measurement(1.0 + i, 2.0 + i, 5) for i, op in enumerate(trace_operations(Space(), (8,)))}
+    rows = {op.key: Measurement(1.0 + i, 2.0 + i, 5) for i, op in enumerate(trace_operations(Timed(32), (8,)))}
     table = LookupTable(
         rows, {"device": "a phone", "runtime": "its own"}, measured={"date": "2026-11-22"}, source="t.yaml"
     )
-    profiler = LatencyProfiler(Space(), table, (8,))
-    timed = [(sample, 0.5 + 2 * profiler.profile(sample)) for sample in random_samples(Space(), n, seed=0)]
+    profiler = LatencyProfiler(Timed(32), table, (8,))
+    timed = [(sample, 0.5 + 2 * profiler.profile(sample)) for sample in random_samples(Timed(32), n, seed=0)]
     return table.replace(networks=[TimedNetwork(sample, Measurement(ms, ms, 5)) for sample, ms in timed], **changes)
 
 
 def test_recorded_networks_judge_and_calibrate():
     table = recorded(11)
-    check = check_recorded(table, Space(), (8,))
+    check = check_recorded(table, Timed(32), (8,))
     assert (check.calibration.fixed_ms, check.calibration.slope) == pytest.approx((0.5, 2.0))
     assert check.calibration.n_networks == 5
     assert check.samples == [dict(network.architecture) for network in table.networks[:6]]
@@ -314,16 +297,16 @@ def test_recorded_networks_judge_and_calibrate():
 
 def test_recorded_networks_of_another_space_are_refused():
     with pytest.raises(ValueError, match=r"t\.yaml: holds 5 networks; allowed: 6 or more"):
-        check_recorded(recorded(5), Space(), (8,))
+        check_recorded(recorded(5), Timed(32), (8,))
     other = recorded()
     other.networks[2] = TimedNetwork({**other.networks[2].architecture, "one": "wider"}, Measurement(1.0, 1.0, 5))
     with pytest.raises(ValueError, match=r"t\.yaml: network 3 is of another space: label 'one': wider not found"):
-        check_recorded(other, Space(), (8,))
+        check_recorded(other, Timed(32), (8,))
     other.networks[2] = TimedNetwork({"one": "wide"}, Measurement(1.0, 1.0, 5))
     with pytest.raises(
         ValueError, match=r"network 3 is of another space: the labels body, depth, inner, two are in one"
     ):
-        check_recorded(other, Space(), (8,))
+        check_recorded(other, Timed(32), (8,))
 
 
 def test_a_machine_knows_its_own_tables():

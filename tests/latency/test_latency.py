@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from nni.nas.nn.pytorch import LayerChoice, ModelSpace
 from torch import Tensor, nn
 
 from nni_proxyless.latency import (
@@ -12,23 +11,6 @@ from nni_proxyless.latency import (
     Measurement,
     Operation,
 )
-
-
-class Small(ModelSpace):
-    """Two equal blocks that choose, each among a wide linear layer, a narrow one and a skip; one layer that is always there."""
-
-    def __init__(self):
-        super().__init__()
-        self.blocks = nn.Sequential(*(self.block(f"block{i}") for i in range(2)))
-        self.last = nn.Linear(8, 3)
-
-    @staticmethod
-    def block(label: str) -> LayerChoice:
-        wide = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 8))
-        return LayerChoice({"wide": wide, "narrow": nn.Linear(8, 8), "skip": nn.Identity()}, label=label)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.blocks(x))
 
 
 def operation(module: nn.Module, *shape: int) -> Operation:

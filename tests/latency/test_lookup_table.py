@@ -36,13 +36,8 @@ CONTENT = {
 
 
 CALIBRATION = {
-    "fixed_ms": 0.5,
-    "slope": 1.25,
-    "n_networks": 30,
-    "mean_error": 0.01,
-    "worst_error": 0.03,
-    "date": "2026-11-22",
-}
+    "fixed_ms": 0.5, "slope": 1.25, "n_networks": 30, "mean_error": 0.01, "worst_error": 0.03, "date": "2026-11-22",
+}  # fmt: skip
 
 
 def written(path: Path, **changes) -> Path:
@@ -106,24 +101,14 @@ def test_a_width_that_the_published_table_lacks_is_not_a_silent_constant(pixel):
     """The published net has 32 channels in its first stage, the table has rows for 24 only."""
     missing = "expanded_conv-input:112x112x16-output:56x56x32-expand:3-kernel:3-stride:2-idskip:0"
     with pytest.raises(KeyError, match=f"no row '{missing}'; the nearest: {missing.replace('x32-', 'x24-')}"):
-        LatencyProfiler(MobileNetV2Space(widths=(32, 40, 80, 96, 192, 320)), LookupTable.read(PUBLISHED), (3, 224, 224))
+        LatencyProfiler(
+            MobileNetV2Space(widths=(32, 40, 80, 96, 192, 320), aligned_init=False),
+            LookupTable.read(PUBLISHED),
+            (3, 224, 224),
+        )
 
 
 # -- files ---------------------------------------------------------------------------------------------------------------
-
-
-def test_a_table_comes_back_as_it_was_written(tmp_path):
-    """Rows to a nanosecond (six decimals of a millisecond), conditions and head in full."""
-    rows = {"b": Measurement(1.25, 1.5, 7), "a": Measurement(0.123456, 2.0, 50)}
-    table = LookupTable(
-        rows, {"device": "a phone", "threads": 1, "resolution": "32x32"}, measured={"date": "2026-11-22"}
-    )
-    table.write(tmp_path / "new" / "table.yml")
-    again = LookupTable.read(tmp_path / "new" / "table.yml")
-    assert again.rows == rows
-    assert again.conditions == table.conditions
-    assert again.measured == table.measured
-    assert again.estimate(operation("a")) == 0.123456
 
 
 def test_a_table_that_cannot_be_written_leaves_the_old_one(tmp_path):
@@ -176,46 +161,26 @@ def test_a_bad_row_is_refused_with_its_key(tmp_path, row, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"format": "another table 7"},
-            "format is 'another table 7'; allowed: 'nni-proxyless lookup table 2'. Measure the table anew",
-        ),
+        ({"format": "another table 7"}, "format is 'another table 7'; allowed: 'nni-proxyless lookup table 2'. Measure the table anew"),
         ({"unit": "us"}, "unit is 'us'; allowed here: 'ms'"),
         ({"unit": None}, "unit is None; allowed: a text such as 'ms'"),
         ({"rows": {}}, "rows is empty"),
         ({"conditions": {"threads": [1]}}, "conditions: 'threads' is [1]; allowed: a text or a number"),
-        (
-            {"row": {}},
-            "unknown part 'row'; allowed: format, unit, conditions, measured, rows, checksum, space, constant, calibration, networks, in_constant, references. Did you mean 'rows'?",
-        ),
-        (
-            {"checksum": "0" * 16},
-            "the content is not what was measured: checksum is '0000000000000000', that of the content "
-            "'e46d66bf370a9a9a'. If you have changed it on purpose, delete the line 'checksum'",
-        ),
-        (
-            {"constant": {"median": float("nan"), "p95": 1, "count": 1}},
-            "constant: median is nan; allowed: a finite number",
-        ),
+        ({"row": {}}, "unknown part 'row'; allowed: format, unit, conditions, measured, rows, checksum, space, constant, calibration, "
+         "networks, in_constant, references. Did you mean 'rows'?"),
+        ({"checksum": "0" * 16}, "the content is not what was measured: checksum is '0000000000000000', that of the content "
+         "'e46d66bf370a9a9a'. If you have changed it on purpose, delete the line 'checksum'"),
+        ({"constant": {"median": float("nan"), "p95": 1, "count": 1}}, "constant: median is nan; allowed: a finite number"),
         ({"constant": {"median": 1, "p95": 1, "count": -1}}, "constant: count is -1; allowed: a number of 0 or more"),
-        (
-            {"calibration": {"slope": 1}},
-            "calibration has slope; allowed: fixed_ms, slope, n_networks, mean_error, worst_error, date",
-        ),
+        ({"calibration": {"slope": 1}}, "calibration has slope; allowed: fixed_ms, slope, n_networks, mean_error, worst_error, date"),
         ({"calibration": {**CALIBRATION, "slope": -1.0}}, "calibration: slope is -1.0; allowed: greater than 0"),
-        (
-            {"calibration": {**CALIBRATION, "fixed_ms": float("nan")}},
-            "calibration: fixed_ms is nan; allowed: a finite number",
-        ),
-        (
-            {"space": {"name": "mobilenetv2"}},
-            "space is {'name': 'mobilenetv2'}; allowed: name, arguments (a mapping), input_shape (a list)",
-        ),
+        ({"calibration": {**CALIBRATION, "fixed_ms": float("nan")}}, "calibration: fixed_ms is nan; allowed: a finite number"),
+        ({"space": {"name": "mobilenetv2"}}, "space is {'name': 'mobilenetv2'}; allowed: name, arguments (a mapping), input_shape (a list)"),
         ({"rows": None}, "rows is missing or not a mapping"),
         ({"rows": [1, 2]}, "rows is missing or not a mapping"),
         ({"conditions": None}, "conditions is missing or not a mapping"),
     ],
-)
+)  # fmt: skip
 def test_a_foreign_or_incomplete_head_is_refused(tmp_path, changes, message):
     path = written(tmp_path / "t.yml", **changes)
     with pytest.raises(TableError) as caught:
@@ -228,8 +193,8 @@ def test_a_foreign_or_incomplete_head_is_refused(tmp_path, changes, message):
     [
         ("rows: {a: {median: 1", "not a whole YAML file: line 1: "),
         (
-            "a: {count: 1, mean: 1}\nb: {count: 1, mean: 2}\na: {count: 1, mean: 3}\n",
-            "not a whole YAML file: line 3: 'a' stands twice, in lines 1 and 3",
+            "a: {count: 1, mean: 1}\na: {count: 1, mean: 3}\n",
+            "not a whole YAML file: line 2: 'a' stands twice, in lines 1 and 2",
         ),
         ("a: {count: 1, mean: 1, mean: 2}\n", "not a whole YAML file: line 1: 'mean' stands twice, in lines 1 and 1"),
         ("1: {count: 1, mean: 1}\n", "row '1': the key is a int; allowed: a text"),
@@ -295,8 +260,8 @@ def full_table() -> LookupTable:
 
 
 def test_a_full_table_comes_back_whole(tmp_path):
-    full_table().write(tmp_path / "t.yml")
-    again = LookupTable.read(tmp_path / "t.yml")
+    full_table().write(tmp_path / "new" / "t.yml")
+    again = LookupTable.read(tmp_path / "new" / "t.yml")
     for part in ("rows", "conditions", "measured", "unit", *FULL):
         assert getattr(again, part) == getattr(full_table(), part)
 
@@ -316,7 +281,7 @@ def test_a_constant_may_be_negative_and_a_network_may_not(tmp_path):
     rows = {key: Measurement(ms, ms, 1) for key, ms in (("a", 1.0),)}
     LookupTable(rows, constant=Measurement(-0.25, 0.5, 40)).write(tmp_path / "t.yml")
     assert LookupTable.read(tmp_path / "t.yml").constant_ms == -0.25
-    space = MobileNetV2Space("small", num_classes=10)
+    space = MobileNetV2Space("small", num_classes=10, aligned_init=False)
     cheap = {op.key: Measurement(0.001, 0.001, 1) for op in trace_operations(space, (3, 32, 32))}
     with pytest.raises(
         ValueError, match=r"constant and calibration of the table make -4\.9\d+ ms of the cheapest network"
@@ -324,17 +289,10 @@ def test_a_constant_may_be_negative_and_a_network_may_not(tmp_path):
         LatencyProfiler(space, LookupTable(cheap, constant=Measurement(-5.0, 0.5, 40)), (3, 32, 32))
 
 
-def test_a_table_of_another_unit_is_taken_only_where_it_is_asked_for(tmp_path):
-    LookupTable({"a": Measurement(3.0, 3.0, 1)}, unit="mJ").write(tmp_path / "energy.yml")
-    assert LookupTable.read(tmp_path / "energy.yml", unit="mJ").unit == "mJ"
-    with pytest.raises(TableError, match=r"energy\.yml: unit is 'mJ'; allowed here: 'ms'"):
-        LookupTable.read(tmp_path / "energy.yml")
-
-
 def test_the_layout_of_once_for_all(tmp_path):
     """Its keys go on with squeeze-and-excitation and activation, count channels where others say the expansion, and have
     pooling and classifier apart."""
-    space = MobileNetV2Space("small", num_classes=10)
+    space = MobileNetV2Space("small", num_classes=10, aligned_init=False)
     shape = (3, 32, 32)
     rows, expected = {}, {}
     for i, op in enumerate({op.key: op for op in trace_operations(space, shape)}.values()):
@@ -390,13 +348,14 @@ def damaged(text: str, draw: random.Random) -> str:
 
 
 def test_damaged_files_are_refused_or_read_right(tmp_path):
-    """500 accidents: an error that names the file, or every number as it was measured; never a traceback."""
+    """300 accidents: an error that names the file, or every number as it was measured; never a traceback. Without its checksum
+    a changed digit would be read."""
     draw = random.Random(0)
     whole, path = full_table(), tmp_path / "t.yml"
     whole.write(path)
     text = path.read_text()
     refused = 0
-    for _ in range(500):
+    for _ in range(300):
         path.write_text(damaged(text, draw))
         try:
             found = LookupTable.read(path)
@@ -407,14 +366,7 @@ def test_damaged_files_are_refused_or_read_right(tmp_path):
             continue
         for part in ("rows", "conditions", "measured", "unit", *FULL):
             assert getattr(found, part) == getattr(whole, part), path.read_text()
-    assert 300 < refused < 500  # a file whose spaces or order have changed is whole
-
-
-def test_without_its_checksum_a_damaged_table_would_be_read(tmp_path):
-    """What the test above rests on."""
-    path = tmp_path / "t.yml"
-    full_table().write(path)
-    text = path.read_text()
+    assert 180 < refused < 300  # a file whose spaces or order have changed is whole
     path.write_text(text.replace("median: 0.375", "median: 0.875"))
     with pytest.raises(TableError, match="the content is not what was measured"):
         LookupTable.read(path)

@@ -1,4 +1,4 @@
-"""The latency of a network as an expression of its choices, and the term it adds to the loss."""
+"""The latency of a network as an expression of its choices."""
 
 from __future__ import annotations
 
@@ -6,37 +6,13 @@ import itertools
 
 import nni
 import pytest
-import torch
 from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace, MutableLinear, Repeat
 from nni.nas.oneshot.pytorch.profiler import RangeProfilerFilter
 from torch import Tensor, nn
 
-from nni_proxyless.latency import (
-    LatencyEstimator,
-    LatencyPenalty,
-    LatencyProfiler,
-    LookupTable,
-    Measurement,
-    describe,
-    trace_operations,
-)
+from nni_proxyless.latency import LatencyEstimator, LatencyProfiler, describe, trace_operations
 
-
-class Small(ModelSpace):
-    """Two blocks that choose among a wide part, a narrow one and a skip; one layer that is always there."""
-
-    def __init__(self):
-        super().__init__()
-        self.blocks = nn.Sequential(*(self.block(f"block{i}") for i in range(2)))
-        self.last = nn.Linear(8, 3)
-
-    @staticmethod
-    def block(label: str) -> LayerChoice:
-        wide = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 8))
-        return LayerChoice({"wide": wide, "narrow": nn.Linear(8, 8), "skip": nn.Identity()}, label=label)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.blocks(x))
+from .spaces import Small, table
 
 
 class Nested(ModelSpace):
@@ -93,17 +69,9 @@ class OfWidths(ModelSpace):
         return self.body(x)
 
 
-def key_of(module: nn.Module, *shapes) -> str:
-    return describe(module, *shapes)
-
-
-WIDE = key_of(nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 8)), (8,), (8,))
-NARROW, LAST = key_of(nn.Linear(8, 8), (8,), (8,)), key_of(nn.Linear(8, 3), (8,), (3,))
+WIDE = describe(nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 8)), (8,), (8,))
+NARROW, LAST = describe(nn.Linear(8, 8), (8,), (8,)), describe(nn.Linear(8, 3), (8,), (3,))
 COSTS = {WIDE: 4.0, NARROW: 1.0, LAST: 0.5}
-
-
-def table(costs: dict[str, float]) -> LookupTable:
-    return LookupTable({key: Measurement(ms, ms, 1) for key, ms in costs.items()})
 
 
 @pytest.fixture
@@ -129,11 +97,11 @@ def test_operations_of_a_space_and_their_keys():
 
 
 def test_a_key_depends_on_structure_and_shape_and_not_on_weights():
-    assert key_of(nn.Linear(8, 8), (8,), (8,)) == key_of(nn.Linear(8, 8), (8,), (8,))
-    assert key_of(nn.Linear(8, 8), (8,), (8,)) != key_of(nn.Linear(8, 8, bias=False), (8,), (8,))
+    assert describe(nn.Linear(8, 8), (8,), (8,)) == describe(nn.Linear(8, 8), (8,), (8,))
+    assert describe(nn.Linear(8, 8), (8,), (8,)) != describe(nn.Linear(8, 8, bias=False), (8,), (8,))
     convolution = nn.Conv2d(3, 4, 3, stride=2)
-    assert key_of(convolution, (3, 32, 16), (4, 15, 7)).startswith("Conv2d-input:32x16x3-output:15x7x4-")
-    assert key_of(convolution, (3, 32, 16), (4, 15, 7)) != key_of(convolution, (3, 64, 16), (4, 31, 7))
+    assert describe(convolution, (3, 32, 16), (4, 15, 7)).startswith("Conv2d-input:32x16x3-output:15x7x4-")
+    assert describe(convolution, (3, 32, 16), (4, 15, 7)) != describe(convolution, (3, 64, 16), (4, 31, 7))
 
 
 def test_nested_choices_are_taken_apart():
@@ -177,7 +145,7 @@ def test_a_block_of_a_repeat_is_paid_where_the_depth_reaches_it():
 
 def test_all_that_an_input_choice_may_choose_from_is_paid():
     """NNI computes every input, whichever is taken."""
-    profiler = LatencyProfiler(WithInputs(), table({key_of(m, (a,), (b,)): 1.0 for m, a, b in (
+    profiler = LatencyProfiler(WithInputs(), table({describe(m, (a,), (b,)): 1.0 for m, a, b in (
         (nn.Linear(8, 8), 8, 8), (nn.Linear(8, 3), 8, 3), (nn.Linear(3, 8), 3, 8))}), (8,))  # fmt: skip
     assert profiler.profile({"which": [0]}) == profiler.profile({"which": [1]}) == 3.0
 
@@ -212,11 +180,6 @@ def test_the_latency_of_nested_choices():
         assert profiler.profile({"outer": 1, "inner": inner}) == pytest.approx(expected)
 
 
-def test_a_missing_row_stops_the_profiler():
-    with pytest.raises(KeyError, match="no row"):
-        LatencyProfiler(Small(), table({WIDE: 1.0, LAST: 1.0}), (8,))
-
-
 class Broken(LatencyEstimator):
     """An estimator of somebody else that gives what no latency is."""
 
@@ -248,48 +211,6 @@ def test_nni_filters_networks_by_latency(profiler):
     assert passed == {("wide", "skip"), ("skip", "wide"), ("narrow", "narrow"), ("narrow", "skip"), ("skip", "narrow")}
 
 
-# -- the term in the loss ------------------------------------------------------------------------------------------------
-
-
-def uniform_distribution(profiler: LatencyProfiler) -> dict:
-    """Uniform over every choice: E = 0.5 + 2 * 5/3 ms."""
-    third = torch.tensor(1 / 3, dtype=torch.float64)
-    return {label: dict.fromkeys(costs, third) for label, costs in profiler.candidate_ms.items()}
-
-
-EXPECTED = 0.5 + 2 * 5 / 3
-
-
-@pytest.mark.parametrize(
-    ("nonlinear", "target", "added"),
-    [
-        ("linear", EXPECTED, 0.0), ("linear", EXPECTED / 2, 0.25), ("linear", 2 * EXPECTED, -0.125),
-        ("positive", EXPECTED / 2, 0.25), ("positive", 2 * EXPECTED, 0.0),
-        ("absolute", EXPECTED / 2, 0.25), ("absolute", 2 * EXPECTED, 0.125),
-    ],
-)  # fmt: skip
-def test_the_term_is_weight_times_relative_excess(profiler, nonlinear, target, added):
-    """Property 16, add#linear: L + lambda (E - target) / target; at E = target it is L, at E = 2 target it is L + lambda."""
-    penalty = LatencyPenalty(profiler, target, 0.25, nonlinear=nonlinear)
-    loss, details = penalty(torch.tensor(1.5, dtype=torch.float64), uniform_distribution(profiler))
-    assert float(loss) == pytest.approx(1.5 + added, abs=1e-12)
-    assert float(details["penalty"]) == pytest.approx(EXPECTED, abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"target_ms": 0}, "target_ms is 0; allowed: greater than 0"),
-        ({"target_ms": float("nan")}, "target_ms is nan; allowed: greater than 0"),
-        ({"target_ms": 1, "weight": -0.5}, "weight is -0.5; allowed: 0 or more"),
-        ({"target_ms": 1, "nonlinear": "log"}, "nonlinear is 'log'; allowed: 'linear', 'positive', 'absolute'"),
-    ],
-)
-def test_wrong_arguments_of_the_penalty(profiler, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        LatencyPenalty(profiler, **arguments)
-
-
 class Twice(ModelSpace):
     """One convolution that runs twice, and a choice that runs twice."""
 
@@ -307,7 +228,7 @@ def test_what_runs_twice_costs_twice():
     assert [(op.conditions, type(op.module)) for op in operations] == [((), nn.Conv2d)] * 2 + [
         ((("c", ("conv",)),), nn.Conv2d)
     ] * 2
-    rows = {op.key: Measurement(ms, ms, 1) for op, ms in zip(operations, (1.0, 1.0, 0.25, 0.25), strict=True)}
-    profiler = LatencyProfiler(Twice(), LookupTable(rows), (2, 4, 4))
+    costs = {op.key: ms for op, ms in zip(operations, (1.0, 1.0, 0.25, 0.25), strict=True)}
+    profiler = LatencyProfiler(Twice(), table(costs), (2, 4, 4))
     assert profiler.profile({"c": "conv"}) == 2.5
     assert profiler.profile({"c": "skip"}) == 2.0
