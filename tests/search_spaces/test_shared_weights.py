@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 import torch
-from nni.nas.evaluator.pytorch import DataLoader, Lightning, Trainer
+from nni.nas.evaluator.pytorch import DataLoader, Lightning
 from nni_proxyless.search_spaces import MobileNetV2Space
 from nni_proxyless.strategies import DSNAS, ProxylessNAS
 from nni_proxyless.strategies.proxyless import ProxylessModule
@@ -18,6 +18,8 @@ from nni_proxyless.core.atomic_files import write_weights
 from nni_proxyless.latency import DeviceEstimator
 from nni_proxyless.search.derivation import load_weights
 from nni_proxyless.search.evaluator import ImageClassification
+
+from ..strategies.searches import quiet_trainer
 
 LAYOUT = {
     "preset": "small", "num_classes": 4, "in_channels": 1, "stem_width": 8, "first_width": 8, "widths": (8, 16), "depths": (2, 2),
@@ -156,10 +158,7 @@ def trained(strategy, space: MobileNetV2Space, epochs: int = 3):
     data = TensorDataset(torch.randn(64, 1, 8, 8), torch.randint(4, (64,)))
     evaluator = Lightning(
         ImageClassification(optimizer="sgd", learning_rate=0.05, momentum=0.9, weight_decay=4e-5, label_smoothing=0.0),
-        Trainer(
-            max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False,
-            enable_model_summary=False,
-        ),
+        quiet_trainer(max_epochs=epochs),
         train_dataloaders=DataLoader(data, 16, shuffle=True), val_dataloaders=DataLoader(data, 16, shuffle=True),
     )  # fmt: skip
     supernet = strategy.mutate_model(space)
