@@ -47,3 +47,11 @@ def test_search_hours_runs_and_records_everything(tmp_path):
         hours = total["trainings"] * 300 * 1_281_167 / plain / 3600
         assert total["hours_here"] == pytest.approx(hours)
         assert total["plain_images_per_second_for_these"] * total["published_gpu_hours"] == pytest.approx(hours * plain)
+
+
+def test_hours_of_a_file_are_those_of_its_own_search(capsys):
+    """On noise of as many classes as there are images for; a search refuses a network with other outputs."""
+    small = ["space.widths=[8, 16]", "space.depths=[1, 1]", "space.strides=[2, 2]", "data.image_size=16"]
+    words = ["--batches", "10", "--images", "1000", "--classes", "20"]
+    assert search_hours.main([str(ROOT / "experiments" / "search.yml"), *small, *words]) == 0
+    assert "hours" in capsys.readouterr().out

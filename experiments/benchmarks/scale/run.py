@@ -46,7 +46,11 @@ from ..common import record
 from .report import PIXELS, bars, markdown, picture
 
 FILES = {name: ROOT / "experiments" / "imagenet" / f"search_{name}.yml" for name in ("proxyless", "dsnas")}
-ALPHAS, VALIDATION, CLASSES = 0.2, 0.05, 2
+ALPHAS, VALIDATION, CLASSES = (
+    0.2,
+    0.05,
+    2,
+)  # classes: of the noise, and outputs of the network, which a search holds against them
 WARMUP, CHILD = 1, 1  # epochs
 EPOCH = 50  # steps, or fewer: three epochs at least
 LEAST = 42  # steps, after half of which one candidate in 25 has not been on a path yet
@@ -101,7 +105,7 @@ class Plain:
 
         torch.manual_seed(seed)
         self.draw = random.Random(seed)
-        self.space = MobileNetV2Space().to(memory_format=torch.channels_last)
+        self.space = MobileNetV2Space(num_classes=CLASSES).to(memory_format=torch.channels_last)
         self.choices = self.space.simplify()
         self.optimizer = torch.optim.SGD(
             self.space.parameters(), lr=1e-3, momentum=0.9, nesterov=True, weight_decay=4e-5
@@ -138,7 +142,7 @@ def search_words(
             "batch_size": options.batch, "alphas": ALPHAS, "validation": VALIDATION}  # fmt: skip
     child = CHILD if strategy == "dsnas" else 0
     words = {
-        "seed": options.seed, "data": json.dumps(data), "space.num_classes": 1000, "strategy.warmup_epochs": WARMUP,
+        "seed": options.seed, "data": json.dumps(data), "strategy.warmup_epochs": WARMUP,
         "latency.estimator": "{name: macs}", "latency.table": "null", "training.epochs": epochs + child,
         "training.calibration_images": options.batch, "trainer.accelerator": "cpu", "trainer.threads": 1,
         "trainer.devices": processes, "output": folder / "out",
