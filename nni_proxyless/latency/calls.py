@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["Call", "CallTree", "Shape", "TensorSpec", "example_of", "map_structure", "plain_products", "record", "shape_text", "sizes_of", "specs", "tensors_in", "text_of"]  # fmt: skip
+__all__ = ["Call", "CallTree", "Flat", "Shape", "TensorSpec", "example_of", "map_structure", "plain_products", "record", "shape_text", "sizes_of", "specs", "tensors_in", "text_of"]  # fmt: skip
 
 Shape = tuple[int, ...]
 """Of one sample, without the batch: (channels, height, width), or (features,)."""
@@ -247,6 +247,20 @@ def map_structure(value: Any, kind: type, function: Callable[[Any], Any]) -> Any
 def specs(value: Any) -> Any:
     """A structure with what stands for its tensors."""
     return map_structure(value, Tensor, TensorSpec.of)
+
+
+class Flat(nn.Module):
+    """A module as a function of tensors to tensors, however it is called."""
+
+    def __init__(self, module: nn.Module, call: Call):
+        super().__init__()
+        self.module, self.call = module, call
+
+    def forward(self, *tensors: Tensor) -> Tensor | tuple[Tensor, ...]:
+        given = iter(tensors)
+        args, kwargs = map_structure((self.call.args, self.call.kwargs), TensorSpec, lambda spec: next(given))
+        outputs = tensors_in(self.module(*args, **kwargs))
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
 def record(

@@ -23,7 +23,7 @@ import torch
 from nni.nas.nn.pytorch import ModelSpace
 from torch import Tensor, nn
 
-from ..calls import Call, Shape, TensorSpec, map_structure, shape_text, tensors_in
+from ..calls import Call, Flat, Shape, TensorSpec, shape_text, tensors_in
 from ..estimators.timing import noise_like
 from ..operation import Operation, floating_type, trace_operations
 from .timed_networks import random_samples
@@ -155,20 +155,6 @@ def _require_json(content: Mapping[str, Any], what: str) -> None:
             same = False
         if not same:
             raise ValueError(f"{what}: {name!r} is {value!r}; allowed: texts, numbers, true, false, and lists of them")
-
-
-class Flat(nn.Module):
-    """A module as a function of tensors to tensors, however it is called."""
-
-    def __init__(self, module: nn.Module, call: Call):
-        super().__init__()
-        self.module, self.call = module, call
-
-    def forward(self, *tensors: Tensor) -> Tensor | tuple[Tensor, ...]:
-        given = iter(tensors)
-        args, kwargs = map_structure((self.call.args, self.call.kwargs), TensorSpec, lambda spec: next(given))
-        outputs = tensors_in(self.module(*args, **kwargs))
-        return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
 def _plain(spec: TensorSpec) -> dict[str, Any]:

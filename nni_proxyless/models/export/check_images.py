@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torch.utils.data import Subset
 
+from ...core.silenced import first_line
 from ...data.image_parts import ImageData, loader
 from ...data.outputs import outputs_problem
 from ...data.validate import make_images
 from ...latency.estimators.timing import noise
 from ..architecture import Architecture
-from .onnx_format import first_line
 
 __all__ = ["CheckImages"]
 

@@ -21,6 +21,7 @@ from torch import nn
 from ...core.atomic_files import write_text
 from ...core.errors import UserError
 from ...core.progress import bar
+from ...core.silenced import first_line
 from ...latency import DeviceEstimator
 from ...latency.estimators.timing import problems_of
 from ..architecture import Architecture
@@ -28,7 +29,7 @@ from ..build import installed_versions
 from .check_images import CheckImages
 from .compare import Run, accuracies, largest_difference, logits_of, time_side_by_side
 from .load import check_size, find_weights, load_network
-from .onnx_format import DEFAULT_OPSET, OPSETS, PACKAGES, OnnxNetwork, first_line, require_packages, write_onnx
+from .onnx_format import DEFAULT_OPSET, OPSETS, PACKAGES, OnnxNetwork, require_packages, write_onnx
 from .quantize import quantize
 from .torch_format import read_program, read_torchscript, write_program, write_torchscript
 

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from ...core.errors import UserError
+from ...core.silenced import first_line
 from ..architecture import Architecture
 from ..build import build_network
 from ..timm_model import load_weights, total_stride
-from .onnx_format import first_line
 
 if TYPE_CHECKING:  # it needs NNI
     from ...latency.operation import Shape

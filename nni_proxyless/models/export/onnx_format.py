@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import io
 import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from torch import Tensor, nn
 
 from ...core.atomic_files import replacing
 from ...core.errors import UserError
+from ...core.silenced import exporters_silenced, first_line
 
 __all__ = ["DEFAULT_OPSET", "OPSETS", "OnnxNetwork", "require_packages", "write_onnx", "write_onnx_for_netron"]
 
@@ -133,27 +131,3 @@ def write_onnx_for_netron(network: nn.Module, shape: Sequence[int], path: Path) 
         _logger.info("no %s, which NNI's Netron button shows: %s", path.name, INSTALL)
     except Exception as error:  # somebody's module that cannot be exported; the search has done its work
         _logger.warning("no %s: %s", path.name, first_line(error))
-
-
-@contextmanager
-def exporters_silenced() -> Iterator[None]:
-    """Silence torch, onnxscript and onnxruntime: deprecation warnings, and what older releases print among a command's results.
-
-    What they do is checked on the file.
-    """
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def first_line(error: Any) -> str:
-    """The first line of an error's message, shortened."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

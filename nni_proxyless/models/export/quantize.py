@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .onnx_format import exporters_silenced
+from ...core.silenced import exporters_silenced
 
 __all__ = ["quantize"]
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .onnx_format import exporters_silenced
+from ...core.silenced import exporters_silenced
 
 __all__ = ["read_program", "read_torchscript", "write_program", "write_torchscript"]
 
