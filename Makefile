@@ -65,7 +65,7 @@ $(INSTALLED): pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) --upgrade pip
 	@echo "Set-up, step 2 of 2: torch, NNI, timm and this package; about 6 GB, the first time 5 to 15 minutes, in which nothing more is said"
-	@$(PIP) -e '.[export]'
+	@$(PIP) -e .
 	@touch $@
 
 $(TEST_INSTALLED): $(INSTALLED)

@@ -136,10 +136,10 @@ def _nothing(options: Any) -> list[str]:
 
 
 def _of_device(options: Any) -> list[str] | None:
-    """All is well with a CPU; of any other device torch has to say whether it is there."""
+    """All is well with torch on a CPU; of any other device torch has to say whether it is there, and a runtime has a say of its own."""
     whole = min(options.threads, options.batch, options.repeats) >= 1 and options.warmup >= 0
     sound = options.device == "cpu" and options.precision in ("float32", "float16", "bfloat16") and whole
-    return [] if sound else None
+    return [] if sound and options.runtime == "torch" and not options.options else None
 
 
 # Constructors that refuse nothing but values outside the ranges that the types of their options declare.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
-__all__ = ["exporters_silenced", "first_line"]
+__all__ = ["descriptors_silenced", "exporters_silenced", "first_line"]
 
 
 @contextmanager
@@ -18,7 +21,10 @@ def exporters_silenced() -> Iterator[None]:
 
     What they do is checked on the file.
     """
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    loggers = [
+        logging.getLogger(name)
+        for name in ("torch.onnx", "torch.export", "torch.utils.cpp_extension", "onnxscript", "onnx_ir")
+    ]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
@@ -34,3 +40,24 @@ def exporters_silenced() -> Iterator[None]:
 def first_line(error: Any) -> str:
     """The first line of an error's message, shortened."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def descriptors_silenced() -> Iterator[None]:
+    """Silence what compiled code prints to standard output and standard error by itself; of the whole process, while it lasts."""
+    library = ctypes.CDLL(None)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    kept = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        library.fflush(None)  # what was printed before is not to be lost
+        for descriptor in kept:
+            os.dup2(nowhere, descriptor)
+        yield
+    finally:
+        library.fflush(None)
+        os.close(nowhere)
+        for descriptor, copy in kept.items():
+            os.dup2(copy, descriptor)
+            os.close(copy)

@@ -7,6 +7,7 @@ layers.py         the layers inside an operation, which features and costs are c
 estimator.py      the interface: operation -> milliseconds
 profiler.py       the latency of a network, as an NNI ``ExpressionProfiler``
 calibration.py    what makes whole networks of sums of rows
+runtimes/         what runs a network while it is timed: torch, ONNX Runtime and others, or a user's program
 estimators/       device.py times here, on timing.py and idle_machine.py; nn_meter.py; macs.py and counts.py, which count in place of timing
 tables/           lookup_table.py, an estimator that reads a YAML file (yaml_format.py); build.py, check.py, predict.py; time_in_chunks.py
                   and fit_networks.py make rows of whole networks;
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from .objectives.reward import LatencyReward
     from .operation import Operation, describe, trace_operations
     from .profiler import LatencyProfiler
+    from .runtimes.runtime import Runtime, TimingError
     from .tables.build import build_lookup_table
     from .tables.check import Check, check_table
     from .tables.lookup_table import LookupTable, TableError, TableOnly
@@ -58,8 +60,10 @@ __all__ = [
     "ParametersEstimator",
     "Penalties",
     "Prediction",
+    "Runtime",
     "TableError",
     "TableOnly",
+    "TimingError",
     "best_under_budget",
     "build_lookup_table",
     "check_table",
@@ -85,6 +89,7 @@ _HOMES = {
     "tables.predict": ("CrossValidation", "Prediction", "predict_missing"),
     "profiler": ("LatencyProfiler",),
     "objectives.reward": ("LatencyReward",),
+    "runtimes.runtime": ("Runtime", "TimingError"),
 }
 
 

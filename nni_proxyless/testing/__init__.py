@@ -1,4 +1,4 @@
-"""Tests that an estimator or a strategy of your own inherits. They need pytest, which the package itself does not."""
+"""Tests that an estimator, a runtime or a strategy of your own inherits. They need pytest, which the package itself does not."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .estimator import EstimatorContract
+    from .runtime import RuntimeContract
     from .strategy import StrategyContract
 
-__all__ = ["EstimatorContract", "StrategyContract"]
+__all__ = ["EstimatorContract", "RuntimeContract", "StrategyContract"]
 
-_HOMES = {"EstimatorContract": ".estimator", "StrategyContract": ".strategy"}
+_HOMES = {"EstimatorContract": ".estimator", "RuntimeContract": ".runtime", "StrategyContract": ".strategy"}
 
 
 def __getattr__(name: str) -> Any:

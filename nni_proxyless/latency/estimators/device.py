@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -12,13 +13,15 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from ...core import entry_point_names
 from ...core.file_lock import hold, of_this_machine
 from ..calls import Call, Shape, map_structure
 from ..estimator import LatencyEstimator
 from ..operation import Operation
+from ..runtimes.runtime import GROUP, Runtime, as_operation, make_runtime
+from ..runtimes.torch_eager import TorchEager
 from .timing import (  # fmt: skip
     PRECISIONS,
-    conditions_of,
     median_and_p95,
     noise,
     noise_like,
@@ -28,7 +31,9 @@ from .timing import (  # fmt: skip
     timing_settings,
 )
 
-__all__ = ["DeviceEstimator", "Measurement"]
+__all__ = ["TORCH", "DeviceEstimator", "Measurement", "runs_foreign_code", "runtime_of"]
+
+TORCH = "torch"  # the runtime whose operations can be timed inside of networks
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -51,8 +56,18 @@ class Measurement:
         return cls(*median_and_p95(times_ms), len(times_ms))
 
 
+def runtime_of(conditions: Mapping[str, object]) -> str:
+    """The name of the runtime in conditions, with which it is made again."""
+    return str(conditions.get("runtime", TORCH)).partition(" ")[0]
+
+
+def runs_foreign_code(name: str) -> bool:
+    """Whether a runtime of this name runs what a file may say: a program, or a module. Nobody expects that of reading a table."""
+    return name == "command" or ":" in name
+
+
 class DeviceEstimator(LatencyEstimator):
-    """Times operations with torch on the machine it runs on.
+    """Times operations on the machine it runs on, or wherever a runtime takes them.
 
     Evaluation and inference mode; every operation is warmed up, then all are timed in turn, round after round, so that a
     drift of the machine hits all alike; an accelerator is synchronized around every run. The median is what counts.
@@ -66,16 +81,22 @@ class DeviceEstimator(LatencyEstimator):
     batch
         Images per run.
     precision
-        ``'float32'``, ``'float16'`` or ``'bfloat16'``: what weights and inputs are cast to, whatever type they have.
+        ``'float32'``, ``'float16'`` or ``'bfloat16'``: what weights and inputs are cast to, whatever type they have. A runtime may
+        know others.
     warmup
-        Untimed runs of each operation.
+        Untimed runs of each operation; a command warms up by itself.
     repeats
         Timed runs of each operation, one per round.
+    runtime
+        What runs them: ``'torch'``, which is eager mode, ``'onnxruntime'`` and so on, or ``package.module:Class`` of a
+        :class:`~nni_proxyless.latency.Runtime`.
+    options
+        Of the runtime, by name.
 
     Raises
     ------
     ValueError
-        An argument outside its range; the message names all such arguments.
+        An argument outside its range, a runtime that is unknown or not installed; the message names all such arguments.
     """
 
     def __init__(
@@ -87,18 +108,59 @@ class DeviceEstimator(LatencyEstimator):
         precision: str = "float32",
         warmup: int = 10,
         repeats: int = 50,
+        runtime: str = "torch",
+        options: dict[str, Any] | None = None,
     ):
-        problems = problems_of(device, threads, batch, precision, warmup, repeats)
+        settings: dict[str, Any] = {"device": device, "threads": threads, "batch": batch, "precision": precision}
+        if runtime == TORCH and not options:
+            problems = problems_of(**settings, warmup=warmup, repeats=repeats)
+        else:
+            problems = problems_of("cpu", 1, 1, "float32", warmup, repeats)
         if problems:
             raise ValueError("; ".join(problems))
+        self.runtime, self.options = runtime, dict(options or {})
+        # Entry points are read only for others: that takes longer than all else here.
+        is_plain = runtime == TORCH and not options
+        self._runtime: Runtime = TorchEager(**settings) if is_plain else make_runtime(runtime, options, **settings)
         self.device = torch.device(device)
         self.threads, self.batch, self.precision = threads, batch, precision
-        self.warmup, self.repeats = warmup, repeats
+        self.warmup, self.repeats = 0 if self._runtime.warms_up_itself else warmup, repeats
 
     @property
     def conditions(self) -> Mapping[str, object]:
-        runtime = f"torch {torch.__version__}"
-        return conditions_of(self.device, runtime, self.threads, self.batch, self.precision)
+        # The name by which it is made again, see :meth:`of_conditions`.
+        return {**self._runtime.conditions, "runtime": f"{self.runtime} {self._runtime.version}".strip()}
+
+    @classmethod
+    def of_conditions(cls, conditions: Mapping[str, object], **arguments: Any) -> DeviceEstimator:
+        """The estimator whose conditions these are, if that can be made here: compare its own with them.
+
+        Parameters
+        ----------
+        arguments
+            ``warmup`` and so on, which conditions do not say.
+
+        Raises
+        ------
+        ValueError
+            They do not say all of device, threads, batch and precision, or name a runtime that is not here.
+        """
+        missing = [name for name in ("torch_device", "threads", "batch", "precision") if name not in conditions]
+        if missing:
+            raise ValueError(f"does not say {', '.join(missing)}: its target cannot be timed here")
+        said = {name: str(conditions[name]) for name in ("torch_device", "threads", "batch", "precision")}
+        try:
+            settings: dict[str, Any] = {"threads": int(said["threads"]), "batch": int(said["batch"])}
+            options = json.loads(str(conditions.get("options", "{}")))
+        except ValueError as error:
+            raise ValueError(f"its conditions are no settings of an estimator: {error}") from error
+        name = runtime_of(conditions)
+        if name not in entry_point_names.names(GROUP) and ":" not in name:
+            name = TORCH  # a table of something else, as its conditions then say
+        return cls(
+            device=said["torch_device"], precision=said["precision"], runtime=name, **settings,
+            **{**arguments, "options": {**options, **(arguments.get("options") or {})}},
+        )  # fmt: skip
 
     def estimate(self, operation: Operation) -> float:
         """Median milliseconds of ``operation``, timed now."""
@@ -128,20 +190,35 @@ class DeviceEstimator(LatencyEstimator):
         self, operations: Sequence[Operation | tuple[nn.Module, Shape]], *, progress: Callable[[], None] | None = None
     ) -> list[list[float]]:
         """The same as it was timed: milliseconds of every operation, per round."""
-        wanted = [op if isinstance(op, Operation) else Operation(type(op[0]).__name__, *op) for op in operations]
-        with self.prepared([op.module for op in wanted]) as modules:
-            runs = [self.run_of(op, module) for op, module in zip(wanted, modules, strict=True)]
+        with self.runs(operations) as runs:
             return self.rounds(runs, progress=progress)
+
+    @contextmanager
+    def runs(self, operations: Sequence[Operation | tuple[nn.Module, Shape]]) -> Iterator[list[Callable[[], float]]]:
+        """What times each of these once, in milliseconds, in the runtime; and :meth:`alone`, while it lasts.
+
+        Raises
+        ------
+        ValueError
+            One of them cannot be run; the message has its key.
+        """
+        wanted = [as_operation(operation) for operation in operations]
+        if self.runtime == TORCH:
+            with self.prepared([op.module for op in wanted]) as modules:
+                yield [self.run_of(op, module) for op, module in zip(wanted, modules, strict=True)]
+        else:
+            with self.alone(), self._runtime.prepare(wanted) as runners:
+                yield [runner.run_ms for runner in runners]
 
     def rounds(
         self, runs: Sequence[Callable[[], float]], *, progress: Callable[[], None] | None = None
     ) -> list[list[float]]:
-        """Warm up, then time in turns, so that a drift of the machine hits all alike; within :meth:`prepared`.
+        """Warm up, then time in turns, so that a drift of the machine hits all alike; within :meth:`runs` or :meth:`prepared`.
 
         Parameters
         ----------
         runs
-            Each runs something once and returns its milliseconds; as :meth:`run_of` makes them.
+            Each runs something once and returns its milliseconds; as :meth:`runs` gives and :meth:`run_of` makes them.
 
         Returns
         -------
@@ -165,7 +242,17 @@ class DeviceEstimator(LatencyEstimator):
         The originals stay in their mode and place. Copied in one go: what several networks share, their copies share. But a
         parameter that is a view of another one's memory gets its own, as it has in a derived network: a kernel cut out of a
         larger one would be laid out anew at every run.
+
+        Raises
+        ------
+        ValueError
+            The runtime is another one than torch.
         """
+        if self.runtime != TORCH:
+            raise ValueError(
+                f"runtime {self.runtime} cannot time operations inside of networks, as method 'networks' does; allowed with it: "
+                "method 'isolated'; with method 'networks': runtime torch"
+            )
         copies = [
             m.to(device=self.device, dtype=PRECISIONS[self.precision]).eval() for m in copy.deepcopy(list(modules))
         ]

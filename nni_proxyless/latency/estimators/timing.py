@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["PRECISIONS", "conditions_of", "device_name", "median_and_p95", "noise", "noise_like", "problems_of", "spread", "synchronize", "time_ms", "timing_settings", "wait_policy_of"]  # fmt: skip
+__all__ = ["PRECISIONS", "conditions_of", "device_name", "keep_freed_memory", "median_and_p95", "noise", "noise_like", "problems_of", "spread", "synchronize", "time_ms", "timing_settings", "wait_policy_of"]  # fmt: skip
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -83,7 +83,7 @@ def device_name(device: torch.device) -> str:
 def timing_settings(device: torch.device, threads: int) -> Iterator[None]:
     """Torch as it is to be while modules are timed: inference mode, that many threads."""
     if device.type == "cpu":
-        _keep_freed_memory()
+        keep_freed_memory()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -93,7 +93,7 @@ def timing_settings(device: torch.device, threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let the C library keep the memory of large tensors for the next ones, as it does in any process that runs for a while.
 
     glibc gives freed memory back to the system above a threshold, and raises it when a larger block is freed. As long as it is

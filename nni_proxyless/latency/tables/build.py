@@ -215,8 +215,7 @@ def _whole_networks(
 def _one_by_one(space: ModelSpace, input_shape: Shape, estimator: DeviceEstimator) -> Iterator[list[Callable[[], Run]]]:
     """One step is one operation; in rounds."""
     operations = list(_operations(space, input_shape, "isolated").values())
-    with estimator.prepared([op.module for op in operations]) as modules:
-        runs = [estimator.run_of(op, module) for op, module in zip(operations, modules, strict=True)]
+    with estimator.runs(operations) as runs:
 
         def step(i: int) -> Run:
             return [(operations[i].key, runs[i]())]

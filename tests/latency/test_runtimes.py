@@ -1,0 +1,300 @@
+"""Every runtime keeps the contract; the estimator times with all of them; what cannot be run or is not there is said."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nni_proxyless.core.entry_point_names import names
+from nni_proxyless.latency import DeviceEstimator, LookupTable, Measurement, Operation, Runtime, TableError, TimingError
+from nni_proxyless.latency.runtimes.command import Command
+from nni_proxyless.latency.runtimes.mnn_runtime import Mnn
+from nni_proxyless.latency.runtimes.ncnn_runtime import Ncnn
+from nni_proxyless.latency.runtimes.onnx_runtime import OnnxRuntime
+from nni_proxyless.latency.runtimes.openvino_runtime import OpenVino
+from nni_proxyless.latency.runtimes.runtime import GROUP, InProcess, RefusedByRuntime, make_runtime
+from nni_proxyless.latency.runtimes.torch_compile import TorchCompile
+from nni_proxyless.latency.runtimes.torch_eager import TorchEager
+from nni_proxyless.testing import RuntimeContract
+
+BENCH = Path(__file__).with_name("bench_onnx.py")
+FLOATS = ("float32", "bfloat16")
+
+
+class Sort(nn.Module):
+    """Torch alone can do this."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.linalg.eigvalsh(x.reshape(-1, 2, 2))
+
+
+class Contract(RuntimeContract):
+    runtime: ClassVar[type[Runtime]]
+
+    def make_runtime(self, **settings: Any) -> Runtime:
+        return self.runtime(**settings)
+
+
+class TestTorchEager(Contract):
+    runtime = TorchEager
+    precisions = FLOATS
+
+
+class TestTorchCompile(Contract):
+    runtime = TorchCompile
+
+    def operations(self):  # a kernel that is compiled takes seconds
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return [
+                Operation("a layer", nn.Linear(6, 5), (6,)),
+                Operation("two layers", nn.Sequential(nn.Linear(4, 3), nn.ReLU()), (4,)),
+            ]
+
+
+class TestOnnxRuntime(Contract):
+    runtime = OnnxRuntime
+
+    def refused_operation(self):
+        return Operation("eigenvalues", Sort(), (4,))
+
+
+class TestOpenVino(Contract):
+    runtime = OpenVino
+    precisions = FLOATS
+
+
+class TestNcnn(Contract):
+    runtime = Ncnn
+
+
+class TestMnn(Contract):
+    runtime = Mnn
+
+
+class TestCommand(Contract):
+    """Through a program that runs ONNX Runtime in a process of its own."""
+
+    def make_runtime(self, **settings: Any) -> Runtime:
+        return Command(
+            command=[sys.executable, str(BENCH), "{file}", "{threads}"], target="another process", **settings
+        )
+
+
+def test_all_runtimes_are_registered():
+    assert set(names(GROUP)) == {"torch", "torch-compile", "onnxruntime", "openvino", "ncnn", "mnn", "command"}
+
+
+# -- the estimator -----------------------------------------------------------------------------------------------------------
+
+
+def layer() -> Operation:
+    return Operation("a layer", nn.Linear(4, 2), (4,))
+
+
+def test_torch_is_the_default_and_its_conditions_are_those_of_older_tables():
+    conditions = DeviceEstimator().conditions
+    assert list(conditions) == ["device", "torch_device", "runtime", "threads", "batch", "precision", "processes"]
+    assert conditions["runtime"] == f"torch {torch.__version__}"
+    assert conditions == DeviceEstimator(runtime="torch").conditions == TorchEager().conditions
+
+
+def test_tables_of_different_runtimes_do_not_mix():
+    table = LookupTable({"a layer": Measurement(1, 1, 1)}, DeviceEstimator().conditions)
+    with pytest.raises(TableError, match=r"runtime is 'torch .*' in the table, 'onnxruntime .*' here"):
+        table.require(DeviceEstimator(runtime="onnxruntime").conditions)
+
+
+def test_options_that_make_a_difference_are_conditions():
+    command = {"command": [sys.executable, "{file}"], "target": "a phone"}
+    conditions = DeviceEstimator(runtime="command", options=command).conditions
+    assert conditions["device"] == "a phone"
+    assert conditions["runtime"] == "command"
+    assert DeviceEstimator(runtime="command", options={**command, "timeout": 3, "retries": 0}).conditions == conditions
+    assert DeviceEstimator(runtime="command", options={**command, "format": "torchscript"}).conditions != conditions
+    again = DeviceEstimator.of_conditions(conditions, options={"timeout": 7.0}, repeats=3)
+    assert again.conditions == conditions
+    assert (again.repeats, again.options["timeout"]) == (3, 7.0)
+
+
+def test_conditions_of_something_else_are_those_of_no_estimator_here():
+    with pytest.raises(ValueError, match="does not say torch_device, batch: its target cannot be timed here"):
+        DeviceEstimator.of_conditions({"threads": 1, "precision": "float32"})
+    of_target = {**DeviceEstimator().conditions, "runtime": "torchscript, torch 2.0"}
+    assert DeviceEstimator.of_conditions(of_target).conditions != of_target
+
+
+def test_inside_of_networks_only_torch_is_timed():
+    estimator = DeviceEstimator(runtime="onnxruntime")
+    with (
+        pytest.raises(ValueError, match=r"runtime onnxruntime cannot time operations inside of networks.*'isolated'"),
+        estimator.prepared([nn.ReLU()]),
+    ):
+        pass
+
+
+def test_several_inputs_of_several_types(tmp_path):
+    """As one operation of a space may have them; the second one is taken for what was seen."""
+    from nni_proxyless.latency.calls import Call, TensorSpec
+
+    class Picks(nn.Module):
+        def forward(self, x: Tensor, index: Tensor) -> Tensor:
+            return x[:, index] * 2
+
+    call = Call(
+        (
+            TensorSpec((1, 4), torch.float32, batch_dims=(0,)),
+            TensorSpec((2,), torch.int64, torch.tensor([1, 3]), batch_dims=()),
+        )
+    )
+    operation = Operation("picks", Picks(), (4,), call=call)
+    with OnnxRuntime(batch=3).prepare([operation]) as (ours,), TorchEager(batch=3).prepare([operation]) as (torchs,):
+        assert ours.run_ms() > 0
+        (found,), (expected,) = ours.outputs(), torchs.outputs()
+    assert found.shape == (3, 2)
+    assert torch.equal(found, expected)
+
+
+# -- a runtime of the user's own ------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mine(Runtime):
+    """Runs nothing, wrong in one way."""
+
+    way: str = ""
+    size: int = 3
+    name: ClassVar[str] = "mine"
+
+    @property
+    def version(self) -> str:
+        return "7"
+
+    def load(self, program, folder):
+        (folder / "model").write_text(self.way)
+        if self.way == "draws":
+            torch.rand(1)
+        return MyRunner(self.way, program)
+
+
+class MyRunner(InProcess):
+    def __init__(self, way, program):
+        self.way, self.program, self.n = way, program, 0
+
+    def run(self):
+        return self.program.module(*self.program.inputs)
+
+    def run_ms(self):
+        self.n += 1
+        return {"zero": 0.0, "text": "1.0"}.get(self.way, 1.0)
+
+    @torch.no_grad()
+    def outputs(self):
+        return [self.run() + {"wrong": 1, "grows": (self.n - 1) * 1e-7}.get(self.way, 0)]
+
+
+class Own(RuntimeContract):
+    way = ""
+
+    def make_runtime(self, **settings: Any) -> Runtime:
+        return Mine(way=self.way, **settings)
+
+
+class TestMine(Own):
+    def refused_operation(self):
+        return None
+
+
+@pytest.mark.parametrize(
+    ("way", "test", "said"),
+    [
+        ("wrong", "test_outputs_are_those_of_torch", "a network, float32: outputs differ from torch's by"),
+        ("zero", "test_outputs_are_those_of_torch", "a network: 0.0 ms; allowed: more than 0"),
+        ("text", "test_outputs_are_those_of_torch", "a network: '1.0' is a str; allowed: float"),
+        ("grows", "test_outputs_are_those_of_torch", "a network: after some runs, its outputs are others"),
+        ("draws", "test_a_module_is_left_as_it_is", "random numbers have been drawn"),
+    ],
+)
+def test_the_contract_sees_what_is_wrong(way, test, said):
+    contract = Own()
+    contract.way = way
+    with pytest.raises(AssertionError, match=said):
+        getattr(contract, test)()
+
+
+def test_one_of_the_users_own_is_named_by_its_module():
+    estimator = DeviceEstimator(runtime=f"{__name__}:Mine", options={"size": 4}, repeats=1, warmup=0)
+    assert estimator.conditions["runtime"] == f"{__name__}:Mine 7"
+    assert estimator.conditions["options"] == '{"size": 4}'
+    assert estimator.estimate(layer()) > 0
+    assert DeviceEstimator.of_conditions(estimator.conditions).conditions == estimator.conditions
+
+
+# -- bad input -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"runtime": "onxruntime"}, r"runtime: 'onxruntime' is unknown; allowed: command, .*Did you mean 'onnxruntime'\?"),
+        ({"runtime": "torch", "options": {"mode": "x"}}, "runtime torch: unknown option 'mode'; it has none"),
+        ({"runtime": "torch.nn:Linear"}, "'torch.nn:Linear' is of another kind; allowed: a class that inherits nni_proxyless.latency.Runtime"),
+        ({"runtime": "no.such:Thing"}, "runtime: 'no.such:Thing' does not import"),
+        ({"runtime": "onnxruntime", "precision": "int4"}, "precision is 'int4'; allowed with runtime onnxruntime: float32"),
+        ({"runtime": "openvino", "device": "cuda"}, "device is 'cuda'; allowed with runtime openvino: cpu"),
+        ({"runtime": "ncnn", "batch": 4}, "batch is 4; allowed with runtime ncnn: 1"),
+        ({"runtime": "onnxruntime", "threads": 0, "batch": -1}, "threads is 0; allowed: 1 or more; batch is -1; allowed: 1 or more"),
+        ({"runtime": "onnxruntime", "device": "cuda"}, "device is 'cuda', but this onnxruntime has no CUDAExecutionProvider"),
+        ({"runtime": "onnxruntime", "repeats": 0}, "repeats is 0; allowed: 1 or more"),
+        ({"runtime": "torch-compile", "options": {"mode": "fast"}}, "mode is 'fast'"),
+        ({"runtime": "command"}, "command is empty; allowed: a program and its arguments"),
+        ({"runtime": "command", "options": {"comand": "x"}}, r"unknown option 'comand'; allowed: command, .*Did you mean 'command'\?"),
+        ({"runtime": "command", "options": {"command": 3}}, "option command is 3"),
+        ({"runtime": "command", "options": {"command": "./no-such-bench {file}"}}, "command: ./no-such-bench is not there"),
+        ({"runtime": "command", "options": {"command": "no-such-bench {file}"}}, "command: no-such-bench is not found in PATH"),
+        ({"runtime": "command", "options": {"command": "/ {file}"}}, "command: / is a folder"),
+        ({"runtime": "command", "options": {"command": f"{__file__} {{file}}"}}, "may not be executed"),
+        ({"runtime": "command", "options": {"command": "sh -c true"}}, "no argument holds {file}"),
+        ({"runtime": "command", "options": {"command": "sh '{file}"}}, "No closing quotation"),
+        ({"runtime": "command", "options": {"command": "sh {file}", "timeout": 0}}, "timeout is 0; allowed: greater than 0"),
+        ({"runtime": "command", "options": {"command": "sh {file}", "retries": -1}}, "retries is -1; allowed: 0 or more"),
+        ({"runtime": "command", "options": {"command": "sh {file}", "format": "tflite"}}, "format is 'tflite'|option format is 'tflite'"),
+        ({"runtime": "command", "batch": 2, "options": {"command": "sh {file}", "format": "ncnn"}}, "batch is 2; allowed with runtime ncnn: 1"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_once(arguments, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        DeviceEstimator(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "package"), [("openvino", "openvino"), ("ncnn", "pnnx"), ("mnn", "MNN")])
+def test_a_runtime_that_is_not_installed_names_its_extra(monkeypatch, name, package):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda asked, *more: None if asked == package else find(asked, *more)
+    )
+    with pytest.raises(
+        ValueError, match=rf"runtime {name} needs .*; not installed: {package}. pip install 'nni-proxyless\[{name}\]'"
+    ):
+        make_runtime(name)
+
+
+def test_an_operator_that_pnnx_leaves_is_named():
+    class Cumulated(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.linalg.det(x.reshape(-1, 2, 2))
+
+    with (
+        pytest.raises(RefusedByRuntime, match="runtime ncnn cannot run 'a determinant': ") as caught,
+        Ncnn().prepare([Operation("a determinant", Cumulated(), (4,))]),
+    ):
+        pass
+    assert isinstance(caught.value, TimingError)
