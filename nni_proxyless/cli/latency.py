@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import UserError
+from ..core.errors import UserError, shown
 
 if TYPE_CHECKING:  # the parser is there at once, torch and NNI take seconds
     from nni.nas.nn.pytorch import ModelSpace
@@ -35,6 +35,7 @@ def add_latency_command(commands: Any) -> None:
     build.add_argument("--threads", type=int, default=1, help="of the CPU (default: %(default)s)")
     build.add_argument("--batch", type=int, default=1, help="images at once (default: %(default)s)")
     build.add_argument("--precision", default="float32", help="float32, float16, bfloat16 (default: %(default)s)")
+    _runtime_arguments(build, default="torch")
     build.add_argument("--method", choices=("networks", "isolated", "fit"),
                        help="operations timed inside whole networks, or one by one, or fitted to whole networks (default: networks with "
                        "eager torch, fit with other runtimes)")  # fmt: skip
@@ -68,6 +69,7 @@ def add_latency_command(commands: Any) -> None:
     check.add_argument("--calibration", type=int, default=30, help="others, to calibrate on (default: %(default)s)")
     check.add_argument("--repeats", type=int, default=100, help="timings of each network (default: %(default)s)")
     check.add_argument("--warmup", type=int, default=2, help="untimed runs before (default: %(default)s)")
+    _runtime_arguments(check, default=None)
     check.add_argument("--seed", type=int, default=1, help="of the networks (default: %(default)s)")
     check.add_argument("--dry-run", action="store_true", help="leave the table as it is")
     check.add_argument("--json", type=path_argument, metavar="check.json", help="write all figures, network by network")
@@ -79,6 +81,14 @@ def add_latency_command(commands: Any) -> None:
     _space_arguments(predict, needed=False)
     predict.add_argument("--output", type=path_argument, required=True, metavar="new.yaml")
     predict.set_defaults(run=_predict)
+
+
+def _runtime_arguments(parser: argparse.ArgumentParser, *, default: str | None) -> None:
+    parser.add_argument("--runtime", default=default, metavar="NAME",
+                        help="what runs the networks: torch, torch-compile, onnxruntime, openvino, ncnn, mnn, command, or package.module:Class "
+                        f"(default: {default or 'that of the table'})")  # fmt: skip
+    parser.add_argument("--runtime-option", nargs="+", action="extend", default=[], metavar="key=value",
+                        help="of the runtime, such as 'command=./bench.sh {file}'")  # fmt: skip
 
 
 def _space_arguments(parser: argparse.ArgumentParser, *, needed: bool) -> None:
@@ -98,9 +108,11 @@ def _build(arguments: argparse.Namespace) -> int:
     from ..latency.tables.build import method_for
     from ..search.latency_table import build_table, building, partial_of, said_of_fit
 
+    options = _key_values(arguments.runtime_option, "--runtime-option")
     try:
         estimator = DeviceEstimator(device=arguments.device, threads=arguments.threads, batch=arguments.batch,
-                                    precision=arguments.precision, warmup=arguments.warmup, repeats=150 if arguments.repeats is None else arguments.repeats)  # fmt: skip
+                                    precision=arguments.precision, warmup=arguments.warmup, repeats=150 if arguments.repeats is None else arguments.repeats,
+                                    runtime=arguments.runtime, options=options)  # fmt: skip
         method = arguments.method or method_for(estimator)
         if method == "fit" and arguments.repeats is None:
             estimator.repeats = (
@@ -193,13 +205,22 @@ def _check(arguments: argparse.Namespace) -> int:
 def _estimator_of(table: LookupTable, arguments: argparse.Namespace) -> DeviceEstimator:
     """The target of the table, if that is this machine."""
     from ..latency import DeviceEstimator, TableError
+    from ..latency.estimators.device import runs_foreign_code, runtime_of
 
-    said = table.conditions
-    missing = [name for name in ("torch_device", "threads", "batch", "precision") if name not in said]
-    if missing:
-        raise TableError(f"{table.source}: does not say {', '.join(missing)}: its target cannot be timed here")
-    estimator = DeviceEstimator(device=str(said["torch_device"]), threads=int(str(said["threads"])), batch=int(str(said["batch"])),
-                                precision=str(said["precision"]), warmup=arguments.warmup, repeats=arguments.repeats)  # fmt: skip
+    name = runtime_of(table.conditions)
+    if arguments.runtime is None and runs_foreign_code(name):
+        raise TableError(
+            f"{table.source}: its milliseconds are those of a program, which its head names: runtime {name}, options "
+            f"{shown(table.conditions.get('options', ''))}. If you trust it, say --runtime {name}"
+        )
+    said = {**table.conditions, **({} if arguments.runtime is None else {"runtime": arguments.runtime})}
+    options = _key_values(arguments.runtime_option, "--runtime-option")
+    try:
+        estimator = DeviceEstimator.of_conditions(
+            said, warmup=arguments.warmup, repeats=arguments.repeats, options=options
+        )
+    except ValueError as error:
+        raise TableError(f"{table.source}: {error}") from error
     table.require(estimator.conditions)
     return estimator
 
@@ -276,7 +297,7 @@ def _space_of(
     else:
         if arguments.space is None or arguments.resolution is None:
             raise UserError(f"{arguments.table}: its head names no space; say --space and --resolution")
-        name, given = arguments.space[0], _key_values(arguments.space[1:])
+        name, given = arguments.space[0], _key_values(arguments.space[1:], "--space")
         shape = (arguments.channels, *_resolution(arguments.resolution))
         try:
             accepted = options_of("nni_proxyless.search_spaces", name).parameters
@@ -291,12 +312,13 @@ def _space_of(
     return space, shape, {"name": name, "arguments": config.space.arguments}
 
 
-def _key_values(items: Sequence[str]) -> dict[str, Any]:
+def _key_values(items: Sequence[str], flag: str) -> dict[str, Any]:
     from ..config.read import parse_value
 
     wrong = [item for item in items if "=" not in item]
     if wrong:
-        raise UserError(f"--space: {' '.join(wrong)}: what follows the name has the form key=value")
+        where = "what follows the name" if flag == "--space" else "an option"
+        raise UserError(f"{flag}: {' '.join(wrong)}: {where} has the form key=value")
     return {key: parse_value(value) for key, _, value in (item.partition("=") for item in items)}
 
 

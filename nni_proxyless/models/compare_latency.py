@@ -7,7 +7,8 @@ import logging
 from collections.abc import Sequence
 
 from ..core.errors import UserError
-from ..latency import DeviceEstimator
+from ..latency import DeviceEstimator, TimingError
+from ..latency.estimators.device import runs_foreign_code, runtime_of
 from .architecture import Architecture
 from .build import build_network
 
@@ -25,10 +26,11 @@ def measure_side_by_side(architectures: Sequence[Architecture | None]) -> list[f
     conditions = [None if a is None else a.latency.get("measured_conditions") for a in architectures]
     for wanted in {json.dumps(c, sort_keys=True): c for c in conditions if c is not None}.values():
         here = [i for i, c in enumerate(conditions) if c == wanted]
+        if runs_foreign_code(runtime_of(wanted)):
+            continue
         try:
-            estimator = DeviceEstimator(**{name: wanted[name] for name in ("threads", "batch", "precision")},
-                                        device=wanted.get("torch_device", "cpu"))  # fmt: skip
-        except (KeyError, ValueError):
+            estimator = DeviceEstimator.of_conditions({"torch_device": "cpu", **wanted})
+        except ValueError:
             continue
         if dict(estimator.conditions) != wanted:
             continue
@@ -40,8 +42,11 @@ def measure_side_by_side(architectures: Sequence[Architecture | None]) -> list[f
                 networks[i] = build_network(a), a.input_shape
             except UserError as error:  # of a space that is not installed here
                 _logger.warning("not timed again: %s", error)
-        for i, measurement in zip(
-            networks, estimator.measure(list(networks.values())) if networks else [], strict=True
-        ):
+        try:
+            measured = estimator.measure(list(networks.values())) if networks else []
+        except TimingError as error:
+            _logger.warning("not timed again: %s", error)
+            continue
+        for i, measurement in zip(networks, measured, strict=True):
             result[i] = measurement.median_ms
     return result

@@ -24,12 +24,15 @@ from ..latency import (
     LookupTable,
     TableError,
     TableOnly,
+    TimingError,
     build_lookup_table,
 )
 from ..latency.digits import in_words
+from ..latency.estimators.device import TORCH
 from ..latency.estimators.idle_machine import wait_until_quiet
 from ..latency.objectives.budget import fastest, slowest
 from ..latency.operation import Shape, shape_text, trace_operations
+from ..latency.runtimes.runtime import RefusedByRuntime
 from .nni_trial import is_helper
 
 __all__ = [
@@ -145,7 +148,10 @@ def build_table(
     if partial.exists():
         _logger.info("latencies: going on with %s, if it is of this build", partial)
     with measuring_alone(estimator) as busy, steps("measuring latencies", "step") as progress:
-        table = build_lookup_table(space, input_shape, estimator, partial=partial, progress=progress, **arguments)
+        try:
+            table = build_lookup_table(space, input_shape, estimator, partial=partial, progress=progress, **arguments)
+        except RefusedByRuntime as error:
+            raise _with_candidate(error, space, input_shape, estimator) from error
     if busy:
         table.measured["busy"] = busy
     if table.measured["method"] == "fit":
@@ -161,6 +167,21 @@ def said_of_fit(table: LookupTable) -> str:
         f"fitted to {m['networks']} networks; those left out of the fit are off by {m['mean_error']:.1%} on average, {m['worst_error']:.1%} "
         f"at worst, the noise of their timing included; Spearman {m['spearman']:.3f}"
     )
+
+
+def _with_candidate(
+    error: RefusedByRuntime, space: ModelSpace, input_shape: Shape, estimator: DeviceEstimator
+) -> RefusedByRuntime:
+    """The refusal of the first operation that a runtime cannot run, with the choices that lead there; a network has many of them."""
+    for op in trace_operations(space, input_shape):
+        if op.computes and not op.in_constant:
+            try:
+                with estimator.runs([op]):
+                    continue
+            except RefusedByRuntime as refused:
+                chosen = " and ".join(f"{label} is {' or '.join(map(str, some))}" for label, some in op.conditions)
+                return RefusedByRuntime(f"{refused}; it runs {f'when {chosen}' if chosen else 'in every network'}")
+    return error
 
 
 @contextmanager
@@ -215,13 +236,26 @@ def measure_derived(
 
     Machines drift, and the more so between a table and the end of a search, so the network and its operations one by one are
     timed in turns in one run, and a drift is said. Of a table that was fitted to whole networks, its references are in the place of
-    the operations: ``table_again_ms`` is what the table says, at the speed that these have now.
+    the operations: ``table_again_ms`` is what the table says, at the speed that these have now. Other runtimes
+    than torch run a network otherwise than its operations one by one: without references it is timed alone. Where a runtime fails,
+    ``measured_ms`` is None: that is no reason to lose a search.
 
     Parameters
     ----------
     space
         With all candidates of the path; of all paths, if the table has references.
     """
+    try:
+        return _measured(profiler, estimator, network, input_shape, space, sample)
+    except TimingError as error:
+        _logger.warning("the derived network is not timed: %s", error)
+        return {"measured_ms": None, "measured_conditions": estimator.conditions}
+
+
+def _measured(
+    profiler: LatencyProfiler, estimator: DeviceEstimator, network: nn.Module, input_shape: Shape, space: ModelSpace,
+    sample: Mapping[str, Any],
+) -> dict[str, Any]:  # fmt: skip
     table_ms = float(profiler.profile(dict(sample)))
     if references := _references_of(profiler, space):
         with measuring_alone(estimator):
@@ -232,6 +266,10 @@ def measure_derived(
         return {
             "measured_ms": whole.median_ms, "table_again_ms": table_again_ms, "measured_conditions": estimator.conditions,
         }  # fmt: skip
+    if estimator.runtime != TORCH:
+        with measuring_alone(estimator):
+            (whole,) = estimator.measure([(network, input_shape)])
+        return {"measured_ms": whole.median_ms, "measured_conditions": estimator.conditions}
     path = [op for op in trace_operations(space, input_shape) if op.runs_in(sample)]
     with measuring_alone(estimator):
         whole, *parts = estimator.measure([(network, input_shape), *(op for op in path if not op.in_constant)])

@@ -311,7 +311,7 @@ def test_recorded_networks_of_another_space_are_refused():
 
 def test_a_machine_knows_its_own_tables():
     """Those are checked by networks that are timed now, whatever they hold."""
-    options = argparse.Namespace(warmup=1, repeats=1)
+    options = argparse.Namespace(warmup=1, repeats=1, runtime=None, runtime_option=[])
     here = dict(DeviceEstimator().conditions)
     assert _is_of_here(recorded(conditions=here), options)
     assert not _is_of_here(recorded(conditions={**here, "device": "a phone"}), options)

@@ -251,7 +251,7 @@ class DeviceEstimator(LatencyEstimator):
         if self.runtime != TORCH:
             raise ValueError(
                 f"runtime {self.runtime} cannot time operations inside of networks, as method 'networks' does; allowed with it: "
-                "method 'isolated'; with method 'networks': runtime torch"
+                "methods 'fit' and 'isolated'; with method 'networks': runtime torch"
             )
         copies = [
             m.to(device=self.device, dtype=PRECISIONS[self.precision]).eval() for m in copy.deepcopy(list(modules))

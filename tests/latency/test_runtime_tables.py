@@ -1,0 +1,151 @@
+"""Tables and derived networks by other runtimes than torch: built, checked, gone on with, and refused by the candidate's name."""
+
+from __future__ import annotations
+
+import logging
+import re
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+from nni.nas.nn.pytorch import LayerChoice, ModelSpace
+from torch import Tensor, nn
+
+from nni_proxyless.cli.main import main
+from nni_proxyless.latency import DeviceEstimator, LatencyProfiler, LookupTable, TimingError, build_lookup_table
+from nni_proxyless.search.latency_table import build_table, measure_derived
+
+
+class Determinant(nn.Module):
+    """ONNX Runtime has no such operator behind the exporter."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.linalg.eigvalsh(x.reshape(-1, 2, 4)[:, :, :2]).sum()
+
+
+class Space(ModelSpace):
+    def __init__(self, odd: bool = False):
+        super().__init__()
+        self.first = nn.Linear(8, 8)
+        candidates = {"wide": nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 8)), "skip": nn.Identity()}
+        self.one = LayerChoice({**candidates, **({"odd": Determinant()} if odd else {})}, label="one")
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.one(self.first(x)))
+
+
+def program(folder: Path, *lines: str) -> list[str]:
+    path = folder / "bench.sh"
+    path.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return [str(path), "{file}"]
+
+
+def by_command(words: list[str], **options) -> DeviceEstimator:
+    return DeviceEstimator(runtime="command", options={"command": words, "retries": 0, **options}, repeats=3)
+
+
+def test_isolated_operations_in_another_runtime(tmp_path):
+    estimator = DeviceEstimator(runtime="onnxruntime", warmup=1, repeats=3)
+    table = build_lookup_table(Space(), (8,), estimator, method="isolated")
+    assert len(table.rows) == 3
+    assert all(row.median_ms > 0 for row in table.rows.values())
+    assert str(table.conditions["runtime"]).startswith("onnxruntime ")
+    table.write(tmp_path / "table.yaml")
+    LookupTable.read(tmp_path / "table.yaml").require(estimator.conditions)
+
+
+def test_a_build_whose_command_dies_goes_on_where_it_was(tmp_path):
+    """Of 10 runs before, 9 and 10 after none is made twice but the one that failed."""
+    words = program(
+        tmp_path, f"echo x >> {tmp_path}/runs", f"test $(wc -l < {tmp_path}/runs) -ne 15 || exit 9", "echo 1.5"
+    )
+    arguments = {"method": "isolated", "partial": tmp_path / "partial"}
+    with pytest.raises(TimingError, match="the command ended with code 9"):
+        build_lookup_table(Space(), (8,), by_command(words), **arguments)
+    table = build_lookup_table(Space(), (8,), by_command(words), **arguments)
+    assert {row.median_ms for row in table.rows.values()} == {1.5}
+    assert len((tmp_path / "runs").read_text().split()) == 10 + 3 * 3 + 10 + 1
+
+
+def test_a_candidate_that_a_runtime_cannot_run_is_named(tmp_path):
+    estimator = DeviceEstimator(runtime="onnxruntime", warmup=0, repeats=1)
+    with pytest.raises(
+        TimingError, match=r"runtime onnxruntime cannot run 'Determinant-.*'.*; it runs when one is odd$"
+    ):
+        build_table(Space(odd=True), (8,), estimator, partial=tmp_path / "partial", method="isolated")
+
+
+def test_a_derived_network_is_timed_in_the_runtime_of_its_search():
+    space, sample = Space(), {"one": "wide"}
+    estimator = DeviceEstimator(runtime="onnxruntime", warmup=1, repeats=3)
+    profiler = LatencyProfiler(space, estimator, (8,))
+    timed = measure_derived(profiler, estimator, space.freeze(sample), (8,), space, sample)
+    assert timed["measured_ms"] > 0
+    assert timed["measured_conditions"] == estimator.conditions
+
+
+def test_a_search_is_not_lost_because_its_network_cannot_be_timed(tmp_path, caplog):
+    space, sample = Space(), {"one": "wide"}
+    estimator = by_command(program(tmp_path, "echo no phone >&2; exit 1"))
+    profiler = LatencyProfiler(space, DeviceEstimator(warmup=0, repeats=1), (8,))
+    with caplog.at_level(logging.WARNING):
+        timed = measure_derived(profiler, estimator, space.freeze(sample), (8,), space, sample)
+    assert timed == {"measured_ms": None, "measured_conditions": estimator.conditions}
+    assert "the derived network is not timed: runtime command failed at" in caplog.text
+    assert "ended with code 1: no phone" in caplog.text
+
+
+def build(folder: Path, *words: str) -> int:
+    space = ["--space", f"{__name__}:Space", "--resolution", "8", "--channels", "8"]
+    return main(["latency", "build", *space, "--repeats", "1", "--output", str(folder / "table.yaml"), *words])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--runtime", "onxruntime"], r"latency build: runtime: 'onxruntime' is unknown; allowed: command, .*Did you mean 'onnxruntime'\?"),
+        (["--runtime", "command"], "latency build: command is empty"),
+        (["--runtime", "command", "--runtime-option", "command"], "--runtime-option: command: an option has the form key=value"),
+        (["--runtime", "openvino", "--precision", "int8"], "precision is 'int8'; allowed with runtime openvino: float32, bfloat16"),
+    ],
+)  # fmt: skip
+def test_the_command_line_says_what_is_wrong(tmp_path, capsys, words, message):
+    assert build(tmp_path, *words) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_table_runs_no_program_unless_it_is_asked_to(tmp_path, capsys):
+    """Its head may be anybody's."""
+    words = program(tmp_path, f"echo x >> {tmp_path}/runs", "echo 1.5")
+    table = build_lookup_table(
+        Space(), (8,), by_command(words), method="isolated", description={"name": f"{__name__}:Space", "arguments": {}}
+    )
+    table.write(tmp_path / "table.yaml")
+    (tmp_path / "runs").unlink()
+    check = ["latency", "check", str(tmp_path / "table.yaml"), "--repeats", "1"]
+    assert main(check) == 2
+    assert not (tmp_path / "runs").exists()
+    assert "which its head names: runtime command, options" in (said := capsys.readouterr().err)
+    assert "If you trust it, say --runtime command" in said
+    assert main([*check, "--runtime", "command"]) == 2
+    assert "the space has 2 different networks" in capsys.readouterr().err
+
+
+def test_a_report_runs_no_program(tmp_path):
+    from nni_proxyless.models.architecture import Architecture
+    from nni_proxyless.models.compare_latency import measure_side_by_side
+
+    words = program(tmp_path, f"echo x >> {tmp_path}/runs", "echo 1.5")
+    latency = {"measured_ms": 7.0, "measured_conditions": dict(by_command(words).conditions)}
+    architecture = Architecture(
+        space={"name": f"{__name__}:Space", "arguments": {}},
+        choices={"one": "wide"},
+        input_shape=(8,),
+        network=None,
+        latency=latency,
+    )
+    assert measure_side_by_side([architecture, None]) == [7.0, None]
+    assert not (tmp_path / "runs").exists()
