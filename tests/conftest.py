@@ -25,7 +25,7 @@ EXPERIMENTS = ("test_web_ui", "test_life_cycle", "test_remote", "test_custom_spa
 # What takes longest begins first, or one process would be alone with it in the end.
 LONG = (
     "test_search", "test_export", "test_derive_command", "test_exporting", "test_training", "test_torchrun", "test_budget", "test_resume",
-    "test_spaces", "test_readme", "test_imports", "test_processes", "test_dsnas_planted", "test_latency_command", "test_proxyless_search",
+    "test_spaces", "test_readme", "test_start_up", "test_processes", "test_dsnas_planted", "test_latency_command", "test_proxyless_search",
     "test_report", "test_penalty", "test_pictures", "test_reference", "test_hub", "test_step_cost", "test_busy",
     "test_units", "test_package", "test_several_costs", "test_search_overhead", "test_calls", "test_cpu_threads", "test_divergence",
 )  # fmt: skip
@@ -90,6 +90,25 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(Experiments.__init__, "__defaults__", (str(tmp_path / "nni-experiments"),))
     return tmp_path
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command that must end with code 2, in this process; what it says on stderr."""
+
+    def run_command(*words: object) -> str:
+        from nni_proxyless.cli.main import main
+
+        capsys.readouterr()
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as error:  # argparse's own
+            code = error.code  # type: ignore[assignment]
+        said = capsys.readouterr().err
+        assert code == 2, said
+        return said
+
+    return run_command
 
 
 @pytest.fixture

@@ -28,12 +28,7 @@ def test_the_page(pytestconfig, tmp_path, monkeypatch, capsys):
         words = shlex.split(line, comments=True)
         if words[0] == "nnictl":
             assert words[1] in ("create", "stop")
-            assert (
-                main(
-                    ["check", *re.findall(r"\S+\.yml", line)] if words[1] == "create" else ["check", "first/search.yml"]
-                )
-                == 0
-            )
+            assert main(["check", *(re.findall(r"\S+\.yml", line) or ["first/search.yml"])]) == 0
             continue
         if words[1] == "watch":  # of that experiment
             continue

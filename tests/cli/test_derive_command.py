@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,29 +22,13 @@ from nni_proxyless.search.derivation import FinishedSearch, budget_folder
 from nni_proxyless.search.supernet_files import read_probabilities
 from nni_proxyless.search.supernet_ranking import judge_probable
 
-TINY = """
-seed: 3
-space: {preset: small, widths: [8, 16], depths: [2, 2], strides: [2, 2], stem_width: 8, feature_mix: 32}
-data: {name: digits, image_size: 8, batch_size: 64}
-strategy: {warmup_epochs: 1, arc_update_every: 2, arc_learning_rate: 0.05}
-latency: {target_ms: 90%, estimator: {name: macs}}
-training: {epochs: 2}
-trainer: {accelerator: cpu, threads: 1}
-"""
-
-
-def search(folder: Path, *words: str) -> Path:
-    (folder / "search.yml").write_text(TINY)
-    before = torch.get_num_threads()
-    assert main(["search", str(folder / "search.yml"), f"output={folder / 'out'}", *words]) == 0
-    torch.set_num_threads(before)
-    return folder / "out"
+from ..runs import MACS, search
 
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory) -> Path:
     """A search for multiply-adds, which are the same everywhere."""
-    return search(tmp_path_factory.mktemp("searched"))
+    return search(tmp_path_factory.mktemp("searched"), *MACS, "training.epochs=2")
 
 
 @pytest.fixture(scope="module")
@@ -142,21 +126,19 @@ def test_a_front_climbs(searched, reach, tmp_path, capsys):
     capsys.readouterr()
 
 
-def test_at_least_so_much_of_the_budget(searched, reach, tmp_path, capsys):
+def test_at_least_so_much_of_the_budget(searched, reach, tmp_path, refused):
     """The net between two costs that is most probable, where the one below a budget alone costs less than both."""
-    search, (low, high) = FinishedSearch.read(searched), reach
+    finished, (low, high) = FinishedSearch.read(searched), reach
     budgets = [low + (high - low) * i / 40 for i in range(4, 40)]
-    unused = [(b, search.profiler.profile(search.best(b, at_least=0))) for b in budgets]
+    unused = [(b, finished.profiler.profile(finished.best(b, at_least=0))) for b in budgets]
     budget, alone = max(unused, key=lambda pair: pair[0] - pair[1])
     least = (alone + budget) / 2
-    words = ["derive", str(searched), "--budget-ms", repr(budget), "--output", str(tmp_path / "net")]
-    assert main([*words, "--at-least-ms", repr(least)]) == 0
-    found = Architecture.read(tmp_path / "net" / "architecture.json").latency["table_ms"]
-    assert least <= found <= budget
-    assert main([*words, "--at-least-ms", repr(2 * budget)]) == 2
-    assert "at_least_ms is" in capsys.readouterr().err
-    assert main(["derive", str(searched), "--front", "3", "--at-least-ms", "1"]) == 2
-    assert "--at-least-ms: not with --front; allowed: with --budget-ms" in capsys.readouterr().err
+    words = ["derive", str(searched), "--budget-ms", repr(budget), "--output", str(tmp_path / "net"), "--at-least-ms"]
+    assert main([*words, repr(least)]) == 0
+    assert least <= Architecture.read(tmp_path / "net" / "architecture.json").latency["table_ms"] <= budget
+    assert "at_least_ms is" in refused(*words, 2 * budget)
+    said = refused("derive", searched, "--front", 3, "--at-least-ms", 1)
+    assert "--at-least-ms: not with --front; allowed: with --budget-ms" in said
 
 
 def test_of_many_probable_nets_the_most_accurate(searched, tmp_path, monkeypatch, capsys):
@@ -196,114 +178,103 @@ def test_of_many_probable_nets_the_most_accurate(searched, tmp_path, monkeypatch
     assert not (tmp_path / "net" / "judged.csv").exists(), "of another net"
 
 
-def test_nets_to_be_judged_are_drawn_from_the_probabilities(searched, tmp_path, caplog, monkeypatch):
+def test_nets_to_be_judged_are_drawn_from_the_probabilities(searched, tmp_path, caplog):
     """Of a choice that is made its candidate in all of them; where all choices but one are, there are no more than that gives."""
-    monkeypatch.setattr(logging.getLogger("nni_proxyless"), "propagate", True)  # which a command has switched off
     run = tmp_path / "out"
     shutil.copytree(searched, run)
     content = json.loads((run / "probabilities.json").read_text())
-    *made, free = content["probabilities"]
-    for label in made:
-        content["probabilities"][label] = [
-            [choice, float(i == 0)] for i, (choice, _) in enumerate(content["probabilities"][label])
-        ]
-    content["probabilities"][free] = [
-        [choice, 1 / 2 if i < 2 else 0.0] for i, (choice, _) in enumerate(content["probabilities"][free])
-    ]
-    (run / "probabilities.json").write_text(json.dumps(content))
-    contest = judge_probable(FinishedSearch.read(run), 1000.0, 6, at_least=0.0)
-    chosen = [{label: net.choices[label] for label in made} for net in contest.networks]
-    assert chosen == [{label: content["probabilities"][label][0][0] for label in made}] * 2
-    assert {net.choices[free] for net in contest.networks} == {content["probabilities"][free][i][0] for i in (0, 1)}
+    choices = {label: [choice for choice, _ in pairs] for label, pairs in content["probabilities"].items()}
+    *made, free = choices
+
+    def judged(probability: Callable[[str, int, int], float]) -> list:
+        """Networks by a probability for each label, number of a candidate, and number of candidates."""
+        content["probabilities"] = {
+            label: [[choice, probability(label, i, len(found))] for i, choice in enumerate(found)]
+            for label, found in choices.items()
+        }
+        (run / "probabilities.json").write_text(json.dumps(content))
+        return judge_probable(FinishedSearch.read(run), 1000.0, 6, at_least=0.0).networks
+
+    nets = judged(lambda label, i, n: (0.5 if i < 2 else 0.0) if label == free else float(i == 0))
+    assert [{label: net.choices[label] for label in made} for net in nets] == [{x: choices[x][0] for x in made}] * 2
+    assert {net.choices[free] for net in nets} == set(choices[free][:2])
     assert "--judge: of networks within 1000 the probabilities give 2, not 6" in caplog.text
 
-    for label in content["probabilities"]:  # all but decided: as many as asked for, by probabilities that are less so
-        (first, _), *others = content["probabilities"][label]
-        content["probabilities"][label] = [[first, 1 - 1e-9], *([choice, 1e-9 / len(others)] for choice, _ in others)]
-    (run / "probabilities.json").write_text(json.dumps(content))
-    contest = judge_probable(FinishedSearch.read(run), 1000.0, 6, at_least=0.0)
-    nets = [tuple(net.choices.values()) for net in contest.networks]
-    assert len(set(nets)) == 6
-    by_probability = sorted(contest.networks, key=lambda net: -net.log_probability)
-    assert by_probability[0].choices == {label: ps[0][0] for label, ps in content["probabilities"].items()}
+    # All but decided: as many as asked for, by probabilities that are less so.
+    nets = judged(lambda label, i, n: 1e-9 / (n - 1) if i else 1 - 1e-9)
+    assert len({tuple(net.choices.values()) for net in nets}) == 6
+    most_probable = max(nets, key=lambda net: net.log_probability)
+    assert most_probable.choices == {label: found[0] for label, found in choices.items()}
 
 
-def test_on_a_device_the_network_is_timed(tmp_path, capsys):
-    run = search(
-        tmp_path, "latency.estimator={warmup: 1, repeats: 10}", "training.epochs=1", "strategy.warmup_epochs=0"
-    )
+def test_on_a_device_the_network_is_timed(tmp_path, refused):
+    timed = ("latency.table=null", "latency.estimator={warmup: 1, repeats: 10}")
+    run = search(tmp_path, *timed, "training.epochs=1", "strategy.warmup_epochs=0")
     profiler = FinishedSearch.read(run).profiler
     budget = (fastest(profiler)[1] + slowest(profiler)[1]) / 2
-    capsys.readouterr()
-    assert main(["derive", str(run), "--budget-ms", repr(budget), "--output", str(tmp_path / "net")]) == 0
+    words = ["derive", str(run), "--budget-ms", repr(budget), "--output", str(tmp_path / "net")]
+    assert main(words) == 0
     latency = Architecture.read(tmp_path / "net" / "architecture.json").latency
     assert latency["table_ms"] <= budget
     assert latency["measured_ms"] > 0
     assert latency["table_again_ms"] > 0
     assert latency["measured_conditions"]["threads"] == 1
     (run / "latencies.yaml").unlink()
-    assert main(["derive", str(run), "--budget-ms", repr(budget), "--output", str(tmp_path / "net")]) == 2
-    assert "no latencies.yaml" in capsys.readouterr().err
+    assert "no latencies.yaml" in refused(*words)
 
 
-def test_after_dsnas_weights_are_fresh(searched, tmp_path, capsys):
+def test_after_dsnas_weights_are_fresh(searched, tmp_path, refused, capsys):
     """Its candidates are gone; its probabilities are those that its net was the best of within the target, not one and zero."""
     shutil.copytree(searched, tmp_path / "out")  # of an earlier search, of another strategy
     strategy = "strategy={name: dsnas, warmup_epochs: 1, search_epochs: 1, arc_learning_rate: 0.1}"
-    run = search(tmp_path, strategy, "training.epochs=3")
+    run = search(tmp_path, *MACS, strategy, "training.epochs=3")
     assert not (run / "supernet.safetensors").exists(), "that of the earlier search would be another strategy's"
-    probs = read_probabilities(run)
-    net = Architecture.read(run / "architecture.json")
+    finished, net = FinishedSearch.read(run), Architecture.read(run / "architecture.json")
     target = net.latency["target_ms"]
-    assert FinishedSearch.read(run).best(target) == net.choices
+    assert finished.best(target) == net.choices
     assert net.latency["table_ms"] <= target
-    assert all(min(ps.values()) > 0 for ps in probs.values())
-    low = fastest(FinishedSearch.read(run).profiler)[1]
-    capsys.readouterr()
+    assert all(min(ps.values()) > 0 for ps in read_probabilities(run).values())
+    low = fastest(finished.profiler)[1]
     assert main(["derive", str(run), "--budget-ms", repr(low), "--output", str(tmp_path / "net")]) == 0
     assert "fresh weights: train it from scratch" in capsys.readouterr().out
-    architecture = Architecture.read(tmp_path / "net" / "architecture.json")
-    assert architecture.latency["table_ms"] == low
+    assert Architecture.read(tmp_path / "net" / "architecture.json").latency["table_ms"] == low
     assert main(["train", str(tmp_path / "net" / "architecture.json"), "epochs=1", "threads=1"]) == 0
-    capsys.readouterr()
-    assert main(["derive", str(run), "--budget-ms", repr(target), "--judge", "4"]) == 2
-    assert (
-        "has no weights of a supernet to judge with; allowed: after a search that keeps all" in capsys.readouterr().err
-    )
+    said = refused("derive", run, "--budget-ms", repr(target), "--judge", 4)
+    assert "has no weights of a supernet to judge with; allowed: after a search that keeps all" in said
 
 
-def test_what_cannot_be_derived_is_a_users_mistake(searched, reach, tmp_path, capsys):
-    def says(*words: object) -> str:
-        assert main(["derive", *map(str, words)]) == 2
-        return capsys.readouterr().err
-
-    said = says(searched, "--budget-ms", "0.00001")
-    assert f"the fastest network that can be reached has {reach[0]:.9g}" in said
-    assert not (searched / "budget-1e-05").exists()
-    assert "nowhere: no search.yml there, so no search has been made" in says("nowhere", "--budget-ms", "3")
-    assert "--front: 1 is not allowed here; allowed: 2 or more" in says(searched, "--front", "1")
-    assert "--judge: 1 is not allowed here; allowed: 2 or more" in says(searched, "--budget-ms", "3", "--judge", "1")
-    assert "--judge: not with --front; allowed: with --budget-ms" in says(searched, "--front", "3", "--judge", "4")
-    assert "--budget-ms: nan; allowed: a number" in says(searched, "--budget-ms", "nan")
-    assert "holds the results of a search" in says(searched, "--budget-ms", "3", "--output", searched)
+def test_what_cannot_be_derived_is_a_users_mistake(searched, reach, tmp_path, refused):
     (tmp_path / "other").mkdir()
     shutil.copy(searched / "architecture.json", tmp_path / "other")
-    assert "that derive has not written" in says(searched, "--budget-ms", "3", "--output", tmp_path / "other")
+    three = ["--budget-ms", "3"]
+    for words, said in (
+        ([searched, "--budget-ms", "0.00001"], f"the fastest network that can be reached has {reach[0]:.9g}"),
+        (["nowhere", *three], "nowhere: no search.yml there, so no search has been made"),
+        ([searched, "--front", "1"], "--front: 1 is not allowed here; allowed: 2 or more"),
+        ([searched, *three, "--judge", "1"], "--judge: 1 is not allowed here; allowed: 2 or more"),
+        ([searched, "--front", "3", "--judge", "4"], "--judge: not with --front; allowed: with --budget-ms"),
+        ([searched, "--budget-ms", "nan"], "--budget-ms: nan; allowed: a number"),
+        ([searched, *three, "--output", searched], "holds the results of a search"),
+        ([searched, *three, "--output", tmp_path / "other"], "that derive has not written"),
+    ):
+        assert said in refused("derive", *words)
+    assert not (searched / "budget-1e-05").exists()
 
     run = tmp_path / "run"
     shutil.copytree(searched, run)
-    (run / "probabilities.json").write_text("{}")
-    assert "probabilities.json: no readable probabilities: 'format' is not" in says(run, "--budget-ms", "3")
-    content = json.loads((searched / "probabilities.json").read_text())
+    probabilities = run / "probabilities.json"
+    content = json.loads(probabilities.read_text())
+    probabilities.write_text("{}")
+    assert "probabilities.json: no readable probabilities: 'format' is not" in refused("derive", run, *three)
     content["probabilities"]["stage1.0"] = [["k3e3", 1.0]]
-    (run / "probabilities.json").write_text(json.dumps(content))
-    assert "label 'stage1.0': no probability for choice 'k3e6'" in says(run, "--budget-ms", "3")
-    (run / "probabilities.json").unlink()
-    assert "no probabilities.json: the search was made by a version that did not keep" in says(run, "--budget-ms", "3")
+    probabilities.write_text(json.dumps(content))
+    assert "label 'stage1.0': no probability for choice 'k3e6'" in refused("derive", run, *three)
+    probabilities.unlink()
+    missing = "no probabilities.json: the search was made by a version that did not keep"
+    assert missing in refused("derive", run, *three)
     (run / "checkpoint").mkdir()
-    assert f"the search has not finished; go on with it: nni-proxyless search --resume {run}" in says(
-        run, "--front", "3"
-    )
+    unfinished = f"the search has not finished; go on with it: nni-proxyless search --resume {run}"
+    assert unfinished in refused("derive", run, "--front", "3")
     (run / "checkpoint").rmdir()
     (run / "architecture.json").unlink()
-    assert "the search has not finished" in says(run, "--front", "3")
+    assert "the search has not finished" in refused("derive", run, "--front", "3")

@@ -13,7 +13,7 @@ from nni_proxyless.cli.main import main
 from nni_proxyless.core.tensorboard_writer import Curves
 
 from ..forked import fork
-from ..search.test_search import TINY
+from ..runs import TINY
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from nni_proxyless.cli.main import main
 from nni_proxyless.config.read import read_config
 from nni_proxyless.config.recipes import find_recipe, recipes
 from nni_proxyless.config.train_config import TrainConfig
@@ -63,17 +62,14 @@ def test_the_authors_dropout():
     assert found == {"mobile": 0.1, "gpu": 0.3, "cpu": 0.2, "mobile14": 0.3}
 
 
-def test_a_recipe_is_found_by_its_name_and_a_wrong_one_is_not(tmp_path, monkeypatch, capsys):
+def test_a_recipe_is_found_by_its_name_and_a_wrong_one_is_not(tmp_path, monkeypatch, refused):
     monkeypatch.chdir(tmp_path)
-    assert main(["train", "architecture.json", "imagenet-mobil"]) == 2
-    said = capsys.readouterr().err
+    said = refused("train", "architecture.json", "imagenet-mobil")
     assert "'imagenet-mobil' is neither a file nor a recipe; the recipes: cifar, imagenet-cpu," in said
     assert "Did you mean 'imagenet-mobile'?" in said
-    assert main(["train", "architecture.json", "none.yml"]) == 2
-    assert "none.yml: No such file or directory" in capsys.readouterr().err
-    (tmp_path / "small").write_text("epochs: -1")
-    assert main(["train", "architecture.json", "small"]) == 2, "a file of that name comes first"
-    assert "small: epochs: -1 is not allowed here" in capsys.readouterr().err
+    assert "none.yml: No such file or directory" in refused("train", "architecture.json", "none.yml")
+    (tmp_path / "small").write_text("epochs: -1")  # a file of that name comes first
+    assert "small: epochs: -1 is not allowed here" in refused("train", "architecture.json", "small")
 
 
 @pytest.mark.parametrize(
@@ -86,6 +82,5 @@ def test_a_recipe_is_found_by_its_name_and_a_wrong_one_is_not(tmp_path, monkeypa
         (["train", "a.json", "--epochs", "-1"], "command line: epochs: -1 is not allowed here; allowed: at least 0"),
     ],
 )  # fmt: skip
-def test_wrong_words(words, said, capsys):
-    assert main(words) == 2
-    assert said in capsys.readouterr().err
+def test_wrong_words(words, said, refused):
+    assert said in refused(*words)

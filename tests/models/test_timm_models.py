@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import json
 import logging
+import os
 import re
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from nni_proxyless import data
 from nni_proxyless.core.atomic_files import write_weights
 from nni_proxyless.data.normalization import preprocessing
 from nni_proxyless.derive import Architecture, count_macs, count_parameters, load_weights, to_timm
+from nni_proxyless.models.published import NETWORKS
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "published_architectures.json"
 
@@ -58,17 +60,6 @@ def images(channels: int = 1, side: int = 16) -> torch.Tensor:
 
 def derived(path: Path, **arguments) -> nn.Module:
     return timm.create_model("proxyless_derived", architecture=str(path), **arguments).eval()
-
-
-def test_timm_lists_them():
-    assert timm.list_models("proxyless*") == [
-        "proxyless_cpu",
-        "proxyless_derived",
-        "proxyless_gpu",
-        "proxyless_mobile",
-        "proxyless_mobile_14",
-    ]
-    assert timm.list_models("proxyless*", pretrained=True) == []
 
 
 # -- derived nets ----------------------------------------------------------------------------------------------------------
@@ -128,25 +119,16 @@ def test_timm_prepares_an_image_as_our_data_do(side, path):
     assert nearest < 1.5 / 255 / cfg["std"][0]
 
 
-def test_what_is_known_of_our_data_sets():
+def test_what_is_known_of_our_data_sets_and_said_of_others(caplog):
     assert preprocessing({"name": "cifar100"}, (3, 32, 32))["std"] == (0.2470, 0.2435, 0.2616)
     assert preprocessing({"name": "nni_proxyless.data:fashion_mnist"}, (1, 32, 32))["mean"] == (0.2190,)
-    imagenet = {
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "interpolation": "bilinear",
-        "crop_pct": 0.875,
-    }
+    normal = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+    imagenet = {**normal, "interpolation": "bilinear", "crop_pct": 0.875}
     assert preprocessing({"name": "folder"}, (3, 224, 224)) == imagenet
-
-
-def test_of_an_unknown_data_set_the_log_says_so(caplog):
     with caplog.at_level(logging.WARNING, logger="nni_proxyless.data.normalization"):
         found = preprocessing({"name": "mine:images"}, (2, 64, 64))
     assert (found["mean"], found["std"], found["crop_pct"]) == ((0.5, 0.5), (0.5, 0.5), 0.875)
-    assert (
-        "data set 'mine:images': its normalization is unknown; mean (0.5, 0.5), std (0.5, 0.5) are taken" in caplog.text
-    )
+    assert "'mine:images': its normalization is unknown; mean (0.5, 0.5), std (0.5, 0.5) are taken" in caplog.text
 
 
 @torch.no_grad()
@@ -258,11 +240,15 @@ def test_a_derived_net_keeps_the_strides_of_its_space(stem_stride, side, tmp_pat
     ],
 )
 def test_published_nets_have_the_published_counts(name, millions, macs):
+    assert timm.list_models("proxyless*") == sorted([*NETWORKS, "proxyless_derived"])
+    assert timm.list_models("proxyless*", pretrained=True) == []
     model = timm.create_model(name)
     assert round(count_parameters(model) / 1e6, 3) == millions
     assert round(count_macs(model, (3, 224, 224)) / 1e6, 1) == macs
     with pytest.raises(RuntimeError, match=f"No pretrained weights exist for {name}"):
         timm.create_model(name, pretrained=True)
+    maps = timm.create_model(name, num_classes=5, in_chans=1, features_only=True)
+    assert (maps.feature_info.reduction(), maps.conv_stem.in_channels) == ([2, 4, 8, 16, 32], 1)
 
 
 @pytest.mark.parametrize("name", ["proxyless_gpu", "proxyless_mobile"])
@@ -281,11 +267,6 @@ def test_published_nets_are_those_of_the_shared_file(name):
     assert (model.num_features, model.num_classes) == (theirs["feature_mix"], theirs["classes"])
 
 
-def test_published_nets_take_timm_s_arguments():
-    model = timm.create_model("proxyless_mobile", num_classes=5, in_chans=1, features_only=True)
-    assert (model.feature_info.reduction(), model.conv_stem.in_channels) == ([2, 4, 8, 16, 32], 1)
-
-
 # -- wrong files -----------------------------------------------------------------------------------------------------------------
 
 
@@ -293,73 +274,44 @@ def edit(path: Path, **changes) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def spoil(tmp_path: Path, how: str) -> dict:
-    """A search's folder with something wrong in it, and the arguments that run into it."""
-    path = leave(tmp_path)
-    weights = path.with_name("weights.safetensors")
-    network = json.loads(path.read_text())["network"]
-    if how == "no such file":
-        path = path.with_name("architectur.json")
-    elif how == "a folder":
-        path = tmp_path
-    elif how == "no JSON":
-        path.write_text("{")
-    elif how == "another JSON":
-        path.write_text("[]")
-    elif how == "no timm network":
-        edit(path, network=None)
-    elif how == "no stem stride":
-        edit(path, network={k: v for k, v in network.items() if k != "stem_stride"})
-    elif how == "blocks":
-        edit(path, network={**network, "blocks": [["ir_q7"]]})
-    elif how == "shape":
-        edit(path, input_shape=[16, 16])
-    elif how == "no weights":
-        weights.rename(tmp_path / "weight.safetensors")
-    elif how == "damaged weights":
-        weights.write_bytes(weights.read_bytes()[:100])
-    elif how == "another network's":
-        leave(tmp_path / "other", kernels=(3, 5, 7), widths=(8, 24))
-        return {"architecture": path, "weights": "other/weights.safetensors", "num_classes": 3}
-    else:
-        assert how == "a deeper network's"
-        leave(tmp_path / "other", widths=(8, 16, 16), depths=(2, 2, 1), strides=(2, 2, 2))
-        return {"architecture": path, "weights": "other/weights.safetensors", "num_classes": 3}
-    return {"architecture": path}
+def edit_network(path: Path, **changes) -> None:
+    network = {**json.loads(path.read_text())["network"], **changes}
+    edit(path, network={key: value for key, value in network.items() if value is not None})
+
+
+def weights_of_another(path: Path, **layout) -> dict:
+    """Arguments with weights that do not fit, and a head that is adapted, so that timm is not strict."""
+    leave(path.parent / "other", **layout)
+    return {"weights": "other/weights.safetensors", "num_classes": 3}
 
 
 @pytest.mark.parametrize(
-    ("how", "error", "message"),
+    ("spoil", "error", "message"),
     [
-        ("no such file", FileNotFoundError, "architectur.json: no such file, so no architecture; allowed: the path of an architecture.json. Did you mean 'architecture.json'?"),
-        ("a folder", FileNotFoundError, ": a folder, so no architecture; allowed: the path of an architecture.json. Did you mean 'architecture.json'?"),
-        ("no JSON", RuntimeError, "architecture.json: not an architecture: Expecting property name"),
-        ("another JSON", RuntimeError, "architecture.json: not an architecture: 'format' is not 'nni-proxyless architecture 1'"),
-        ("no timm network", RuntimeError, "architecture.json: network: the space 'mobilenetv2' gives no timm block definition"),
-        ("no stem stride", RuntimeError, "architecture.json: network: without 'stem_stride'; a search writes all of them"),
-        ("blocks", RuntimeError, "architecture.json: network.blocks: timm does not understand them: "),
-        ("shape", RuntimeError, "architecture.json: input_shape is (16, 16); allowed: (channels, height, width)"),
-        ("no weights", FileNotFoundError, "weights.safetensors: no such file, so no weights; allowed: give another file by weights='…', or pretrained=False. Did you mean 'weight.safetensors'?"),
-        ("damaged weights", RuntimeError, "proxyless_derived: no readable weights in "),
-        ("another network's", RuntimeError, "other/weights.safetensors: the weights of another network: 'blocks.2.0.conv_pwl.weight' is 24x24x1x1, the network has 16x24x1x1, and 5 more"),
-        ("a deeper network's", RuntimeError, "other/weights.safetensors: the weights of another network: 'blocks.3.0.bn1.bias' is too many, and 17 more"),
+        (lambda path: {"architecture": path.with_name("architectur.json")}, FileNotFoundError, "architectur.json: no such file, so no architecture; allowed: the path of an architecture.json. Did you mean 'architecture.json'?"),
+        (lambda path: {"architecture": path.parent}, FileNotFoundError, ": a folder, so no architecture; allowed: the path of an architecture.json. Did you mean 'architecture.json'?"),
+        (lambda path: {"architecture": None}, TypeError, "architecture is missing; allowed: the path of an architecture.json"),
+        (lambda path: path.write_text("{"), RuntimeError, "architecture.json: not an architecture: Expecting property name"),
+        (lambda path: path.write_text("[]"), RuntimeError, "architecture.json: not an architecture: 'format' is not 'nni-proxyless architecture 1'"),
+        (lambda path: edit(path, network=None), RuntimeError, "architecture.json: network: the space 'mobilenetv2' gives no timm block definition"),
+        (lambda path: edit_network(path, stem_stride=None), RuntimeError, "architecture.json: network: without 'stem_stride'; a search writes all of them"),
+        (lambda path: edit_network(path, blocks=[["ir_q7"]]), RuntimeError, "architecture.json: network.blocks: timm does not understand them: "),
+        (lambda path: edit(path, input_shape=[16, 16]), RuntimeError, "architecture.json: input_shape is (16, 16); allowed: (channels, height, width)"),
+        (lambda path: path.with_name("weights.safetensors").rename(path.with_name("weight.safetensors")), FileNotFoundError,
+         "weights.safetensors: no such file, so no weights; allowed: give another file by weights='…', or pretrained=False. Did you mean 'weight.safetensors'?"),
+        (lambda path: os.truncate(path.with_name("weights.safetensors"), 100), RuntimeError, "proxyless_derived: no readable weights in "),
+        (lambda path: weights_of_another(path, kernels=(3, 5, 7), widths=(8, 24)), RuntimeError,
+         "other/weights.safetensors: the weights of another network: 'blocks.2.0.conv_pwl.weight' is 24x24x1x1, the network has 16x24x1x1, and 5 more"),
+        (lambda path: weights_of_another(path, widths=(8, 16, 16), depths=(2, 2, 1), strides=(2, 2, 2)), RuntimeError,
+         "other/weights.safetensors: the weights of another network: 'blocks.3.0.bn1.bias' is too many, and 17 more"),
     ],
 )  # fmt: skip
-def test_a_wrong_file_is_named_with_what_is_wrong(how, error, message, tmp_path):
-    """Also where timm is not strict, since the head is adapted."""
-    arguments = spoil(tmp_path, how)
+def test_a_wrong_file_is_named_with_what_is_wrong(spoil, error, message, tmp_path):
+    path = leave(tmp_path)
+    changed = spoil(path)
+    arguments = {"architecture": path, **(changed if isinstance(changed, dict) else {})}
     with pytest.raises(error, match=re.escape(message)):
         timm.create_model("proxyless_derived", pretrained=True, **arguments)
-
-
-def test_no_architecture_at_all():
-    with pytest.raises(TypeError, match=r"architecture is missing; allowed: the path of an architecture\.json"):
-        timm.create_model("proxyless_derived")
-
-
-def test_a_tag_that_is_not_registered_is_timm_s_error(path):
-    with pytest.raises(RuntimeError, match=r"Invalid pretrained tag \(final\) for proxyless_derived"):
-        timm.create_model("proxyless_derived.final", architecture=path)
 
 
 def test_a_script_that_is_not_there_is_refused(command):

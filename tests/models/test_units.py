@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
 from nni_proxyless.cli.main import main
 from nni_proxyless.latency import MacsEstimator
@@ -17,15 +16,8 @@ from nni_proxyless.models.architecture import Architecture
 from nni_proxyless.models.record import latency_record, record_without_table, unit_of
 
 from ..report_page import Page
+from ..runs import search
 
-SEARCH = """
-space: {preset: small, widths: [8], depths: [2], strides: [2], stem_width: 8, feature_mix: 16}
-data: {name: digits, image_size: 8, batch_size: 64}
-strategy: {warmup_epochs: 0, arc_update_every: 1}
-latency: {target_ms: 100%, estimator: {name: macs}}
-training: {epochs: 1, calibration_images: 16}
-trainer: {accelerator: cpu, threads: 1}
-"""
 UNITS = {"macs": "million multiply-adds", "activations": "MiB"}
 
 
@@ -37,10 +29,10 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize("estimator", UNITS)
 def test_everywhere_in_the_unit_of_the_estimator(estimator, tmp_path, capsys):
     unit = UNITS[estimator]
-    (tmp_path / "search.yml").write_text(SEARCH)
-    run, threads = tmp_path / "runs" / "out", torch.get_num_threads()
-    words = [f"latency.estimator={{name: {estimator}}}", f"output={run}"]
-    assert main(["search", str(tmp_path / "search.yml"), *words]) == 0
+    (runs := tmp_path / "runs").mkdir()
+    words = ["latency.table=null", "latency.target_ms=100%", "training.epochs=1", "strategy.warmup_epochs=0"]
+    run = search(runs, *words, f"latency.estimator={{name: {estimator}}}")
+    (runs / "search.yml").unlink()
     assert f"{unit}, expected" in capsys.readouterr().out
     searched = Architecture.read(run / "architecture.json")
     target = searched.latency["target_ms"]
@@ -55,7 +47,6 @@ def test_everywhere_in_the_unit_of_the_estimator(estimator, tmp_path, capsys):
     assert {row["unit"] for row in rows_of(run / "front" / "front.csv")} == {unit}
     assert main(["reference", str(run), "--random", "1", "--widths", "1.0"]) == 0
     assert f"table {unit}" in capsys.readouterr().out
-    torch.set_num_threads(threads)
     files = sorted((tmp_path / "runs").rglob("architecture.json"))
     records = {path.parent.name: json.loads(path.read_text())["latency"] for path in files}
     assert len(records) == 6
@@ -66,9 +57,8 @@ def test_everywhere_in_the_unit_of_the_estimator(estimator, tmp_path, capsys):
         words = f"{cost:.2f}" if cost >= 0.1 else f"{cost:.2g}"
         assert f"{words} {unit} by its table" in (run / "network.svg").read_text()
 
-    shutil.copytree(
-        run, tmp_path / "runs" / "going", ignore=shutil.ignore_patterns("architecture.json", "one", "front")
-    )
+    finished = shutil.ignore_patterns("architecture.json", "one", "front")
+    shutil.copytree(run, tmp_path / "runs" / "going", ignore=finished)
     (tmp_path / "runs" / "going" / "checkpoint").mkdir()
     capsys.readouterr()
     assert main(["report", str(tmp_path / "runs")]) == 0

@@ -29,11 +29,12 @@ import pytest
 import yaml
 
 from nni_proxyless.cli.main import main
+from nni_proxyless.core.errors import UserError
 from nni_proxyless.report.nni_database import Experiment
 from nni_proxyless.report.remote_results import FetchError, Machine, machines_of, remote_trials, unpack
 
+from ..runs import TINY
 from ..search.test_experiment import ask, free_port
-from ..search.test_search import TINY
 
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}{os.pathsep}/usr/local/sbin{os.pathsep}/usr/sbin")
 BIN = Path(sys.executable).parent
@@ -236,9 +237,8 @@ def test_each_machine_ran_one_search(ran):
 def test_watch_knows_what_they_have_told_nni(at_home, capsys):
     assert main(["watch", at_home.id]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[1] for line in lines if ": SUCCEEDED after " in line] == [
-        t["trialJobId"] for t in at_home.trials
-    ]
+    ended = [line.split()[1] for line in lines if ": SUCCEEDED after " in line]
+    assert ended == [trial["trialJobId"] for trial in at_home.trials]
     assert all("accuracy " in line and "measured " in line for line in lines[1:-1])
 
 
@@ -247,10 +247,9 @@ def test_what_a_user_tries_before_the_experiment(ran):
     """The page's check of the file, and of each machine: key, known host and installation in one."""
     assert main(["check", str(ran.home.parent / "code" / "remote.yml")]) == 0
     for host in ran.hosts:
-        command = [*shlex.split(ran.ssh), "-p", str(host.port), "-i", ran.key, f"{getpass.getuser()}@{host.address}"]
-        done = subprocess.run(
-            [*command, f"{BIN}/nni-proxyless", "--version"], capture_output=True, text=True, timeout=60
-        )
+        login = [*shlex.split(ran.ssh), "-p", str(host.port), "-i", ran.key, f"{getpass.getuser()}@{host.address}"]
+        words = [*login, f"{BIN}/nni-proxyless", "--version"]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("nni-proxyless ")
 
@@ -402,10 +401,6 @@ def test_an_archive_that_is_cut_short_is_an_error(tmp_path):
             unpack(io.BytesIO(whole[:end]), tmp_path)
 
 
-def experiment(service: Any) -> Experiment:
-    return Experiment("AbC", Path("x"), {"trainingService": service}, 0.0, False, [])
-
-
 @pytest.mark.parametrize(
     ("service", "message"),
     [
@@ -416,10 +411,8 @@ def experiment(service: Any) -> Experiment:
     ],
 )  # fmt: skip
 def test_an_experiment_with_nothing_to_fetch_is_refused(service, message):
-    from nni_proxyless.core.errors import UserError
-
     with pytest.raises(UserError) as error:
-        remote_trials(experiment(service))
+        remote_trials(Experiment("AbC", Path("x"), {"trainingService": service}, 0.0, False, []))
     assert f"fetch: experiment {message}" in str(error.value)
 
 
@@ -435,11 +428,8 @@ def test_machines_are_those_of_the_configuration():
     assert "secret" not in repr(machines)
     assert machines[0].login(["ssh"]) == ["ssh", "-p", "22", "-i", "/k", "-o", "IdentitiesOnly=yes", "u@a"]
     denied = "u@b: Permission denied (publickey,password)."
-    assert (
-        machines[1]
-        .advice(denied, ["ssh"])
-        .startswith("machineList gives a password, which ssh does not take from a file")
-    )
+    advice = machines[1].advice(denied, ["ssh"])
+    assert advice.startswith("machineList gives a password, which ssh does not take from a file")
     locked = Machine("a", "u", 22, "/k", passphrase=True)
     assert locked.advice(denied, ["ssh"]) == "ssh does not take sshPassphrase; give the key to its agent: ssh-add /k"
 
@@ -452,9 +442,8 @@ def test_machines_are_those_of_the_configuration():
         (["AbD"], "fetch: 'AbD' is no NNI experiment of this machine. Did you mean 'AbC'?"),
     ],
 )
-def test_wrong_words_are_refused(words, message, capsys, monkeypatch, tmp_path):
+def test_wrong_words_are_refused(words, message, refused, monkeypatch, tmp_path):
     (tmp_path / "nni-experiments").mkdir()
     (tmp_path / "nni-experiments" / ".experiment").write_text('{"AbC": {}}')  # NNI's list
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert main(["fetch", *words]) == 2
-    assert message in capsys.readouterr().err
+    assert message in refused("fetch", *words)

@@ -33,20 +33,11 @@ from nni_proxyless.report.nni_database import read_experiment
 from nni_proxyless.report.page import _agreement
 from nni_proxyless.report.rows import Row
 from nni_proxyless.report.runs import find
-from nni_proxyless.report.svg_charts import ticks
 
 from ..report_page import Page
+from ..runs import TINY, history
 
 SPACE = {"preset": "small", "widths": [8, 16], "depths": [2, 2], "strides": [2, 2], "stem_width": 8, "feature_mix": 32}
-SEARCH = f"""
-seed: 3
-space: {json.dumps(SPACE)}
-data: {{name: digits, image_size: 8, batch_size: 64}}
-strategy: {{warmup_epochs: 1, arc_update_every: 2, arc_learning_rate: 0.05}}
-latency: {{target_ms: 90%, table: table.yaml, estimator: {{warmup: 1, repeats: 3}}}}
-training: {{epochs: 2}}
-trainer: {{accelerator: cpu, threads: 1}}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +45,7 @@ def runs(tmp_path_factory) -> Path:
     """A search, and nets to compare it with, all trained alike; and a search that goes on."""
     folder = tmp_path_factory.mktemp("report") / "runs"
     folder.mkdir()
-    (folder / "search.yml").write_text(SEARCH)
+    (folder / "search.yml").write_text(TINY.replace("epochs: 3", "epochs: 2").replace("repeats: 15", "repeats: 3"))
     # A table by multiply-adds: three timings of each operation on a busy machine may say anything.
     space, estimator = MobileNetV2Space(**SPACE, num_classes=10, in_channels=1), DeviceEstimator(warmup=1, repeats=3)
     by_key = {op.key: 0.05 + 2 * MacsEstimator().estimate(op) for op in trace_operations(space, (1, 8, 8))}
@@ -79,16 +70,16 @@ def runs(tmp_path_factory) -> Path:
     return folder
 
 
+def result(folder: Path) -> float:
+    return json.loads((folder / "final" / "result.json").read_text())["accuracy"]
+
+
 @pytest.fixture(scope="module")
 def reported(runs) -> tuple[Page, list[dict[str, str]]]:
     """The page and the CSV, where they are by default."""
     assert main(["report", str(runs)]) == 0
     with (runs / "report.csv").open() as file:
         return Page(runs / "report.html"), list(csv.DictReader(file))
-
-
-def result(folder: Path) -> float:
-    return json.loads((folder / "final" / "result.json").read_text())["accuracy"]
 
 
 def test_the_page_needs_nothing_but_itself(reported):
@@ -100,25 +91,6 @@ def test_the_page_needs_nothing_but_itself(reported):
     assert set(re.findall(r"url\(#([^)]*)\)", page.source)) <= set(page.ids)
     assert not re.search(r"https?:|//|@import|<script|<link|<iframe|<object|\bsrc\s*=|\bon\w+\s*=", page.source)
     assert not [a for a in page.attributes if a[1] in ("src", "srcset", "action", "data", "poster")]
-
-
-def test_that_check_can_fail(tmp_path):
-    (tmp_path / "page.html").write_text('<p id="a"><a href="#b">x</a><i id="a"></i></p>')
-    page = Page(tmp_path / "page.html")
-    assert (page.ids, page.hrefs) == (["a", "a"], ["#b"])
-
-
-def test_the_page_can_be_read_by_anybody(reported):
-    page, _ = reported
-    assert ("html", "lang", "en") in page.attributes
-    assert page.headings[0] == 1
-    assert page.headings.count(1) == 1
-    assert all(b - a <= 1 for a, b in zip(page.headings, page.headings[1:], strict=False)), page.headings
-    pictures = sum(tag == "svg" and name == "role" for tag, name, _ in page.attributes)
-    named = sum(tag == "svg" and name == "aria-label" and len(value) > 20 for tag, name, value in page.attributes)
-    assert pictures == named == page.source.count("<svg")
-    n_headers = page.source.count("<th ")
-    assert n_headers == page.source.count('scope="col') + page.source.count('scope="row') > 20
 
 
 def test_figures_are_those_of_the_files(runs, reported):
@@ -139,7 +111,7 @@ def test_figures_are_those_of_the_files(runs, reported):
     assert float(one["search_accuracy"]) == net["search"]["accuracy"]
     trials = page.tables[0]
     assert [row[0] for row in trials[1:]] == ["going <on>", "one"]
-    seconds = sum(json.loads(line)["seconds"] for line in (runs / "one" / "history.jsonl").read_text().splitlines())
+    seconds = sum(epoch["seconds"] for epoch in history(runs / "one"))
     assert trials[2] == [
         "one", "SUCCEEDED", "proxyless", "3", f"{in_words(net['latency']['target_ms'])} ms", f"{in_words(net['latency']['table_ms'])} ms",
         f"{in_words(float(one['measured_ms']))} ms", f"{100 * net['search']['accuracy']:.2f} %", f"{100 * result(runs / 'one'):.2f} %",
@@ -172,19 +144,19 @@ def test_against_random_nets_and_mobilenetv2(runs, reported):
     assert "Trained alike: epochs 1, weights scratch, optimizer sgd, learning_rate 0.05, batch_size 64" in page.words
 
 
-def test_other_training_is_no_comparison(runs, tmp_path, capsys):
+def test_other_training_is_no_comparison(runs, tmp_path, refused):
     """The page says what to do; the commands that it gives are those of this program."""
     shutil.copytree(runs / "one", tmp_path / "one")
     settings = tmp_path / "one" / "final" / "train.yml"
     settings.write_text(settings.read_text().replace("epochs: 1", "epochs: 2"))
     assert main(["report", str(tmp_path), "--html", str(tmp_path / "pages" / "p.html")]) == 0
-    assert (
-        f"page: {tmp_path / 'pages' / 'p.html'}\nfigures: {tmp_path / 'pages' / 'p.csv'}\n" in capsys.readouterr().out
-    )
+    assert {"p.html", "p.csv"} == {path.name for path in (tmp_path / "pages").iterdir()}
     page = Page(tmp_path / "pages" / "p.html")
     assert "No random or reference network has been trained as one of the searched ones" in page.words
     assert f"cd {tmp_path} nni-proxyless reference one --random 5 for network in one/architecture.json " in page.words
     assert len(page.tables) == 1
+    said = refused("report", tmp_path, "--html", "page.pdf")
+    assert said == "nni-proxyless: --html page.pdf: '.pdf' is not allowed here; allowed: .html, .htm\n"
 
 
 # -- experiments ---------------------------------------------------------------------------------------------------------
@@ -194,13 +166,7 @@ def note_experiment(home: Path, pid: int) -> sqlite3.Connection:
     """NNI's list and an empty database, with the tables that NNI itself makes."""
     folder = home / "nni-experiments" / "abcd1234"
     (folder / "db").mkdir(parents=True)
-    noted = {
-        "id": "abcd1234",
-        "startTime": 1000,
-        "status": "RUNNING",
-        "pid": pid,
-        "logDir": str(home / "nni-experiments"),
-    }
+    noted = {"id": "abcd1234", "startTime": 1000, "status": "RUNNING", "pid": pid, "logDir": str(folder.parent)}
     (home / "nni-experiments" / ".experiment").write_text(json.dumps({"abcd1234": noted}))
     source = (Path(nni_node.__file__).parent / "core" / "sqlDatabase.js").read_text()
     connection = sqlite3.connect(folder / "db" / "nni.sqlite")
@@ -272,9 +238,6 @@ def test_a_running_experiment(experiment, runs, tmp_path, capsys):
     assert "<script" not in page.source
     assert "nni-proxyless: <script>alert('x')</script> & more" in page.words
     assert "1 of 5 trials succeeded, 2 failed, 2 not at an end." in page.words
-    assert "Accuracy of THERE over 1 epochs; at the end: derived network 0.28" in [
-        v for _, name, v in page.attributes if name == "aria-label"
-    ]
     assert set(page.ids) >= {href[1:] for href in page.hrefs}
 
 
@@ -294,11 +257,9 @@ def test_an_experiment_whose_manager_is_gone(experiment, runs, capsys):
     before = database.read_bytes()
     read = read_experiment("abcd1234")
     assert [trial.id for trial in read.trials] == ["GOOD1", "BAD22", "GOING", "THERE", "STOPD"]
-    assert (read.running, read.trials[3].host, read.trials[3].folder) == (
-        False,
-        "far.example",
-        database.parent.parent / "trials" / "THERE",
-    )
+    assert not read.running
+    assert read.trials[3].host == "far.example"
+    assert read.trials[3].folder == database.parent.parent / "trials" / "THERE"
     assert database.read_bytes() == before, "nothing is written"
     found = find([str(runs), "abcd1234"])
     assert len({f.folder for f in found}) == len(found) == 8
@@ -323,12 +284,7 @@ def test_budgets_are_the_same_within_two_per_cent():
 
 def test_a_slower_machine_is_told_apart_from_a_wrong_table():
     said = _agreement([(2.0, 3.0), (3.0, 4.5), (4.0, 6.3)], 1.5)
-    assert said.startswith(
-        "On average the 3 networks take 52.5 % longer than predicted; furthest off is one that takes 57.5 % longer"
-    )
-    assert said.endswith(
-        "divided by 1.50, as for a machine whose speed has changed since the table was measured, none is more than 5.0 % off."
-    )
+    assert re.findall(r"(\d+\.\d+)", said) == ["52.5", "57.5", "1.50", "5.0"]  # on average, at most; divided by, left
     assert _agreement([(2.0, 1.9)], 0.95) == "It takes 5.0 % less than predicted."
 
 
@@ -342,23 +298,8 @@ def test_means_and_their_errors():
     assert mean.minus(Mean(1.5, None, 1)).error is None
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "n", "expected"),
-    [(0.0, 1.0, 5, [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]), (1, 32, 5, [10, 20, 30]), (0.91, 0.93, 4, [0.91, 0.915, 0.92, 0.925, 0.93])],
-)  # fmt: skip
-def test_ticks_are_round(low, high, n, expected):
-    assert ticks(low, high, n) == expected
-
-
 def test_settings_that_are_no_text_are_not_known(tmp_path):
     (tmp_path / "search.yml").write_bytes(b"space:\n  name: caf\xe9\n")
     (tmp_path / "history.jsonl").touch()
     (found,) = find([str(tmp_path)])
     assert found.settings == {}
-
-
-def test_a_page_has_an_ending(tmp_path, capsys):
-    assert main(["report", str(tmp_path), "--html", "page.pdf"]) == 2
-    assert (
-        capsys.readouterr().err == "nni-proxyless: --html page.pdf: '.pdf' is not allowed here; allowed: .html, .htm\n"
-    )

@@ -25,12 +25,15 @@ from nni_proxyless.cli.main import _parser, main
 from nni_proxyless.cli.watch import _Bars
 from nni_proxyless.report.nni_database import read_experiment
 from nni_proxyless.report.runs import trials_of
-from nni_proxyless.report.trial_progress import TrialProgress, plan_of, time_words, trial_name
+from nni_proxyless.report.trial_progress import TrialProgress, plan_of, trial_name
 from nni_proxyless.report.watch import Watcher, first_line, last_line
 
 RECORDED = Path(__file__).with_name("nni_experiment.json")
 REFUSED = "nni-proxyless: NNI's parameters: latency.target_ms: -1 is not allowed here"
 BEGAN = 1795905756.2  # two trials have been started
+
+
+ONE = "yo96r8fj"
 
 
 class Recorded:
@@ -40,8 +43,8 @@ class Recorded:
         self.home, self.code = home, home / "code"
         text = RECORDED.read_text().replace("HOME", str(home)).replace("CODE", str(self.code))
         self.content = json.loads(text)
-        self.folder = home / "nni-experiments" / "yo96r8fj"
-        self.noted = self.content["listed"]["yo96r8fj"] | {"pid": os.getpid()}
+        self.folder = home / "nni-experiments" / ONE
+        self.noted = self.content["listed"][ONE] | {"pid": os.getpid()}
         self.code.mkdir()
         (self.code / "search.yml").write_text("training: {epochs: 8}\nlatency: {estimator: {name: device}}\n")
         (self.folder / "db").mkdir(parents=True)
@@ -49,14 +52,14 @@ class Recorded:
 
     def is_as_of(self, moment: float, **noted: object) -> None:
         self.noted |= {"status": "DONE" if moment > 1795905853.2 else "RUNNING"} | noted
-        (self.home / "nni-experiments" / ".experiment").write_text(json.dumps({"yo96r8fj": self.noted}))
+        (self.home / "nni-experiments" / ".experiment").write_text(json.dumps({ONE: self.noted}))
         source = (Path(nni_node.__file__).parent / "core" / "sqlDatabase.js").read_text()
         path = self.folder / "db" / "nni.sqlite"
         path.unlink(missing_ok=True)
         connection = sqlite3.connect(path)
         connection.executescript(source.split("createTables = `")[1].split("`")[0])
         params, started = self.content["ExperimentProfile"]
-        profile = (params, "yo96r8fj", 0, started, None, "", 0, 0)
+        profile = (params, ONE, 0, started, None, "", 0, 0)
         connection.execute("INSERT INTO ExperimentProfile VALUES (?,?,?,?,?,?,?,?)", profile)
         for table in ("TrialJobEvent", "MetricData"):
             rows = [row for row in self.content[table] if row[0] / 1e3 <= moment]
@@ -82,7 +85,7 @@ def recorded(tmp_path, monkeypatch):
 def seen(watcher: Watcher, recorded: Recorded, moment: float) -> tuple[list[str], list[str], list[str]]:
     """Ended, steps, and the text of each bar."""
     recorded.is_as_of(moment)
-    ended, steps = watcher.update(read_experiment("yo96r8fj"), moment)
+    ended, steps = watcher.update(read_experiment(ONE), moment)
     return ended, steps, [f"{progress.name} | {progress.words}" for progress in watcher.running]
 
 
@@ -156,10 +159,8 @@ def test_a_trial_on_another_machine(recorded):
     _, steps, _ = seen(watcher, recorded, BEGAN)
     assert steps[0] == "trial jnakq (target_ms 90%): setting up on far.example"
     _, steps, _ = seen(watcher, recorded, 1795905831.5)
-    assert (
-        "trial jnakq (target_ms 90%): epoch 2/8, about 15 s left, accuracy 0.1812, network 2.769 (expected 3.148)"
-        in steps
-    )
+    said = "trial jnakq (target_ms 90%): epoch 2/8, about 15 s left, accuracy 0.1812, network 2.769 (expected 3.148)"
+    assert said in steps
 
 
 def test_a_trial_that_goes_on_tells_its_epochs_at_once(recorded):
@@ -189,7 +190,7 @@ def test_how_many_epochs_there_will_be(recorded, command, parameters, epochs):
     recorded.content["ExperimentProfile"][0] = json.dumps(params | {"trialCommand": command})
     recorded.content["TrialJobEvent"][0][3] = json.dumps({"parameters": parameters})
     recorded.is_as_of(BEGAN)
-    assert plan_of(trials_of(read_experiment("yo96r8fj"))[0]).epochs == epochs
+    assert plan_of(trials_of(read_experiment(ONE))[0]).epochs == epochs
 
 
 def test_trials_that_are_no_searches(recorded):
@@ -205,11 +206,11 @@ def test_trials_that_are_no_searches(recorded):
         "trial jnakq (target_ms 90%) | epoch 2, default 0.2500",
         "trial iXZY5 (target_ms 80%) | epoch 2, default 0.2500",
     ]
-    assert "trials until it is stopped, 2 at a time" in first_line(read_experiment("yo96r8fj"))
+    assert "trials until it is stopped, 2 at a time" in first_line(read_experiment(ONE))
 
 
 def test_an_experiment_that_is_over(recorded, capsys):
-    assert main(["watch", "yo96r8fj"]) == 1, "a trial has failed"
+    assert main(["watch", ONE]) == 1, "a trial has failed"
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "experiment yo96r8fj (test): at most 3 trials, 2 at a time; web UI: http://127.0.0.1:8177"
     assert [line.split()[1] for line in lines[1:4]] == ["jnakq", "C2Ytp", "iXZY5"]
@@ -224,17 +225,17 @@ def test_an_experiment_that_is_over(recorded, capsys):
 def test_it_waits_for_no_package_that_it_does_not_use(recorded):
     """The trials need the cores."""
     code = (
-        "import sys; from nni_proxyless.cli.main import main; code = main(['watch', 'yo96r8fj']); print('CODE', code);"
-        "print('LOADED', *{'torch', 'nni', 'numpy', 'timm', 'pydantic', 'yaml', 'tqdm'} & {*sys.modules})"
+        "import sys; from nni_proxyless.cli.main import main; print('CODE', main(['watch']));"
+        "print(*{'torch', 'nni', 'numpy', 'timm', 'pydantic', 'yaml', 'tqdm'} & {*sys.modules})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    assert "CODE 1" in done.stdout.splitlines()
-    assert {*done.stdout.splitlines()[-1].split()[1:]} == {"yaml", "tqdm"}
+    *_, ended, loaded = done.stdout.splitlines()
+    assert (ended, {*loaded.split()}) == ("CODE 1", {"yaml", "tqdm"})
 
 
 def test_an_experiment_whose_manager_has_ended(recorded, capsys):
     recorded.is_as_of(BEGAN, pid=2**22 + 1)
-    assert main(["watch", "yo96r8fj"]) == 1
+    assert main(["watch", ONE]) == 1
     said = capsys.readouterr().out
     assert "STOPPED: NNI's manager ended while it was running; nnictl resume yo96r8fj goes on" in said
     assert "web UI" not in said
@@ -247,7 +248,7 @@ def test_an_experiment_that_nni_has_ended(recorded):
     log.write_text(
         "[2026-11-28 22:42:29] INFO (x) y\n[2026-11-28 22:43:09] ERROR (NNIManager) Error: tuner is dead\n    at z\n"
     )
-    assert last_line(read_experiment("yo96r8fj")) == (
+    assert last_line(read_experiment(ONE)) == (
         "experiment yo96r8fj: NNI has ended it with an error, 0 of 2 trials succeeded: Error: tuner is dead; "
         f"its log: {log}"
     )
@@ -266,33 +267,29 @@ def test_an_experiment_that_nni_has_ended(recorded):
         ({}, ["--create", __file__, "--port", "0"], "--port 0: not allowed here; allowed: 1 to 65535"),
     ],
 )  # fmt: skip
-def test_wrong_words_are_refused(listed, words, message, tmp_path, monkeypatch, capsys):
+def test_wrong_words_are_refused(listed, words, message, tmp_path, monkeypatch, refused):
     monkeypatch.setenv("HOME", str(tmp_path))
     if listed:
         (tmp_path / "nni-experiments").mkdir()
         noted = {name: {"status": s, "pid": os.getpid(), "experimentName": "A"} for name, s in listed.items()}
         (tmp_path / "nni-experiments" / ".experiment").write_text(json.dumps(noted))
-    assert main(["watch", *words]) == 2
-    assert message in capsys.readouterr().err
+    assert message in refused("watch", *words)
 
 
-def test_a_port_that_is_in_use(recorded, capsys):
+def test_a_port_that_is_in_use(recorded, refused):
     """By an experiment of this user's, or by another program: with the way out."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        words = ["watch", "--create", str(recorded.code / "search.yml"), "--port", str(port)]
-        assert main(words) == 2
+        words = ["watch", "--create", recorded.code / "search.yml", "--port", port]
+        other = refused(*words)
         recorded.is_as_of(BEGAN, port=port)
-        assert main(words) == 2
-    other, own = capsys.readouterr().err.splitlines()
+        own = refused(*words)
     out = f"Choose another: --port {port + 10}, make search PORT={port + 10}"
-    assert other == f"nni-proxyless: --port {port}: another program uses it. {out}"
-    assert (
-        own
-        == f"nni-proxyless: --port {port}: the experiment yo96r8fj uses it. {out}, or end that experiment: nnictl stop yo96r8fj"
-    )
+    assert other == f"nni-proxyless: --port {port}: another program uses it. {out}\n"
+    uses = f"the experiment {ONE} uses it. {out}, or end that experiment: nnictl stop {ONE}\n"
+    assert own == f"nni-proxyless: --port {port}: {uses}"
 
 
 def test_nni_s_list_is_read_when_it_is_whole(recorded, tmp_path):
@@ -302,7 +299,7 @@ def test_nni_s_list_is_read_when_it_is_whole(recorded, tmp_path):
     path.write_text("")
     writing = threading.Timer(0.3, path.write_text, [whole])
     writing.start()
-    assert read_experiment("yo96r8fj").status == "DONE"
+    assert read_experiment(ONE).status == "DONE"
     writing.join()
 
 
@@ -316,62 +313,45 @@ def test_ctrl_c_ends_the_watching_and_not_the_experiment(recorded, capsys, monke
             arguments.run(arguments)
     finally:
         signal.signal(signal.SIGINT, before)
-    assert (
-        "the experiment goes on; to watch it again: nni-proxyless watch yo96r8fj; to end it: nnictl stop yo96r8fj"
-        in (capsys.readouterr().err)
-    )
+    assert f"to watch it again: nni-proxyless watch {ONE}; to end it: nnictl stop {ONE}" in capsys.readouterr().err
 
 
-def test_bars_on_a_terminal(monkeypatch, capsys):
-    """One for each trial that runs; the line of one that has ended stands alone."""
+@pytest.mark.parametrize("lines", [40, 0])
+def test_bars_on_a_terminal(lines, monkeypatch, capsys):
+    """One for each trial that runs; the line of one that has ended stands alone. None where the terminal has no size."""
     master, slave = os.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, 120, 0, 0))
     with open(slave, "w") as terminal, monkeypatch.context() as patched:
         patched.setattr(sys, "stderr", terminal)
         with _Bars() as bars:
-            assert bars.on_terminal
+            assert bars.on_terminal == (lines > 0)
             one, two = (TrialProgress(n, f"trial {n}", 3, 6, "accuracy {1}", "", 125.0) for n in ("one", "two"))
             bars.show([one, two])
             bars.write("trial one: SUCCEEDED")
             bars.show([two])
         print("end", file=terminal)
-    shown = b""
-    while b"end" not in shown:  # a terminal hands over what has come so far
-        shown += os.read(master, 100_000)
+    given = b""
+    while b"end" not in given:  # a terminal hands over what has come so far
+        given += os.read(master, 100_000)
     os.close(master)
-    shown = shown.decode()
-    assert "trial one |█████     | epoch 3/6, about 2 min 05 s left, accuracy {1}" in shown
-    assert "trial two |█████     | epoch 3/6" in shown
+    shown = given.decode()
+    assert ("trial one |█████     | epoch 3/6, about 2 min 05 s left, accuracy {1}" in shown) == (lines > 0)
+    assert ("trial two |█████     | epoch 3/6" in shown) == (lines > 0)
     assert capsys.readouterr().out == "trial one: SUCCEEDED\n"
-
-
-def test_no_bars_on_a_terminal_without_a_size(monkeypatch):
-    master, slave = os.openpty()
-    with open(slave, "w") as terminal, monkeypatch.context() as patched:
-        patched.setattr(sys, "stderr", terminal)
-        assert not _Bars().on_terminal
-    os.close(master)
 
 
 def test_a_trial_is_called_by_what_sets_it_apart(recorded):
     params = json.loads(recorded.content["ExperimentProfile"][0])
-    params["searchSpace"] = {"strategy.name": {"_type": "choice", "_value": ["dsnas", "proxyless"]},
-                             "seed": {"_type": "choice", "_value": [3]}, "latency.target_ms": {"_type": "uniform", "_value": [1, 2]}}  # fmt: skip
+    params["searchSpace"] = {
+        "strategy.name": {"_type": "choice", "_value": ["dsnas", "proxyless"]}, "seed": {"_type": "choice", "_value": [3]},
+        "latency.target_ms": {"_type": "uniform", "_value": [1, 2]},
+    }  # fmt: skip
     recorded.content["ExperimentProfile"][0] = json.dumps(params)
     for given, name in (
-        (
-            {"strategy.name": "dsnas", "seed": 3, "latency.target_ms": 1.5},
-            "trial jnakq (strategy dsnas, target_ms 1.5)",
-        ),
-        ({"a.rate": 1, "b.rate": 2}, "trial jnakq (a.rate 1, b.rate 2)"),
-        ({"seed": 3}, "trial jnakq"),
+        ({"strategy.name": "dsnas", "seed": 3, "latency.target_ms": 1.5}, " (strategy dsnas, target_ms 1.5)"),
+        ({"a.rate": 1, "b.rate": 2}, " (a.rate 1, b.rate 2)"),
+        ({"seed": 3}, ""),
     ):
         recorded.content["TrialJobEvent"][0][3] = json.dumps({"parameters": given})
         recorded.is_as_of(BEGAN)
-        assert trial_name(trials_of(read_experiment("yo96r8fj"))[0]) == name
-
-
-def test_times_in_words():
-    assert [time_words(s) for s in (0.4, 59.4, 59.6, 3599, 3600, 7800)] == [
-        "0 s", "59 s", "1 min 00 s", "59 min 59 s", "1 h 00 min", "2 h 10 min"
-    ]  # fmt: skip
+        assert trial_name(trials_of(read_experiment(ONE))[0]) == f"trial jnakq{name}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -18,9 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
-import torch
 import yaml
-from safetensors.torch import load_file
 
 from nni_proxyless.cli.main import main
 from nni_proxyless.core.cpu_threads import trials_at_a_time
@@ -28,8 +25,8 @@ from nni_proxyless.core.file_lock import HeldError, hold, of_this_machine
 from nni_proxyless.latency import LookupTable
 
 from ..forked import fork
+from ..runs import TINY, choices_of, history, process_in, same_weights, search
 from .test_experiment import ask, free_port
-from .test_search import TINY
 
 EPOCHS = 10
 SEARCH = yaml.safe_load(TINY)
@@ -102,10 +99,7 @@ class Experiment:
         return self.home / "nni-experiments" / self.id / "environments" / "local-env" / "trials" / trial
 
     def process(self, trial: str) -> psutil.Process:
-        """The process that searches, as its lock file says."""
-        found = re.match(r"process (\d+) searches in ", (self.folder(trial) / ".lock").read_text())
-        assert found
-        return psutil.Process(int(found[1]))
+        return process_in(self.folder(trial))
 
     def holds_still(self, trial: str) -> bool:
         """Once it goes on from its checkpoint it is made to wait, or it might be through before anything is killed."""
@@ -115,8 +109,7 @@ class Experiment:
         return goes_on
 
     def epochs(self, trial: str) -> int:
-        path = self.folder(trial) / "history.jsonl"
-        return len(path.read_text().splitlines()) if path.exists() else 0
+        return len(history(self.folder(trial))) if (self.folder(trial) / "history.jsonl").exists() else 0
 
     def said(self, trial: str) -> str:
         """The log of its last start: NNI overwrites it."""
@@ -144,27 +137,15 @@ def experiment(command, tmp_path) -> Iterator[Experiment]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> Path:
     """The same search, without NNI, from beginning to end."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    (folder / "search.yml").write_text(yaml.safe_dump(SEARCH))
-    before = torch.get_num_threads()
-    assert main(["search", str(folder / "search.yml"), f"output={folder / 'out'}"]) == 0
-    torch.set_num_threads(before)
-    return folder / "out"
+    return search(tmp_path_factory.mktemp("undisturbed"), text=yaml.safe_dump(SEARCH))
 
 
 def assert_the_same(found: Path, expected: Path) -> None:
-    choices = [json.loads((folder / "architecture.json").read_text())["choices"] for folder in (found, expected)]
-    assert choices[0] == choices[1]
-    weights, others = (load_file(folder / "weights.safetensors") for folder in (found, expected))
-    assert weights.keys() == others.keys()
-    assert all(torch.equal(tensor, others[name]) for name, tensor in weights.items())
+    assert choices_of(found) == choices_of(expected)
+    assert same_weights(found, expected)
     # Of the epoch that is gone on with, these know only the batches after the checkpoint.
     of_batches = dict.fromkeys(("seconds", "train_loss", "train_accuracy", "multiplier"), 0)
-    histories = [
-        [json.loads(line) | of_batches for line in (folder / "history.jsonl").read_text().splitlines()]
-        for folder in (found, expected)
-    ]
-    assert histories[0] == histories[1]
+    assert [epoch | of_batches for epoch in history(found)] == [epoch | of_batches for epoch in history(expected)]
 
 
 def test_killed_trial_manager_and_both_end_as_if_nothing_had_happened(
@@ -238,25 +219,22 @@ def test_killed_trial_manager_and_both_end_as_if_nothing_had_happened(
     # NNI and its web UI know the whole story.
     metrics = json.loads(ask(experiment.port, f"/api/v1/nni/metric-data/{orphaned}"))
     shown = {m["sequence"]: json.loads(json.loads(m["data"])) for m in metrics if m["type"] == "PERIODICAL"}
-    history = [json.loads(line) for line in (experiment.folder(orphaned) / "history.jsonl").read_text().splitlines()]
-    assert [shown[epoch] for epoch in range(EPOCHS)] == history
+    noted = history(experiment.folder(orphaned))
+    assert [shown[epoch] for epoch in range(EPOCHS)] == noted
     assert len(shown) == EPOCHS
     (final,) = next(trial for trial in experiment.trials() if trial["trialJobId"] == orphaned)["finalMetricData"]
-    assert json.loads(json.loads(final["data"]))["default"] == history[-1]["default"]
+    assert json.loads(json.loads(final["data"]))["default"] == noted[-1]["default"]
 
 
 def test_a_table_is_built_once_and_survives_its_builder(tmp_path):
     """Two searches wait for the table that a third one builds; that is killed, one goes on with it, the other reads it."""
-    table = {
-        "table": "tables/t.yaml",
-        "target_ms": 1e-6,
-        "estimator": {"warmup": 1, "repeats": 40},
-    }  # out of reach: ends here
+    # Out of reach: the searches end with their tables.
+    table = {"table": "tables/t.yaml", "target_ms": 1e-6, "estimator": {"warmup": 1, "repeats": 40}}
     (tmp_path / "search.yml").write_text(yaml.safe_dump(SEARCH | {"latency": table}))
     partial = tmp_path / "tables" / "t.yaml.partial"
     with contextlib.ExitStack() as ending:
 
-        def search(name: str) -> BaseProcess:
+        def begin(name: str) -> BaseProcess:
             words = ["search", "search.yml", f"output={name}"]
             process = fork(main, words, cwd=tmp_path, said=tmp_path / f"{name}.log")
             ending.callback(process.kill)
@@ -265,18 +243,16 @@ def test_a_table_is_built_once_and_survives_its_builder(tmp_path):
         def said(name: str) -> str:
             return (tmp_path / f"{name}.log").read_text()
 
-        builder = search("builder")
+        builder = begin("builder")
         until(lambda: partial.exists() and len(partial.read_text().splitlines()) > 5, "the builder measures")
         os.kill(builder.pid, signal.SIGSTOP)
         assert builder.exitcode is None
         assert not (tmp_path / "tables" / "t.yaml").exists()
         with pytest.raises(HeldError, match=f"^process {builder.pid} measures on this machine's cpu$"):
             hold(of_this_machine("measures-cpu"), "", wait=False).__enter__()
-        others = {name: search(name) for name in ("one", "two")}
-        until(
-            lambda: all(f"waiting: process {builder.pid} builds tables/t.yaml" in said(name) for name in others),
-            "both wait",
-        )
+        others = {name: begin(name) for name in ("one", "two")}
+        waits = f"waiting: process {builder.pid} builds tables/t.yaml"
+        until(lambda: all(waits in said(name) for name in others), "both wait")
         builder.kill()
         for process in others.values():
             process.join(240)
@@ -287,7 +263,5 @@ def test_a_table_is_built_once_and_survives_its_builder(tmp_path):
     assert "latencies: going on with tables/t.yaml.partial" in said(built[0])
     assert {path.name for path in (tmp_path / "tables").iterdir()} == {"t.yaml"}
     for name in others:
-        assert (
-            LookupTable.read(tmp_path / name / "latencies.yaml").rows
-            == LookupTable.read(tmp_path / "tables" / "t.yaml").rows
-        )
+        rows = LookupTable.read(tmp_path / name / "latencies.yaml").rows
+        assert rows == LookupTable.read(tmp_path / "tables" / "t.yaml").rows

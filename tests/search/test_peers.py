@@ -15,6 +15,8 @@ from nni_proxyless.config.read import read_config
 from nni_proxyless.config.search_config import SearchConfig
 from nni_proxyless.derive import Architecture, build_network, load_weights
 
+from ..runs import history
+
 DIFFERENTIABLE = ("nni-darts", "nni-gumbel-darts", "nni-proxyless")
 SEARCH = """
 space: {name: "tests.search.test_peers:Choices"}
@@ -57,8 +59,7 @@ def left(folder: Path) -> tuple[Architecture, dict, dict]:
     out = folder / "out"
     pairs = json.loads((out / "probabilities.json").read_text())["probabilities"]
     probs = {label: {str(choice): p for choice, p in found} for label, found in pairs.items()}
-    last = json.loads((out / "history.jsonl").read_text().splitlines()[-1])
-    return Architecture.read(out / "architecture.json"), probs, last
+    return Architecture.read(out / "architecture.json"), probs, history(out)[-1]
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
@@ -91,8 +92,7 @@ def test_random_is_a_network_within_the_target(tmp_path, capsys):
         architecture, probs, _ = left(folder)
         assert 0 < architecture.latency["table_ms"] <= architecture.latency["target_ms"]
         assert all(len(set(distribution.values())) == 1 for distribution in probs.values())
-        lines = (folder / "out" / "history.jsonl").read_text().splitlines()
-        assert len({json.loads(line)["table_ms"] for line in lines}) == 1
+        assert len({epoch["table_ms"] for epoch in history(folder / "out")}) == 1
     capsys.readouterr()
     # With its probabilities all networks tie: another one of them, under another budget, with the supernet's weights.
     budget = architecture.latency["table_ms"]

@@ -83,6 +83,7 @@ def test_other_widths_round_as_timm_does(width):
 
 
 def test_a_space_of_small_images_keeps_its_skeleton(tmp_path):
+    assert reference_layout(MobileNetV2Space("imagenet").layout)[1] == "MobileNetV2"  # images halved five times
     searched = Architecture.read(leave(tmp_path))
     nets = reference_networks(searched, [0.5, 1.0, 2.0])
     assert [net.network["blocks"] for net in nets] == [
@@ -99,15 +100,6 @@ def test_a_space_of_small_images_keeps_its_skeleton(tmp_path):
         assert space.timm_definition(net.choices) == net.network
         space.validate(net.choices)
         assert net.n_params == sum(p.numel() for p in space.freeze(net.choices).parameters())
-
-
-def test_which_spaces_take_mobilenetv2_itself():
-    """Images halved five times."""
-    structures = {
-        preset: reference_layout(MobileNetV2Space(preset).layout)[1] for preset in ("imagenet", "cifar", "small")
-    }
-    skeleton = "MobileNetV2's block in the skeleton of the space"
-    assert structures == {"imagenet": "MobileNetV2", "cifar": skeleton, "small": skeleton}
 
 
 def test_the_command_as_typed_and_its_nets_through_train(tmp_path, command):
@@ -143,37 +135,29 @@ def test_of_another_machine_milliseconds_stay_unknown(tmp_path):
     assert nets[0].latency["measured_conditions"] is None
 
 
-def test_twice_is_the_same_and_another_net_is_not_overwritten(tmp_path, capsys):
-    path = leave(tmp_path / "a")
+def test_twice_is_the_same_and_another_net_is_not_overwritten(tmp_path, refused, capsys):
+    path, there = leave(tmp_path / "a"), tmp_path / "a" / "reference"
     words = ["reference", str(path), "--widths", "0.3", "0.5"]
     assert main(words) == 0
     assert "the same network as" in capsys.readouterr().err
-    first = (tmp_path / "a" / "reference" / "width-0.5" / "architecture.json").read_bytes()
+    first = (there / "width-0.5" / "architecture.json").read_bytes()
     assert main(words) == 0
-    assert (tmp_path / "a" / "reference" / "width-0.5" / "architecture.json").read_bytes() == first
+    assert (there / "width-0.5" / "architecture.json").read_bytes() == first
     other = leave(tmp_path / "b", {**TINY, "num_classes": 3})
-    capsys.readouterr()
-    assert main(["reference", str(other), "--widths", "0.5", "--output", str(tmp_path / "a" / "reference")]) == 2
-    there = tmp_path / "a" / "reference"
-    assert capsys.readouterr().err == (
-        f"nni-proxyless: --output {there}: {there / 'width-0.5' / 'architecture.json'} is there and holds another network; name "
-        "another folder\n"
-    )
+    said = refused("reference", other, "--widths", "0.5", "--output", there)
+    taken = f"{there / 'width-0.5' / 'architecture.json'} is there and holds another network; name another folder"
+    assert said == f"nni-proxyless: --output {there}: {taken}\n"
 
 
-def test_wrong_words_are_refused(tmp_path, capsys):
+def test_wrong_words_are_refused(tmp_path, refused):
     path = leave(tmp_path)
-    assert main(["reference", str(path), "--widths", "0.5", "0"]) == 2
-    assert (
-        capsys.readouterr().err == "nni-proxyless: --widths: 0.0 is not allowed here; allowed: more than 0, up to 10\n"
-    )
-    assert main(["reference", str(tmp_path / "nothing")]) == 2
-    assert capsys.readouterr().err == f"nni-proxyless: {tmp_path / 'nothing'}: No such file or directory\n"
-    Architecture(
-        space={"name": "torch.nn:Identity", "arguments": {}}, choices={}, input_shape=(3, 8, 8), network=None
-    ).write(path)
-    assert main(["reference", str(path)]) == 2
-    assert capsys.readouterr().err == (
+    said = refused("reference", path, "--widths", "0.5", "0")
+    assert said == "nni-proxyless: --widths: 0.0 is not allowed here; allowed: more than 0, up to 10\n"
+    nothing = tmp_path / "nothing"
+    assert refused("reference", nothing) == f"nni-proxyless: {nothing}: No such file or directory\n"
+    space = {"name": "torch.nn:Identity", "arguments": {}}
+    Architecture(space=space, choices={}, input_shape=(3, 8, 8), network=None).write(path)
+    assert refused("reference", path) == (
         "nni-proxyless: reference: the space 'torch.nn:Identity' has no layout of stages whose widths could be scaled; "
         "allowed: mobilenetv2, and spaces made of it. Of any space: --random N --widths\n"
     )

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
-import torch
 import yaml
 
-from nni_proxyless.cli.main import main
 from nni_proxyless.config.read import read_config
 from nni_proxyless.config.search_config import SearchConfig
-from nni_proxyless.core.errors import UserError
 from nni_proxyless.derive import Architecture
 
-
-def problems(tmp_path: Path, text: str, *overrides: tuple) -> list[str]:
-    (tmp_path / "search.yml").write_text(text)
-    with pytest.raises(UserError) as refused:
-        read_config(SearchConfig, tmp_path / "search.yml", overrides)
-    return str(refused.value).replace(f"{tmp_path}/", "").splitlines()
+from ..config.test_config import problems
+from ..runs import MACS, TINY, history, search
 
 
 def test_costs_are_read_and_overridden(tmp_path):
@@ -86,42 +76,26 @@ def test_multipliers_that_would_fight_and_names_twice_are_refused(tmp_path):
     assert read_config(SearchConfig, tmp_path / "search.yml").costs[0].weight == "auto"
 
 
-TINY = """
-seed: 3
-space: {preset: small, widths: [8, 16], depths: [2, 2], strides: [2, 2], stem_width: 8, feature_mix: 32}
-data: {name: digits, image_size: 8, batch_size: 64}
-strategy: {warmup_epochs: 1, arc_update_every: 2, arc_learning_rate: 0.05}
-latency: {target_ms: 90%, nonlinear: positive, estimator: {name: macs}}
+COSTS = """
 costs:
 - {estimator: {name: parameters}, target: 50%, weight: 20.0, name: weights}
 - {estimator: {name: activations}, target: 80%, weight: 0.5, name: memory}
-training: {epochs: 3}
-trainer: {accelerator: cpu, threads: 1}
 """
+WORDS = (*MACS, "latency.nonlinear=positive")
 
 
-@pytest.fixture
-def search_file(tmp_path):
-    (tmp_path / "search.yml").write_text(TINY)
-    before = torch.get_num_threads()
-    yield tmp_path / "search.yml"
-    torch.set_num_threads(before)
-
-
-def test_a_search_with_three_targets(search_file):
+def test_a_search_with_three_targets(tmp_path):
     """Every cost is reported per epoch under its name and stands beside the net that is left."""
-    out = search_file.parent / "out"
-    assert main(["search", str(search_file), f"output={out}"]) == 0
-    history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
-    assert {"expected_weights", "derived_weights", "expected_memory", "derived_memory", "expected_ms"} <= set(
-        history[0]
-    )
-    assert history[2]["expected_weights"] < history[0]["expected_weights"], "a weight of 20 pulls"
+    out = search(tmp_path, *WORDS, text=TINY + COSTS)
+    epochs = history(out)
+    assert {f"{what}_{name}" for what in ("expected", "derived") for name in ("weights", "memory")} <= set(epochs[0])
+    assert epochs[0]["expected_ms"] > 0
+    assert epochs[2]["expected_weights"] < epochs[0]["expected_weights"], "a weight of 20 pulls"
     architecture = Architecture.read(out / "architecture.json")
     weights = architecture.search["costs"]["weights"]
     assert weights["unit"] == "million parameters"
     assert weights["derived"] == pytest.approx(architecture.n_params / 1e6, rel=1e-12)
-    assert weights["expected"] == history[2]["expected_weights"]
+    assert weights["expected"] == epochs[2]["expected_weights"]
     assert architecture.search["costs"]["memory"]["target"] > 0
     assert yaml.safe_load((out / "search.yml").read_text())["costs"][1]["name"] == "memory"
 
@@ -134,15 +108,14 @@ def test_a_search_with_three_targets(search_file):
         ("costs.1.form=add", "allowed: 'linear'"),
     ],
 )  # fmt: skip
-def test_a_search_that_cannot_meet_them_ends_with_code_2(search_file, capsys, override, said):
-    words = [f"output={search_file.parent / 'out'}", override]
-    assert main(["search", str(search_file), *words, "costs.1.nonlinear=positive"]) == 2
-    assert said in capsys.readouterr().err
+def test_a_search_that_cannot_meet_them_ends_with_code_2(tmp_path, refused, override, said):
+    (tmp_path / "search.yml").write_text(TINY + COSTS)
+    words = [*WORDS, f"output={tmp_path / 'out'}", override, "costs.1.nonlinear=positive"]
+    assert said in refused("search", tmp_path / "search.yml", *words)
 
 
-def test_a_cost_that_needs_the_sampled_path(search_file):
+def test_a_cost_that_needs_the_sampled_path(tmp_path):
     """DSNAS says which path it has sampled, and ``form: threshold`` in one of several costs gets to know it."""
-    out = search_file.parent / "out"
     strategy = "strategy={name: dsnas, warmup_epochs: 1, search_epochs: 1}"
-    assert main(["search", str(search_file), f"output={out}", strategy, "costs.0.form=threshold"]) == 0
+    out = search(tmp_path, *WORDS, strategy, "costs.0.form=threshold", text=TINY + COSTS)
     assert "weights" in Architecture.read(out / "architecture.json").search["costs"]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -23,8 +22,8 @@ from typing import Any
 import psutil
 import pytest
 
+from ..runs import TINY, process_in
 from .test_experiment import ask, free_port
-from .test_search import TINY
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(
@@ -96,10 +95,7 @@ class Experiment:
         return folder
 
     def process(self, trial: str) -> psutil.Process:
-        """The process that searches, as its lock file says."""
-        found = re.match(r"process (\d+) searches in ", (self.folder(trial) / ".lock").read_text())
-        assert found
-        return psutil.Process(int(found[1]))
+        return process_in(self.folder(trial))
 
     # -- in the browser --------------------------------------------------------------------------------------------
 

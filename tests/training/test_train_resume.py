@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from nni_proxyless.cli.main import main
 from nni_proxyless.training.checkpoint import TrainingCheckpoint
 
 from ..forked import fork
+from ..runs import history, same_weights
 from .test_training import small
 
 # Everything that draws at random or has a memory.
@@ -34,20 +33,12 @@ def trained(tmp_path_factory) -> Path:
 
 def same(found: Path, expected: Path) -> bool:
     """Whether two trainings have left the same weights, to the last bit, and the same figures but for the time."""
-    for name in ("weights.safetensors", "best.safetensors"):
-        ours, theirs = load_file(found / name), load_file(expected / name)
-        assert ours.keys() == theirs.keys()
-        if not all(torch.equal(tensor, theirs[key]) for key, tensor in ours.items()):
-            return False
-    histories = [
-        [json.loads(line) for line in (f / "history.jsonl").read_text().splitlines()] for f in (found, expected)
-    ]
-    for record in (*histories[0], *histories[1]):
-        record.pop("images_per_second")
-    return histories[0] == histories[1]
+    histories = [[epoch | {"images_per_second": 0} for epoch in history(folder)] for folder in (found, expected)]
+    files = ("weights.safetensors", "best.safetensors")
+    return histories[0] == histories[1] and all(same_weights(found, expected, name) for name in files)
 
 
-def test_a_killed_training_goes_on_to_the_same_weights(trained, tmp_path, capsys):
+def test_a_killed_training_goes_on_to_the_same_weights(trained, tmp_path, refused, capsys):
     """SIGKILL in the middle of an epoch; the killed one has a loader process, the others have none."""
     shutil.copy(trained / "architecture.json", tmp_path)
     shutil.copy(trained / "weights.safetensors", tmp_path)
@@ -61,8 +52,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(trained, tmp_path, capsys
     killed.join()
     assert not (final / "weights.safetensors").exists()
 
-    assert main([*words, "learning_rate=0.1"]) == 2
-    said = capsys.readouterr().err
+    said = refused(*words, "learning_rate=0.1")
     assert "holds an unfinished training with other settings: learning_rate is 0.1 here, 0.05 there" in said
     assert f"delete {final / 'checkpoint'} to start over" in said
 
@@ -91,33 +81,31 @@ def test_loader_processes_change_nothing_and_the_seed_does(trained, tmp_path):
     assert not same(tmp_path / "seed", trained / "final")
 
 
-def test_a_diverging_training_spoils_nothing(trained, tmp_path, capsys):
+def test_a_diverging_training_spoils_nothing(trained, tmp_path, refused):
     """Neither the results that are there, nor a checkpoint."""
     out = tmp_path / "out"
     shutil.copytree(trained / "final", out)
     before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
-    words = ["train", str(trained / "architecture.json"), f"output={out}", "epochs=1", "warmup_epochs=0", "threads=1",
-             "learning_rate=1e30", "ema_decay=0", "device=cpu"]  # fmt: skip
-    assert main([*words, "checkpoint_every=1"]) == 2
-    said = capsys.readouterr().err
+    words = ["train", trained / "architecture.json", f"output={out}", "epochs=1", "warmup_epochs=0", "threads=1",
+             "learning_rate=1e30", "ema_decay=0", "device=cpu", "checkpoint_every=1"]  # fmt: skip
+    said = refused(*words)
     assert "in epoch 1: the training diverged. Use a smaller learning_rate" in said
     assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
-    first = (out / "checkpoint" / "training.ckpt").read_bytes() if (out / "checkpoint").exists() else None
-    if first is not None:
+    checkpoint = out / "checkpoint" / "training.ckpt"
+    if checkpoint.exists():
+        first = checkpoint.read_bytes()
         assert f"and delete {out / 'checkpoint'} to start over" in said
-        assert main([*words, "checkpoint_every=1"]) == 2
-        assert (out / "checkpoint" / "training.ckpt").read_bytes() == first
+        refused(*words)
+        assert checkpoint.read_bytes() == first
 
 
-def test_a_damaged_checkpoint_is_refused_by_name(trained, tmp_path, capsys):
-    place = tmp_path / "out" / "checkpoint"
+def test_a_damaged_checkpoint_is_refused_by_name(tmp_path, refused):
+    path, place = small(tmp_path), tmp_path / "final" / "checkpoint"
     place.mkdir(parents=True)
     (place / "training.ckpt").write_bytes(b"nni-proxyless training 1\n" + b"0" * 64 + b"\nhalf a fi")
-    assert main(["train", str(trained / "architecture.json"), *SETTINGS, f"output={tmp_path / 'out'}"]) == 2
-    said = capsys.readouterr().err
     damage = "truncated or changed: the content does not have the digest that was written with it"
-    alone = "no other checkpoint to go on from"
-    assert f"{place / 'training.ckpt'}: {damage}; {alone}. Delete {place} to start over" in said
+    alone = f"no other checkpoint to go on from. Delete {place} to start over"
+    assert f"{place / 'training.ckpt'}: {damage}; {alone}" in refused("train", path, *SETTINGS)
 
 
 def test_where_the_newest_checkpoint_is_damaged_the_one_before_it_counts(tmp_path, caplog):

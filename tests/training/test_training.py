@@ -17,6 +17,7 @@ from nni_proxyless.search_spaces import MobileNetV2Space
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.nn import functional
 
@@ -31,6 +32,8 @@ from nni_proxyless.training.batches import EpochBatches, divide, training_loader
 from nni_proxyless.training.distributed import Processes
 from nni_proxyless.training.loss import Objective
 from nni_proxyless.training.optimizer import Optimization
+
+from ..runs import history
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 QUICK = ["epochs=1", "batch_size=64", "threads=1", "device=cpu"]
@@ -107,27 +110,24 @@ def test_the_digits_to_97_percent(command, tmp_path, capsys):
     assert "\r" not in done.stderr  # no progress bar: stderr is no terminal
     assert not [line for line in done.stderr.splitlines() if "Warning" in line]
 
-    history = [json.loads(line) for line in (final / "history.jsonl").read_text().splitlines()]
-    assert [record["epoch"] for record in history] == list(range(1, 11))
-    assert {"train_loss", "accuracy", "learning_rate", "images_per_second"} <= history[0].keys()
-    assert history[-1]["accuracy"] == accuracy
-    assert history[1]["learning_rate"] > history[-2]["learning_rate"] > history[-1]["learning_rate"] > 0
+    epochs = history(final)
+    assert [record["epoch"] for record in epochs] == list(range(1, 11))
+    assert {"train_loss", "accuracy", "learning_rate", "images_per_second"} <= epochs[0].keys()
+    assert epochs[-1]["accuracy"] == accuracy
+    assert epochs[1]["learning_rate"] > epochs[-2]["learning_rate"] > epochs[-1]["learning_rate"] > 0
+    curves = EventAccumulator(str(final / "tensorboard")).Reload()
+    for name in epochs[0].keys() - {"epoch"}:
+        shown = [(event.step, event.value) for event in curves.Scalars(f"training/{name}")]
+        assert shown == [(record["epoch"], pytest.approx(record[name])) for record in epochs]
     best = result(final)["best"]
-    assert best["test_accuracy"] == max(record["accuracy"] for record in history)
+    assert best["test_accuracy"] == max(record["accuracy"] for record in epochs)
     assert best["chosen_on"] == "test"
     assert yaml.safe_load((final / "train.yml").read_text())["learning_rate"] == 0.01
 
     for name, expected in (("weights", accuracy), ("best", best["test_accuracy"])):
-        again = [
-            "train",
-            str(tmp_path / "architecture.json"),
-            f"weights=final/{name}.safetensors",
-            "device=cpu",
-            "--epochs",
-            "0",
-        ]
+        again = ["train", str(tmp_path / "architecture.json"), f"weights=final/{name}.safetensors", "device=cpu"]
         before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-        assert main(again) == 0
+        assert main([*again, "--epochs", "0"]) == 0
         assert capsys.readouterr().out == f"test accuracy: {expected:.4f}\n"
         assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before, "0 epochs write nothing"
 
@@ -144,13 +144,13 @@ def test_held_out_images_choose_the_epoch_and_the_test_images_only_tell(tmp_path
 
     path = small(tmp_path)
     run(path, "out", *QUICK, "epochs=3", "validation=0.25")
-    history = [json.loads(line)["accuracy"] for line in (tmp_path / "out" / "history.jsonl").read_text().splitlines()]
+    reached = [epoch["accuracy"] for epoch in history(tmp_path / "out")]
     found = result(tmp_path / "out")
-    assert found["best"]["validation_accuracy"] == max(history)
-    assert found["best"]["epoch"] == history.index(max(history)) + 1
+    assert found["best"]["validation_accuracy"] == max(reached)
+    assert found["best"]["epoch"] == reached.index(max(reached)) + 1
     assert found["best"]["chosen_on"] == "validation"
-    assert found["last"]["validation_accuracy"] == history[-1]
-    assert found["accuracy"] == found["last"]["test_accuracy"] != history[-1]
+    assert found["last"]["validation_accuracy"] == reached[-1]
+    assert found["accuracy"] == found["last"]["test_accuracy"] != reached[-1]
 
 
 # -- settings ----------------------------------------------------------------------------------------------------------
@@ -250,36 +250,26 @@ def test_a_teacher_is_learnt_from(tmp_path):
     assert float(found) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_teachers_by_name_and_by_file(tmp_path, capsys):
+def test_teachers_by_name_and_by_file(tmp_path, refused):
     path = small(tmp_path, dataset=NOISE)
     small(tmp_path / "teacher", seed=1)
     torch.manual_seed(0)
     other = timm.create_model("test_efficientnet", num_classes=10, in_chans=1)
     write_weights(tmp_path / "other.safetensors", other.state_dict())
     alone = run(path, "alone", *QUICK)
-    for name, word in (
-        ("own", "distillation={teacher: teacher/architecture.json}"),
-        (
-            "timm",
-            "distillation={teacher: test_efficientnet, weights: other.safetensors, temperature: 2.0, weight: 0.9}",
-        ),
-    ):
-        taught = run(path, name, *QUICK, word)
+    of_timm = "{teacher: test_efficientnet, weights: other.safetensors, temperature: 2.0, weight: 0.9}"
+    for name, teacher in (("own", "{teacher: teacher/architecture.json}"), ("timm", of_timm)):
+        taught = run(path, name, *QUICK, f"distillation={teacher}")
         assert taught.keys() == alone.keys()
         assert not torch.equal(taught["conv_stem.weight"], alone["conv_stem.weight"])
-
-    def says(word: str) -> str:
-        assert main(["train", str(path), *QUICK, word]) == 2
-        return capsys.readouterr().err
-
-    assert "distillation.teacher: 'resnet5o' is unknown" in says("distillation={teacher: resnet5o}")
-    assert "Did you mean 'resnet50'?" in says("distillation={teacher: resnet5o}")
-    said = says("distillation={teacher: resnet18}")
-    assert "the weights that timm has for 'resnet18' tell 1000 classes apart, its student 10" in said
-    said = says("distillation={teacher: resnet18, weights: other.safetensors}")
-    assert f"distillation.weights: {tmp_path / 'other.safetensors'}: the weights of another network" in said
-    said = says("distillation={teacher: other/architecture.json}")
-    assert "no such file, so no architecture" in said
+    for teacher, said in (
+        ("resnet5o", "distillation.teacher: 'resnet5o' is unknown"),
+        ("resnet5o", "Did you mean 'resnet50'?"),
+        ("resnet18", "the weights that timm has for 'resnet18' tell 1000 classes apart, its student 10"),
+        ("resnet18, weights: other.safetensors", f"distillation.weights: {tmp_path / 'other.safetensors'}: the weights of another network"),
+        ("other/architecture.json", "no such file, so no architecture"),
+    ):  # fmt: skip
+        assert said in refused("train", path, *QUICK, f"distillation={{teacher: {teacher}}}")
 
 
 # -- augmentation ------------------------------------------------------------------------------------------------------
@@ -351,38 +341,24 @@ def test_the_images_of_an_epoch_are_dealt_out_by_turns():
     assert len({index for batch in one for index in batch}) == 48
 
 
-def test_what_does_not_go_together_is_said(tmp_path, capsys):
+def test_what_does_not_go_together_is_said(tmp_path, refused):
     path, other = small(tmp_path), plain(tmp_path / "plain")
-
-    def says(path: Path, *words: str) -> str:
-        assert main(["train", str(path), *QUICK, *words]) == 2
-        assert not (path.parent / "final").exists()
-        return capsys.readouterr().err
-
-    said = says(path, "augmentation={hflip: 0.0}")
-    assert (
-        "augmentation: the data set 'digits' holds no pictures, which timm's transforms take; leave the section out"
-        in said
-    )
-    assert "precision: 16-mixed needs a CUDA device, this is cpu; allowed here: 32-true, bf16-mixed" in says(
-        path, "precision=16-mixed"
-    )
-    assert "weights: " + str(
-        path.parent / "plain" / "weights.safetensors"
-    ) + ": the weights of another network" in says(path, "weights=plain/weights.safetensors")
-    assert "none.safetensors: no readable weights" in says(path, "weights=none.safetensors")
-    assert "validation: class 0 has 142 images: too few for two parts, one of 0.001" in says(path, "validation=0.001")
-    assert "drop_path: the network of space 'tests.training.test_training:Plain' is no model of timm" in says(
-        other, "drop_path=0.1"
-    )
-    assert "dropout: the network of space 'tests.training.test_training:Plain' is no model of timm" in says(
-        other, "dropout=0.1"
-    )
-    if importlib.util.find_spec("timm.scheduler.wsd_lr") is not None:
-        assert "scheduler: wsd schedule requires 0 < decay_epochs" in says(path, "scheduler=wsd", "decay_epochs=7.0")
-    else:  # up to timm 1.0.30
-        assert "scheduler: the installed timm has no 'wsd'; allowed: cosine, or a newer timm" in says(
-            path, "scheduler=wsd"
-        )
+    of_plain = "the network of space 'tests.training.test_training:Plain' is no model of timm"
+    newer = importlib.util.find_spec("timm.scheduler.wsd_lr") is not None
+    cases = [
+        (path, "augmentation={hflip: 0.0}", "augmentation: the data set 'digits' holds no pictures, which timm's transforms take; leave the section out"),
+        (path, "precision=16-mixed", "precision: 16-mixed needs a CUDA device, this is cpu; allowed here: 32-true, bf16-mixed"),
+        (path, "weights=plain/weights.safetensors", f"weights: {other.with_name('weights.safetensors')}: the weights of another network"),
+        (path, "weights=none.safetensors", "none.safetensors: no readable weights"),
+        (path, "validation=0.001", "validation: class 0 has 142 images: too few for two parts, one of 0.001"),
+        (other, "drop_path=0.1", f"drop_path: {of_plain}"),
+        (other, "dropout=0.1", f"dropout: {of_plain}"),
+        (path, "scheduler=wsd decay_epochs=7.0", "scheduler: wsd schedule requires 0 < decay_epochs") if newer  # up to timm 1.0.30 there is none
+        else (path, "scheduler=wsd", "scheduler: the installed timm has no 'wsd'; allowed: cosine, or a newer timm"),
+    ]  # fmt: skip
     if not torch.cuda.is_available():
-        assert "device: cuda: torch finds no CUDA device here; allowed: auto, cpu" in says(path, "device=cuda")
+        cases.append((path, "device=cuda", "device: cuda: torch finds no CUDA device here; allowed: auto, cpu"))
+    for which, words, said in cases:
+        given = words.split() if words.startswith("scheduler") else [words]
+        assert said in refused("train", which, *QUICK, *given)
+        assert not (which.parent / "final").exists()
