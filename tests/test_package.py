@@ -7,12 +7,19 @@ import subprocess
 import sys
 import zipfile
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
 
 from nni_proxyless.config import registry
 
 from .conftest import ROOT
+
+
+def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +36,8 @@ def source(tmp_path_factory, pytestconfig):
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory, source):
     out = tmp_path_factory.mktemp("wheel")
-    built = subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--skip-dependency-check", "--outdir", str(out), str(source)],
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert built.returncode == 0, built.stdout + built.stderr
+    options = ["--wheel", "--no-isolation", "--skip-dependency-check", "--outdir", str(out)]
+    run([sys.executable, "-m", "build", *options, str(source)], source)
     (path,) = out.glob("*.whl")
     return path
 
@@ -41,15 +45,8 @@ def wheel(tmp_path_factory, source):
 def test_the_wheel_holds_one_package(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"nni_proxyless"}
-    for name in (
-        "py.typed",
-        "cli/main.py",
-        "latency/estimators/device.py",
-        "strategies/proxyless.py",
-        "search_spaces/mobilenetv2.py",
-        "report/page.html",
-    ):
-        assert f"nni_proxyless/{name}" in names
+    inside = ("py.typed", "cli/main.py", "latency/estimators/device.py", "strategies/proxyless.py", "report/page.html")
+    assert {f"nni_proxyless/{name}" for name in (*inside, "search_spaces/mobilenetv2.py")} <= set(names)
     there = {name for name in names if name.startswith("nni_proxyless/experiments/")}
     files = [
         path for pattern in ("*.*", "imagenet/*.*", "recipes/*.*") for path in (ROOT / "experiments").glob(pattern)
@@ -60,15 +57,7 @@ def test_the_wheel_holds_one_package(wheel):
 def test_an_editable_install_shows_no_warning(source, tmp_path):
     """What ``make`` does, as far as setuptools is concerned."""
     code = "from setuptools import build_meta; import sys; build_meta.build_editable(sys.argv[1])"
-    built = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)],
-        cwd=source,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert built.returncode == 0, built.stderr
+    built = run([sys.executable, "-c", code, str(tmp_path)], source)
     assert "Warning" not in built.stdout + built.stderr
 
 
@@ -80,16 +69,7 @@ def test_the_wheel_works_where_the_source_is_not(wheel, tmp_path):
         "import nni_proxyless.strategies as s, nni_proxyless.search_spaces as p; print(s.__file__, p.MobileNetV2Space('small').num_classes);"
         "import nni.nas.strategy; print(nni.nas.strategy.DARTS.__module__)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(target)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    path, n, module = done.stdout.split()
+    path, n, module = run([sys.executable, "-c", code, str(target)], tmp_path).stdout.split()
     assert (path, n) == (str(target / "nni_proxyless" / "strategies" / "__init__.py"), "1000")
     # NNI's modules import each other in a circle; entered at the wrong one, ``nni.nas.strategy.DARTS`` is a dummy.
     assert module == "nni.nas.oneshot.pytorch.strategy"

@@ -1,18 +1,94 @@
-"""No command waits for packages that it does not use: counted in modules, since seconds are the machine's."""
+"""Who uses a part of this package loads no more than that: counted in modules, since seconds are the machine's."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from .conftest import ROOT
-from .test_imports import printed
 
-HEAVY = (
-    "torch", "torchvision", "torchmetrics", "pytorch_lightning", "timm", "nni", "scipy", "sklearn", "matplotlib", "numpy", "pandas",
-    "requests", "onnx", "tensorboard", "jinja2",
-)  # fmt: skip
+OF_NNI = {"nni", "pytorch_lightning", "torchmetrics", "scipy"}
+OF_OTHERS = {"sklearn", "onnx", "onnxruntime", "onnxscript"}
+HEAVY = {*OF_NNI, *OF_OTHERS, "torch", "torchvision", "timm", "matplotlib", "numpy", "pandas", "requests", "tensorboard", "jinja2"}  # fmt: skip
+
+
+def printed(code: str, *words: str | Path, given: str = "") -> list[str]:
+    """What a fresh process prints by this code; commands in it may print as well. ``given``: its standard input."""
+    started = [sys.executable, "-W", "ignore", "-c", code, *map(str, words)]
+    done = subprocess.run(started, input=given, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_latency_comes_alone():
+    """Who only wants a table of his device loads no strategy, no search space and no command with it; and the look at this
+    finds them, by their full names, once they were imported."""
+    above = ("strategies", "search_spaces", "search", "cli", "derive", "training", "config", "models", "data", "report")
+    first, second = printed(
+        "import sys\n"
+        f"above = tuple('nni_proxyless.' + name for name in {above!r})\n"
+        "def look():\n"
+        "    print(*sorted(n for n in sys.modules if n in above or n.startswith(tuple(a + '.' for a in above))))\n"
+        "from nni_proxyless.latency import *\n"  # a name is imported when it is asked for
+        "look()\n"
+        "import nni_proxyless.strategies.estimators, nni_proxyless.search_spaces, nni_proxyless.cli.main\n"
+        "look()"
+    )
+    assert first == ""
+    for module in ("strategies", "strategies.estimators", "search_spaces", "cli.main"):
+        assert f"nni_proxyless.{module}" in second.split()
+
+
+def test_timm_s_models_come_without_nni():
+    """Who only deploys a net, or trains it with timm's train.py, needs torch, timm and safetensors; and a module that does
+    need NNI does not import there."""
+    said = printed(
+        "import sys\n"
+        "blocked = ('nni', 'pytorch_lightning', 'sklearn', 'scipy', 'pydantic', 'matplotlib')\n"
+        "sys.modules.update(dict.fromkeys(blocked))\n"
+        "import nni_proxyless.timm_models\n"
+        "print('imported')\n"
+        "try:\n"
+        "    import nni_proxyless.search.evaluator\n"
+        "except ModuleNotFoundError as error:\n"
+        "    print(error.name)"
+    )
+    assert said == ["imported", "nni.nas"]
+
+
+def test_commands_that_compute_do_not_wait_for_what_they_do_not_use(tmp_path):
+    """``draw``, ``train`` and ``report`` on nets of timm, and what ``export`` imports, not for NNI, which takes as long as torch;
+    ``search`` neither for scikit-learn, where the images are others, nor for ONNX."""
+    content = json.loads((ROOT / "experiments" / "digits_architecture.json").read_text(encoding="utf-8"))
+    shape = {"n_images": 16, "channels": 1, "image_size": content["input_shape"][1]}
+    content["data"] = {"name": "synthetic", "arguments": shape}  # the digits are scikit-learn's
+    net = tmp_path / "run" / "architecture.json"
+    net.parent.mkdir()
+    net.write_text(json.dumps(content), encoding="utf-8")
+    steps = (
+        "assert cli.main(['train', net, 'weights=scratch', 'epochs=1', 'device=cpu']) == 0",
+        "assert cli.main(['draw', net]) == 0",
+        "assert cli.main(['report', folder]) == 0",
+        "import nni_proxyless.models.export.export",
+        "import nni_proxyless.search.run",
+    )
+    look = f"print('LOADED', *{HEAVY!r} & sys.modules.keys())"
+    code = "import sys\nfrom nni_proxyless.cli import main as cli\nnet, folder = sys.argv[1:]\n"
+    lines = printed(code + "".join(f"{step}\n{look}\n" for step in steps), net, net.parent)
+    *found, search = ({*line.split()[1:]} for line in lines if line.startswith("LOADED"))
+    assert len(found) == 4
+    assert "matplotlib" not in found[0]
+    for loaded in found:
+        assert {"torch", "timm"} <= loaded
+        assert not loaded & (OF_NNI | OF_OTHERS)
+    assert search >= OF_NNI, "else the look finds nothing"
+    assert not search & OF_OTHERS
+
+
 SEARCH, TRAIN, EXPERIMENT, PEERS = (
     str(ROOT / "experiments" / name) for name in ("search.yml", "train.yml", "proxyless.yml", "peers.yml")
 )
@@ -21,6 +97,7 @@ SEARCH, TRAIN, EXPERIMENT, PEERS = (
 QUICK = [
     (0, "--version"),
     (0, "search --help"),
+    (2, "watch nothing"),
     (0, "init new"),
     (0, "init dsnas --strategy dsnas --data cifar10 --target 3 60%"),
     (2, "init new"),
@@ -74,7 +151,7 @@ def after(tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
 
     def run(*lines: str) -> list[tuple[int, set[str]]]:
-        said = [line.split() for line in printed(CHILD % (HEAVY,), given="\n".join(lines))]
+        said = [line.split() for line in printed(CHILD % (sorted(HEAVY),), given="\n".join(lines))]
         return [(int(code), set(loaded)) for code, *loaded in said]
 
     return run
