@@ -31,7 +31,7 @@ from nni_proxyless.latency.tables.timed_networks import random_samples
 from nni_proxyless.report.comparison import Mean, same_budgets
 from nni_proxyless.report.nni_database import read_experiment
 from nni_proxyless.report.page import _agreement
-from nni_proxyless.report.rows import Row
+from nni_proxyless.report.rows import Row, predicted_and_calibrated
 from nni_proxyless.report.runs import find
 
 from ..report_page import Page
@@ -286,6 +286,12 @@ def test_a_slower_machine_is_told_apart_from_a_wrong_table():
     said = _agreement([(2.0, 3.0), (3.0, 4.5), (4.0, 6.3)], 1.5)
     assert re.findall(r"(\d+\.\d+)", said) == ["52.5", "57.5", "1.50", "5.0"]  # on average, at most; divided by, left
     assert _agreement([(2.0, 1.9)], 0.95) == "It takes 5.0 % less than predicted."
+
+
+def test_of_a_calibrated_table_both_figures_are_known():
+    latency = {"predicted_ms": 2.0, "table_ms": 3.0}
+    assert predicted_and_calibrated(latency | {"calibrated": True}) == (2.0, 3.0)
+    assert predicted_and_calibrated({"table_ms": 3.0}) == (3.0, None)
 
 
 def test_means_and_their_errors():

@@ -26,7 +26,8 @@ from nni_proxyless import data
 from nni_proxyless.cli.main import main
 from nni_proxyless.config.train_config import AugmentationSection, DistillationSection, TrainConfig
 from nni_proxyless.core.atomic_files import write_weights
-from nni_proxyless.derive import Architecture
+from nni_proxyless.data.accuracy import evaluate_accuracy
+from nni_proxyless.derive import Architecture, load_weights, to_timm
 from nni_proxyless.training.augmentation import augmented
 from nni_proxyless.training.batches import EpochBatches, divide, training_loader
 from nni_proxyless.training.distributed import Processes
@@ -143,14 +144,26 @@ def test_held_out_images_choose_the_epoch_and_the_test_images_only_tell(tmp_path
     assert abs(shares - 0.25).max() < 0.01
 
     path = small(tmp_path)
-    run(path, "out", *QUICK, "epochs=3", "validation=0.25")
+    steps = [
+        "learning_rate=0.05",
+        "scheduler=step",
+        "decay_epochs=3",
+        "decay_rate=200",
+    ]  # the fourth epoch spoils the net
+    run(path, "out", *QUICK, "epochs=4", "validation=0.25", "ema_decay=0", "warmup_epochs=0", *steps)
     reached = [epoch["accuracy"] for epoch in history(tmp_path / "out")]
     found = result(tmp_path / "out")
     assert found["best"]["validation_accuracy"] == max(reached)
     assert found["best"]["epoch"] == reached.index(max(reached)) + 1
     assert found["best"]["chosen_on"] == "validation"
     assert found["last"]["validation_accuracy"] == reached[-1]
-    assert found["accuracy"] == found["last"]["test_accuracy"] != reached[-1]
+    assert found["best"]["epoch"] < 4, "else the two would be one"
+    assert found["best"]["test_accuracy"] != max(reached)
+    assert found["accuracy"] == found["last"]["test_accuracy"] != found["best"]["test_accuracy"]
+    for name, which in (("weights", "last"), ("best", "best")):
+        network = to_timm(Architecture.read(path), load_weights(tmp_path / "out" / f"{name}.safetensors"))
+        accuracy = evaluate_accuracy(network, data.loader(data.digits(image_size=8).test, 64))
+        assert accuracy == pytest.approx(found[which]["test_accuracy"], abs=0.004)
 
 
 # -- settings ----------------------------------------------------------------------------------------------------------
