@@ -49,7 +49,7 @@ def test_the_configuration_of_the_page_is_valid(page, tmp_path: Path):
     (tmp_path / "search.yml").write_text(page["yaml"])
     config = read_config(SearchConfig, tmp_path / "search.yml")
     assert config.latency.estimator.arguments == {"gbytes_per_s": 2.0}
-    assert [cost.called for cost in config.costs] == ["activations", "parameters"]
+    assert [cost.label for cost in config.costs] == ["activations", "parameters"]
     assert yaml.safe_load(page["yaml"])["costs"][1]["target"] == 0.3
 
 

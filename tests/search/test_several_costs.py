@@ -22,7 +22,7 @@ def test_costs_are_read_and_overridden(tmp_path):
         - {estimator: {name: 'nni_proxyless.latency:ActivationsEstimator'}, target: 1, nonlinear: positive}
         """)
     config = read_config(SearchConfig, tmp_path / "search.yml", [("trial", "costs.1.target", "50%")])
-    assert [cost.called for cost in config.costs] == ["macs", "weights", "ActivationsEstimator"]
+    assert [cost.label for cost in config.costs] == ["macs", "weights", "ActivationsEstimator"]
     assert [cost.target for cost in config.costs] == [2.0, "50%", 1]
     assert [cost.weight for cost in config.costs] == [0.1, 1.0, 1.0]
     assert [cost.nonlinear for cost in config.costs] == ["linear", "linear", "positive"]
@@ -86,10 +86,11 @@ WORDS = (*MACS, "latency.nonlinear=positive")
 
 def test_a_search_with_three_targets(tmp_path):
     """Every cost is reported per epoch under its name and stands beside the net that is left."""
-    out = search(tmp_path, *WORDS, text=TINY + COSTS)
+    out = search(tmp_path, *WORDS, "latency.target_ms=45%", text=TINY + COSTS)
     epochs = history(out)
     assert {f"{what}_{name}" for what in ("expected", "derived") for name in ("weights", "memory")} <= set(epochs[0])
     assert epochs[0]["expected_ms"] > 0
+    assert epochs[2]["multiplier"] > 0, "the latency is held beside them"
     assert epochs[2]["expected_weights"] < epochs[0]["expected_weights"], "a weight of 20 pulls"
     architecture = Architecture.read(out / "architecture.json")
     weights = architecture.search["costs"]["weights"]
