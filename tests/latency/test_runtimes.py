@@ -47,6 +47,7 @@ class TestTorchEager(Contract):
     precisions = FLOATS
 
 
+@pytest.mark.skipif(TorchCompile().problems() != [], reason="there is no C++ compiler")
 class TestTorchCompile(Contract):
     runtime = TorchCompile
 
