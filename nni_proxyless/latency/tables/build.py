@@ -148,11 +148,12 @@ def _fitted(
     samples = in_turn(space, operations, wanted)
     conditions = {**estimator.conditions, "resolution": shape_text(input_shape[1:] or input_shape)}
     settings = {"method": "fit", "repeats": estimator.repeats, "warmup": estimator.warmup}
-    timed = time_in_chunks(
+    by_statistic = time_in_chunks(
         space, samples, input_shape, estimator, all_of_them=n is not None, partial=partial, progress=progress,
         build={"conditions": conditions, **settings, "operations": [(op.key, op.conditions) for op in operations]},
     )  # fmt: skip
-    fit = fit_networks(operations, timed.samples, timed.ms)
+    fits = [(fit_networks(operations, timed.samples, timed.ms), timed) for timed in by_statistic]
+    fit, timed = min(fits, key=lambda pair: pair[0].mean_error)
     n = len(timed.samples)
     return LookupTable(
         {
@@ -164,6 +165,7 @@ def _fitted(
             "date": datetime.date.today().isoformat(),
             **settings,
             "networks": n,
+            "statistic": timed.statistic,
             "ridge": fit.ridge,
             "mean_error": significant(fit.mean_error, 4),
             "worst_error": significant(fit.worst_error, 4),
