@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -99,8 +98,7 @@ def test_other_updates_go_on_as_exactly(options, tmp_path):
     while not files.exists() and process.is_alive():
         time.sleep(0.01)
     time.sleep(0.4)
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.join()
     assert_same(finish(tmp_path / "checkpoints", tmp_path / "result", **options), expected)
 
@@ -112,8 +110,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_used(never_killed
     while not (folder / "search.previous.ckpt").exists():
         assert process.is_alive()
         time.sleep(0.01)
-    assert process.pid is not None
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.join()
     newest = folder / "search.ckpt"
     if newest.exists():
