@@ -115,9 +115,8 @@ def _build(arguments: argparse.Namespace) -> int:
                                     runtime=arguments.runtime, options=options)  # fmt: skip
         method = arguments.method or method_for(estimator)
         if method == "fit" and arguments.repeats is None:
-            estimator.repeats = (
-                30  # preparing a network takes longer, and more networks are worth more than more timings
-            )
+            # Preparing a network takes longer, and more networks are worth more than more timings.
+            estimator.repeats = 30
         partial = partial_of(path)
         with building(path):
             _not_there(path)  # nor has another process built it, for which this one has waited
