@@ -3,14 +3,13 @@
     command: [./bench.sh, "{file}", "{threads}"]
 
 runs once for every timing. The last line of its output that is not blank has the milliseconds: a number, or several apart by blanks
-or commas, whose median counts; nothing else may stand in that line. What it prints before that, and to standard error, is its own
+or commas, whose median counts; nothing else may stand in that line. ``3,51`` is refused: it may be one number or two. What it prints before that, and to standard error, is its own
 affair. It ends with code 0.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import re
 import shlex
@@ -38,6 +37,8 @@ __all__ = ["Command", "milliseconds_in", "run_command"]
 PLACEHOLDERS = ("file", "shape", "threads", "batch")
 KEPT_BYTES = 65536  # of what a program prints; the end of it
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+DECIMAL_COMMA = re.compile(r"(?<![^\s,])[+-]?[0-9]+,[0-9]+(?:[eE][+-]?[0-9]+)?(?![^\s,])")
+ALLOWED_MS = (1e-6, 1e9)  # the time of day is none
 END_SECONDS = 5.0  # for output to arrive after the end of a program
 
 
@@ -165,9 +166,17 @@ def milliseconds_in(output: str) -> float:
         raise TimingError(
             f"the last line that the command printed is {shown(last)}; allowed: milliseconds, one number or several, and nothing else"
         )
+    if decimal := DECIMAL_COMMA.search(last):
+        raise TimingError(
+            f"the last line that the command printed is {shown(last)}: {decimal[0]} may be one number or two; allowed: a decimal point, and "
+            "blanks between numbers. A program that follows the language of its user does so with LC_ALL=C"
+        )
     found = [float(word) for word in words]
-    if wrong := [word for word, ms in zip(words, found, strict=True) if not 0 < ms < math.inf]:
-        raise TimingError(f"the command printed {wrong[0]} for milliseconds; allowed: more than 0, and finite")
+    low, high = ALLOWED_MS
+    if wrong := [word for word, ms in zip(words, found, strict=True) if not low <= ms <= high]:
+        raise TimingError(
+            f"the command printed {wrong[0]} for milliseconds; allowed: more than 0, and from a nanosecond to eleven days"
+        )
     return statistics.median(found)
 
 
