@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import resource
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,7 @@ from torch import Tensor, nn
 
 from nni_proxyless.cli.main import main
 from nni_proxyless.latency import DeviceEstimator, LatencyProfiler, LookupTable, TimingError, build_lookup_table
+from nni_proxyless.latency.runtimes.runtime import RefusedByRuntime
 from nni_proxyless.search.latency_table import build_table, measure_derived
 
 
@@ -70,12 +75,48 @@ def test_a_build_whose_command_dies_goes_on_where_it_was(tmp_path):
     assert len((tmp_path / "runs").read_text().split()) == 10 + 3 * 3 + 10 + 1
 
 
-def test_a_candidate_that_a_runtime_cannot_run_is_named(tmp_path):
+def test_a_candidate_that_a_runtime_cannot_run_is_named(tmp_path, capfd):
+    """With what the exporter stumbled over, not with its advice, and not beside the graph that it prints from C."""
     estimator = DeviceEstimator(runtime="onnxruntime", warmup=0, repeats=1)
     with pytest.raises(
-        TimingError, match=r"runtime onnxruntime cannot run 'Determinant-.*'.*; it runs when one is odd$"
-    ):
+        TimingError,
+        match=r"runtime onnxruntime cannot run 'Determinant-.*': torch cannot write it as ONNX: .*eig.*; it runs when one is odd$",
+    ) as caught:
         build_table(Space(odd=True), (8,), estimator, partial=tmp_path / "partial", method="isolated")
+    assert str(caught.value).isprintable()
+    assert capfd.readouterr().out == ""
+
+
+def test_a_full_disk_is_no_fault_of_a_candidate(tmp_path):
+    """Files of more than 4 KB cannot be written for a while."""
+    estimator = DeviceEstimator(runtime="onnxruntime", warmup=0, repeats=1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(TimingError) as caught:
+            build_table(Space(), (8,), estimator, partial=tmp_path / "partial", method="isolated")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not isinstance(caught.value, RefusedByRuntime)
+    assert re.search(r"runtime onnxruntime failed at '.*': .*File too large.* \(temporary folder ", str(caught.value))
+
+
+def test_a_package_that_is_there_and_does_not_import_is_said(tmp_path):
+    (tmp_path / "onnxruntime").mkdir()
+    (tmp_path / "onnxruntime" / "__init__.py").write_text(
+        "raise ImportError('libnothing.so.1: cannot open shared object file')"
+    )
+    code = "from nni_proxyless.latency import DeviceEstimator; DeviceEstimator(runtime='onnxruntime')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr.strip().endswith(
+        "ValueError: runtime onnxruntime is installed, but does not import: ImportError: libnothing.so.1: cannot open shared object file"
+    )
 
 
 def test_a_derived_network_is_timed_in_the_runtime_of_its_search():
@@ -107,6 +148,8 @@ def build(folder: Path, *words: str) -> int:
     ("words", "message"),
     [
         (["--runtime", "onxruntime"], r"latency build: runtime: 'onxruntime' is unknown; allowed: command, .*Did you mean 'onnxruntime'\?"),
+        (["--runtime", "onnxruntime", "--device", "cpu:x"], "device is 'cpu:x'; allowed with runtime onnxruntime: cpu, cuda"),
+        (["--device", "cuda:"], "device is 'cuda:'; allowed: cpu, cuda, cuda:N, mps"),
         (["--runtime", "command"], "latency build: command is empty"),
         (["--runtime", "command", "--runtime-option", "command"], "--runtime-option: command: an option has the form key=value"),
         (["--runtime", "openvino", "--precision", "int8"], "precision is 'int8'; allowed with runtime openvino: float32, bfloat16"),

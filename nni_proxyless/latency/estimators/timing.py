@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +34,7 @@ def problems_of(device: str, threads: int, batch: int, precision: str, warmup: i
         problems.append(f"warmup is {warmup}; allowed: 0 or more")
     if precision not in PRECISIONS:
         problems.append(f"precision is {precision!r}; allowed: {', '.join(PRECISIONS)}")
-    if device.partition(":")[0] not in ("cpu", "cuda", "mps"):
+    if not re.fullmatch("(cpu|cuda|mps)(:[0-9]+)?", device):
         problems.append(f"device is {device!r}; allowed: cpu, cuda, cuda:N, mps")
     elif device.startswith("cuda") and not torch.cuda.is_available():
         problems.append(f"device is {device!r}, but torch finds no CUDA device here")

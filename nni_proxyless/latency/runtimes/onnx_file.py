@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ...core.silenced import exporters_silenced
+from ...core.silenced import descriptors_silenced, exporters_silenced, first_line
 from ..calls import tensors_in
 from .runtime import Program
 
@@ -35,8 +35,10 @@ def write_onnx(program: Program, path: Path) -> OnnxFile:
 
     Raises
     ------
-    Exception
-        Neither can write it; of the newer one.
+    ValueError
+        Neither can write it; the message has what the newer one stumbled over.
+    OSError
+        The file cannot be written.
     """
     n_inputs = len(program.inputs)
     inputs = ("input",) if n_inputs == 1 else tuple(f"input{i}" for i in range(n_inputs))
@@ -44,13 +46,28 @@ def write_onnx(program: Program, path: Path) -> OnnxFile:
         n_outputs = len(tensors_in(program.module(*program.inputs)))
         outputs = ("output",) if n_outputs == 1 else tuple(f"output{i}" for i in range(n_outputs))
         try:
-            torch.onnx.export(
-                program.module, program.inputs, str(path), dynamo=False, opset_version=QUICK_OPSET, input_names=list(inputs),
-                output_names=list(outputs),
-            )  # fmt: skip
+            with descriptors_silenced():  # of what it cannot write it prints all operations, from C
+                torch.onnx.export(
+                    program.module, program.inputs, str(path), dynamo=False, opset_version=QUICK_OPSET, input_names=list(inputs),
+                    output_names=list(outputs),
+                )  # fmt: skip
+        except OSError:  # a full disk: the newer one would say the same, much later
+            raise
         except Exception:  # of many kinds
-            torch.onnx.export(
-                program.module, program.inputs, str(path), dynamo=True, opset_version=NEWER_OPSET, input_names=list(inputs),
-                output_names=list(outputs), external_data=False, verbose=False,
-            )  # fmt: skip
+            try:
+                torch.onnx.export(
+                    program.module, program.inputs, str(path), dynamo=True, opset_version=NEWER_OPSET, input_names=list(inputs),
+                    output_names=list(outputs), external_data=False, verbose=False,
+                )  # fmt: skip
+            except OSError:
+                raise
+            except Exception as error:
+                raise ValueError(f"torch cannot write it as ONNX: {first_line(_cause(error))}") from error
     return OnnxFile(path, inputs, outputs)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The first of those that led to it: torch's exporter puts advice on how to ask for help before it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

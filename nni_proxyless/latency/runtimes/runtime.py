@@ -28,6 +28,7 @@ from ...core import entry_point_names
 from ...core.errors import did_you_mean, shown
 from ...core.ranges import option_types
 from ...core.ranges import problems_of as problems_of_ranges
+from ...core.resource_errors import explain
 from ...core.silenced import first_line
 from ..calls import Call, Flat, Shape, TensorSpec, tensors_in
 from ..estimators.timing import conditions_of, keep_freed_memory, noise_like
@@ -191,7 +192,8 @@ class Runtime(ABC):
             found.append(
                 f"precision is {self.precision!r}; allowed with runtime {self.name}: {', '.join(self.precisions)}"
             )
-        if self.device.partition(":")[0] not in self.devices:
+        kind, colon, number = self.device.partition(":")
+        if kind not in self.devices or (colon and not number.isdecimal()):
             found.append(f"device is {self.device!r}; allowed with runtime {self.name}: {', '.join(self.devices)}")
         own = {name: kind for name, kind in option_types(type(self)).items() if name not in SETTINGS}
         return found + problems_of_ranges(own, self) + self.missing()
@@ -255,13 +257,20 @@ class Runtime(ABC):
 
     @contextmanager
     def _named(self, key: str, what: str, kind: type[TimingError] = TimingError) -> Iterator[None]:
-        """Errors of a runtime with its name, and that of what was to run."""
+        """Errors of a runtime with its name, and that of what was to run.
+
+        A full disk, or a package that is there and does not import, is none that the module is to be blamed for.
+        """
         try:
             yield
         except Exception as error:  # runtimes and exporters raise what they like
             said = first_line(error)
             if not isinstance(error, (RuntimeError, ValueError, OSError)) and said != type(error).__name__:
                 said = f"{type(error).__name__}: {said}"
+            if isinstance(error, ImportError) or explain(error) is not None:
+                kind, what = TimingError, "failed at"
+            if isinstance(error, OSError) and explain(error) is not None:
+                said += f" (temporary folder {tempfile.gettempdir()}; TMPDIR names another)"
             raise kind(f"runtime {self.name} {what} '{key}': {said}") from error
 
 
@@ -331,7 +340,14 @@ def make_runtime(name: str, options: Mapping[str, Any] | None = None, **settings
     problems = _problems_of_options(found, options)
     if not problems:
         runtime = found(**settings, **options)
-        problems = runtime.problems()
+        try:
+            problems = runtime.problems()
+            if not problems:
+                _ = runtime.version
+        except ImportError as error:
+            problems = [
+                f"runtime {found.name} is installed, but does not import: {type(error).__name__}: {first_line(error)}"
+            ]
     if problems:
         raise ValueError("; ".join(problems))
     return runtime
