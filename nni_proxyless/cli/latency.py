@@ -105,7 +105,7 @@ def _build(arguments: argparse.Namespace) -> int:
     _not_there(path)
     space, shape, description = _space_of(arguments)
     from ..latency import DeviceEstimator
-    from ..latency.tables.build import method_for
+    from ..latency.tables.build import method_for, require_method
     from ..search.latency_table import build_table, building, partial_of, said_of_fit
 
     options = _key_values(arguments.runtime_option, "--runtime-option")
@@ -114,6 +114,7 @@ def _build(arguments: argparse.Namespace) -> int:
                                     precision=arguments.precision, warmup=arguments.warmup, repeats=150 if arguments.repeats is None else arguments.repeats,
                                     runtime=arguments.runtime, options=options)  # fmt: skip
         method = arguments.method or method_for(estimator)
+        require_method(estimator, method, arguments.networks)
         if method == "fit" and arguments.repeats is None:
             # Preparing a network takes longer, and more networks are worth more than more timings.
             estimator.repeats = 30

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from nni_proxyless.cli.main import main
 from nni_proxyless.latency import DeviceEstimator, LatencyProfiler, LookupTable, TimingError, build_lookup_table
 from nni_proxyless.latency.runtimes.runtime import RefusedByRuntime
+from nni_proxyless.latency.tables import time_in_chunks
+from nni_proxyless.search import latency_table
 from nni_proxyless.search.latency_table import build_table, measure_derived
 
 
@@ -119,6 +121,22 @@ def test_a_package_that_is_there_and_does_not_import_is_said(tmp_path):
     )
 
 
+def test_a_program_that_says_the_same_of_every_network_has_no_table(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"all 2 networks took 5.0 ms, to the last digit: rows cannot be told from that"
+    ):
+        build_lookup_table(Space(), (8,), by_command(program(tmp_path, "echo 5")), partial=tmp_path / "partial")
+    assert not (tmp_path / "partial").exists(), "the next build would go on with it"
+
+
+def test_the_log_says_how_long_the_first_networks_take(tmp_path, monkeypatch, caplog):
+    """After two rounds, where it is long."""
+    monkeypatch.setattr(time_in_chunks, "LONG_S", 0.0)
+    caplog.set_level(logging.INFO)
+    build_lookup_table(Space(), (8,), by_command(program(tmp_path, 'wc -c < "$1"')))
+    assert re.search("the first 2 networks take about [0-9]+ s more, 1 rounds", caplog.text)
+
+
 def test_a_derived_network_is_timed_in_the_runtime_of_its_search():
     space, sample = Space(), {"one": "wide"}
     estimator = DeviceEstimator(runtime="onnxruntime", warmup=1, repeats=3)
@@ -150,12 +168,17 @@ def build(folder: Path, *words: str) -> int:
         (["--runtime", "onxruntime"], r"latency build: runtime: 'onxruntime' is unknown; allowed: command, .*Did you mean 'onnxruntime'\?"),
         (["--runtime", "onnxruntime", "--device", "cpu:x"], "device is 'cpu:x'; allowed with runtime onnxruntime: cpu, cuda"),
         (["--device", "cuda:"], "device is 'cuda:'; allowed: cpu, cuda, cuda:N, mps"),
+        (["--runtime", "onnxruntime", "--networks", "1"], "latency build: networks is 1; allowed: 10 or more"),
+        (["--networks", "20"], "networks is 20, but method is 'networks'"),
+        (["--runtime", "onnxruntime", "--method", "networks"], "runtime onnxruntime cannot time operations inside of networks"),
         (["--runtime", "command"], "latency build: command is empty"),
         (["--runtime", "command", "--runtime-option", "command"], "--runtime-option: command: an option has the form key=value"),
         (["--runtime", "openvino", "--precision", "int8"], "precision is 'int8'; allowed with runtime openvino: float32, bfloat16"),
     ],
 )  # fmt: skip
-def test_the_command_line_says_what_is_wrong(tmp_path, capsys, words, message):
+def test_the_command_line_says_what_is_wrong(tmp_path, capsys, monkeypatch, words, message):
+    """Before it waits for a quiet machine, which takes a minute."""
+    monkeypatch.setattr(latency_table, "wait_until_quiet", lambda threads: pytest.fail("it has waited"))
     assert build(tmp_path, *words) == 2
     assert re.search(message, capsys.readouterr().err)
 

@@ -248,11 +248,7 @@ class DeviceEstimator(LatencyEstimator):
         ValueError
             The runtime is another one than torch.
         """
-        if self.runtime != TORCH:
-            raise ValueError(
-                f"runtime {self.runtime} cannot time operations inside of networks, as method 'networks' does; allowed with it: "
-                "methods 'fit' and 'isolated'; with method 'networks': runtime torch"
-            )
+        self.require_inside()
         copies = [
             m.to(device=self.device, dtype=PRECISIONS[self.precision]).eval() for m in copy.deepcopy(list(modules))
         ]
@@ -260,6 +256,20 @@ class DeviceEstimator(LatencyEstimator):
             parameter.data = parameter.data.clone()
         with self.alone(), timing_settings(self.device, self.threads):
             yield copies
+
+    def require_inside(self) -> None:
+        """Refuse a runtime that cannot be stopped between the operations of a network.
+
+        Raises
+        ------
+        ValueError
+            The runtime is another one than torch.
+        """
+        if self.runtime != TORCH:
+            raise ValueError(
+                f"runtime {self.runtime} cannot time operations inside of networks, as method 'networks' does; allowed with it: "
+                "methods 'fit' and 'isolated'; with method 'networks': runtime torch"
+            )
 
     def alone(self) -> AbstractContextManager[None]:
         """While it lasts, no other process of this user measures on this device: two at once would time each other.

@@ -33,7 +33,7 @@ from .lookup_table import LookupTable
 from .time_in_chunks import CHUNK, TimesNetworks, in_turn, time_in_chunks
 from .timed_networks import Networks, balanced_samples
 
-__all__ = ["METHODS", "Method", "build_lookup_table", "method_for"]
+__all__ = ["METHODS", "Method", "build_lookup_table", "method_for", "require_method"]
 
 Method = Literal["networks", "isolated", "fit"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -82,14 +82,9 @@ def build_lookup_table(
         Unknown method; or the space does not run on that shape, or holds choices whose cost would be missed.
     """
     method = method_for(estimator) if method is None else method
-    if method not in METHODS:
-        raise ValueError(f"method is {method!r}; allowed: {', '.join(METHODS)}")
+    require_method(estimator, method, networks)
     if method == "fit":
         return _fitted(space, input_shape, estimator, networks, description, partial, progress)
-    if networks is not None:
-        raise ValueError(
-            f"networks is {networks}, but method is {method!r}; allowed: a number of networks with method 'fit' only"
-        )
     estimator = cast(DeviceEstimator, estimator)
     keys = list(_operations(space, input_shape, method))
     open_steps = _whole_networks if method == "networks" else _one_by_one
@@ -127,6 +122,26 @@ def build_lookup_table(
     )
 
 
+def require_method(estimator: TimesNetworks, method: str, networks: int | None) -> None:
+    """Refuse what cannot be built, before anything is waited for or measured.
+
+    Raises
+    ------
+    ValueError
+        Unknown method, one that the runtime cannot be measured with, or a number of networks that is none for the method.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method is {method!r}; allowed: {', '.join(METHODS)}")
+    if networks is not None and method != "fit":
+        raise ValueError(
+            f"networks is {networks}, but method is {method!r}; allowed: a number of networks with method 'fit' only"
+        )
+    if networks is not None and networks < FEWEST:
+        raise ValueError(f"networks is {networks}; allowed: {FEWEST} or more")
+    if method == "networks" and isinstance(estimator, DeviceEstimator):
+        estimator.require_inside()
+
+
 def method_for(estimator: TimesNetworks) -> Method:
     """How to build a table: the operations of eager torch can be timed where they stand, those of other runtimes cannot."""
     return "networks" if getattr(estimator, "runtime", "torch") == "torch" else "fit"
@@ -141,17 +156,26 @@ def _fitted(
     partial: str | Path | None,
     progress: Callable[[int, int], None] | None,
 ) -> LookupTable:
-    if n is not None and n < FEWEST:
-        raise ValueError(f"networks is {n}; allowed: {FEWEST} or more")
     operations = trace_operations(space, input_shape)
     wanted = max(CHUNK, NETWORKS_PER_ROW * len(fitted_operations(operations))) if n is None else n
     samples = in_turn(space, operations, wanted)
+    if len(samples) < 2:
+        raise ValueError(
+            "the space has one network, and no rows can be fitted to that; allowed: 2 networks or more, or method 'isolated'"
+        )
     conditions = {**estimator.conditions, "resolution": shape_text(input_shape[1:] or input_shape)}
     settings = {"method": "fit", "repeats": estimator.repeats, "warmup": estimator.warmup}
     by_statistic = time_in_chunks(
         space, samples, input_shape, estimator, all_of_them=n is not None, partial=partial, progress=progress,
         build={"conditions": conditions, **settings, "operations": [(op.key, op.conditions) for op in operations]},
     )  # fmt: skip
+    if all(len({*timed.ms}) == 1 for timed in by_statistic):
+        if partial is not None:
+            Path(partial).unlink(missing_ok=True)  # or the next build would go on with it
+        raise ValueError(
+            f"all {len(samples)} networks took {significant(by_statistic[0].ms[0], 4)} ms, to the last digit: rows cannot be told from that. "
+            "Allowed: the time of the network that is given, with digits enough to tell networks apart"
+        )
     fits = [(fit_networks(operations, timed.samples, timed.ms), timed) for timed in by_statistic]
     fit, timed = min(fits, key=lambda pair: pair[0].mean_error)
     n = len(timed.samples)

@@ -42,6 +42,7 @@ CHUNK = 24  # networks at once, the references among them
 STATISTICS = {"minimum": (0, False), "10th percentile": (10, True), "35th percentile": (35, True)}
 """Name -> percentile of a network's timings, and whether the drift from round to round is divided out before."""
 LIMIT_S = 240.0  # of timing, unless somebody says how many networks
+LONG_S = 60.0  # of a chunk
 
 _logger = logging.getLogger(__name__)
 
@@ -159,13 +160,28 @@ def time_in_chunks(
             break
         start = time.perf_counter()
         networks = [(space.freeze(dict(samples[i])), input_shape) for i in chunks[done]]
-        rounds = estimator.time_in_turns(networks)
+        rounds = estimator.time_in_turns(networks, progress=None if done else _says_how_long(estimator, len(networks)))
         run = [(str(i), float(ms)) for times in rounds for i, ms in zip(chunks[done], times, strict=True)]
         _require_times(run, samples)
         kept.add([("seconds", time.perf_counter() - start), *run])
     runs = [run[1:] for run in kept.runs[: len(chunks)]]
     plain = [dict(sample) for sample in samples]
     return [_together(name, plain, chunks, runs) for name in STATISTICS]
+
+
+def _says_how_long(estimator: TimesNetworks, networks: int) -> Callable[[], None]:
+    """To be called after every round: says after the second how long a chunk takes, if that is long. Until then nothing else is said."""
+    ends: list[float] = []
+
+    def after_round() -> None:
+        ends.append(time.perf_counter())
+        if len(ends) == 2 and (left := (ends[1] - ends[0]) * (estimator.repeats - 2)) > LONG_S:
+            _logger.info(
+                "latencies: the first %d networks take about %.0f s more, %d rounds; what was timed is kept behind the last one",
+                networks, left, estimator.repeats - 2,
+            )  # fmt: skip
+
+    return after_round
 
 
 def _seconds(run: Run) -> float:
