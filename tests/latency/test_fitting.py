@@ -97,7 +97,13 @@ class Known(LatencyEstimator):
     def network(self, network: nn.Module) -> float:
         return self.cost(network) + 0.5
 
-    def time_in_turns(self, operations: Any, *, progress: Any = None) -> list[list[float]]:
+    def time_in_turns(self, operations: Any, *, repeats: int | None = None, each: Any = None) -> list[list[float]]:
+        rounds = self.rounds(operations)[: self.repeats if repeats is None else repeats]
+        for times in rounds:
+            each(times)
+        return rounds
+
+    def rounds(self, operations: Any) -> list[list[float]]:
         speed = self.speeds[min(self.calls, len(self.speeds) - 1)]
         self.calls += 1
         self.timed += [network for network, _ in operations]
@@ -179,7 +185,7 @@ def test_others_on_the_machine_disturb_it_little():
     class Busy(Known):
         repeats = 20
 
-        def time_in_turns(self, operations: Any, *, progress: Any = None) -> list[list[float]]:
+        def rounds(self, operations: Any) -> list[list[float]]:
             draw = random.Random(self.calls)
             ms = [self.network(network) for network, _ in operations]
             self.calls += 1
@@ -306,7 +312,7 @@ def test_a_killed_build_goes_on_to_the_same_table(tmp_path):
     with pytest.raises(Killed):
         built(Known(noise=0.02), networks=60, partial=partial, progress=kill)
     lines = partial.read_text().splitlines()
-    assert len(lines) == 1 + 2, "head and two chunks"
+    assert len(lines) == 1 + 2 * 5, "head, and two chunks of five rounds"
     partial.write_text("\n".join([*lines, lines[-1][: len(lines[-1]) // 2]]))
     estimator = Known(noise=0.02)
     steps: list[tuple[int, int]] = []
@@ -340,8 +346,8 @@ def test_a_build_says_how_long_it_takes_and_takes_no_longer_than_it_may(caplog, 
 @pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_time_that_is_none_is_refused_with_its_network(bad):
     class Bad(Known):
-        def time_in_turns(self, operations: Any, *, progress: Any = None) -> list[list[float]]:
-            rounds = super().time_in_turns(operations)
+        def rounds(self, operations: Any) -> list[list[float]]:
+            rounds = super().rounds(operations)
             rounds[2][1] = bad
             return rounds
 

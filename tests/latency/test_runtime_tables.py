@@ -134,7 +134,18 @@ def test_the_log_says_how_long_the_first_networks_take(tmp_path, monkeypatch, ca
     monkeypatch.setattr(time_in_chunks, "LONG_S", 0.0)
     caplog.set_level(logging.INFO)
     build_lookup_table(Space(), (8,), by_command(program(tmp_path, 'wc -c < "$1"')))
-    assert re.search("the first 2 networks take about [0-9]+ s more, 1 rounds", caplog.text)
+    assert re.search("latencies: 2 networks take about [0-9]+ s more, 1 rounds", caplog.text)
+
+
+def test_a_fit_whose_command_dies_goes_on_in_the_round_in_which_it_was(tmp_path):
+    """Of the two networks three rounds are timed; the seventh run would be one too many."""
+    words = program(
+        tmp_path, f"echo x >> {tmp_path}/runs", f"test $(wc -l < {tmp_path}/runs) -ne 4 || exit 9", 'wc -c < "$1"'
+    )
+    with pytest.raises(TimingError, match="the command ended with code 9"):
+        build_lookup_table(Space(), (8,), by_command(words), partial=tmp_path / "partial")
+    build_lookup_table(Space(), (8,), by_command(words), partial=tmp_path / "partial")
+    assert len((tmp_path / "runs").read_text().split()) == 4 + 4, "the second round, in which it died, and the third"
 
 
 def test_a_derived_network_is_timed_in_the_runtime_of_its_search():

@@ -187,11 +187,12 @@ class DeviceEstimator(LatencyEstimator):
         return [Measurement.of(times) for times in zip(*rounds, strict=True)]
 
     def time_in_turns(
-        self, operations: Sequence[Operation | tuple[nn.Module, Shape]], *, progress: Callable[[], None] | None = None
-    ) -> list[list[float]]:
-        """The same as it was timed: milliseconds of every operation, per round."""
+        self, operations: Sequence[Operation | tuple[nn.Module, Shape]], *, progress: Callable[[], None] | None = None,
+        repeats: int | None = None, each: Callable[[list[float]], None] | None = None,
+    ) -> list[list[float]]:  # fmt: skip
+        """The same as it was timed: milliseconds of every operation, per round; other arguments as :meth:`rounds` has them."""
         with self.runs(operations) as runs:
-            return self.rounds(runs, progress=progress)
+            return self.rounds(runs, progress=progress, repeats=repeats, each=each)
 
     @contextmanager
     def runs(self, operations: Sequence[Operation | tuple[nn.Module, Shape]]) -> Iterator[list[Callable[[], float]]]:
@@ -211,14 +212,19 @@ class DeviceEstimator(LatencyEstimator):
                 yield [runner.run_ms for runner in runners]
 
     def rounds(
-        self, runs: Sequence[Callable[[], float]], *, progress: Callable[[], None] | None = None
-    ) -> list[list[float]]:
+        self, runs: Sequence[Callable[[], float]], *, progress: Callable[[], None] | None = None, repeats: int | None = None,
+        each: Callable[[list[float]], None] | None = None,
+    ) -> list[list[float]]:  # fmt: skip
         """Warm up, then time in turns, so that a drift of the machine hits all alike; within :meth:`runs` or :meth:`prepared`.
 
         Parameters
         ----------
         runs
             Each runs something once and returns its milliseconds; as :meth:`runs` gives and :meth:`run_of` makes them.
+        repeats
+            Rounds, in the place of ``self.repeats``.
+        each
+            Called with the milliseconds of a round as soon as it is timed.
 
         Returns
         -------
@@ -229,8 +235,10 @@ class DeviceEstimator(LatencyEstimator):
             for _ in range(self.warmup):
                 run()
         found = []
-        for _ in range(self.repeats):
+        for _ in range(self.repeats if repeats is None else repeats):
             found.append([run() for run in runs])
+            if each is not None:
+                each(found[-1])
             if progress is not None:
                 progress()
         return found

@@ -57,8 +57,9 @@ class TimesNetworks(Protocol):
     def conditions(self) -> Mapping[str, object]: ...
 
     def time_in_turns(
-        self, operations: Sequence[tuple[nn.Module, Shape]], *, progress: Callable[[], None] | None = None
-    ) -> list[list[float]]: ...
+        self, operations: Sequence[tuple[nn.Module, Shape]], *, repeats: int | None = None,
+        each: Callable[[list[float]], None] | None = None,
+    ) -> list[list[float]]: ...  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def time_in_chunks(
     all_of_them
         However long it takes. False: as many chunks as four minutes allow, one at least.
     partial, build
-        As :class:`.kept_timings.KeptTimings` has them: what was timed is kept chunk by chunk.
+        As :class:`.kept_timings.KeptTimings` has them: what was timed is kept round by round.
     progress
         Called with the number of networks that are timed and that are to be.
 
@@ -141,51 +142,51 @@ def time_in_chunks(
     shared = list(range(min(REFERENCES, len(samples))))
     others = list(range(len(shared), len(samples)))
     chunks = [shared + others[i : i + step] for i in range(0, max(1, len(others)), step)]
-    kept = KeptTimings(
-        partial, {**(build or {}), "networks": samples}, ["seconds", *(str(i) for i in range(len(samples)))]
-    )
+    same = {**(build or {}), "networks": samples, "step": "round"}
+    kept = KeptTimings(partial, same, ["seconds", *(str(i) for i in range(len(samples)))])
     allowed = "" if all_of_them else f", or as many as {LIMIT_S / 60:.0f} minutes allow"
     _logger.info("latencies: whole networks are timed, %d of them%s", len(samples), allowed)
     while True:
-        done = len(kept.runs)
+        done, rounds = divmod(len(kept.runs), estimator.repeats)
+        of_the_first = _seconds(kept.runs[: estimator.repeats])
         if done and not all_of_them:
-            chunks = chunks[: max(1, int(LIMIT_S / _seconds(kept.runs[0])))]
+            chunks = chunks[: max(1, int(LIMIT_S / of_the_first))]
         total = len({i for chunk in chunks for i in chunk})
         if progress is not None:
             progress(len({i for chunk in chunks[:done] for i in chunk}), total)
         if done == 1:
-            left = _seconds(kept.runs[0]) * (len(chunks) - 1)
+            left = of_the_first * (len(chunks) - 1)
             _logger.info("latencies: %d networks in all, about %.0f s more", total, left)
         if done >= len(chunks):
             break
-        start = time.perf_counter()
-        networks = [(space.freeze(dict(samples[i])), input_shape) for i in chunks[done]]
-        rounds = estimator.time_in_turns(networks, progress=None if done else _says_how_long(estimator, len(networks)))
-        run = [(str(i), float(ms)) for times in rounds for i, ms in zip(chunks[done], times, strict=True)]
-        _require_times(run, samples)
-        kept.add([("seconds", time.perf_counter() - start), *run])
-    runs = [run[1:] for run in kept.runs[: len(chunks)]]
+        _time_chunk(chunks[done], space, samples, input_shape, estimator, estimator.repeats - rounds, kept)
+    steps = [run[1:] for run in kept.runs[: len(chunks) * estimator.repeats]]
+    runs = [list(itertools.chain(*steps[i : i + estimator.repeats])) for i in range(0, len(steps), estimator.repeats)]
     plain = [dict(sample) for sample in samples]
     return [_together(name, plain, chunks, runs) for name in STATISTICS]
 
 
-def _says_how_long(estimator: TimesNetworks, networks: int) -> Callable[[], None]:
-    """To be called after every round: says after the second how long a chunk takes, if that is long. Until then nothing else is said."""
-    ends: list[float] = []
+def _time_chunk(
+    chunk: Sequence[int], space: ModelSpace, samples: Sequence[Mapping[str, Any]], input_shape: Shape, estimator: TimesNetworks,
+    repeats: int, kept: KeptTimings,
+) -> None:  # fmt: skip
+    """Time the networks of these numbers in so many rounds, and keep each. The log says after the second how long it will be, if it is long."""
+    networks = [(space.freeze(dict(samples[i])), input_shape) for i in chunk]
+    ends = [time.perf_counter()]
 
-    def after_round() -> None:
+    def keep(times: list[float]) -> None:
+        run = [(str(i), float(ms)) for i, ms in zip(chunk, times, strict=True)]
+        _require_times(run, samples)
         ends.append(time.perf_counter())
-        if len(ends) == 2 and (left := (ends[1] - ends[0]) * (estimator.repeats - 2)) > LONG_S:
-            _logger.info(
-                "latencies: the first %d networks take about %.0f s more, %d rounds; what was timed is kept behind the last one",
-                networks, left, estimator.repeats - 2,
-            )  # fmt: skip
+        kept.add([("seconds", ends[-1] - ends[-2]), *run])
+        if len(ends) == 3 and (left := (ends[2] - ends[1]) * (repeats - 2)) > LONG_S:
+            _logger.info("latencies: %d networks take about %.0f s more, %d rounds", len(chunk), left, repeats - 2)
 
-    return after_round
+    estimator.time_in_turns(networks, repeats=repeats, each=keep)
 
 
-def _seconds(run: Run) -> float:
-    return max(run[0][1], 1e-9)
+def _seconds(rounds: Sequence[Run]) -> float:
+    return max(sum(run[0][1] for run in rounds), 1e-9)
 
 
 def _require_times(run: Run, samples: Sequence[Mapping[str, Any]]) -> None:
