@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
@@ -28,7 +30,7 @@ from ..forked import fork
 from ..runs import TINY, choices_of, history, process_in, same_weights, search
 from .test_experiment import ask, free_port
 
-EPOCHS = 16  # ten were over before anything was killed where other programs kept the cores busy
+EPOCHS = 10
 SEARCH = yaml.safe_load(TINY)
 SEARCH |= {
     "latency": {"target_ms": "90%", "estimator": {"name": "macs"}},
@@ -120,6 +122,19 @@ class Experiment:
         self.started += self.manager.children(recursive=True)
 
 
+def resume_when_signaled(process: psutil.Process) -> None:
+    """Let a suspended process go on once it is to end, and see the signal; or see that it was ended as it was."""
+    status = Path(f"/proc/{process.pid}/status")
+
+    def is_signaled() -> bool:
+        pending = re.search(r"ShdPnd:\t(\w+)", status.read_text())
+        return pending is not None and int(pending[1], 16) >> (signal.SIGTERM - 1) & 1 == 1
+
+    with contextlib.suppress(OSError, psutil.NoSuchProcess):
+        until(is_signaled, "the manager ends the trial")
+        process.resume()
+
+
 @pytest.fixture
 def experiment(command, tmp_path) -> Iterator[Experiment]:
     found = Experiment(command, tmp_path)
@@ -178,10 +193,15 @@ def test_killed_trial_manager_and_both_end_as_if_nothing_had_happened(
     )
 
     experiment.remember()
+    to_stop = experiment.process(orphaned)
+    to_stop.suspend()  # or it might be through before nnictl has started
     experiment.process(killed).kill()
     # A process that a signal has ended is, to NNI, one that somebody wanted to end.
     until(lambda: experiment.state(killed) == "USER_CANCELED", "NNI sees that the trial is gone")
+    awaking = threading.Thread(target=resume_when_signaled, args=(to_stop,))
+    awaking.start()
     experiment.nnictl("stop", experiment.id)
+    awaking.join()
     assert not psutil.wait_procs(experiment.started, timeout=20)[1], "nnictl stop leaves nothing behind"
     experiment.nnictl("resume", experiment.id)
     until(lambda: experiment.holds_still(orphaned), "the other goes on")
