@@ -88,6 +88,7 @@ def write_ncnn(program: Program, folder: Path) -> NcnnFiles:
     ValueError
         pnnx has failed, or has left an operator that ncnn does not have.
     """
+    import ncnn
     import pnnx
 
     files = NcnnFiles(folder / "model.ncnn.param", folder / "model.ncnn.bin")
@@ -101,6 +102,7 @@ def write_ncnn(program: Program, folder: Path) -> NcnnFiles:
     if done.returncode != 0 or not files.param.exists():
         raise ValueError(f"pnnx cannot convert it: it ended with code {done.returncode}")
     layers = [line.split()[0] for line in files.param.read_text(encoding="utf-8").splitlines()[2:] if line.strip()]
-    if unknown := sorted({layer for layer in layers if not layer.isidentifier()}):
+    # Some releases of ncnn do not refuse an unknown layer, but end the process.
+    if unknown := sorted({layer for layer in layers if ncnn.layer_to_index(layer) < 0}):
         raise ValueError(f"ncnn has no {', '.join(unknown)}")
     return files
