@@ -18,7 +18,7 @@ from ...core.file_lock import hold, of_this_machine
 from ..calls import Call, Shape, map_structure
 from ..estimator import LatencyEstimator
 from ..operation import Operation
-from ..runtimes.runtime import GROUP, Runtime, as_operation, make_runtime
+from ..runtimes.runtime import GROUP, Runner, Runtime, as_operation, make_runtime
 from ..runtimes.torch_eager import TorchEager
 from .timing import (  # fmt: skip
     PRECISIONS,
@@ -36,6 +36,20 @@ __all__ = ["TORCH", "DeviceEstimator", "Measurement", "runs_foreign_code", "runt
 TORCH = "torch"  # the runtime whose operations can be timed inside of networks
 
 _Module = TypeVar("_Module", bound=nn.Module)
+
+
+def _second_of(runner: Runner) -> Callable[[], float]:
+    """Of two runs in a row the second, as in an application that runs one network image after image.
+
+    The first finds the caches full of the other networks that are timed in turns with it: of 24 of ``small`` at 32x32 in ONNX Runtime
+    it takes half as long again as those after it, which agree within 3 %.
+    """
+
+    def run() -> float:
+        runner.run_ms()
+        return runner.run_ms()
+
+    return run
 
 
 @dataclass(frozen=True)
@@ -209,7 +223,7 @@ class DeviceEstimator(LatencyEstimator):
                 yield [self.run_of(op, module) for op, module in zip(wanted, modules, strict=True)]
         else:
             with self.alone(), self._runtime.prepare(wanted) as runners:
-                yield [runner.run_ms for runner in runners]
+                yield [runner.run_ms if self._runtime.warms_up_itself else _second_of(runner) for runner in runners]
 
     def rounds(
         self, runs: Sequence[Callable[[], float]], *, progress: Callable[[], None] | None = None, repeats: int | None = None,
