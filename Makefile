@@ -17,7 +17,7 @@ define ENVIRONMENT
 @echo "Set-up: $(@D), $(1) with the $(2) versions"
 @rm -rf $(@D)
 @$(BIN)/uv venv --quiet --seed --python $(1) $(@D)
-@$(BIN)/uv pip install --quiet --python $(@D)/bin/python --resolution $(2) -e '.[test]'
+@$(BIN)/uv pip install --quiet --compile-bytecode --python $(@D)/bin/python --resolution $(2) -e '.[test]'
 @touch $@
 endef
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
