@@ -50,6 +50,7 @@ __all__ = [
 
 _logger = logging.getLogger(__name__)
 
+GOES_ON = "The search has steered by this table and goes on with no other: restore these conditions, a version by installing it, or begin a new search"
 TABLE_DRIFT = 0.05
 DRIFT_WORTH_SAYING = 1.1  # isolated operations repeat to a few per cent on a quiet machine
 
@@ -85,7 +86,7 @@ def make_profiler(
             return LatencyProfiler(space, rounded, input_shape)
         table = LookupTable.read(kept, unit=estimator.unit)
         if not is_helper():  # those have another number of processes, and read what the first has measured
-            _require(table, estimator, input_shape)
+            _require(table, estimator, input_shape, GOES_ON)
         return LatencyProfiler(space, table, input_shape)
     except ValueError as error:  # a TableError, or a table that makes no sense for this space
         raise UserError(f"latency.table: {error}") from error
@@ -194,12 +195,12 @@ def measuring_alone(estimator: DeviceEstimator) -> Iterator[float]:
         yield wait_until_quiet(estimator.threads)
 
 
-def _require(table: LookupTable, estimator: LatencyEstimator, input_shape: Shape) -> None:
+def _require(table: LookupTable, estimator: LatencyEstimator, input_shape: Shape, *remedy: str) -> None:
     """Refuse a table of another target than the search asks for."""
     resolution = {"resolution": shape_text(input_shape[1:])}
     if isinstance(estimator, TableOnly) and "resolution" not in table.conditions:
         resolution = {}  # published tables do not say; their keys do
-    table.require({**estimator.conditions, **resolution})
+    table.require({**estimator.conditions, **resolution}, *remedy)
 
 
 def say_drift(table: LookupTable) -> None:

@@ -401,6 +401,16 @@ def test_what_is_wrong_with_a_fitted_table_is_said(tmp_path, part, value, messag
         LookupTable.read(tmp_path / "t.yaml")
 
 
+def test_a_fitted_table_that_has_lost_its_constant_is_refused(tmp_path):
+    """Its sums would be low by that."""
+    built(Known()).write(tmp_path / "t.yaml")
+    content = yaml.safe_load((tmp_path / "t.yaml").read_text())
+    del content["constant"], content["checksum"]
+    (tmp_path / "t.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(TableError, match="in_constant names operations whose cost is in constant, which is missing"):
+        LookupTable.read(tmp_path / "t.yaml")
+
+
 def test_the_method_follows_from_the_runtime():
     assert method_for(DeviceEstimator()) == "networks"
     other = Known()

@@ -17,11 +17,12 @@ from nni.nas.nn.pytorch import LayerChoice, ModelSpace
 from torch import Tensor, nn
 
 from nni_proxyless.cli.main import main
+from nni_proxyless.core.errors import UserError
 from nni_proxyless.latency import DeviceEstimator, LatencyProfiler, LookupTable, TimingError, build_lookup_table
 from nni_proxyless.latency.runtimes.runtime import RefusedByRuntime
 from nni_proxyless.latency.tables import time_in_chunks
 from nni_proxyless.search import latency_table
-from nni_proxyless.search.latency_table import build_table, measure_derived
+from nni_proxyless.search.latency_table import build_table, make_profiler, measure_derived
 
 
 class Determinant(nn.Module):
@@ -146,6 +147,19 @@ def test_a_fit_whose_command_dies_goes_on_in_the_round_in_which_it_was(tmp_path)
         build_lookup_table(Space(), (8,), by_command(words), partial=tmp_path / "partial")
     build_lookup_table(Space(), (8,), by_command(words), partial=tmp_path / "partial")
     assert len((tmp_path / "runs").read_text().split()) == 4 + 4, "the second round, in which it died, and the third"
+
+
+def test_a_search_that_goes_on_beside_another_version_of_its_runtime_is_told_how(tmp_path):
+    """Not to delete its table: it would steer by another one."""
+    estimator = DeviceEstimator(runtime="onnxruntime", warmup=0, repeats=1)
+    table = build_lookup_table(Space(), (8,), estimator)
+    old = LookupTable(table.rows, {**table.conditions, "runtime": "onnxruntime 1.0"}, constant=table.constant)
+    old.write(tmp_path / "kept.yaml")
+    with pytest.raises(
+        UserError, match=r"runtime is 'onnxruntime 1.0' in the table, .* restore these conditions, a version by ins"
+    ) as caught:
+        make_profiler(Space(), (8,), estimator, None, tmp_path / "kept.yaml")
+    assert "delete" not in str(caught.value)
 
 
 def test_a_derived_network_is_timed_in_the_runtime_of_its_search():

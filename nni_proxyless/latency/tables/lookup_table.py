@@ -20,6 +20,9 @@ if TYPE_CHECKING:  # it needs NNI
 __all__ = ["LookupTable", "TableError", "TableOnly"]
 
 
+REMEDY = "Name another file to measure anew, or delete this one; a table of another target needs latency.estimator.name: table"
+
+
 class LookupTable(LatencyEstimator):
     """Latencies by key, calibrated on whole networks if that was done (``nni-proxyless latency check``).
 
@@ -147,10 +150,15 @@ class LookupTable(LatencyEstimator):
         """Write the table atomically."""
         write_table(path, {**vars(self), "conditions": self.conditions})
 
-    def require(self, conditions: Mapping[str, object]) -> None:
+    def require(self, conditions: Mapping[str, object], remedy: str = REMEDY) -> None:
         """Refuse a table whose numbers hold for something else, or that does not say.
 
         A published table says nothing at all; it passes only where nothing is asked for.
+
+        Parameters
+        ----------
+        remedy
+            What to do about it, for the message.
 
         Raises
         ------
@@ -163,10 +171,7 @@ class LookupTable(LatencyEstimator):
             if k not in self.conditions or self.conditions[k] != v
         ]  # fmt: skip
         if differ:
-            raise TableError(
-                f"{self.source}: measured under other conditions: {'; '.join(differ)}. Name another file to measure anew, "
-                "or delete this one; a table of another target needs latency.estimator.name: table"
-            )
+            raise TableError(f"{self.source}: measured under other conditions: {'; '.join(differ)}. {remedy}")
 
 
 def _together(rows: Sequence[Measurement]) -> Measurement:

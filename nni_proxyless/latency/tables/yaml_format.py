@@ -158,6 +158,10 @@ def _own_format(path: Path, content: Mapping[Any, Any]) -> dict[str, Any]:
             parts[name] = _networks(path, name, content[name], most)
     if "in_constant" in content:
         parts["in_constant"] = _keys(path, content["in_constant"])
+        if "constant" not in content:
+            raise TableError(
+                f"{path}: in_constant names operations whose cost is in constant, which is missing. Measure the table anew"
+            )
     if "checksum" in content and content["checksum"] != (found := checksum(content)):
         raise TableError(
             f"{path}: the content is not what was measured: checksum is {content['checksum']!r}, that of the content {found!r}. "
