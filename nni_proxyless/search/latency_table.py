@@ -51,6 +51,7 @@ __all__ = [
 _logger = logging.getLogger(__name__)
 
 GOES_ON = "The search has steered by this table and goes on with no other: restore these conditions, a version by installing it, or begin a new search"
+FEW = 4
 TABLE_DRIFT = 0.05
 DRIFT_WORTH_SAYING = 1.1  # isolated operations repeat to a few per cent on a quiet machine
 
@@ -164,6 +165,8 @@ def build_table(
 def said_of_fit(table: LookupTable) -> str:
     """For a person: how true a table is that was fitted to whole networks."""
     m: Any = table.measured
+    if m["networks"] < FEW:  # one that is left out leaves next to nothing to fit to
+        return f"fitted to {m['networks']} networks, too few to say how true it is"
     return (
         f"fitted to {m['networks']} networks; those left out of the fit are off by {m['mean_error']:.1%} on average, {m['worst_error']:.1%} "
         f"at worst, the noise of their timing included; Spearman {m['spearman']:.3f}"

@@ -22,7 +22,7 @@ from nni_proxyless.latency import DeviceEstimator, LatencyProfiler, LookupTable,
 from nni_proxyless.latency.runtimes.runtime import RefusedByRuntime
 from nni_proxyless.latency.tables import time_in_chunks
 from nni_proxyless.search import latency_table
-from nni_proxyless.search.latency_table import build_table, make_profiler, measure_derived
+from nni_proxyless.search.latency_table import build_table, make_profiler, measure_derived, said_of_fit
 
 
 class Determinant(nn.Module):
@@ -128,6 +128,12 @@ def test_a_program_that_says_the_same_of_every_network_has_no_table(tmp_path):
     ):
         build_lookup_table(Space(), (8,), by_command(program(tmp_path, "echo 5")), partial=tmp_path / "partial")
     assert not (tmp_path / "partial").exists(), "the next build would go on with it"
+
+
+def test_of_two_networks_it_is_not_said_how_true_a_fit_is(tmp_path):
+    """Each left out in turn would be far off, with a rank correlation of -1."""
+    table = build_lookup_table(Space(), (8,), by_command(program(tmp_path, 'wc -c < "$1"')))
+    assert said_of_fit(table) == "fitted to 2 networks, too few to say how true it is"
 
 
 def test_the_log_says_how_long_the_first_networks_take(tmp_path, monkeypatch, caplog):
