@@ -41,6 +41,14 @@ def made_up(tmp_path, monkeypatch):
     return package, tmp_path / package
 
 
+def test_what_python_and_editors_leave_is_no_question(made_up):
+    package, folder = made_up
+    for name in ("__pycache__", ".idea"):
+        (folder / name).mkdir(exist_ok=True)
+        (folder / name / "a_file").touch()
+    assert [question.name for question in questions(package)] == ["whole", "fresh"]
+
+
 def test_a_question_without_a_record_is_named(made_up):
     whole, fresh = questions(made_up[0])
     assert [problems(q) for q in (whole, fresh)] == [[], []]

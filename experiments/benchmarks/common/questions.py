@@ -107,7 +107,10 @@ def questions(package: str = PACKAGE) -> list[Question]:
     found = [
         _question(package, folder)
         for folder in home.iterdir()
-        if folder.is_dir() and folder.name != "common" and any(path.is_file() for path in folder.iterdir())
+        if folder.is_dir()
+        and folder.name != "common"
+        and folder.name[0] not in "_."  # __pycache__, an editor's
+        and any(path.is_file() for path in folder.iterdir())
     ]
     return sorted(found, key=lambda question: (question.place, question.name))
 
