@@ -159,6 +159,30 @@ def test_a_killed_build_goes_on_where_it_was(tmp_path, method):
     assert partial.read_text().split("\n")[: len(kept) - 1] == kept[:-1]
 
 
+def test_a_build_whose_cheapest_network_would_take_less_than_no_time_is_refused(tmp_path):
+    """As on a machine so busy that operations, looked at one by one, took ten milliseconds more than the network they are in."""
+    partial = tmp_path / "t.yml.partial"
+    estimator = DeviceEstimator(repeats=4, warmup=0)
+
+    def build(progress):
+        return build_lookup_table(Timed(), (8,), estimator, method="networks", partial=partial, progress=progress)
+
+    def kill(done: int, total: int) -> None:
+        if done == total - 1:
+            raise Killed
+
+    with pytest.raises(Killed):
+        build(kill)
+    head, first, *steps = partial.read_text().splitlines()
+    busy = [json.dumps([[key, ms if key else ms - 10] for key, ms in json.loads(step)]) for step in steps]
+    partial.write_text("\n".join([head, first, *busy]) + "\n")
+    with pytest.raises(
+        ValueError, match=r"came out as -\d+\.?\d* ms, so that the cheapest network would take less than no time"
+    ):
+        build(None)
+    assert not partial.exists(), "the next build begins anew"
+
+
 def test_what_another_build_has_left_is_not_taken_over(tmp_path):
     partial = tmp_path / "t.yml.partial"
     build_lookup_table(Timed(), (8,), DeviceEstimator(repeats=2, warmup=0), partial=partial)
