@@ -154,12 +154,25 @@ def build_table(
             table = build_lookup_table(space, input_shape, estimator, partial=partial, progress=progress, **arguments)
         except RefusedByRuntime as error:
             raise _with_candidate(error, space, input_shape, estimator) from error
+    _require_positive(table, space, input_shape, partial)
     if busy:
         table.measured["busy"] = busy
     if table.measured["method"] == "fit":
         _logger.info("latencies: %s", said_of_fit(table))
     say_drift(table)
     return table
+
+
+def _require_positive(table: LookupTable, space: ModelSpace, input_shape: Shape, partial: Path) -> None:
+    """Refuse a constant so far below zero that the cheapest network would take less than no time."""
+    try:
+        LatencyProfiler(space, table, input_shape)
+    except ValueError as error:
+        partial.unlink(missing_ok=True)  # or the next build would go on with it
+        raise UserError(
+            f"latencies: what a network takes beside its operations came out as {in_words(table.constant_ms)} ms, so that the cheapest network "
+            "would take less than no time: the machine was busy. Nothing is written; measure again while nothing else runs"
+        ) from error
 
 
 def said_of_fit(table: LookupTable) -> str:

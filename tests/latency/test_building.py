@@ -11,6 +11,7 @@ import pytest
 import torch
 from nni.nas.nn.pytorch import LayerChoice
 
+from nni_proxyless.core.errors import UserError
 from nni_proxyless.latency import (
     Calibration,
     DeviceEstimator,
@@ -26,6 +27,7 @@ from nni_proxyless.latency.calibration import fit_calibration
 from nni_proxyless.latency.tables.check import agreement, draw, report
 from nni_proxyless.latency.tables.drift import without_drift
 from nni_proxyless.latency.tables.timed_networks import Networks, balanced_samples, random_samples
+from nni_proxyless.search.latency_table import build_table
 
 from .spaces import Timed
 
@@ -161,25 +163,21 @@ def test_a_killed_build_goes_on_where_it_was(tmp_path, method):
 
 def test_a_build_whose_cheapest_network_would_take_less_than_no_time_is_refused(tmp_path):
     """As on a machine so busy that operations, looked at one by one, took ten milliseconds more than the network they are in."""
-    partial = tmp_path / "t.yml.partial"
-    estimator = DeviceEstimator(repeats=4, warmup=0)
-
-    def build(progress):
-        return build_lookup_table(Timed(), (8,), estimator, method="networks", partial=partial, progress=progress)
+    partial, estimator = tmp_path / "t.yml.partial", DeviceEstimator(repeats=4, warmup=0)
 
     def kill(done: int, total: int) -> None:
         if done == total - 1:
             raise Killed
 
     with pytest.raises(Killed):
-        build(kill)
-    head, first, *steps = partial.read_text().splitlines()
-    busy = [json.dumps([[key, ms if key else ms - 10] for key, ms in json.loads(step)]) for step in steps]
+        build_lookup_table(Timed(), (8,), estimator, partial=partial, progress=kill)
+    head, first, *runs = partial.read_text().splitlines()
+    busy = [json.dumps([[key, ms if key else ms - 10] for key, ms in json.loads(run)]) for run in runs]
     partial.write_text("\n".join([head, first, *busy]) + "\n")
     with pytest.raises(
-        ValueError, match=r"came out as -\d+\.?\d* ms, so that the cheapest network would take less than no time"
+        UserError, match=r"came out as -\d+\.?\d* ms, so that the cheapest network would take less than"
     ):
-        build(None)
+        build_table(Timed(), (8,), estimator, partial=partial, method="networks")
     assert not partial.exists(), "the next build begins anew"
 
 

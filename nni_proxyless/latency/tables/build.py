@@ -26,7 +26,6 @@ from ..digits import significant
 from ..estimators.device import DeviceEstimator, Measurement
 from ..estimators.timing import spread, wait_policy_of
 from ..operation import Operation, Shape, shape_text, trace_operations
-from ..profiler import LatencyProfiler
 from .drift import without_drift
 from .fit_networks import NORMAL_P95, fit_networks, fitted_operations
 from .kept_timings import KeptTimings, Run
@@ -80,8 +79,7 @@ def build_lookup_table(
     Raises
     ------
     ValueError
-        Unknown method; or the space does not run on that shape, or holds choices whose cost would be missed; or the machine
-        was so busy that the constant makes the cheapest network take less than no time.
+        Unknown method; or the space does not run on that shape, or holds choices whose cost would be missed.
     """
     method = method_for(estimator) if method is None else method
     require_method(estimator, method, networks)
@@ -109,7 +107,7 @@ def build_lookup_table(
     beside = [ms / d for run, d in zip(runs, drifts, strict=True) for key, ms in run if not key]
     at_start = kept.runs[0]
     drift = statistics.median(ms for _, ms in at_end) / statistics.median(ms for _, ms in at_start)
-    table = LookupTable(
+    return LookupTable(
         {key: Measurement.of(times[key]) for key in keys},
         conditions,
         measured={
@@ -122,22 +120,6 @@ def build_lookup_table(
         space=None if description is None else {**description, "input_shape": list(input_shape)},
         constant=Measurement.of(beside) if beside else None,
     )
-    if beside:
-        _require_positive(table, space, input_shape, partial)
-    return table
-
-
-def _require_positive(table: LookupTable, space: ModelSpace, input_shape: Shape, partial: str | Path | None) -> None:
-    """Refuse a constant so far below zero that the cheapest network would take less than no time."""
-    try:
-        LatencyProfiler(space, table, input_shape)
-    except ValueError as error:
-        if partial is not None:
-            Path(partial).unlink(missing_ok=True)  # or the next build would go on with it
-        raise ValueError(
-            f"what a network takes beside its operations came out as {significant(table.constant_ms, 4)} ms, so that the cheapest network "
-            "would take less than no time: the machine was busy. Build the table again, with more repeats or while nothing else runs"
-        ) from error
 
 
 def require_method(estimator: TimesNetworks, method: str, networks: int | None) -> None:
