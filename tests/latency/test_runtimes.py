@@ -10,10 +10,20 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from nni.nas.nn.pytorch import ModelSpace
 from torch import Tensor, nn
 
 from nni_proxyless.core.entry_point_names import names
-from nni_proxyless.latency import DeviceEstimator, LookupTable, Measurement, Operation, Runtime, TableError, TimingError
+from nni_proxyless.latency import (
+    DeviceEstimator,
+    LookupTable,
+    Measurement,
+    Operation,
+    Runtime,
+    TableError,
+    TimingError,
+    build_lookup_table,
+)
 from nni_proxyless.latency.runtimes.command import Command
 from nni_proxyless.latency.runtimes.mnn_runtime import Mnn
 from nni_proxyless.latency.runtimes.ncnn_runtime import Ncnn
@@ -201,6 +211,15 @@ class MyRunner(InProcess):
         return [self.run() + {"wrong": 1, "grows": (self.n - 1) * 1e-7}.get(self.way, 0)]
 
 
+class One(ModelSpace):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.one(x)
+
+
 class Own(RuntimeContract):
     way = ""
 
@@ -228,6 +247,19 @@ def test_the_contract_sees_what_is_wrong(way, test, said):
     contract.way = way
     with pytest.raises(AssertionError, match=said):
         getattr(contract, test)()
+
+
+@pytest.mark.parametrize(("method", "runs"), [("rounds", 1 + 5 + 2 * 3), ("isolated", 1 + 5 + 2 * (10 + 3 + 10))])
+def test_the_second_of_two_runs_counts_and_a_run_warms_up_once(monkeypatch, method, runs):
+    """One when it is prepared, five to warm up, two per timing; a table times its first entry ten times before and after."""
+    made = []
+    monkeypatch.setattr(MyRunner, "run_ms", lambda self: made.append(1) or float(len(made)))
+    estimator = DeviceEstimator(runtime=f"{__name__}:Mine", warmup=5, repeats=3)
+    if method == "rounds":
+        assert estimator.time_in_turns([layer()]) == [[8.0], [10.0], [12.0]]
+    else:
+        build_lookup_table(One(), (4,), estimator, method="isolated")
+    assert len(made) == runs
 
 
 def test_one_of_the_users_own_is_named_by_its_module():

@@ -38,18 +38,19 @@ TORCH = "torch"  # the runtime whose operations can be timed inside of networks
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
-def _second_of(runner: Runner) -> Callable[[], float]:
+class _SecondOf:
     """Of two runs in a row the second, as in an application that runs one network image after image.
 
     The first finds the caches full of the other networks that are timed in turns with it: of 24 of ``small`` at 32x32 in ONNX Runtime
     it takes half as long again as those after it, which agree within 3 %.
     """
 
-    def run() -> float:
-        runner.run_ms()
-        return runner.run_ms()
+    def __init__(self, runner: Runner):
+        self.once = runner.run_ms
 
-    return run
+    def __call__(self) -> float:
+        self.once()
+        return self.once()
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ class DeviceEstimator(LatencyEstimator):
                 yield [self.run_of(op, module) for op, module in zip(wanted, modules, strict=True)]
         else:
             with self.alone(), self._runtime.prepare(wanted) as runners:
-                yield [runner.run_ms if self._runtime.warms_up_itself else _second_of(runner) for runner in runners]
+                yield [runner.run_ms if self._runtime.warms_up_itself else _SecondOf(runner) for runner in runners]
 
     def rounds(
         self, runs: Sequence[Callable[[], float]], *, progress: Callable[[], None] | None = None, repeats: int | None = None,
@@ -245,9 +246,7 @@ class DeviceEstimator(LatencyEstimator):
         list
             Milliseconds of each, per round.
         """
-        for run in runs:
-            for _ in range(self.warmup):
-                run()
+        self.warm_up(runs)
         found = []
         for _ in range(self.repeats if repeats is None else repeats):
             found.append([run() for run in runs])
@@ -256,6 +255,13 @@ class DeviceEstimator(LatencyEstimator):
             if progress is not None:
                 progress()
         return found
+
+    def warm_up(self, runs: Sequence[Callable[[], float]]) -> None:
+        """Run each ``self.warmup`` times, as :meth:`rounds` does before it times them."""
+        for run in runs:
+            once = run.once if isinstance(run, _SecondOf) else run
+            for _ in range(self.warmup):
+                once()
 
     @contextmanager
     def prepared(self, modules: Sequence[_Module]) -> Iterator[list[_Module]]:

@@ -246,7 +246,5 @@ def _one_by_one(space: ModelSpace, input_shape: Shape, estimator: DeviceEstimato
         def step(i: int) -> Run:
             return [(operations[i].key, runs[i]())]
 
-        for _ in range(estimator.warmup):
-            for i in range(len(operations)):
-                step(i)
+        estimator.warm_up(runs)
         yield [lambda i=i: step(i) for _ in range(estimator.repeats) for i in range(len(operations))]  # type: ignore[misc]  # as above
