@@ -205,10 +205,10 @@ def _with_candidate(
 def measuring_alone(estimator: DeviceEstimator) -> Iterator[float]:
     """A context for measurements: no other process of this user measures, and the machine is quiet, or a warning says that it is not.
 
-    Gives the share of the cores that the measurement needs and others use; 0.0 on a quiet machine.
+    Gives the share of the cores that the measurement needs and others use; 0.0 on a quiet machine, and on another one.
     """
     with estimator.alone():
-        yield wait_until_quiet(estimator.threads)
+        yield 0.0 if estimator.elsewhere else wait_until_quiet(estimator.threads)
 
 
 def _require(table: LookupTable, estimator: LatencyEstimator, input_shape: Shape, *remedy: str) -> None:

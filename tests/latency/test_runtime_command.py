@@ -7,6 +7,7 @@ import random
 import re
 import stat
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from torch import nn
 
 from nni_proxyless.latency import DeviceEstimator, Operation, TimingError
 from nni_proxyless.latency.runtimes.command import Command, milliseconds_in, run_command
+from nni_proxyless.latency.tables.build import _policy_of
+from nni_proxyless.search import latency_table
 
 
 def program(folder: Path, *lines: str) -> str:
@@ -165,12 +168,10 @@ def test_a_failure_that_passes_is_none(tmp_path):
 )
 def test_one_that_hangs_is_ended_with_all_that_it_has_started(tmp_path, what):
     words = [program(tmp_path, what.replace("{folder}", str(tmp_path))), "{file}"]
-    timed = estimator(words, timeout=0.4, retries=0)
-    with timed.alone():  # others who measure are waited for before
-        start = time.monotonic()
-        with pytest.raises(TimingError, match=r"failed at 'a layer': the command timed out after 0.4 s$"):
-            timed.estimate(layer())
-        assert time.monotonic() - start < 10
+    start = time.monotonic()
+    with pytest.raises(TimingError, match=r"failed at 'a layer': the command timed out after 0.4 s$"):
+        estimator(words, timeout=0.4, retries=0).estimate(layer())
+    assert time.monotonic() - start < 10
     if (child := tmp_path / "child").exists():
         for _ in range(50):
             if not is_running(int(child.read_text())):
@@ -208,6 +209,23 @@ def test_one_that_goes_between_two_runs(tmp_path):
     ):
         timed.time_in_turns([layer()], progress=progress)
     assert done == [1]
+
+
+@pytest.mark.parametrize("here", [False, True])
+def test_another_machine_is_measured_beside_what_is_measured_here(tmp_path, monkeypatch, here):
+    """Only a program that runs here waits for a quiet machine; of one target another process measures at a time."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(latency_table, "wait_until_quiet", lambda threads: 0.5)
+    timed = DeviceEstimator(
+        runtime="command", options={"command": ["sh", "{file}"], "target": "a\n/phone", "here": here}, threads=2
+    )
+    with latency_table.measuring_alone(timed) as busy:
+        (lock,) = tmp_path.glob("*.lock")
+        assert ("a\\n/phone" in lock.read_text(), lock.name.endswith("-cpu.lock"), busy) == (
+            (False, True, 0.5) if here else (True, False, 0.0)
+        )
+    assert ('"here": true' in str(timed.conditions["options"])) is here
+    assert ("waiting" in _policy_of(timed)) is here
 
 
 def test_one_that_is_no_program(tmp_path):

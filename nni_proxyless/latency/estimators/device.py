@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from ...core import entry_point_names
+from ...core.errors import on_one_line
 from ...core.file_lock import hold, of_this_machine
 from ..calls import Call, Shape, map_structure
 from ..estimator import LatencyEstimator
@@ -140,6 +142,11 @@ class DeviceEstimator(LatencyEstimator):
         self.device = torch.device(device)
         self.threads, self.batch, self.precision = threads, batch, precision
         self.warmup, self.repeats = 0 if self._runtime.warms_up_itself else warmup, repeats
+
+    @property
+    def elsewhere(self) -> str:
+        """The other machine that is measured, by its name; empty where it is this one."""
+        return self._runtime.elsewhere
 
     @property
     def conditions(self) -> Mapping[str, object]:
@@ -302,8 +309,11 @@ class DeviceEstimator(LatencyEstimator):
     def alone(self) -> AbstractContextManager[None]:
         """While it lasts, no other process of this user measures on this device: two at once would time each other.
 
-        Whoever comes second waits, and the log says for whom.
+        Whoever comes second waits, and the log says for whom. Of another machine it is those who measure there from here.
         """
+        if self.elsewhere:
+            name = hashlib.sha256(self.elsewhere.encode()).hexdigest()[:16]
+            return hold(of_this_machine(f"measures-{name}"), f"measures on {on_one_line(self.elsewhere)}")
         name = self.device.type
         if name == "cuda":
             name += str(torch.cuda.current_device() if self.device.index is None else self.device.index)

@@ -54,7 +54,10 @@ class Command(Runtime):
         ``{threads}`` and ``{batch}`` for these settings. A program that is no path is looked for in ``PATH``; a relative path begins in the
         current folder.
     target
-        What milliseconds hold for, as the head of a table says it: ``Pixel 8``. Where it is empty, the program.
+        What milliseconds hold for, as the head of a table says it: ``Pixel 8``. Where it is empty, the program. Of several commands
+        with the same target one measures at a time.
+    here
+        Whether the program runs the model on this machine. It then waits for others who measure here, and until the machine is quiet.
     format
         Of the file: ``onnx``, ``torchscript``, or ``ncnn``, whose ``{file}`` is ``model.ncnn.param``, with ``model.ncnn.bin`` beside it.
     timeout
@@ -65,6 +68,7 @@ class Command(Runtime):
 
     command: str | list[str] = ""
     target: str = ""
+    here: bool = False
     format: Literal["onnx", "torchscript", "ncnn"] = "onnx"
     timeout: Annotated[float, GreaterThan(0)] = 60.0
     retries: Annotated[int, AtLeast(0)] = 1
@@ -112,6 +116,10 @@ class Command(Runtime):
     @property
     def conditions(self) -> Mapping[str, object]:
         return {**super().conditions, "device": self.target or self.words[0]}
+
+    @property
+    def elsewhere(self) -> str:
+        return "" if self.here else self.target or self.words[0]
 
     def load(self, program: Program, folder: Path) -> Runner:
         file = self._write(program, folder)

@@ -216,6 +216,14 @@ class Runtime(ABC):
         return {**said, "options": json.dumps(self.options, sort_keys=True)} if self.options else said
 
     @property
+    def elsewhere(self) -> str:
+        """The other machine that modules run on, by a name of its own; empty where it is this one.
+
+        What runs elsewhere waits for no others who measure here, nor until this machine is quiet, but for others who measure there.
+        """
+        return ""
+
+    @property
     def options(self) -> dict[str, Any]:
         """Options that are set and make a difference."""
         own = [field for field in dataclasses.fields(self) if field.name not in (*SETTINGS, *self.silent)]

@@ -113,7 +113,7 @@ def build_lookup_table(
         measured={
             "date": datetime.date.today().isoformat(),
             **settings,
-            **wait_policy_of(estimator.device, estimator.threads),
+            **_policy_of(estimator),
             "drift": round(drift, 3),
             "unrest": round(spread(drifts), 3),
         },
@@ -206,7 +206,9 @@ def _fitted(
 
 
 def _policy_of(estimator: TimesNetworks) -> dict[str, str]:
-    return wait_policy_of(estimator.device, estimator.threads) if isinstance(estimator, DeviceEstimator) else {}
+    if not isinstance(estimator, DeviceEstimator) or estimator.elsewhere:
+        return {}
+    return wait_policy_of(estimator.device, estimator.threads)
 
 
 def _operations(space: ModelSpace, input_shape: Shape, method: str) -> dict[str, Operation]:
