@@ -173,6 +173,28 @@ def test_several_inputs_of_several_types(tmp_path):
     assert torch.equal(found, expected)
 
 
+# -- CUDA, as far as a CPU goes ---------------------------------------------------------------------------------------------------
+
+
+def test_a_session_that_would_run_on_the_cpu_in_the_place_of_cuda_is_refused():
+    """Where the provider's libraries do not load, ONNX Runtime goes on without it. That is no fault of the operation."""
+    on_cuda = OnnxRuntime(device="cuda:1")
+    assert on_cuda.providers == [("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"]
+    assert OnnxRuntime().providers == ["CPUExecutionProvider"]
+    message = "runtime onnxruntime failed at 'a layer': ImportError: CUDAExecutionProvider does not load, and all would run on the CPU"
+    with pytest.raises(TimingError, match=message) as caught, on_cuda.prepare([layer()]):
+        pass
+    assert not isinstance(caught.value, RefusedByRuntime)
+
+
+def test_a_session_that_waits_for_its_device_gives_the_same():
+    with OnnxRuntime().prepare([layer()]) as (runner,):
+        before = runner.outputs()
+        runner._runner.is_cuda = True
+        assert runner.run_ms() > 0
+        assert torch.equal(runner.outputs()[0], before[0])
+
+
 # -- a runtime of the user's own ------------------------------------------------------------------------------------------------
 
 
@@ -284,7 +306,8 @@ def test_one_of_the_users_own_is_named_by_its_module():
         ({"runtime": "openvino", "device": "cuda"}, "device is 'cuda'; allowed with runtime openvino: cpu"),
         ({"runtime": "ncnn", "batch": 4}, "batch is 4; allowed with runtime ncnn: 1"),
         ({"runtime": "onnxruntime", "threads": 0, "batch": -1}, "threads is 0; allowed: 1 or more; batch is -1; allowed: 1 or more"),
-        ({"runtime": "onnxruntime", "device": "cuda"}, "device is 'cuda', but this onnxruntime has no CUDAExecutionProvider"),
+        ({"runtime": "onnxruntime", "device": "cuda"}, "device is 'cuda', but this onnxruntime has no CUDAExecutionProvider.*pip install onnxruntime-gpu; device is 'cuda', but torch finds no CUDA"),
+        ({"runtime": "torch-compile", "device": "cuda:1"}, "device is 'cuda:1', but torch finds no CUDA device here"),
         ({"runtime": "onnxruntime", "repeats": 0}, "repeats is 0; allowed: 1 or more"),
         ({"runtime": "torch-compile", "options": {"mode": "fast"}}, "mode is 'fast'"),
         ({"runtime": "command"}, "command is empty; allowed: a program and its arguments"),

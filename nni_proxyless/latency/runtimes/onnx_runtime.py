@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -33,15 +34,30 @@ class OnnxRuntime(Runtime):
 
     def problems(self) -> list[str]:
         found = super().problems()
-        if not found and self._provider not in (there := self._providers_here()):
+        if found or self._kind == "cpu":
+            return found
+        if PROVIDERS[self._kind] not in (there := self._providers_here()):
             found.append(
-                f"device is {self.device!r}, but this onnxruntime has no {self._provider}; it has {', '.join(there)}"
+                f"device is {self.device!r}, but this onnxruntime has no {PROVIDERS[self._kind]}; it has {', '.join(there)}. "
+                "pip uninstall onnxruntime, then pip install onnxruntime-gpu"
             )
+        if not torch.cuda.is_available():  # which says what the device is called, and brings the libraries
+            found.append(f"device is {self.device!r}, but torch finds no CUDA device here")
         return found
 
     @property
-    def _provider(self) -> str:
-        return PROVIDERS[self.device.partition(":")[0]]
+    def _kind(self) -> str:
+        return self.device.partition(":")[0]
+
+    @property
+    def _number(self) -> int:
+        return int(self.device.partition(":")[2] or 0)
+
+    @property
+    def providers(self) -> list[str | tuple[str, dict[str, Any]]]:
+        """What a session is asked to run on, the first one as far as it can."""
+        cpu = PROVIDERS["cpu"]
+        return [cpu] if self._kind == "cpu" else [(PROVIDERS[self._kind], {"device_id": self._number}), cpu]
 
     def _providers_here(self) -> list[str]:
         import onnxruntime
@@ -55,12 +71,14 @@ class OnnxRuntime(Runtime):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
         options.log_severity_level = 3  # its warnings are about devices that are not asked for
-        kind, _, number = self.device.partition(":")
-        providers: list[Any] = (
-            [self._provider] if kind == "cpu" else [(self._provider, {"device_id": int(number or 0)}), PROVIDERS["cpu"]]
-        )
-        session = onnxruntime.InferenceSession(str(file.path), options, providers=providers)
-        return _Session(session, dict(zip(file.inputs, program.inputs, strict=True)), kind, int(number or 0))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Specified provider")  # said below
+            session = onnxruntime.InferenceSession(str(file.path), options, providers=self.providers)
+        if (wanted := PROVIDERS[self._kind]) not in session.get_providers():  # it goes on without a word
+            raise ImportError(
+                f"{wanted} does not load, and all would run on the CPU: onnxruntime-gpu needs the CUDA and cuDNN that it was built for"
+            )
+        return _Session(session, dict(zip(file.inputs, program.inputs, strict=True)), self._kind, self._number)
 
 
 class _Session(InProcess):
