@@ -34,7 +34,7 @@ from nni_proxyless.latency.runtimes.torch_compile import TorchCompile
 from nni_proxyless.latency.runtimes.torch_eager import TorchEager
 from nni_proxyless.testing import RuntimeContract
 
-BENCH = Path(__file__).with_name("bench_onnx.py")
+BENCH = Path(__file__).parents[2] / "experiments" / "targets" / "bench_onnx.py"
 FLOATS = ("float32", "bfloat16")
 
 
@@ -95,7 +95,7 @@ class TestCommand(Contract):
 
     def make_runtime(self, **settings: Any) -> Runtime:
         return Command(
-            command=[sys.executable, str(BENCH), "{file}", "{threads}"], target="another process", **settings
+            command=[sys.executable, str(BENCH), "{file}", "{threads}", "10"], target="another process", **settings
         )
 
 
