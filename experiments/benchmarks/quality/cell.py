@@ -215,9 +215,11 @@ def strategy_of(method: str, grid: Grid) -> dict[str, Any]:
     return {"name": method, "warmup_epochs": grid.warmup_epochs, "arc_learning_rate": 0.006}
 
 
-def search(grid: Grid, method: str, target_ms: float, seed: int, table: Path, folder: Path) -> Path:
-    """One search, and the network that is taken from it; returns its ``architecture.json``."""
-    found, within = folder / "search", folder / "net"
+def searched(
+    grid: Grid, method: str, target_ms: float, seed: int, table: Path, folder: Path, *, batch: int = BATCH
+) -> Path:
+    """Folder of one search, which is made, or gone on with, where it is not there yet; ``batch`` is that of the table."""
+    found = folder / "search"
     if not (found / "architecture.json").exists():
         if (found / "checkpoint").exists():
             run(["search", "--resume", str(found)])
@@ -227,12 +229,18 @@ def search(grid: Grid, method: str, target_ms: float, seed: int, table: Path, fo
                 "data": {**grid.data, "batch_size": grid.search_batch_size, "alphas": 0.2, "validation": 0.1},
                 "strategy": strategy_of(method, grid),
                 "latency": {"target_ms": target_ms, "table": str(table),
-                            "estimator": {"name": "table", "batch": BATCH, "threads": 1}},
+                            "estimator": {"name": "table", "batch": batch, "threads": 1}},
                 "training": {"epochs": grid.search_epochs, "optimizer": "sgd", "learning_rate": grid.search_learning_rate, "label_smoothing": 0.1},
                 "trainer": CPU,
             }  # fmt: skip
             write_text(folder / "search.yml", yaml.safe_dump(config, sort_keys=False))
             run(["search", str(folder / "search.yml")])
+    return found
+
+
+def search(grid: Grid, method: str, target_ms: float, seed: int, table: Path, folder: Path) -> Path:
+    """One search, and the network that is taken from it; returns its ``architecture.json``."""
+    found, within = searched(grid, method, target_ms, seed, table, folder), folder / "net"
     if not (within / "architecture.json").exists():
         if method == "dsnas":  # within the target and near it; all other candidates are gone
             Architecture.read(found / "architecture.json").write(within / "architecture.json")
