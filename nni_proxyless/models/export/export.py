@@ -24,13 +24,13 @@ from ...core.progress import bar
 from ...core.silenced import first_line
 from ...latency import DeviceEstimator
 from ...latency.estimators.timing import problems_of
+from ...latency.runtimes.quantize import quantize
 from ..architecture import Architecture
 from ..build import installed_versions
 from .check_images import CheckImages
 from .compare import Run, accuracies, largest_difference, logits_of, time_side_by_side
 from .load import check_size, find_weights, load_network
 from .onnx_format import DEFAULT_OPSET, OPSETS, PACKAGES, OnnxNetwork, require_packages, write_onnx
-from .quantize import quantize
 from .torch_format import read_program, read_torchscript, write_program, write_torchscript
 
 if TYPE_CHECKING:  # it needs NNI

@@ -27,7 +27,7 @@ def quantize(float_file: Path, path: Path, images: Tensor, *, batch: int | None 
     Parameters
     ----------
     float_file
-        Written by :func:`.onnx_format.write_onnx`. Not changed.
+        Not changed.
     images
         To calibrate by, (n, channels, height, width), as the network sees them: of the training images.
     batch
