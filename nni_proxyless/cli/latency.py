@@ -34,7 +34,8 @@ def add_latency_command(commands: Any) -> None:
     build.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: %(default)s)")
     build.add_argument("--threads", type=int, default=1, help="of the CPU (default: %(default)s)")
     build.add_argument("--batch", type=int, default=1, help="images at once (default: %(default)s)")
-    build.add_argument("--precision", default="float32", help="float32, float16, bfloat16 (default: %(default)s)")
+    build.add_argument("--precision", default="float32", help="float32, float16, bfloat16, int8; what a runtime has of these is in docs/how-to/runtimes.md "
+                       "(default: %(default)s)")  # fmt: skip
     _runtime_arguments(build, default="torch")
     build.add_argument("--method", choices=("networks", "isolated", "fit"),
                        help="operations timed inside whole networks, or one by one, or fitted to whole networks (default: networks with "

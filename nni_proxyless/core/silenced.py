@@ -21,14 +21,12 @@ def exporters_silenced() -> Iterator[None]:
 
     What they do is checked on the file.
     """
-    loggers = [
-        logging.getLogger(name)
-        for name in ("torch.onnx", "torch.export", "torch.utils.cpp_extension", "onnxscript", "onnx_ir")
-    ]
+    names = ("torch.onnx", "torch.export", "torch.utils.cpp_extension", "onnxscript", "onnx_ir", "onnxruntime")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
+        for logger in loggers:  # onnxruntime logs the traceback of an error before it goes on without that step
+            logger.setLevel(logging.CRITICAL if logger.name == "onnxruntime" else logging.ERROR)
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield

@@ -238,3 +238,5 @@ def _require_close(operation: Operation, found: list[Tensor] | None, batch: int,
     assert difference <= TOLERANCES[precision], (
         f"{operation.key}, {precision}: outputs differ from torch's by {difference:.2g}"
     )
+    if precision == "int8":
+        assert difference > TOLERANCES["float32"], f"{operation.key}: in int8, outputs are those of float32"

@@ -204,7 +204,7 @@ def build(folder: Path, *words: str) -> int:
         (["--runtime", "onnxruntime", "--method", "networks"], "runtime onnxruntime cannot time operations inside of networks"),
         (["--runtime", "command"], "latency build: command is empty"),
         (["--runtime", "command", "--runtime-option", "command"], "--runtime-option: command: an option has the form key=value"),
-        (["--runtime", "openvino", "--precision", "int8"], "precision is 'int8'; allowed with runtime openvino: float32, bfloat16"),
+        (["--runtime", "openvino", "--precision", "int4"], "precision is 'int4'; allowed with runtime openvino: float32, bfloat16, int8"),
     ],
 )  # fmt: skip
 def test_the_command_line_says_what_is_wrong(tmp_path, capsys, monkeypatch, words, message):

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
+import onnx
+import onnxruntime
 import pytest
 import torch
 from nni.nas.nn.pytorch import ModelSpace
@@ -27,9 +29,10 @@ from nni_proxyless.latency import (
 from nni_proxyless.latency.runtimes.command import Command
 from nni_proxyless.latency.runtimes.mnn_runtime import Mnn
 from nni_proxyless.latency.runtimes.ncnn_runtime import Ncnn
+from nni_proxyless.latency.runtimes.onnx_file import write_onnx
 from nni_proxyless.latency.runtimes.onnx_runtime import OnnxRuntime
 from nni_proxyless.latency.runtimes.openvino_runtime import OpenVino
-from nni_proxyless.latency.runtimes.runtime import GROUP, InProcess, RefusedByRuntime, make_runtime
+from nni_proxyless.latency.runtimes.runtime import GROUP, InProcess, Program, RefusedByRuntime, make_runtime
 from nni_proxyless.latency.runtimes.torch_compile import TorchCompile
 from nni_proxyless.latency.runtimes.torch_eager import TorchEager
 from nni_proxyless.testing import RuntimeContract
@@ -72,6 +75,7 @@ class TestTorchCompile(Contract):
 
 class TestOnnxRuntime(Contract):
     runtime = OnnxRuntime
+    precisions = ("float32", "int8")
 
     def refused_operation(self):
         return Operation("eigenvalues", Sort(), (4,))
@@ -79,7 +83,7 @@ class TestOnnxRuntime(Contract):
 
 class TestOpenVino(Contract):
     runtime = OpenVino
-    precisions = FLOATS
+    precisions = (*FLOATS, "int8")
 
 
 class TestNcnn(Contract):
@@ -120,6 +124,14 @@ def test_torch_is_the_default_and_its_conditions_are_those_of_older_tables():
 def test_tables_of_different_runtimes_do_not_mix():
     table = LookupTable({"a layer": Measurement(1, 1, 1)}, DeviceEstimator().conditions)
     with pytest.raises(TableError, match=r"runtime is 'torch .*' in the table, 'onnxruntime .*' here"):
+        table.require(DeviceEstimator(runtime="onnxruntime").conditions)
+
+
+def test_tables_in_int8_are_of_no_search_in_float32():
+    in_int8 = DeviceEstimator(runtime="onnxruntime", precision="int8").conditions
+    table = LookupTable({"a layer": Measurement(1, 1, 1)}, in_int8)
+    table.require(in_int8)
+    with pytest.raises(TableError, match="precision is 'int8' in the table, 'float32' here"):
         table.require(DeviceEstimator(runtime="onnxruntime").conditions)
 
 
@@ -302,7 +314,9 @@ def test_one_of_the_users_own_is_named_by_its_module():
         ({"runtime": "torch", "options": {"mode": "x"}}, "runtime torch: unknown option 'mode'; it has none"),
         ({"runtime": "torch.nn:Linear"}, "'torch.nn:Linear' is of another kind; allowed: a class that inherits nni_proxyless.latency.Runtime"),
         ({"runtime": "no.such:Thing"}, "runtime: 'no.such:Thing' does not import"),
-        ({"runtime": "onnxruntime", "precision": "int4"}, "precision is 'int4'; allowed with runtime onnxruntime: float32"),
+        ({"runtime": "onnxruntime", "precision": "int4"}, "precision is 'int4'; allowed with runtime onnxruntime: float32, int8"),
+        ({"runtime": "onnxruntime", "precision": "int8", "device": "cuda"}, "device is 'cuda'; allowed with runtime onnxruntime in int8: cpu"),
+        ({"runtime": "ncnn", "precision": "int8"}, "precision is 'int8'; allowed with runtime ncnn: float32"),
         ({"runtime": "openvino", "device": "cuda"}, "device is 'cuda'; allowed with runtime openvino: cpu"),
         ({"runtime": "ncnn", "batch": 4}, "batch is 4; allowed with runtime ncnn: 1"),
         ({"runtime": "onnxruntime", "threads": 0, "batch": -1}, "threads is 0; allowed: 1 or more; batch is -1; allowed: 1 or more"),
@@ -341,6 +355,40 @@ def test_a_runtime_that_is_not_installed_names_its_extra(monkeypatch, name, pack
         ValueError, match=rf"runtime {name} needs .*; not installed: {package}. pip install 'nni-proxyless\[{name}\]'"
     ):
         make_runtime(name)
+
+
+class Erf(nn.Module):
+    """No operator of 8 bits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.erf(x)
+
+
+@pytest.mark.parametrize("runtime", [OnnxRuntime, OpenVino])
+def test_what_cannot_be_quantized_is_named(runtime):
+    said = f"runtime {runtime.name} cannot run 'an error function': nothing in it can be quantized: it computes Erf"
+    operation = Operation("an error function", Erf(), (4,))
+    with pytest.raises(RefusedByRuntime, match=said), runtime(precision="int8").prepare([operation]):
+        pass
+
+
+def test_int8_is_computed_in_int8(tmp_path):
+    """Both runtimes say by which kernels: the file asks for 8 bits, and a runtime may go back to floats."""
+    layers = [nn.Conv2d(8, 16, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU6(), nn.Conv2d(16, 16, 3, groups=16)]
+    program = Program("a", nn.Sequential(*layers, nn.Flatten(), nn.Linear(256, 4)).eval(), (torch.randn(1, 8, 8, 8),))
+    file = write_onnx(program, tmp_path / "model.onnx", "int8")
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimized.onnx"), 3
+    onnxruntime.InferenceSession(str(file.path), options)
+    done = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    computed = [name for name in done if name.endswith(("Conv", "Gemm", "MatMul"))]
+    assert computed == ["QLinearConv", "QLinearConv", "QGemm"]
+
+    with OpenVino(precision="int8").prepare([(program.module, (8, 8, 8))]) as (runner,):
+        compiled = runner._runner.request.get_compiled_model().get_runtime_model()
+    said = [op.get_rt_info() for op in compiled.get_ordered_ops()]
+    kinds = [i["runtimePrecision"].value for i in said if i["layerType"].value in ("Convolution", "FullyConnected")]
+    assert kinds == ["u8", "u8", "u8"]
 
 
 def test_an_operator_that_pnnx_leaves_is_named():

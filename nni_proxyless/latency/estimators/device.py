@@ -98,8 +98,8 @@ class DeviceEstimator(LatencyEstimator):
     batch
         Images per run.
     precision
-        ``'float32'``, ``'float16'`` or ``'bfloat16'``: what weights and inputs are cast to, whatever type they have. A runtime may
-        know others.
+        ``'float32'``, ``'float16'`` or ``'bfloat16'``: what weights and inputs are cast to, whatever type they have. Other runtimes
+        than torch know others: ONNX Runtime and OpenVINO ``'int8'``, to which networks are quantized.
     warmup
         Untimed runs of each operation; a command warms up by itself.
     repeats

@@ -25,6 +25,7 @@ class OnnxRuntime(Runtime):
     name: ClassVar[str] = "onnxruntime"
     packages: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")
     devices: ClassVar[tuple[str, ...]] = tuple(PROVIDERS)
+    precisions: ClassVar[tuple[str, ...]] = ("float32", "int8")
 
     @property
     def version(self) -> str:
@@ -34,6 +35,10 @@ class OnnxRuntime(Runtime):
 
     def problems(self) -> list[str]:
         found = super().problems()
+        if self.precision == "int8" and self._kind != "cpu":
+            found.append(
+                f"precision is 'int8', device is {self.device!r}; allowed with runtime {self.name} in int8: cpu"
+            )
         if found or self._kind == "cpu":
             return found
         if PROVIDERS[self._kind] not in (there := self._providers_here()):
@@ -67,7 +72,7 @@ class OnnxRuntime(Runtime):
     def load(self, program: Program, folder: Path) -> Runner:
         import onnxruntime
 
-        file = write_onnx(program, folder / "model.onnx")
+        file = write_onnx(program, folder / "model.onnx", self.precision)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
         options.log_severity_level = 3  # its warnings are about devices that are not asked for

@@ -15,7 +15,11 @@ from .runtime import InProcess, Program, Runner, Runtime
 
 __all__ = ["OpenVino"]
 
-HINTS = {"float32": "f32", "bfloat16": "bf16"}
+HINTS = {
+    "float32": "f32",
+    "bfloat16": "bf16",
+    "int8": "f32",
+}  # int8 is what the file says; the hint is for what it leaves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +38,7 @@ class OpenVino(Runtime):
     def load(self, program: Program, folder: Path) -> Runner:
         import openvino
 
-        file = write_onnx(program, folder / "model.onnx")
+        file = write_onnx(program, folder / "model.onnx", self.precision)
         hints = {
             "INFERENCE_NUM_THREADS": self.threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": HINTS[self.precision],

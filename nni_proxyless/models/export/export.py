@@ -24,13 +24,12 @@ from ...core.progress import bar
 from ...core.silenced import first_line
 from ...latency import DeviceEstimator
 from ...latency.estimators.timing import problems_of
-from ...latency.runtimes.quantize import quantize
 from ..architecture import Architecture
 from ..build import installed_versions
 from .check_images import CheckImages
 from .compare import Run, accuracies, largest_difference, logits_of, time_side_by_side
 from .load import check_size, find_weights, load_network
-from .onnx_format import DEFAULT_OPSET, OPSETS, PACKAGES, OnnxNetwork, require_packages, write_onnx
+from .onnx_format import DEFAULT_OPSET, OPSETS, PACKAGES, OnnxNetwork, require_packages, write_int8, write_onnx
 from .torch_format import read_program, read_torchscript, write_program, write_torchscript
 
 if TYPE_CHECKING:  # it needs NNI
@@ -188,7 +187,7 @@ def _write_checked(
         "onnx": lambda path: write_onnx(network, shape, path, opset=options.opset, batch=batch),
         "torchscript": lambda path: write_torchscript(network, shape, path, batch=batch),
         "torch-export": lambda path: write_program(network, shape, path, batch=batch),
-        "int8": lambda path: quantize(
+        "int8": lambda path: write_int8(
             folder / FILES["onnx"], path, images.calibration(options.calibration_images), batch=batch
         ),
     }

@@ -18,8 +18,17 @@ from torch import Tensor, nn
 from ...core.atomic_files import replacing
 from ...core.errors import UserError
 from ...core.silenced import exporters_silenced, first_line
+from ...latency.runtimes.quantize import quantize
 
-__all__ = ["DEFAULT_OPSET", "OPSETS", "OnnxNetwork", "require_packages", "write_onnx", "write_onnx_for_netron"]
+__all__ = [
+    "DEFAULT_OPSET",
+    "OPSETS",
+    "OnnxNetwork",
+    "require_packages",
+    "write_int8",
+    "write_onnx",
+    "write_onnx_for_netron",
+]
 
 _logger = logging.getLogger(__name__)
 
@@ -90,6 +99,23 @@ def write_onnx(
     found = next(entry.version for entry in model.opset_import if entry.domain == "")
     if found != opset:
         raise RuntimeError(f"{path.name}: the exporter wrote opset {found} where {opset} was asked for")
+
+
+def write_int8(float_file: Path, path: Path, images: Tensor, *, batch: int | None = 1) -> None:
+    """Write what :func:`write_onnx` has written with weights and activations of 8 bits.
+
+    Parameters
+    ----------
+    images
+        To calibrate by, (n, channels, height, width), as the network sees them: of the training images.
+    batch
+        Of the file; None where it is free. An incomplete last batch is left out.
+    """
+    import onnx
+
+    parts = images.split(batch or 32)
+    quantize(float_file, path, ({"input": part} for part in parts if batch is None or len(part) == batch))
+    onnx.checker.check_model(onnx.load(path), full_check=True)
 
 
 class OnnxNetwork:
