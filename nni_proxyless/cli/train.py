@@ -86,7 +86,8 @@ def _run(arguments: argparse.Namespace, *, talks: bool) -> int:
     if not talks:
         return 0
     nni_trial.final(result.metrics)
-    print(f"test accuracy: {result.accuracy:.4f}")
+    in_int8 = result.metrics.get("test_accuracy_int8")
+    print(f"test accuracy: {result.accuracy:.4f}" + ("" if in_int8 is None else f"; in int8: {in_int8:.4f}"))
     if config.epochs > 0:
         by = "the held-out images" if result.judged_on == "validation" else "the test images themselves"
         print(f"best epoch: {result.best['epoch']} of {config.epochs}, chosen by {by}; its test accuracy: "

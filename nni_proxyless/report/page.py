@@ -244,6 +244,7 @@ def _figures(f: Found, row: Row) -> list[tuple[str, str]]:
         ("expected", number_format.amount(row.expected, row.unit)), ("predicted", number_format.amount(row.predicted, row.unit)),
         ("calibrated", number_format.amount(row.calibrated, row.unit)), ("measured", number_format.amount(row.measured_ms, "ms")),
         ("search accuracy", number_format.figure(row.search_accuracy, "%")), ("final accuracy", number_format.figure(row.final_accuracy, "%")),
+        ("search accuracy, int8", number_format.figure(row.search_accuracy_int8, "%")), ("final accuracy, int8", number_format.figure(row.final_accuracy_int8, "%")),
         ("multiply-adds", number_format.count(row.macs)), ("parameters", number_format.count(row.n_params)),
         ("took", number_format.duration(row.seconds)),
     ]  # fmt: skip

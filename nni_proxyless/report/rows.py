@@ -38,6 +38,8 @@ class Row:
         Timed side by side with the others where this machine can, else as the file has it.
     search_accuracy, final_accuracy
         On the validation part with the weights of the search; on the test images after the final training.
+    search_accuracy_int8, final_accuracy_int8
+        The same of the network in 8 bits, where the search was for such.
     """
 
     name: str
@@ -58,6 +60,8 @@ class Row:
     n_params: int | None
     search_accuracy: float | None
     final_accuracy: float | None
+    search_accuracy_int8: float | None
+    final_accuracy_int8: float | None
     folder: Path
 
     @property
@@ -105,5 +109,5 @@ def _row(f: Found, measured_ms: float | None) -> Row:
         target=f.target, seed=f.seed, unit=f.unit, expected=latency.get("expected_ms"),
         predicted=predicted, calibrated=calibrated, measured_ms=measured_ms, macs=None if a is None else a.macs,
         n_params=None if a is None else a.n_params, search_accuracy=f.search_accuracy, final_accuracy=f.final_accuracy,
-        folder=f.folder,
+        search_accuracy_int8=f.search_accuracy_int8, final_accuracy_int8=f.final_accuracy_int8, folder=f.folder,
     )  # fmt: skip

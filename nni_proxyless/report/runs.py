@@ -117,17 +117,31 @@ class Found:
     def search_accuracy(self) -> float | None:
         return None if self.architecture is None else self.architecture.search.get("accuracy")
 
+    @property
+    def search_accuracy_int8(self) -> float | None:
+        """The same of the network in 8 bits, where the search is for such."""
+        return None if self.architecture is None else self.architecture.search.get("accuracy_int8")
+
     @functools.cached_property
     def final_folder(self) -> Path | None:
         """Where a final training has left its ``result.json``: ``final/`` of a search, the folder itself of a training."""
         places = (self.folder / "final", self.folder)
         return next((place for place in places if (place / "result.json").exists()), None)
 
+    @functools.cached_property
+    def _final_result(self) -> dict[str, Any]:
+        if self.final_folder is None:
+            return {}
+        return dict(json.loads((self.final_folder / "result.json").read_text(encoding="utf-8")))
+
     @property
     def final_accuracy(self) -> float | None:
-        if self.final_folder is None:
-            return None
-        return float(json.loads((self.final_folder / "result.json").read_text(encoding="utf-8"))["accuracy"])
+        return None if self.final_folder is None else float(self._final_result["accuracy"])
+
+    @property
+    def final_accuracy_int8(self) -> float | None:
+        """The same of the network in 8 bits, where the search was for such."""
+        return self._final_result.get("accuracy_int8")
 
     @functools.cached_property
     def history(self) -> list[dict[str, Any]]:

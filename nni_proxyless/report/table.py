@@ -19,20 +19,26 @@ final acc: after the final training, on the test images, which no search has see
 
 
 def table(rows: Sequence[Row]) -> str:
-    """One line per row, and where the files are. Where not all are of milliseconds, a column says of what each is."""
+    """One line per row, and where the files are. Where not all are of milliseconds, a column says of what each is; accuracies in int8 stand
+    there if there are any."""
     all_ms = all(row.unit == "ms" for row in rows)
     of = " ms" if all_ms else ""
+    columns = {
+        "search acc": [row.search_accuracy for row in rows], "search int8": [row.search_accuracy_int8 for row in rows],
+        "final acc": [row.final_accuracy for row in rows], "final int8": [row.final_accuracy_int8 for row in rows],
+    }  # fmt: skip
+    accuracies = {name: some for name, some in columns.items() if "int8" not in name or some.count(None) < len(rows)}
     cells: list[tuple[str, ...]] = [(
         "search", "state", f"target{of}", f"predicted{of}", f"calibrated{of}", *(() if all_ms else ("unit",)), "measured ms", "MACs",
-        "params", "search acc", "final acc",
+        "params", *accuracies,
     )]  # fmt: skip
-    for row in rows:
+    for i, row in enumerate(rows):
         target = row.target if isinstance(row.target, str) else _cost(row.target)
         cells.append((
             row.name, row.state, target, _cost(row.predicted), _cost(row.calibrated), *(() if all_ms else (row.unit,)),
             _cost(row.measured_ms),
             "-" if row.macs is None else f"{in_words(row.macs / 1e6, digits=2)} M", "-" if row.n_params is None else f"{row.n_params / 1e3:.1f} k",
-            _number(row.search_accuracy, ".4f"), _number(row.final_accuracy, ".4f"),
+            *(_number(some[i], ".4f") for some in accuracies.values()),
         ))  # fmt: skip
     return "\n".join([*in_columns(cells, n_left=2), "", *(f"{row.name}: {row.folder}" for row in rows)])
 
@@ -53,9 +59,14 @@ def figures(architecture: Architecture) -> str:
             f"latency:       target {target}, expected {expected}; the network: predicted {predicted}, calibrated {calibrated}, measured {measured}",
             f"multiply-adds: {in_words(architecture.macs / 1e6)} M",
             f"parameters:    {in_words(architecture.n_params / 1e6)} M",
-            f"accuracy:      {architecture.search.get('accuracy', float('nan')):.4f} on the validation part, {_weights_of(architecture)}",
+            f"accuracy:      {architecture.search.get('accuracy', float('nan')):.4f} on the validation part{_in_int8(architecture)}, {_weights_of(architecture)}",
         ]
     )
+
+
+def _in_int8(architecture: Architecture) -> str:
+    value = architecture.search.get("accuracy_int8")
+    return "" if value is None else f", {value:.4f} in int8"
 
 
 def _weights_of(architecture: Architecture) -> str:

@@ -26,6 +26,7 @@ from ..data.outputs import FILLED_IN, require_outputs, where_classes_are_given
 from ..data.validate import make_images
 from ..latency import DeviceEstimator, LatencyEstimator, LatencyPenalty, LatencyProfiler, Penalties
 from ..latency.digits import in_words
+from ..models.export.int8_accuracy import int8_accuracy, is_for_int8
 from ..models.space import make_searchable_space
 from .costs import Cost, join, make_costs
 from .evaluator import ImageClassification
@@ -37,6 +38,7 @@ from .progress_bar import FitProgress
 if TYPE_CHECKING:
     from nni.nas.nn.pytorch import ModelSpace
     from pytorch_lightning import Callback
+    from torch import nn
 
     from ..models.architecture import Architecture
 
@@ -150,6 +152,12 @@ class SearchParts:
     def judging_loaders(self) -> tuple[Any, Any]:
         """Images for the statistics of batch norm, and to judge a network by."""
         return judging_loaders(self.config, self.images)
+
+    def in_int8(self, network: nn.Module, judged: Any, name: str = "accuracy") -> dict[str, float | None]:
+        """Under ``accuracy_int8``, if the search is for networks in 8 bits, the accuracy of one when it is quantized."""
+        if not is_for_int8(self.profiler.conditions):
+            return {}
+        return {f"{name}_int8": int8_accuracy(network, self.images.weights_plain, judged)}
 
     @functools.cached_property
     def held_out(self) -> Any:

@@ -178,7 +178,7 @@ class FinishedSearch:
             latency=latency_record(self.profiler, sample, target=budget, **timed),
             search={
                 "strategy": config.strategy.name, "seed": config.seed, "epochs": config.training.epochs,
-                "accuracy": accuracy, "weights": "supernet" if self.inherits else "fresh",
+                "accuracy": accuracy, **self.parts.in_int8(network, self.parts.judging_loaders[1]), "weights": "supernet" if self.inherits else "fresh",
                 "derived_from": self.folder.name, "log_probability": log_probability(self.probs, sample),
             },
         )  # fmt: skip

@@ -31,6 +31,8 @@ __all__ = ["SearchResult", "found_finished", "save_result"]
 
 _logger = logging.getLogger(__name__)
 
+ACCURACIES = ("accuracy_int8", "test_accuracy", "test_accuracy_int8")  # beside that of the last epoch
+
 
 @dataclasses.dataclass(frozen=True)
 class SearchResult:
@@ -47,14 +49,15 @@ def found_finished(folder: Path, report: Callable[[dict[str, float]], None]) -> 
     for metrics in history(folder):
         report(metrics)
     architecture = Architecture.read(folder / "architecture.json")
-    measured_ms = architecture.latency.get("measured_ms")
-    test_accuracy = architecture.search.get("test_accuracy")
-    return SearchResult(folder, architecture, _final(history(folder)[-1], measured_ms, test_accuracy))
+    more = {
+        "measured_ms": architecture.latency.get("measured_ms"),
+        **{name: architecture.search.get(name) for name in ACCURACIES},
+    }
+    return SearchResult(folder, architecture, _final(history(folder)[-1], more))
 
 
-def _final(last: Mapping[str, float], measured_ms: float | None, test_accuracy: float | None) -> dict[str, float]:
-    """The figures of the end: those of the last epoch, and what comes to them."""
-    more = {"measured_ms": measured_ms, "test_accuracy": test_accuracy}
+def _final(last: Mapping[str, float], more: Mapping[str, float | None]) -> dict[str, float]:
+    """The figures of the end: those of the last epoch, and what comes to them, if it is known."""
     return {
         **{name: value for name, value in last.items() if name != "seconds"},
         **{name: value for name, value in more.items() if value is not None},
@@ -76,12 +79,12 @@ def save_result(parts: SearchParts, monitor: DerivedNetworkMonitor) -> SearchRes
     if isinstance(estimator, DeviceEstimator):
         space = make_space(config.space.name, parts.space_arguments)  # the search may have let go of candidates
         timed = measure_derived(profiler, estimator, network, data.shape, space, monitor.sample)
-    test_accuracy = None
+    accuracies = parts.in_int8(network, parts.judging_loaders[1])
     if trained := strategy_can("leaves_trained_network", config, default=False):
-        test_accuracy = evaluate_accuracy(
-            network, loader(data.test, config.data.batch_size, workers=config.data.workers)
-        )
-    metrics = _final(monitor.last, timed.get("measured_ms"), test_accuracy)
+        test = loader(data.test, config.data.batch_size, workers=config.data.workers)
+        accuracies["test_accuracy"] = evaluate_accuracy(network, test)
+        accuracies |= parts.in_int8(network, test, "test_accuracy")
+    metrics = _final(monitor.last, {"measured_ms": timed.get("measured_ms"), **accuracies})
     architecture = record(
         described,
         monitor.network,
@@ -92,13 +95,14 @@ def save_result(parts: SearchParts, monitor: DerivedNetworkMonitor) -> SearchRes
             "epochs": config.training.epochs,
             "threads": torch.get_num_threads(),
             "accuracy": metrics["default"],
-            **({"test_accuracy": metrics["test_accuracy"]} if trained else {}),
+            **accuracies,
             **({"costs": _of_costs(monitor.costs, metrics)} if monitor.costs else {}),
         },
     )
     write_weights(folder / "weights.safetensors", weights)
     if trained:
-        result = {"accuracy": metrics["test_accuracy"], "epochs": config.training.epochs, "weights": "searched",
+        of_test = {n.removeprefix("test_"): value for n, value in accuracies.items() if n.startswith("test_")}
+        result = {**of_test, "epochs": config.training.epochs, "weights": "searched",
                   "architecture": "architecture.json"}  # fmt: skip
         write_weights(folder / "final" / "weights.safetensors", weights)
         write_text(folder / "final" / "result.json", json.dumps(result, indent=2) + "\n")

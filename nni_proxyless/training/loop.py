@@ -29,11 +29,12 @@ from ..core.progress import bar
 from ..core.tensorboard_writer import Curves
 from ..data.accuracy import as_channels_last
 from ..data.fingerprint import fingerprint, image_differences
-from ..data.image_parts import ImageData
+from ..data.image_parts import ImageData, loader
 from ..data.outputs import require_outputs
 from ..data.validate import make_images
 from ..models.architecture import Architecture
 from ..models.build import installed_versions
+from ..models.export.int8_accuracy import int8_accuracy, is_for_int8
 from .augmentation import augmented
 from .batches import Division, EpochBatches, Judge, divide, seed_everything, training_loader
 from .checkpoint import TrainingCheckpoint, settings
@@ -139,6 +140,7 @@ def train(
             data.num_classes,
             known_by,
             report,
+            data.train_plain if is_for_int8(architecture.latency.get("conditions", {})) else None,
         )
         return training.run()
 
@@ -156,10 +158,11 @@ class _Training:
     def __init__(
         self, config: TrainConfig, architecture_path: Path, folder: Path, processes: Processes, network: nn.Module,
         taught_by: nn.Module | None, division: Division, num_classes: int,
-        known_by: dict[str, Any], report: Callable[[dict[str, float]], None],
+        known_by: dict[str, Any], report: Callable[[dict[str, float]], None], calibration: Any = None,
     ):  # fmt: skip
         self.config, self.architecture_path, self.folder = config, architecture_path, folder
         self.processes, self.division, self.report = processes, division, report
+        self.calibration = calibration  # training images, if the network is for 8 bits
         mixing = bool(config.mixup or config.cutmix)
         self.batches = EpochBatches(len(division.train), config.batch_size, config.seed, processes, even=mixing)  # type: ignore[arg-type]  # torch's Dataset need have no length, ours has
         self.loader = training_loader(division.train, self.batches, config.workers)
@@ -325,6 +328,7 @@ class _Training:
 
     def _finish(self) -> TrainResult:
         last, weights = self.history[-1], _copy(self.optimization.judged)
+        in_int8 = self._in_int8()
         on_test = {"last": last["accuracy"], "best": self.best["accuracy"]}
         if self.division.judging is not None:  # the one look at the test images
             on_test["last"] = self.test(self.optimization.judged)
@@ -340,7 +344,7 @@ class _Training:
         judged_on = self.division.judged_on
         if self.processes.is_first:
             result = {
-                "accuracy": on_test["last"], "last": figures["last"], "best": {**figures["best"], "chosen_on": judged_on},
+                "accuracy": on_test["last"], **in_int8, "last": figures["last"], "best": {**figures["best"], "chosen_on": judged_on},
                 "epochs": self.config.epochs, "weights": self.config.weights, "architecture": self.architecture_path.name,
                 "processes": self.processes.count, "threads": torch.get_num_threads(), "device": str(self.processes.device), "seconds": self._seconds(),
                 "versions": installed_versions(),
@@ -358,8 +362,16 @@ class _Training:
         metrics = {
             "default": last["accuracy"], "train_loss": last["train_loss"], "test_accuracy": on_test["last"],
             "best": self.best["accuracy"], "best_test_accuracy": on_test["best"],
+            **{f"test_{name}": value for name, value in in_int8.items() if value is not None},
         }  # fmt: skip
         return TrainResult(self.folder, on_test["last"], figures["best"], judged_on, metrics)
+
+    def _in_int8(self) -> dict[str, float | None]:
+        """Accuracy of the last weights on the test images when they are quantized, if the network is for 8 bits."""
+        if self.calibration is None or not self.processes.is_first:
+            return {}
+        test = loader(self.division.test, self.config.batch_size, workers=self.config.workers)
+        return {"accuracy_int8": int8_accuracy(self.optimization.judged, self.calibration, test)}
 
     def _history_text(self) -> str:
         return "".join(json.dumps(record) + "\n" for record in self.history)

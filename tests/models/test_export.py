@@ -22,8 +22,10 @@ from torch import Tensor
 from nni_proxyless import data
 from nni_proxyless.cli.main import main
 from nni_proxyless.core.atomic_files import write_weights
+from nni_proxyless.data.image_parts import loader
 from nni_proxyless.derive import Architecture, build_network, load_weights, to_timm
 from nni_proxyless.models.export.check_images import CheckImages
+from nni_proxyless.models.export.int8_accuracy import int8_accuracy
 from nni_proxyless.models.export.onnx_format import write_onnx_for_netron
 
 from ..runs import MACS, search
@@ -162,6 +164,11 @@ def test_int8_answers_like_float_and_has_a_scale_per_filter(trained, tmp_path):
     assert accuracy["torch"] == pytest.approx(float((ours == targets).float().mean()), abs=1e-6)
     assert accuracy["int8"] == pytest.approx(float((eight == targets).float().mean()), abs=1e-6)
     assert accuracy["int8 agreement"] == pytest.approx(float((eight == ours).float().mean()), abs=1e-6)
+    network = build_network(Architecture.read(trained), load_weights(trained.with_name("weights.safetensors")))
+    found = int8_accuracy(
+        network, data.digits().train_plain, loader(test, 64)
+    )  # by the same images, on the way of searches
+    assert found == pytest.approx(accuracy["int8"], abs=1e-6)
 
     graph = onnx.load(tmp_path / "model.int8.onnx").graph
     stored = {entry.name: onnx.numpy_helper.to_array(entry) for entry in graph.initializer}

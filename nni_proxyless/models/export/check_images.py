@@ -19,7 +19,7 @@ from ...data.validate import make_images
 from ...latency.estimators.timing import noise
 from ..architecture import Architecture
 
-__all__ = ["CheckImages"]
+__all__ = ["CheckImages", "spread", "stacked"]
 
 _logger = logging.getLogger(__name__)
 
@@ -84,11 +84,11 @@ class CheckImages:
     def labeled(self, n: int, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Up to n test images with their classes, in batches; the last one may be smaller."""
         assert self.data is not None
-        for images, targets in loader(_spread(self.data.test, n), batch):
+        for images, targets in loader(spread(self.data.test, n), batch):
             yield self._resized(images), targets
 
     def _stacked(self, dataset: Any, n: int) -> Tensor:
-        return self._resized(torch.stack([image for image, _ in _items(_spread(dataset, n))]))
+        return self._resized(stacked(spread(dataset, n)))
 
     def _resized(self, images: Tensor) -> Tensor:
         if images.shape[1:] == self.shape:
@@ -96,10 +96,12 @@ class CheckImages:
         return interpolate(images, size=self.shape[1:], mode="bilinear", align_corners=False, antialias=True)
 
 
-def _spread(dataset: Any, n: int) -> Subset:
+def spread(dataset: Any, n: int) -> Subset:
+    """Up to n images of a data set, spread evenly over it: it may be sorted by class."""
     n = min(n, len(dataset))
     return Subset(dataset, [i * len(dataset) // n for i in range(n)])
 
 
-def _items(dataset: Any) -> Iterator[tuple[Tensor, Any]]:
-    return (dataset[i] for i in range(len(dataset)))
+def stacked(dataset: Any) -> Tensor:
+    """Its images as one tensor, (n, channels, height, width)."""
+    return torch.stack([dataset[i][0] for i in range(len(dataset))])
