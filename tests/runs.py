@@ -18,7 +18,7 @@ seed: 3
 space: {preset: small, widths: [8, 16], depths: [2, 2], strides: [2, 2], stem_width: 8, feature_mix: 32}
 data: {name: digits, image_size: 8, batch_size: 64}
 strategy: {warmup_epochs: 1, arc_update_every: 2, arc_learning_rate: 0.05}
-latency: {target_ms: 90%, table: table.yaml, estimator: {warmup: 1, repeats: 15}}
+latency: {target_ms: 90%, table: table.yaml, estimator: {runtime: torch, warmup: 1, repeats: 15}}
 training: {epochs: 3}
 trainer: {accelerator: cpu, threads: 1}
 """

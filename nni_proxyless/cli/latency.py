@@ -27,8 +27,8 @@ def add_latency_command(commands: Any) -> None:
                                   description="Lookup tables of latencies, measured on the target.")  # fmt: skip
     actions = latency.add_subparsers(required=True, metavar="ACTION")
 
-    build = actions.add_parser("build", help="measure every operation of a space on this machine",
-                               description="Measure every operation of a space on this machine. If it is stopped or killed, the same "
+    build = actions.add_parser("build", help="measure the operations of a space on this machine",
+                               description="Measure the operations of a space on this machine, in the runtime that is to run its networks. If it is stopped or killed, the same "
                                "command goes on where it was.")  # fmt: skip
     _space_arguments(build, needed=True)
     build.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: %(default)s)")
@@ -36,7 +36,7 @@ def add_latency_command(commands: Any) -> None:
     build.add_argument("--batch", type=int, default=1, help="images at once (default: %(default)s)")
     build.add_argument("--precision", default="float32", help="float32, float16, bfloat16, int8; what a runtime has of these is in docs/how-to/runtimes.md "
                        "(default: %(default)s)")  # fmt: skip
-    _runtime_arguments(build, default="torch")
+    _runtime_arguments(build, default="onnxruntime on a CPU, torch on other devices")
     build.add_argument("--method", choices=("networks", "isolated", "fit"),
                        help="operations timed inside whole networks, or one by one, or fitted to whole networks (default: networks with "
                        "eager torch, fit with other runtimes)")  # fmt: skip
@@ -70,7 +70,7 @@ def add_latency_command(commands: Any) -> None:
     check.add_argument("--calibration", type=int, default=30, help="others, to calibrate on (default: %(default)s)")
     check.add_argument("--repeats", type=int, default=100, help="timings of each network (default: %(default)s)")
     check.add_argument("--warmup", type=int, default=2, help="untimed runs before (default: %(default)s)")
-    _runtime_arguments(check, default=None)
+    _runtime_arguments(check, default="that of the table")
     check.add_argument("--seed", type=int, default=1, help="of the networks (default: %(default)s)")
     check.add_argument("--dry-run", action="store_true", help="leave the table as it is")
     check.add_argument("--json", type=path_argument, metavar="check.json", help="write all figures, network by network")
@@ -84,10 +84,10 @@ def add_latency_command(commands: Any) -> None:
     predict.set_defaults(run=_predict)
 
 
-def _runtime_arguments(parser: argparse.ArgumentParser, *, default: str | None) -> None:
-    parser.add_argument("--runtime", default=default, metavar="NAME",
-                        help="what runs the networks: torch, torch-compile, onnxruntime, openvino, ncnn, mnn, command, or package.module:Class "
-                        f"(default: {default or 'that of the table'})")  # fmt: skip
+def _runtime_arguments(parser: argparse.ArgumentParser, *, default: str) -> None:
+    parser.add_argument("--runtime", metavar="NAME",
+                        help="what runs the networks: onnxruntime, torch (eager mode), torch-compile, openvino, ncnn, mnn, command, or "
+                        f"package.module:Class (default: {default})")  # fmt: skip
     parser.add_argument("--runtime-option", nargs="+", action="extend", default=[], metavar="key=value",
                         help="of the runtime, such as 'command=./bench.sh {file}'")  # fmt: skip
 

@@ -55,7 +55,7 @@ def _search(arguments: argparse.Namespace) -> int:
             print(figures(Architecture.read(folder / "architecture.json")))
             print(f"finished already: {folder / 'architecture.json'}")
             return 0
-        config = read_config(SearchConfig, path)
+        config = read_config(SearchConfig, path, of_run=True)
     else:
         file, overrides = file_and_overrides(arguments.items)
         path = Path(file) if file else None

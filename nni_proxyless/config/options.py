@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 
 from ..core.ranges import problems_of
 from ..core.signatures import read_signature
+from ..latency.runtimes.default import TORCH, default_runtime
 from . import registry
 
 __all__ = ["Options", "options_of"]
@@ -136,10 +138,14 @@ def _nothing(options: Any) -> list[str]:
 
 
 def _of_device(options: Any) -> list[str] | None:
-    """All is well with torch on a CPU; of any other device torch has to say whether it is there, and a runtime has a say of its own."""
+    """All is well with torch and ONNX Runtime on a CPU; of any other device torch has to say whether it is there, and a runtime has a say of
+    its own."""
     whole = min(options.threads, options.batch, options.repeats) >= 1 and options.warmup >= 0
-    sound = options.device == "cpu" and options.precision in ("float32", "float16", "bfloat16") and whole
-    return [] if sound and options.runtime == "torch" and not options.options else None
+    runtime = default_runtime(options.device) if options.runtime is None else options.runtime
+    precisions = {TORCH: ("float32", "float16", "bfloat16"), "onnxruntime": ("float32",)}.get(runtime, ())
+    there = runtime == TORCH or all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
+    sound = options.device == "cpu" and options.precision in precisions and whole and there
+    return [] if sound and not options.options else None
 
 
 # Constructors that refuse nothing but values outside the ranges that the types of their options declare.

@@ -1,8 +1,8 @@
 """Override single values of a file by dotted path: ``training.epochs=60``, ``costs.0.target``.
 
 Who changes a name (``latency.estimator.name=macs``) means what the file says for the old name to go: its arguments and, of an
-estimator, the table that it has measured. A section's own keys, such as ``data.batch_size``, and whatever overrides give, stay. Of
-a file with ``strategies``, what stands in ``strategy`` is for each of them.
+estimator, the table that it has measured. Who changes a ``runtime`` means its options to go, and the table. A section's own keys, such as
+``data.batch_size``, and whatever overrides give, stay. Of a file with ``strategies``, what stands in ``strategy`` is for each of them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 from ..core.errors import UserError
 from ..core.user_path import user_path
+from ..latency.runtimes.default import default_runtime
+from .search_config import TIMES
 from .strict_yaml import parse_value
 
 __all__ = ["NamedPath", "Override", "file_and_overrides", "is_file", "override"]
@@ -23,7 +25,7 @@ _logger = logging.getLogger(__name__)
 Override = tuple[str, str, Any]
 """Source, for messages; dotted path; value."""
 
-STRATEGY, STRATEGIES, TABLE = "strategy", "strategies", "table"
+STRATEGY, STRATEGIES, TABLE, ESTIMATOR, RUNTIME = "strategy", "strategies", "table", "estimator", "runtime"
 _warned_of: set[str] = set()  # an experiment's trials are checked one after the other
 
 
@@ -42,6 +44,8 @@ def override(
     content = _unshared(content)
     for where in named:
         _drop_old_arguments(content, overrides, where)
+        if where.path[-1] == ESTIMATOR:
+            _drop_what_old_runtime_has(content, overrides, where)
     problems = []
     for source, dotted, value in overrides:
         keys = tuple(dotted.split("."))
@@ -86,20 +90,40 @@ def _drop_old_arguments(content: dict[str, Any], overrides: Sequence[Override], 
     gone = [key for key in section if key not in where.own]
     for key in gone:
         del section[key]
-    holder = above[-1]
-    if (
-        where.path[-1] == "estimator"
-        and isinstance(holder, dict)
-        and holder.get(TABLE) is not None
-        and not _needs_table(name)
-    ):
-        del holder[TABLE]
-        gone.append(f"{'.'.join(where.path[:-1])}.{TABLE}")
-    if not gone:
+    if where.path[-1] == ESTIMATOR and not _needs_table(name):
+        gone += _drop_table(above[-1], where)
+    _say_left_out(f"{source}: {'.'.join(where.path)} is {name}", gone, old)
+
+
+def _drop_what_old_runtime_has(content: dict[str, Any], overrides: Sequence[Override], where: NamedPath) -> None:
+    """Drop the file's options and table of a runtime that an override changes."""
+    named = {dotted: (source, value) for source, dotted, value in overrides}
+    runtime_path = ".".join((*where.path, RUNTIME))
+    *above, section = _sections(content, where.path)
+    if runtime_path not in named or ".".join((*where.path, "name")) in named or not isinstance(section, dict):
         return
-    left_out = ", ".join(map(str, gone))
-    text = f"{source}: {'.'.join(where.path)} is {name}: left out {left_out}, which the file has for {old}"
-    if text not in _warned_of:
+    source, runtime = named[runtime_path]
+    if section.get("name", where.default) != TIMES:
+        return
+    old = section.get(RUNTIME) or default_runtime(str(section.get("device", "cpu")))
+    if runtime == old:
+        return
+    gone = [] if section.pop("options", None) is None else ["options"]
+    gone += _drop_table(above[-1], where)
+    _say_left_out(f"{source}: {runtime_path} is {runtime}", gone, old)
+
+
+def _drop_table(holder: Any, where: NamedPath) -> list[str]:
+    """Drop the table of an estimator; returns its place, if there was one."""
+    if not isinstance(holder, dict) or holder.get(TABLE) is None:
+        return []
+    del holder[TABLE]
+    return [f"{'.'.join(where.path[:-1])}.{TABLE}"]
+
+
+def _say_left_out(what: str, gone: Sequence[Any], old: Any) -> None:
+    text = f"{what}: left out {', '.join(map(str, gone))}, which the file has for {old}"
+    if gone and text not in _warned_of:
         _warned_of.add(text)
         _logger.info("%s", text)
 

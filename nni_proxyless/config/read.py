@@ -19,7 +19,7 @@ from ..core.stages import problem_of_child, problem_of_warmup
 from . import registry
 from .options import options_of
 from .overrides import NamedPath, file_and_overrides, is_file, override
-from .search_config import SearchConfig
+from .search_config import SearchConfig, as_it_was_meant
 from .strict_yaml import parse_value, read_yaml
 from .train_config import TrainConfig
 
@@ -49,7 +49,9 @@ EXAMPLES: dict[Any, str] = {SearchConfig: "'space:' and 'strategy:'", TrainConfi
 LONGEST_NAME = 200
 
 
-def read_config(cls: type[Config], path: str | Path | None, overrides: Sequence[tuple[str, str, Any]] = ()) -> Config:
+def read_config(
+    cls: type[Config], path: str | Path | None, overrides: Sequence[tuple[str, str, Any]] = (), *, of_run: bool = False
+) -> Config:
     """Read and check a configuration.
 
     Parameters
@@ -60,6 +62,8 @@ def read_config(cls: type[Config], path: str | Path | None, overrides: Sequence[
         A YAML file; None for defaults.
     overrides
         (source, dotted path, value), in the order in which they apply. The source is named in messages.
+    of_run
+        Whether a search has left the file: what it does not say is as it was then.
 
     Raises
     ------
@@ -68,6 +72,7 @@ def read_config(cls: type[Config], path: str | Path | None, overrides: Sequence[
     """
     where = str(path) if path is not None else "command line"
     content = read_yaml(path, example=EXAMPLES[cls]) if path is not None else {}
+    content = as_it_was_meant(content) if of_run else content
     content, problems = override(content, overrides, [_place(cls, one) for one in _named_in(cls, content)])
     sources = {tuple(dotted.split(".")): source for source, dotted, _ in overrides}
 

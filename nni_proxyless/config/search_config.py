@@ -6,11 +6,14 @@ import math
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from ..latency.runtimes.default import TORCH, default_runtime
 from .sections import LARGEST_SEED, NamedSection, Optimizer, PathText, Section, is_number
 
-__all__ = ["CostSection", "DataSection", "LatencySection", "SearchConfig"]
+__all__ = ["CostSection", "DataSection", "LatencySection", "SearchConfig", "as_it_was_meant"]
+
+TIMES = "device"  # the estimator that has a runtime
 
 
 class SpaceSection(NamedSection):
@@ -29,6 +32,15 @@ class EstimatorSection(NamedSection):
     """Which source of latencies."""
 
     name: str = Field("device", description="source of latencies, or of another cost")
+
+    @model_validator(mode="after")
+    def _with_runtime(self) -> EstimatorSection:
+        """Which runtime times, is written down: what a search has left says so, whatever the default is by then."""
+        said = self.model_extra
+        if self.name == TIMES and said is not None and said.get("runtime") is None:
+            device = said.get("device", "cpu")
+            said["runtime"] = default_runtime(device if isinstance(device, str) else "cpu")
+        return self
 
 
 class DataSection(NamedSection):
@@ -172,3 +184,22 @@ class SearchConfig(Section):
     costs: list[CostSection] = Field([], description="further costs beside the latency")
     training: TrainingSection = Field(TrainingSection(), description="training of the supernet's weights")
     trainer: TrainerSection = Field(TrainerSection(), description="the machine")
+
+
+def as_it_was_meant(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of the ``search.yml`` of a run folder: one that names no runtime is from before there was another default than eager torch."""
+
+    def named(estimator: Any) -> Any:
+        if isinstance(estimator, dict) and estimator.get("name", TIMES) == TIMES and estimator.get("runtime") is None:
+            return {**estimator, "runtime": TORCH}
+        return estimator
+
+    def with_runtime(section: Any) -> Any:
+        sound = isinstance(section, dict) and "estimator" in section
+        return {**section, "estimator": named(section["estimator"])} if sound else section
+
+    costs = content.get("costs")
+    return {
+        **content, "latency": with_runtime(content.get("latency", {})),
+        **({"costs": [with_runtime(cost) for cost in costs]} if isinstance(costs, list) else {}),
+    }  # fmt: skip

@@ -101,7 +101,7 @@ class FinishedSearch:
             There is no search, it has not finished, a file is missing or does not fit, or its images are others now.
         """
         require_finished(folder)
-        config = read_config(SearchConfig, folder / "search.yml")
+        config = read_config(SearchConfig, folder / "search.yml", of_run=True)
         architecture = Architecture.read(folder / "architecture.json")
         stored = read_probabilities(folder)
         use(config.trainer.threads)

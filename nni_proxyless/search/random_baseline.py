@@ -178,7 +178,7 @@ def profiler_of_search(searched: Architecture, space: ModelSpace, run: Path) -> 
         if table is not None:
             return LatencyProfiler(space, LookupTable.read(table, unit=unit_of(searched.latency)), searched.input_shape)
         if settings is not None:
-            estimator = make_estimator(read_config(SearchConfig, settings).latency.estimator)
+            estimator = make_estimator(read_config(SearchConfig, settings, of_run=True).latency.estimator)
             if not isinstance(estimator, DeviceEstimator) and estimator.unit == unit_of(searched.latency):
                 return LatencyProfiler(space, estimator, searched.input_shape)
     except (ValueError, KeyError) as error:  # a TableError, or a table of another space

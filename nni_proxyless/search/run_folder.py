@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from ..config.search_config import SearchConfig
+from ..config.search_config import SearchConfig, as_it_was_meant
 from ..config.strict_yaml import YAML_OF_NNI, read_yaml
 from ..core import settings_diff
 from ..core.atomic_files import write_text
@@ -106,7 +106,8 @@ def differences(folder: Path, resolved: str) -> list[str]:
         Its ``search.yml`` is no YAML.
     """
     path = folder / "search.yml"
-    there = read_yaml(path, loader=YAML_OF_NNI) if path.exists() else {}  # PyYAML's numbers, as on the other side
+    # PyYAML's numbers, as on the other side
+    there = as_it_was_meant(read_yaml(path, loader=YAML_OF_NNI)) if path.exists() else {}
     here = yaml.safe_load(resolved)
     return settings_diff.differences({**here, "output": None}, {**there, "output": None})
 

@@ -208,7 +208,7 @@ def test_nets_to_be_judged_are_drawn_from_the_probabilities(searched, tmp_path, 
 
 
 def test_on_a_device_the_network_is_timed(tmp_path, refused):
-    timed = ("latency.table=null", "latency.estimator={warmup: 1, repeats: 10}")
+    timed = ("latency.table=null", "latency.estimator={runtime: torch, warmup: 1, repeats: 10}")
     run = search(tmp_path, *timed, "training.epochs=1", "strategy.warmup_epochs=0")
     profiler = FinishedSearch.read(run).profiler
     budget = (fastest(profiler)[1] + slowest(profiler)[1]) / 2

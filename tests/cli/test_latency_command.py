@@ -43,7 +43,22 @@ def branch(width: int) -> nn.Sequential:
 
 
 def build(path: Path, *words: str) -> int:
-    return main(["latency", "build", *SPACE, "--repeats", "4", "--warmup", "1", "--output", str(path), *words])
+    return main(
+        [
+            "latency",
+            "build",
+            *SPACE,
+            "--runtime",
+            "torch",
+            "--repeats",
+            "4",
+            "--warmup",
+            "1",
+            "--output",
+            str(path),
+            *words,
+        ]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +80,18 @@ def test_build_writes_a_table_that_says_what_it_is_of(table):
 
 
 def test_check_prints_draws_and_stores_a_calibration(tmp_path, capsys):
-    space = ["--space", f"{__name__}:FarApart", "--resolution", "16", "--channels", "1", "--method", "isolated"]
+    space = [
+        "--space",
+        f"{__name__}:FarApart",
+        "--resolution",
+        "16",
+        "--channels",
+        "1",
+        "--method",
+        "isolated",
+        "--runtime",
+        "torch",
+    ]
     assert main(["latency", "build", *space, "--repeats", "10", "--output", str(tmp_path / "t.yaml")]) == 0
     before = (tmp_path / "t.yaml").read_text()
     words = ["--networks", "8", "--calibration", "8", "--repeats", "10"]
@@ -85,7 +111,7 @@ def test_check_prints_draws_and_stores_a_calibration(tmp_path, capsys):
 
 def test_a_killed_build_goes_on(tmp_path, monkeypatch, capsys):
     """The process is killed in the middle; the same command ends it and keeps what was timed."""
-    words = ["latency", "build", *SPACE, "--repeats", "60", "--output", "table.yaml"]
+    words = ["latency", "build", *SPACE, "--runtime", "torch", "--repeats", "60", "--output", "table.yaml"]
     partial, said = tmp_path / "table.yaml.partial", tmp_path / "said"
     process = fork(main, words, cwd=tmp_path, said=said)
     deadline = time.monotonic() + 120
@@ -113,7 +139,7 @@ def test_a_killed_build_goes_on(tmp_path, monkeypatch, capsys):
 def test_a_table_is_fitted_to_whole_networks(tmp_path, capsys):
     """The command says how true it is; check and predict work with it, and predict for no other fixed part."""
     path = tmp_path / "t.yaml"
-    space = ["--space", f"{__name__}:FarApart", "--resolution", "16", "--channels", "1"]
+    space = ["--space", f"{__name__}:FarApart", "--resolution", "16", "--channels", "1", "--runtime", "torch"]
     assert main(["latency", "build", *space, "--method", "fit", "--networks", "12", "--output", str(path)]) == 0
     told = capsys.readouterr()
     assert "latencies: whole networks are timed, 12 of them" in told.err

@@ -12,8 +12,10 @@ from nni_proxyless.strategies import ProxylessNAS
 from nni_proxyless.config.read import parse_value, read_config
 from nni_proxyless.config.registry import accepted_arguments
 from nni_proxyless.config.search_config import SearchConfig
+from nni_proxyless.config.strict_yaml import read_yaml
 from nni_proxyless.config.train_config import TrainConfig
 from nni_proxyless.core.errors import UserError
+from nni_proxyless.search.run_folder import as_file_in, differences
 
 
 def problems(tmp_path: Path, text: str, *overrides: tuple) -> list[str]:
@@ -33,6 +35,9 @@ def test_shipped_files_are_valid(pytestconfig):
         "arc_learning_rate": 0.1,
     }  # fmt: skip
     assert read_config(SearchConfig, None).space.name == "mobilenetv2"
+    for path in experiments.rglob("search*.yml"):
+        estimator = read_yaml(path)["latency"]["estimator"]
+        assert estimator["name"] == "macs" or estimator["runtime"] == "onnxruntime", "files that are shipped say it"
     assert read_config(TrainConfig, experiments / "train.yml").weights == "inherited"
     config = read_config(SearchConfig, experiments / "search_dsnas.yml")
     assert config.strategy.name == "dsnas"
@@ -160,7 +165,7 @@ def test_later_overrides_win_and_reach_nested_sections():
         ("command line", "seed", 1), ("NNI's parameters", "seed", 7),
     ]  # fmt: skip
     config = read_config(SearchConfig, None, overrides)
-    assert (config.seed, config.latency.estimator.arguments) == (7, {"threads": 2})
+    assert (config.seed, config.latency.estimator.arguments) == (7, {"threads": 2, "runtime": "onnxruntime"})
 
 
 @pytest.mark.parametrize(
@@ -176,3 +181,17 @@ def test_arguments_are_found_behind_wrapping_and_inheritance():
     """NNI wraps ``ModelSpace.__init__``, and strategies hand arguments on to their base class."""
     assert "widths" in accepted_arguments(MobileNetV2Space)
     assert {"arc_update_every", "mutation_hooks"} <= set(accepted_arguments(ProxylessNAS))
+
+
+def test_a_file_that_names_no_runtime_gets_the_default_and_a_run_that_of_its_time(tmp_path):
+    """Searches from before ONNX Runtime was the default on a CPU were steered by eager torch, and go on so."""
+    (tmp_path / "search.yml").write_text(
+        "latency: {estimator: {name: device, runtime: null}}\n"
+        "costs: [{estimator: {device: cpu}, target: 1, name: a}, {estimator: {name: macs}, target: 1}]\n"
+    )
+    for of_run, runtime in ((False, "onnxruntime"), (True, "torch")):
+        config = read_config(SearchConfig, tmp_path / "search.yml", of_run=of_run)
+        sections = [config.latency.estimator, *(cost.estimator for cost in config.costs)]
+        assert [section.arguments.get("runtime") for section in sections] == [runtime, runtime, None]
+    begun = as_file_in(tmp_path, read_config(SearchConfig, tmp_path / "search.yml"), tmp_path)
+    assert "latency.estimator.runtime is 'onnxruntime' here, 'torch' there" in differences(tmp_path, begun)

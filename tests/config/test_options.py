@@ -70,10 +70,11 @@ WRONG = {
     ],
     ("nni_proxyless.estimators", "device"): [
         {},
-        {"device": "cpu", "threads": 2, "batch": 8, "warmup": 0, "repeats": 1, "precision": "bfloat16"},
+        {"device": "cpu", "threads": 2, "batch": 8, "warmup": 0, "repeats": 1, "precision": "bfloat16", "runtime": "torch"},
         {"threads": 0, "batch": 0, "repeats": 0, "warmup": -1, "precision": "int8"},
         {"device": "tpu"},
         {"device": "cuda:99"},
+        {"precision": "bfloat16"},
         {"runtime": "onxruntime"},
         {"runtime": "ncnn", "batch": 2},
         {"runtime": "command", "options": {"command": 1}},

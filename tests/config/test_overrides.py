@@ -51,7 +51,7 @@ def test_a_changed_name_lets_go_of_the_arguments_of_the_old_one(tmp_path):
     assert (config.data.batch_size, config.data.validation) == (16, 0.1), "keys of the section, whatever it names"
     assert (config.strategy.name, config.strategy.arguments) == ("dsnas", {}), "though dsnas knows warmup_epochs too"
     assert (config.costs[0].estimator.arguments, config.costs[0].table, config.costs[0].target) == ({}, None, 1)
-    assert config.latency.estimator.arguments == {"device": "cpu", "threads": 2}, (
+    assert config.latency.estimator.arguments == {"device": "cpu", "threads": 2, "runtime": "onnxruntime"}, (
         "an alias is no second name of a place"
     )
     assert config.latency.table == "t.yaml"
@@ -86,6 +86,19 @@ def test_what_is_left_out_is_said_once(tmp_path, caplog):
     ]
 
 
+def test_a_changed_runtime_lets_go_of_the_options_and_the_table_of_the_old_one(tmp_path, caplog):
+    """So that eager mode is one word away; a runtime that the file has already changes nothing."""
+    caplog.set_level(logging.INFO, logger="nni_proxyless")
+    path = tmp_path / "search.yml"
+    latency = read(path, ("latency.estimator.runtime", "torch")).latency
+    assert (latency.table, latency.estimator.arguments) == (None, {"device": "cpu", "threads": 2, "runtime": "torch"})
+    assert [record.getMessage() for record in caplog.records] == [
+        "command line: latency.estimator.runtime is torch: left out latency.table, which the file has for onnxruntime"
+    ]
+    assert read(path, ("latency.estimator.runtime", "onnxruntime")) == read(path)
+    assert read(path, ("latency.estimator.runtime", "torch"), ("latency.table", "v.yaml")).latency.table == "v.yaml"
+
+
 def test_check_sees_what_trials_do(tmp_path):
     """Of an experiment that chooses the estimator, every combination."""
     (tmp_path / "search.yml").write_text(FILE.replace("fashion-mnist, root: somewhere, n_train: 100", "digits"))
@@ -95,7 +108,7 @@ def test_check_sees_what_trials_do(tmp_path):
         "trainingService: {platform: local}\n"
     )
     first = check_experiment(tmp_path / "e.yml").first
-    for name, arguments in (("parameters", {}), ("device", {"device": "cpu", "threads": 2})):
+    for name, arguments in (("parameters", {}), ("device", {"device": "cpu", "threads": 2, "runtime": "onnxruntime"})):
         parameters = [("command line", "strategy.name", "dsnas"), ("NNI's parameters", "latency.estimator.name", name)]
         trial = read_config(SearchConfig, tmp_path / "search.yml", parameters)
         assert (trial.strategy.arguments, trial.latency.estimator.arguments) == ({}, arguments)

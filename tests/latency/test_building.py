@@ -42,7 +42,7 @@ def all_samples() -> list[dict]:
 
 def test_a_network_runs_its_own_operations_and_says_how_long_each_took():
     """For all 48 architectures: the keys that the trace foresees, in order of time, and no more than the whole takes."""
-    with Networks.on(DeviceEstimator(), Timed(), (8,)) as networks:
+    with Networks.on(DeviceEstimator(runtime="torch"), Timed(), (8,)) as networks:
         for sample in all_samples():
             total, operations = networks.run(sample)
             assert sorted(key for key, _ in operations) == sorted(
@@ -57,7 +57,7 @@ def test_the_space_is_left_as_it_is():
     """No hook, no mode, no choice of it changes; what is timed is a copy."""
     space = Timed().train()
     chosen = [(m._dry_run_choice if isinstance(m, LayerChoice) else None) for m in space.modules()]
-    build_lookup_table(space, (8,), DeviceEstimator(repeats=2, warmup=0))
+    build_lookup_table(space, (8,), DeviceEstimator(runtime="torch", repeats=2, warmup=0))
     assert all(m.training and not m._forward_hooks and not m._forward_pre_hooks for m in space.modules())
     assert [(m._dry_run_choice if isinstance(m, LayerChoice) else None) for m in space.modules()] == chosen
     assert space.body._dry_run_depth == 1
@@ -89,7 +89,7 @@ def test_a_table_has_one_row_per_operation_and_says_how_it_was_measured(tmp_path
     space = Timed()
     steps: list[tuple[int, int]] = []
     table = build_lookup_table(
-        space, (8,), DeviceEstimator(repeats=6, warmup=1, batch=2), method=method,
+        space, (8,), DeviceEstimator(runtime="torch", repeats=6, warmup=1, batch=2), method=method,
         description={"name": "tests:Space", "arguments": {}}, progress=lambda *done: steps.append(done),
     )  # fmt: skip
     keys = {op.key for op in trace_operations(space, (8,))}
@@ -112,10 +112,10 @@ def test_a_table_has_one_row_per_operation_and_says_how_it_was_measured(tmp_path
 def test_the_number_of_processes_is_a_condition(monkeypatch):
     """A job of two processes, as torchrun starts it, measures under other conditions than a search of one asks for."""
     monkeypatch.setenv("WORLD_SIZE", "2")
-    table = build_lookup_table(Timed(), (8,), DeviceEstimator(repeats=1, warmup=0))
+    table = build_lookup_table(Timed(), (8,), DeviceEstimator(runtime="torch", repeats=1, warmup=0))
     monkeypatch.delenv("WORLD_SIZE")
     with pytest.raises(TableError, match="processes is 2 in the table, 1 here"):
-        table.require(DeviceEstimator().conditions)
+        table.require(DeviceEstimator(runtime="torch").conditions)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_the_number_of_processes_is_a_condition(monkeypatch):
 def test_a_table_of_several_threads_says_how_they_waited(threads, policy, waiting, tmp_path, monkeypatch):
     """But compares by it with no other one: tables that do not say it are read as before."""
     monkeypatch.setenv("OMP_WAIT_POLICY", policy)
-    estimator = DeviceEstimator(repeats=1, warmup=0, threads=threads)
+    estimator = DeviceEstimator(runtime="torch", repeats=1, warmup=0, threads=threads)
     build_lookup_table(Timed(), (8,), estimator, method="isolated").write(tmp_path / "t.yml")
     table = LookupTable.read(tmp_path / "t.yml")
     assert table.measured.get("waiting") == waiting
@@ -141,7 +141,7 @@ class Killed(BaseException):
 def test_a_killed_build_goes_on_where_it_was(tmp_path, method):
     """What was timed before the kill stays to the digit, half a line is thrown away, and only the rest is timed."""
     partial = tmp_path / "t.yml.partial"
-    estimator = DeviceEstimator(repeats=4, warmup=0)
+    estimator = DeviceEstimator(runtime="torch", repeats=4, warmup=0)
 
     def build(progress):
         return build_lookup_table(Timed(), (8,), estimator, method=method, partial=partial, progress=progress)
@@ -163,7 +163,7 @@ def test_a_killed_build_goes_on_where_it_was(tmp_path, method):
 
 def test_a_build_whose_cheapest_network_would_take_less_than_no_time_is_refused(tmp_path):
     """As on a machine so busy that operations, looked at one by one, took ten milliseconds more than the network they are in."""
-    partial, estimator = tmp_path / "t.yml.partial", DeviceEstimator(repeats=4, warmup=0)
+    partial, estimator = tmp_path / "t.yml.partial", DeviceEstimator(runtime="torch", repeats=4, warmup=0)
 
     def kill(done: int, total: int) -> None:
         if done == total - 1:
@@ -183,10 +183,10 @@ def test_a_build_whose_cheapest_network_would_take_less_than_no_time_is_refused(
 
 def test_what_another_build_has_left_is_not_taken_over(tmp_path):
     partial = tmp_path / "t.yml.partial"
-    build_lookup_table(Timed(), (8,), DeviceEstimator(repeats=2, warmup=0), partial=partial)
+    build_lookup_table(Timed(), (8,), DeviceEstimator(runtime="torch", repeats=2, warmup=0), partial=partial)
     first = partial.read_text()
     steps: list[int] = []
-    build_lookup_table(Timed(), (8,), DeviceEstimator(repeats=2, warmup=0, batch=2), partial=partial,
+    build_lookup_table(Timed(), (8,), DeviceEstimator(runtime="torch", repeats=2, warmup=0, batch=2), partial=partial,
                        progress=lambda done, total: steps.append(done))  # fmt: skip
     assert steps[0] == 1
     assert partial.read_text().split("\n")[0] != first.split("\n")[0]
@@ -241,7 +241,7 @@ def test_a_calibration_finds_fixed_cost_and_slope():
 def test_a_check_times_whole_networks_and_calibrates(tmp_path):
     """A table ten times too high is found to be, and its calibration mends it; nothing of the first calibration is left."""
     torch.manual_seed(0)
-    estimator = DeviceEstimator(repeats=15, warmup=2)
+    estimator = DeviceEstimator(runtime="torch", repeats=15, warmup=2)
     table = build_lookup_table(Timed(), (8,), estimator)
     high = table.replace(
         rows={k: Measurement(10 * r.median_ms, 10 * r.p95_ms, r.count) for k, r in table.rows.items()},
@@ -267,10 +267,10 @@ def test_a_check_times_whole_networks_and_calibrates(tmp_path):
 
 
 def test_wrong_numbers_of_networks_and_methods_are_refused():
-    table = build_lookup_table(Timed(), (8,), DeviceEstimator(repeats=1, warmup=0))
+    table = build_lookup_table(Timed(), (8,), DeviceEstimator(runtime="torch", repeats=1, warmup=0))
     with pytest.raises(ValueError, match="the space has 48 different networks, fewer than the 60 that are to be timed"):
-        check_table(table, Timed(), (8,), DeviceEstimator())
+        check_table(table, Timed(), (8,), DeviceEstimator(runtime="torch"))
     with pytest.raises(ValueError, match="n_networks is 2 and n_calibration 30; allowed: 3 or more of each"):
-        check_table(table, Timed(), (8,), DeviceEstimator(), n_networks=2)
+        check_table(table, Timed(), (8,), DeviceEstimator(runtime="torch"), n_networks=2)
     with pytest.raises(ValueError, match="method is 'guess'; allowed: networks, isolated"):
-        build_lookup_table(Timed(), (8,), DeviceEstimator(), method="guess")
+        build_lookup_table(Timed(), (8,), DeviceEstimator(runtime="torch"), method="guess")

@@ -354,7 +354,7 @@ def test_activations_of_several_inputs_are_kept_until_they_are_read():
 def test_every_way_is_timed_inside_networks_and_alone(way):
     """A row for every operation, with a batch of three; the rows make up every network."""
     space = Alone(way)
-    estimator = DeviceEstimator(repeats=1, warmup=0, batch=3)
+    estimator = DeviceEstimator(runtime="torch", repeats=1, warmup=0, batch=3)
     operations = trace_operations(space, SHAPE)
     for method in ("networks", "isolated"):
         table = build_lookup_table(space, SHAPE, estimator, method=method)
@@ -376,9 +376,9 @@ def test_what_runs_beside_modules_is_counted_timed_alone_and_else_in_the_constan
     n = CHANNELS * SIDE * SIDE
     assert MacsEstimator().estimate(beside) * 1e6 == pytest.approx(n * 9 * CHANNELS + 2 * n * CHANNELS + n * SIDE)
     assert ParametersEstimator().estimate(beside) * 1e6 == CHANNELS * CHANNELS * 9 + CHANNELS * CHANNELS
-    alone = build_lookup_table(space, SHAPE, DeviceEstimator(repeats=1, warmup=0), method="isolated")
+    alone = build_lookup_table(space, SHAPE, DeviceEstimator(runtime="torch", repeats=1, warmup=0), method="isolated")
     assert alone.rows[beside.key].median_ms > 0
-    inside = build_lookup_table(space, SHAPE, DeviceEstimator(repeats=1, warmup=0))
+    inside = build_lookup_table(space, SHAPE, DeviceEstimator(runtime="torch", repeats=1, warmup=0))
     assert beside.key not in inside.rows
     LatencyProfiler(space, inside.replace(constant=None), SHAPE)
 
@@ -397,8 +397,10 @@ class Inside(ModelSpace):
 def test_what_hangs_on_a_choice_and_is_no_module_is_refused_where_networks_are_timed():
     said = r"'ByItself.forward-.*', when either is 'itself': the products .*; allowed: method isolated, or a module"
     with pytest.raises(ValueError, match=said):
-        build_lookup_table(Inside(), SHAPE, DeviceEstimator(repeats=1, warmup=0))
-    table = build_lookup_table(Inside(), SHAPE, DeviceEstimator(repeats=1, warmup=0), method="isolated")
+        build_lookup_table(Inside(), SHAPE, DeviceEstimator(runtime="torch", repeats=1, warmup=0))
+    table = build_lookup_table(
+        Inside(), SHAPE, DeviceEstimator(runtime="torch", repeats=1, warmup=0), method="isolated"
+    )
     assert any(key.startswith("ByItself.forward-") for key in table.rows)
     del table.rows[next(key for key in table.rows if key.startswith("ByItself.forward-"))]
     with pytest.raises(KeyError, match="no row 'ByItself"):
@@ -419,7 +421,7 @@ def test_a_space_of_another_type_is_profiled_and_timed(dtype):
     assert [op.key for op in trace_operations(space, SHAPE)] == [op.key for op in trace_operations(single, SHAPE)]
     for method in ("networks", "isolated"):
         table = build_lookup_table(
-            space, SHAPE, DeviceEstimator(repeats=1, warmup=0, precision="bfloat16"), method=method
+            space, SHAPE, DeviceEstimator(runtime="torch", repeats=1, warmup=0, precision="bfloat16"), method=method
         )
         assert table.conditions["precision"] == "bfloat16"
     assert all(p.dtype == dtype for p in space.parameters())

@@ -29,7 +29,7 @@ class TestDeviceEstimator(Contract):
     exact = False
 
     def make_estimator(self):
-        return DeviceEstimator(warmup=0, repeats=2)
+        return DeviceEstimator(runtime="torch", warmup=0, repeats=2)
 
 
 class TestLookupTable(Contract):

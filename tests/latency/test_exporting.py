@@ -202,7 +202,7 @@ def test_a_killed_measurement_goes_on_and_its_table_is_read(exported, tmp_path):
     assert [network.architecture for network in found.networks] == [n["architecture"] for n in content["networks"]]
     assert all(row.count == ROUNDS and 0 < row.median_ms <= row.p95_ms for row in found.rows.values())
     assert found.space == content["space"], "1e-05 included, which is a text to YAML unless it is written 1.0e-05"
-    here = DeviceEstimator().conditions
+    here = DeviceEstimator(runtime="torch").conditions
     assert found.conditions == {**here, "runtime": f"torchscript, {here['runtime']}", "resolution": "8"}
     assert found.measured.keys() == {"date", "method", "repeats", "warmup", "drift", "unrest"}
     assert found.measured.items() >= {"method": "isolated", "repeats": ROUNDS, "warmup": 3}.items()
@@ -312,7 +312,7 @@ def test_recorded_networks_of_another_space_are_refused():
 def test_a_machine_knows_its_own_tables():
     """Those are checked by networks that are timed now, whatever they hold."""
     options = argparse.Namespace(warmup=1, repeats=1, runtime=None, runtime_option=[])
-    here = dict(DeviceEstimator().conditions)
+    here = dict(DeviceEstimator(runtime="torch").conditions)
     assert _is_of_here(recorded(conditions=here), options)
     assert not _is_of_here(recorded(conditions={**here, "device": "a phone"}), options)
     assert not _is_of_here(recorded(), options)

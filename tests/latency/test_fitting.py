@@ -412,17 +412,17 @@ def test_a_fitted_table_that_has_lost_its_constant_is_refused(tmp_path):
 
 
 def test_the_method_follows_from_the_runtime():
-    assert method_for(DeviceEstimator()) == "networks"
+    assert method_for(DeviceEstimator(runtime="torch")) == "networks"
     other = Known()
     other.runtime = "another"  # type: ignore[attr-defined]
     assert method_for(other) == "fit"
     assert build_lookup_table(Tiny(), SHAPE, other).measured["method"] == "fit"
     with pytest.raises(ValueError, match="networks is 20, but method is 'networks'"):
-        build_lookup_table(Tiny(), SHAPE, DeviceEstimator(), networks=20)
+        build_lookup_table(Tiny(), SHAPE, DeviceEstimator(runtime="torch"), networks=20)
 
 
 def test_networks_of_torch_are_fitted_as_well():
-    table = build_lookup_table(Tiny(), SHAPE, DeviceEstimator(repeats=3, warmup=1), method="fit")
+    table = build_lookup_table(Tiny(), SHAPE, DeviceEstimator(runtime="torch", repeats=3, warmup=1), method="fit")
     assert table.constant is not None
     assert table.constant.median_ms > 0
     assert table.measured["networks"] == 2
@@ -431,7 +431,7 @@ def test_networks_of_torch_are_fitted_as_well():
 def test_a_derived_network_is_timed_beside_the_references(monkeypatch, caplog):
     """What the table says, at the speed that the references have now: here they took a fifth of the time once."""
     monkeypatch.setenv("NNI_PROXYLESS_WAIT_FOR_QUIET", "0")
-    space, estimator = Space(), DeviceEstimator(repeats=3, warmup=1)
+    space, estimator = Space(), DeviceEstimator(runtime="torch", repeats=3, warmup=1)
     sample = random_samples(space, 1, seed=0)[0]
     now = estimator.measure([(space.freeze(dict(sample)), SHAPE)])[0].median_ms
     table = built(Known())

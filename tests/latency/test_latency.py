@@ -22,7 +22,7 @@ def operation(module: nn.Module, *shape: int) -> Operation:
 
 def test_a_large_layer_takes_longer_than_a_small_one():
     """A 2048x2048 product has 65,536 times the work of an 8x8 one; the order is certain whatever else the machine does."""
-    large, small = DeviceEstimator(warmup=2, repeats=15).measure(
+    large, small = DeviceEstimator(runtime="torch", warmup=2, repeats=15).measure(
         [(nn.Linear(2048, 2048), (2048,)), (nn.Linear(8, 8), (8,))]
     )
     assert large.median_ms > 3 * small.median_ms > 0
@@ -59,7 +59,9 @@ def test_an_operation_is_timed_as_the_estimator_says():
     log: list = []
     threads = torch.get_num_threads()
     rounds = []
-    estimator = DeviceEstimator(batch=5, precision="bfloat16", threads=threads + 1, warmup=2, repeats=3)
+    estimator = DeviceEstimator(
+        runtime="torch", batch=5, precision="bfloat16", threads=threads + 1, warmup=2, repeats=3
+    )
     estimator.measure([(Spy(log).train(), (4,))], progress=lambda: rounds.append(1))
     assert log == [((5, 4), torch.bfloat16, torch.bfloat16, False, True, threads + 1)] * 5
     assert len(rounds) == 3
@@ -68,12 +70,12 @@ def test_an_operation_is_timed_as_the_estimator_says():
 def test_the_number_of_threads_is_restored_even_after_an_error():
     before = torch.get_num_threads()
     with pytest.raises(RuntimeError):
-        DeviceEstimator(threads=before + 1).estimate(operation(nn.Linear(4, 4), 5))
+        DeviceEstimator(runtime="torch", threads=before + 1).estimate(operation(nn.Linear(4, 4), 5))
     assert torch.get_num_threads() == before
 
 
 def test_conditions_of_the_machine():
-    conditions = DeviceEstimator(batch=2, threads=3, precision="float16").conditions
+    conditions = DeviceEstimator(runtime="torch", batch=2, threads=3, precision="float16").conditions
     assert conditions["runtime"] == f"torch {torch.__version__}"
     assert (conditions["batch"], conditions["threads"], conditions["precision"]) == (2, 3, "float16")
     assert conditions["device"]
@@ -99,5 +101,5 @@ def test_measuring_draws_nothing_from_the_global_generator():
     """Else a search would find one network when it measures its table and another when it reads it."""
     convolution = nn.Conv2d(2, 2, 3)
     before = torch.get_rng_state()
-    DeviceEstimator(warmup=1, repeats=2).measure([(convolution, (2, 8, 8))])
+    DeviceEstimator(runtime="torch", warmup=1, repeats=2).measure([(convolution, (2, 8, 8))])
     assert torch.equal(torch.get_rng_state(), before)

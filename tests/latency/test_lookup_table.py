@@ -241,7 +241,7 @@ def test_other_conditions_are_refused_all_at_once():
     assert str(caught.value) == (
         "my.yml: measured under other conditions: device is 'a phone' in the table, 'a laptop' here; threads is 1 in the "
         "table, 2 here; processes is 1 here, the table does not say. Name another file to measure anew, or delete this one; "
-        "a table of another target needs latency.estimator.name: table"
+        "a table of another runtime needs latency.estimator.runtime, one of another target latency.estimator.name: table"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,6 +28,7 @@ from nni_proxyless.latency import (
     build_lookup_table,
 )
 from nni_proxyless.latency.runtimes.command import Command
+from nni_proxyless.latency.runtimes.default import default_runtime
 from nni_proxyless.latency.runtimes.mnn_runtime import Mnn
 from nni_proxyless.latency.runtimes.ncnn_runtime import Ncnn
 from nni_proxyless.latency.runtimes.onnx_file import write_onnx
@@ -114,17 +116,25 @@ def layer() -> Operation:
     return Operation("a layer", nn.Linear(4, 2), (4,))
 
 
-def test_torch_is_the_default_and_its_conditions_are_those_of_older_tables():
-    conditions = DeviceEstimator().conditions
+def test_the_default_follows_from_the_device():
+    assert DeviceEstimator().conditions == DeviceEstimator(runtime="onnxruntime").conditions
+    assert DeviceEstimator().conditions["runtime"] == f"onnxruntime {version('onnxruntime')}"
+    assert [default_runtime(device) for device in ("cpu", "cuda", "cuda:1", "mps")] == ["onnxruntime", *["torch"] * 3]
+
+
+def test_conditions_of_torch_are_those_of_older_tables():
+    conditions = DeviceEstimator(runtime="torch").conditions
     assert list(conditions) == ["device", "torch_device", "runtime", "threads", "batch", "precision", "processes"]
     assert conditions["runtime"] == f"torch {torch.__version__}"
-    assert conditions == DeviceEstimator(runtime="torch").conditions == TorchEager().conditions
+    assert conditions == TorchEager().conditions
 
 
 def test_tables_of_different_runtimes_do_not_mix():
-    table = LookupTable({"a layer": Measurement(1, 1, 1)}, DeviceEstimator().conditions)
-    with pytest.raises(TableError, match=r"runtime is 'torch .*' in the table, 'onnxruntime .*' here"):
-        table.require(DeviceEstimator(runtime="onnxruntime").conditions)
+    table = LookupTable({"a layer": Measurement(1, 1, 1)}, DeviceEstimator(runtime="torch").conditions)
+    with pytest.raises(
+        TableError, match=r"runtime is 'torch .*' in the table, 'onnxruntime .*' here.*needs latency.estimator.runtime"
+    ):
+        table.require(DeviceEstimator().conditions)
 
 
 def test_tables_in_int8_are_of_no_search_in_float32():

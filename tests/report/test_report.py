@@ -47,7 +47,10 @@ def runs(tmp_path_factory) -> Path:
     folder.mkdir()
     (folder / "search.yml").write_text(TINY.replace("epochs: 3", "epochs: 2").replace("repeats: 15", "repeats: 3"))
     # A table by multiply-adds: three timings of each operation on a busy machine may say anything.
-    space, estimator = MobileNetV2Space(**SPACE, num_classes=10, in_channels=1), DeviceEstimator(warmup=1, repeats=3)
+    space, estimator = (
+        MobileNetV2Space(**SPACE, num_classes=10, in_channels=1),
+        DeviceEstimator(runtime="torch", warmup=1, repeats=3),
+    )
     by_key = {op.key: 0.05 + 2 * MacsEstimator().estimate(op) for op in trace_operations(space, (1, 8, 8))}
     rows = {key: Measurement(ms, ms, 1) for key, ms in by_key.items()}
     table = LookupTable(rows, {**estimator.conditions, "resolution": "8x8"})

@@ -20,7 +20,7 @@ from ..runs import TINY, search
 INT8 = (
     TINY.replace("depths: [2, 2]", "depths: [1, 1], kernels: [3]")
     .replace("target_ms: 90%", "target_ms: 100%")
-    .replace("estimator: {", "estimator: {runtime: onnxruntime, precision: int8, ")
+    .replace("runtime: torch", "runtime: onnxruntime, precision: int8")
     .replace("repeats: 15", "repeats: 3")
 )
 

@@ -249,7 +249,7 @@ def test_killed_trial_manager_and_both_end_as_if_nothing_had_happened(
 def test_a_table_is_built_once_and_survives_its_builder(tmp_path):
     """Two searches wait for the table that a third one builds; that is killed, one goes on with it, the other reads it."""
     # Out of reach: the searches end with their tables.
-    table = {"table": "tables/t.yaml", "target_ms": 1e-6, "estimator": {"warmup": 1, "repeats": 40}}
+    table = {"table": "tables/t.yaml", "target_ms": 1e-6, "estimator": {"runtime": "torch", "warmup": 1, "repeats": 40}}
     (tmp_path / "search.yml").write_text(yaml.safe_dump(SEARCH | {"latency": table}))
     partial = tmp_path / "tables" / "t.yaml.partial"
     with contextlib.ExitStack() as ending:

@@ -104,7 +104,7 @@ def test_a_space_of_small_images_keeps_its_skeleton(tmp_path):
 
 def test_the_command_as_typed_and_its_nets_through_train(tmp_path, command):
     """On this machine they are timed beside the searched net; then they train like any other."""
-    conditions = dict(DeviceEstimator().conditions)
+    conditions = dict(DeviceEstimator(runtime="torch").conditions)
     leave(tmp_path / "run", latency={"measured_ms": 123.0, "measured_conditions": conditions}, macs=1, n_params=1)
     done = command("nni-proxyless", "reference", "run", "--widths", "1.0", "0.5", "--output", "refs")
     assert done.returncode == 0, done.stderr
@@ -126,7 +126,7 @@ def test_the_command_as_typed_and_its_nets_through_train(tmp_path, command):
 
 
 def test_of_another_machine_milliseconds_stay_unknown(tmp_path):
-    elsewhere = {**DeviceEstimator().conditions, "device": "a phone"}
+    elsewhere = {**DeviceEstimator(runtime="torch").conditions, "device": "a phone"}
     path = leave(tmp_path, latency={"measured_ms": 3.0, "measured_conditions": elsewhere})
     searched = Architecture.read(path)
     nets = reference_networks(searched, [1.0])

@@ -144,7 +144,7 @@ def test_what_is_timed_has_memory_of_its_own():
     """A small kernel that is cut out of a large one takes longer than it does in a derived net."""
     space = space_of()
     assert not choices_in(space)[1]["k3e3"].conv_dw.weight.is_contiguous()  # type: ignore[index]
-    with DeviceEstimator(device="cpu").prepared([space, space]) as copies:
+    with DeviceEstimator(runtime="torch").prepared([space, space]) as copies:
         for parameter in itertools.chain(*(c.parameters() for c in copies)):
             assert parameter.is_contiguous()
             assert parameter.untyped_storage().nbytes() == parameter.numel() * parameter.element_size()

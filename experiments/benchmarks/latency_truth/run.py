@@ -33,7 +33,7 @@ def run(folder: Path, method: str, space: list[str], build: list[str], check: li
     command = [str(Path(sys.executable).parent / "nni-proxyless"), "latency"]
     began = time.perf_counter()
     subprocess.run(
-        [*command, "build", *space, "--method", method, *build, "--output", str(table)],
+        [*command, "build", *space, "--runtime", "torch", "--method", method, *build, "--output", str(table)],
         check=True,
         stdout=subprocess.DEVNULL,
     )

@@ -46,7 +46,7 @@ MODULE = "experiments.benchmarks.quality.run"
 
 def in_turns(nets: list[Architecture], repeats: int = 60) -> list[float]:
     """Milliseconds of networks, timed in turns in one run."""
-    estimator = DeviceEstimator(device="cpu", threads=1, batch=BATCH, repeats=repeats)
+    estimator = DeviceEstimator(device="cpu", threads=1, batch=BATCH, repeats=repeats, runtime="torch")
     return [m.median_ms for m in estimator.measure([(build_network(net), net.input_shape) for net in nets])]
 
 
@@ -58,7 +58,7 @@ def prepare(grid: Grid, folder: Path, short: bool) -> None:
         space = ["--space", grid.space["name"], *arguments, f"in_channels={INPUT_SHAPE[0]}", "num_classes=10"]
         size = ["--resolution", str(INPUT_SHAPE[1]), "--channels", str(INPUT_SHAPE[0]), "--batch", str(BATCH)]
         few = ["--repeats", "15"] if short else []
-        run(["latency", "build", *space, *size, "--threads", "1", *few, "--output", str(table)])
+        run(["latency", "build", *space, *size, "--threads", "1", "--runtime", "torch", *few, "--output", str(table)])
     if not targets.exists():
         base = any_net(grid)
         profiler = profiler_of(base, table)

@@ -163,8 +163,8 @@ def part_a(sizes: Mapping[str, Any], seeds: Sequence[int], folder: Path, done: A
         search = FinishedSearch.read(searched(sizes["search"], seed, folder / f"search-{seed}"))
         shape = search.architecture.input_shape
         if not profilers:
-            estimators = {ONE: DeviceEstimator(batch=1, repeats=sizes["repeats"]),
-                          MANY: DeviceEstimator(batch=32, warmup=3, repeats=sizes["repeats"] // 2)}  # fmt: skip
+            estimators = {ONE: DeviceEstimator(runtime="torch", batch=1, repeats=sizes["repeats"]),
+                          MANY: DeviceEstimator(runtime="torch", batch=32, warmup=3, repeats=sizes["repeats"] // 2)}  # fmt: skip
             tables = {name: build_lookup_table(search.space, shape, e) for name, e in estimators.items()}
             profilers = {name: LatencyProfiler(search.space, t, shape) for name, t in {**tables, MACS: MacsEstimator()}.items()}  # fmt: skip
         score, nets = nets_of(search.probs, profilers)
@@ -203,7 +203,10 @@ def part_b(options: argparse.Namespace, folder: Path, done: Any) -> dict[str, An
     None in the short form where search or table are not recorded: a table of few timings has rows that are low by chance, and
     the fastest network by such a table is made of them.
     """
-    space, estimator = MobileNetV2Space(num_classes=1000), DeviceEstimator(repeats=20 if options.short else 60)
+    space, estimator = (
+        MobileNetV2Space(num_classes=1000),
+        DeviceEstimator(runtime="torch", repeats=20 if options.short else 60),
+    )
     table = recorded_table(options.folder, estimator)
     recorded = options.folder / PROBABILITIES
     if options.short and (table is None or not recorded.exists()):
@@ -213,7 +216,9 @@ def part_b(options: argparse.Namespace, folder: Path, done: Any) -> dict[str, An
     probs = read_probabilities(options.folder)
     if table is None:
         described = {"name": "mobilenetv2", "arguments": {"num_classes": 1000}}
-        table = build_lookup_table(space, IMAGENET, DeviceEstimator(repeats=100), description=described)
+        table = build_lookup_table(
+            space, IMAGENET, DeviceEstimator(runtime="torch", repeats=100), description=described
+        )
         table.write(options.folder / TABLE)
     done.update()
     profilers = {CPU: LatencyProfiler(space, table, IMAGENET), MACS: LatencyProfiler(space, MacsEstimator(), IMAGENET)}
@@ -253,7 +258,7 @@ def part_c(repeats: int) -> dict[str, Any]:
     networks = [timm.create_model(name) for name in PAPER]
     found: dict[str, dict[str, Any]] = {name: {} for name in PAPER}
     for batch in (1, 8):
-        estimator = DeviceEstimator(batch=batch, warmup=2, repeats=max(4, repeats // (4 * batch)))
+        estimator = DeviceEstimator(runtime="torch", batch=batch, warmup=2, repeats=max(4, repeats // (4 * batch)))
         for name, ms in zip(PAPER, timed_in_turns(networks, IMAGENET, estimator), strict=True):
             found[name][f"batch {batch}"] = ms
     return found

@@ -20,6 +20,7 @@ from ...core.file_lock import hold, of_this_machine
 from ..calls import Call, Shape, map_structure
 from ..estimator import LatencyEstimator
 from ..operation import Operation
+from ..runtimes.default import TORCH, default_runtime
 from ..runtimes.runtime import GROUP, Runner, Runtime, as_operation, make_runtime
 from ..runtimes.torch_eager import TorchEager
 from .timing import (  # fmt: skip
@@ -34,8 +35,6 @@ from .timing import (  # fmt: skip
 )
 
 __all__ = ["TORCH", "DeviceEstimator", "Measurement", "runs_foreign_code", "runtime_of"]
-
-TORCH = "torch"  # the runtime whose operations can be timed inside of networks
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -105,8 +104,8 @@ class DeviceEstimator(LatencyEstimator):
     repeats
         Timed runs of each operation, one per round.
     runtime
-        What runs them: ``'torch'``, which is eager mode, ``'onnxruntime'`` and so on, or ``package.module:Class`` of a
-        :class:`~nni_proxyless.latency.Runtime`.
+        What runs them: ``'onnxruntime'``, ``'torch'``, which is eager mode, and so on, or ``package.module:Class`` of a
+        :class:`~nni_proxyless.latency.Runtime`; None: onnxruntime on a CPU, torch on other devices.
     options
         Of the runtime, by name.
 
@@ -125,9 +124,10 @@ class DeviceEstimator(LatencyEstimator):
         precision: str = "float32",
         warmup: int = 10,
         repeats: int = 50,
-        runtime: str = "torch",
+        runtime: str | None = None,
         options: dict[str, Any] | None = None,
     ):
+        runtime = default_runtime(device) if runtime is None else runtime
         settings: dict[str, Any] = {"device": device, "threads": threads, "batch": batch, "precision": precision}
         if runtime == TORCH and not options:
             problems = problems_of(**settings, warmup=warmup, repeats=repeats)

@@ -20,7 +20,10 @@ if TYPE_CHECKING:  # it needs NNI
 __all__ = ["LookupTable", "TableError", "TableOnly"]
 
 
-REMEDY = "Name another file to measure anew, or delete this one; a table of another target needs latency.estimator.name: table"
+REMEDY = (
+    "Name another file to measure anew, or delete this one; a table of another runtime needs latency.estimator.runtime, one of another "
+    "target latency.estimator.name: table"
+)
 
 
 class LookupTable(LatencyEstimator):

@@ -24,6 +24,7 @@ from ...core.progress import bar
 from ...core.silenced import first_line
 from ...latency import DeviceEstimator
 from ...latency.estimators.timing import problems_of
+from ...latency.runtimes.default import TORCH
 from ..architecture import Architecture
 from ..build import installed_versions
 from .check_images import CheckImages
@@ -140,7 +141,9 @@ def export(path: Path, options: ExportOptions) -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output {folder}: {error.strerror}") from error
-    estimator = DeviceEstimator(threads=options.threads, batch=options.batch or 1, repeats=options.repeats)
+    estimator = DeviceEstimator(
+        threads=options.threads, batch=options.batch or 1, repeats=options.repeats, runtime=TORCH
+    )
     with tempfile.TemporaryDirectory(dir=folder, prefix=".export.") as temporary:
         files, runs = _write_checked(network, shape, images, Path(temporary), options)
         _logger.info("timing %d rounds", options.repeats)
