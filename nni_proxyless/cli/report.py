@@ -68,7 +68,7 @@ def report(
     from ..report.pareto_front import write_front
     from ..report.rows import rows_of
     from ..report.runs import find
-    from ..report.table import LEGEND, table
+    from ..report.table import legend, table
 
     if front is not None:
         require_picture(front, "--front")
@@ -91,7 +91,9 @@ def report(
         write_front(found, measured, front)
     path = html or _place(sources, found) / "report.html"
     _write(path, found, rows, timed)
-    print("\n".join([table(rows), "", LEGEND, "", *failed, f"page: {path}", f"figures: {path.with_suffix('.csv')}"]))
+    print(
+        "\n".join([table(rows), "", legend(rows), "", *failed, f"page: {path}", f"figures: {path.with_suffix('.csv')}"])
+    )
     return 1 if failed else 0
 
 

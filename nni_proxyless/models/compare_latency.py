@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from ..core.errors import UserError
 from ..latency import DeviceEstimator, TimingError
 from ..latency.estimators.device import runs_foreign_code, runtime_of
+from ..latency.estimators.whole_networks import time_networks
 from .architecture import Architecture
 from .build import build_network
 
@@ -43,7 +44,7 @@ def measure_side_by_side(architectures: Sequence[Architecture | None]) -> list[f
             except UserError as error:  # of a space that is not installed here
                 _logger.warning("not timed again: %s", error)
         try:
-            measured = estimator.measure(list(networks.values())) if networks else []
+            measured = time_networks(estimator, list(networks.values())) if networks else []
         except TimingError as error:
             _logger.warning("not timed again: %s", error)
             continue

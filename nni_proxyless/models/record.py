@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
     from ..latency import LatencyProfiler
 
-__all__ = ["describe", "latency_record", "note_measured", "record", "record_without_table", "unit_of"]
+__all__ = [
+    "describe",
+    "latency_record",
+    "note_measured",
+    "record",
+    "record_without_table",
+    "runtime_of_record",
+    "unit_of",
+]
 
 
 def describe(
@@ -70,7 +78,7 @@ def record(
 
 def latency_record(
     profiler: LatencyProfiler, sample: Mapping[str, Any], *, target: float | None, expected: float | None = None,
-    measured_ms: float | None = None, table_again_ms: float | None = None,
+    measured_ms: float | None = None, measured_eager_ms: float | None = None, table_again_ms: float | None = None,
     measured_conditions: Mapping[str, object] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The record of a network of these choices.
@@ -83,8 +91,9 @@ def latency_record(
         Of the search, or the budget of a network that was derived or drawn; in the profiler's unit, as ``expected`` is.
     expected
         Over the probabilities at the end of the search; None for a network that no search has ended with.
-    measured_ms, table_again_ms
-        Timed: the network, and its operations one by one beside it; None where nothing was.
+    measured_ms, measured_eager_ms, table_again_ms
+        Timed: the network in the runtime of its search and, for the record, in eager torch; what the table is made of beside it; None where
+        nothing was.
     measured_conditions
         What the timing holds for, or would.
     """
@@ -97,6 +106,7 @@ def latency_record(
         "unit": profiler.unit,
         "conditions": dict(profiler.conditions),
         "measured_ms": measured_ms,
+        "measured_eager_ms": measured_eager_ms,
         "table_again_ms": table_again_ms,
         "measured_conditions": None if measured_conditions is None else dict(measured_conditions),
     }
@@ -106,7 +116,8 @@ def record_without_table(unit: str, measured_conditions: Mapping[str, object] | 
     """The record of a network without a table: its cost is unknown until it is timed; ``unit`` is that of the search."""
     unknown = dict.fromkeys(("target_ms", "expected_ms", "predicted_ms", "table_ms"))
     return {
-        **unknown, "calibrated": False, "unit": unit, "conditions": {}, "measured_ms": None, "table_again_ms": None,
+        **unknown, "calibrated": False, "unit": unit, "conditions": {}, "measured_ms": None, "measured_eager_ms": None,
+        "table_again_ms": None,
         "measured_conditions": None if measured_conditions is None else dict(measured_conditions),
     }  # fmt: skip
 
@@ -125,3 +136,12 @@ def unit_of(record: Mapping[str, Any]) -> str:
     ``derive`` has not always written a unit; what counts something else than milliseconds says so in its conditions as well.
     """
     return str(record.get("unit") or (record.get("conditions") or {}).get("unit", "ms"))
+
+
+def runtime_of_record(record: Mapping[str, Any]) -> str | None:
+    """What the network was timed in, for a person: ``onnxruntime 1.32.0``, and the precision if it is not float32; None if it was not timed."""
+    said = record.get("measured_conditions") or {}
+    if record.get("measured_ms") is None or "runtime" not in said:
+        return None
+    precision = said.get("precision", "float32")
+    return str(said["runtime"]) + ("" if precision == "float32" else f", {precision}")

@@ -29,7 +29,7 @@ from .comparison import SEARCHED, SameTraining, compare, drift, same_budgets
 from .inline_svg import inline_svg
 from .learning_curves import charts_of
 from .pareto_front import draw_front, points_of
-from .rows import Row
+from .rows import Row, runtimes_of
 from .runs import Found
 from .svg_charts import Point, scatter_chart
 
@@ -243,6 +243,7 @@ def _figures(f: Found, row: Row) -> list[tuple[str, str]]:
         ("strategy", row.what), ("seed", number_format.given(row.seed)), ("target", number_format.amount(row.target, row.unit)),
         ("expected", number_format.amount(row.expected, row.unit)), ("predicted", number_format.amount(row.predicted, row.unit)),
         ("calibrated", number_format.amount(row.calibrated, row.unit)), ("measured", number_format.amount(row.measured_ms, "ms")),
+        ("measured in", row.runtime or ""), ("eager torch", number_format.amount(row.measured_eager_ms, "ms")),
         ("search accuracy", number_format.figure(row.search_accuracy, "%")), ("final accuracy", number_format.figure(row.final_accuracy, "%")),
         ("search accuracy, int8", number_format.figure(row.search_accuracy_int8, "%")), ("final accuracy, int8", number_format.figure(row.final_accuracy_int8, "%")),
         ("multiply-adds", number_format.count(row.macs)), ("parameters", number_format.count(row.n_params)),
@@ -304,11 +305,17 @@ def _longer(share: float) -> str:
 def _timing(rows: Sequence[Row], timed: bool) -> str:
     if all(row.measured_ms is None for row in rows):
         return ""
-    if not timed:
-        return "Milliseconds were measured at the end of each search: while trials run, nothing is timed beside them."
-    return (
-        "Milliseconds were measured for this page, in turns, where this is the machine of the search; else at its end."
+    said = runtimes_of(rows)
+    runtimes = (
+        f" in {said[0]}"
+        if len(said) == 1
+        else f" in {', '.join(said[:-1])} and {said[-1]}, which do not compare"
+        if said
+        else ""
     )
+    if not timed:
+        return f"Milliseconds were measured{runtimes} at the end of each search: while trials run, nothing is timed beside them."
+    return f"Milliseconds were measured{runtimes} for this page, in turns, where this is the machine of the search; else at its end."
 
 
 def _file(name: str) -> str:

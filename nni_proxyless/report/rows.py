@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ..core.streams import in_letters
+from ..models.record import runtime_of_record
 from .runs import Found
 
-__all__ = ["Row", "csv_text", "rows_of"]
+__all__ = ["Row", "csv_text", "rows_of", "runtimes_of"]
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,10 @@ class Row:
         Over the probabilities at the end of the search.
     predicted, calibrated
         Of the network: the sum of the table's rows, and what the table's calibration, if it has one, makes of it.
-    measured_ms
-        Timed side by side with the others where this machine can, else as the file has it.
+    measured_ms, runtime
+        Timed side by side with the others where this machine can, else as the file has it; and in what.
+    measured_eager_ms
+        The same in eager torch, at the end of the search.
     search_accuracy, final_accuracy
         On the validation part with the weights of the search; on the test images after the final training.
     search_accuracy_int8, final_accuracy_int8
@@ -56,6 +59,8 @@ class Row:
     predicted: float | None
     calibrated: float | None
     measured_ms: float | None
+    runtime: str | None
+    measured_eager_ms: float | None
     macs: int | None
     n_params: int | None
     search_accuracy: float | None
@@ -73,6 +78,11 @@ class Row:
 def rows_of(found: Sequence[Found], measured_ms: Sequence[float | None]) -> list[Row]:
     """A row per search, training or network, with the milliseconds of :func:`..models.compare_latency.measure_side_by_side`."""
     return [_row(f, ms) for f, ms in zip(found, measured_ms, strict=True)]
+
+
+def runtimes_of(rows: Sequence[Row]) -> list[str]:
+    """What the networks were timed in, each once; milliseconds of several are not to be compared."""
+    return list(dict.fromkeys(row.runtime for row in rows if row.runtime is not None))
 
 
 def csv_text(rows: Sequence[Row]) -> str:
@@ -107,7 +117,8 @@ def _row(f: Found, measured_ms: float | None) -> Row:
     return Row(
         name=f.name, kind=f.kind, state=f.state, reason=f.reason if f.failed else "", what=_in_words(f), seconds=f.seconds, strategy=f.strategy,
         target=f.target, seed=f.seed, unit=f.unit, expected=latency.get("expected_ms"),
-        predicted=predicted, calibrated=calibrated, measured_ms=measured_ms, macs=None if a is None else a.macs,
+        predicted=predicted, calibrated=calibrated, measured_ms=measured_ms,
+        runtime=runtime_of_record({**latency, "measured_ms": measured_ms}), measured_eager_ms=latency.get("measured_eager_ms"), macs=None if a is None else a.macs,
         n_params=None if a is None else a.n_params, search_accuracy=f.search_accuracy, final_accuracy=f.final_accuracy,
         search_accuracy_int8=f.search_accuracy_int8, final_accuracy_int8=f.final_accuracy_int8, folder=f.folder,
     )  # fmt: skip

@@ -7,21 +7,28 @@ from collections.abc import Sequence
 from ..core.text_table import in_columns
 from ..latency.digits import in_words
 from ..models.architecture import Architecture
-from ..models.record import unit_of
-from .rows import Row, predicted_and_calibrated
+from ..models.record import runtime_of_record, unit_of
+from .rows import Row, predicted_and_calibrated, runtimes_of
 
-__all__ = ["LEGEND", "figures", "table"]
+__all__ = ["figures", "legend", "table"]
 
 LEGEND = """\
-target: what a search was asked to meet; predicted: what the network takes by the table of its operations; calibrated: that, corrected by whole networks
-measured: the network timed, on this machine where that can be; search acc: with the weights of the search, on its validation images
+target: what a search was asked to meet; predicted: what the network takes by the search's table; calibrated: that, corrected by whole networks
+measured: the network timed{runtime}, on this machine where that can be; search acc: with the weights of the search, on its validation images
 final acc: after the final training, on the test images, which no search has seen; -: not known"""
 
 
+def legend(rows: Sequence[Row]) -> str:
+    """What the columns of their table are."""
+    runtimes = runtimes_of(rows)
+    return LEGEND.format(runtime=f" in {runtimes[0]}" if len(runtimes) == 1 else "")
+
+
 def table(rows: Sequence[Row]) -> str:
-    """One line per row, and where the files are. Where not all are of milliseconds, a column says of what each is; accuracies in int8 stand
-    there if there are any."""
+    """One line per row, and where the files are. Where not all are of milliseconds, or of one runtime, a column says of what each is; accuracies
+    in int8 stand there if there are any."""
     all_ms = all(row.unit == "ms" for row in rows)
+    of_one = len(runtimes_of(rows)) < 2
     of = " ms" if all_ms else ""
     columns = {
         "search acc": [row.search_accuracy for row in rows], "search int8": [row.search_accuracy_int8 for row in rows],
@@ -29,14 +36,14 @@ def table(rows: Sequence[Row]) -> str:
     }  # fmt: skip
     accuracies = {name: some for name, some in columns.items() if "int8" not in name or some.count(None) < len(rows)}
     cells: list[tuple[str, ...]] = [(
-        "search", "state", f"target{of}", f"predicted{of}", f"calibrated{of}", *(() if all_ms else ("unit",)), "measured ms", "MACs",
-        "params", *accuracies,
+        "search", "state", f"target{of}", f"predicted{of}", f"calibrated{of}", *(() if all_ms else ("unit",)), "measured ms",
+        *(() if of_one else ("in",)), "MACs", "params", *accuracies,
     )]  # fmt: skip
     for i, row in enumerate(rows):
         target = row.target if isinstance(row.target, str) else _cost(row.target)
         cells.append((
             row.name, row.state, target, _cost(row.predicted), _cost(row.calibrated), *(() if all_ms else (row.unit,)),
-            _cost(row.measured_ms),
+            _cost(row.measured_ms), *(() if of_one else (row.runtime or "-",)),
             "-" if row.macs is None else f"{in_words(row.macs / 1e6, digits=2)} M", "-" if row.n_params is None else f"{row.n_params / 1e3:.1f} k",
             *(_number(some[i], ".4f") for some in accuracies.values()),
         ))  # fmt: skip
@@ -51,12 +58,18 @@ def figures(architecture: Architecture) -> str:
     def with_unit(value: float | None) -> str:
         return "-" if value is None else f"{in_words(value)} {unit}"
 
-    target, expected, measured = (with_unit(latency.get(f"{name}_ms")) for name in ("target", "expected", "measured"))
+    target, expected = (with_unit(latency.get(f"{name}_ms")) for name in ("target", "expected"))
+    measured, eager = (latency.get(name) for name in ("measured_ms", "measured_eager_ms"))
+    timed = (
+        "-" if measured is None else f"{in_words(measured)} ms in {runtime_of_record(latency) or 'an unknown runtime'}"
+    )
+    if eager is not None and eager != measured:
+        timed += f", {in_words(eager)} ms in eager torch"
     predicted, calibrated = map(with_unit, predicted_and_calibrated(latency))
     return "\n".join(
         [
             f"choices:       {' '.join(f'{label}={choice}' for label, choice in architecture.choices.items())}",
-            f"latency:       target {target}, expected {expected}; the network: predicted {predicted}, calibrated {calibrated}, measured {measured}",
+            f"latency:       target {target}, expected {expected}; the network: predicted {predicted}, calibrated {calibrated}, measured {timed}",
             f"multiply-adds: {in_words(architecture.macs / 1e6)} M",
             f"parameters:    {in_words(architecture.n_params / 1e6)} M",
             f"accuracy:      {architecture.search.get('accuracy', float('nan')):.4f} on the validation part{_in_int8(architecture)}, {_weights_of(architecture)}",

@@ -17,6 +17,7 @@ from typing import Any
 from ..config.shipped import shipped
 from ..config.strict_yaml import parse_value
 from ..core.errors import UserError
+from ..latency.digits import in_words
 from .runs import Found, settings_in
 
 __all__ = ["TrialProgress", "ended_line", "plan_of", "progress_of", "time_words", "trial_name"]
@@ -114,7 +115,7 @@ def ended_line(f: Found, plan: Plan) -> str:
     final = (f.trial.final or (f.trial.reported or [{}])[-1]) if f.trial is not None else {}
     figures = _figures(final, plan.unit, _is_ours(f))
     if isinstance(measured := final.get("measured_ms"), (int, float)):
-        figures += f", measured {measured:.3f} ms"
+        figures += f", measured {in_words(measured)} ms"
     if isinstance(accuracy := final.get("test_accuracy"), (int, float)) and accuracy != final.get("default"):
         figures += f", accuracy {accuracy:.4f} on the test images"
     return f"{trial_name(f)}: {f.state}{took}" + (f": {figures}" if figures else "")
@@ -137,7 +138,7 @@ def _figures(metrics: Mapping[str, Any], unit: str | None, ours: bool) -> str:
     derived, expected = metrics.get("table_ms"), metrics.get("expected_ms")
     if isinstance(derived, (int, float)) and isinstance(expected, (int, float)):
         # A number without its unit, rather than with one that may be wrong: called ms, it may be multiply-adds.
-        parts.append(f"network {derived:.3f}{f' {unit}' if unit else ''} (expected {expected:.3f})")
+        parts.append(f"network {in_words(derived)}{f' {unit}' if unit else ''} (expected {in_words(expected)})")
     return ", ".join(parts)
 
 

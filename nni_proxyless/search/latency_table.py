@@ -28,10 +28,11 @@ from ..latency import (
     build_lookup_table,
 )
 from ..latency.digits import in_words
-from ..latency.estimators.device import TORCH
 from ..latency.estimators.idle_machine import wait_until_quiet
+from ..latency.estimators.whole_networks import eager_ms, time_networks
 from ..latency.objectives.budget import fastest, slowest
-from ..latency.operation import Shape, shape_text, trace_operations
+from ..latency.operation import Operation, Shape, shape_text, trace_operations
+from ..latency.runtimes.default import TORCH
 from ..latency.runtimes.runtime import RefusedByRuntime
 from .nni_trial import is_helper
 
@@ -252,7 +253,7 @@ def measure_derived(
     """What :func:`..models.record.latency_record` takes of a network that is timed: ``measured_ms`` and so on.
 
     Machines drift, and the more so between a table and the end of a search, so the network and its operations one by one are
-    timed in turns in one run, and a drift is said. Of a table that was fitted to whole networks, its references are in the place of
+    timed in turns in one run, and a drift is said; for the record also in eager torch. Of a table that was fitted to whole networks, its references are in the place of
     the operations: ``table_again_ms`` is what the table says, at the speed that these have now. Other runtimes
     than torch run a network otherwise than its operations one by one: without references it is timed alone. Where a runtime fails,
     ``measured_ms`` is None: that is no reason to lose a search.
@@ -274,27 +275,30 @@ def _measured(
     sample: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     table_ms = float(profiler.profile(dict(sample)))
-    if references := _references_of(profiler, space):
-        with measuring_alone(estimator):
-            whole, *again = estimator.measure([(network, input_shape), *((n, input_shape) for n, _ in references)])
-        speeds = (now.median_ms / then for now, (_, then) in zip(again, references, strict=True))
-        table_again_ms = table_ms * statistics.median(speeds)
-        _say_if_drifted(profiler, estimator, table_ms, table_again_ms, whole.median_ms)
-        return {
-            "measured_ms": whole.median_ms, "table_again_ms": table_again_ms, "measured_conditions": estimator.conditions,
-        }  # fmt: skip
-    if estimator.runtime != TORCH:
-        with measuring_alone(estimator):
-            (whole,) = estimator.measure([(network, input_shape)])
-        return {"measured_ms": whole.median_ms, "measured_conditions": estimator.conditions}
-    path = [op for op in trace_operations(space, input_shape) if op.runs_in(sample)]
+    references = _references_of(profiler, space)
+    parts: list[Operation] = []
+    if not references and estimator.runtime == TORCH:
+        path = [op for op in trace_operations(space, input_shape) if op.runs_in(sample)]
+        parts = [op for op in path if not op.in_constant]
     with measuring_alone(estimator):
-        whole, *parts = estimator.measure([(network, input_shape), *(op for op in path if not op.in_constant)])
-    table_again_ms = sum(part.median_ms for part in parts)
-    _say_if_drifted(profiler, estimator, table_ms, table_again_ms, whole.median_ms)
-    return {
-        "measured_ms": whole.median_ms, "table_again_ms": table_again_ms, "measured_conditions": estimator.conditions,
+        if parts:
+            whole, *again = estimator.measure([(network, input_shape), *parts])
+        else:
+            whole, *again = time_networks(
+                estimator, [(network, input_shape)], [(n, input_shape) for n, _ in references]
+            )
+        eager = whole.median_ms if estimator.runtime == TORCH else eager_ms(estimator, network, input_shape)
+    found: dict[str, Any] = {
+        "measured_ms": whole.median_ms, "measured_eager_ms": eager, "measured_conditions": estimator.conditions,
     }  # fmt: skip
+    if references:
+        speeds = (now.median_ms / then for now, (_, then) in zip(again, references, strict=True))
+        found["table_again_ms"] = table_ms * statistics.median(speeds)
+    elif parts:
+        found["table_again_ms"] = sum(part.median_ms for part in again)
+    if again:
+        _say_if_drifted(profiler, estimator, table_ms, found["table_again_ms"], whole.median_ms)
+    return found
 
 
 def _references_of(profiler: LatencyProfiler, space: ModelSpace) -> list[tuple[nn.Module, float]]:
@@ -319,7 +323,7 @@ def _say_if_drifted(
     same_target = all(profiler.conditions.get(name) == value for name, value in estimator.conditions.items())
     if same_target and not 1 / DRIFT_WORTH_SAYING < table_again_ms / table_ms < DRIFT_WORTH_SAYING:
         _logger.warning(
-            "the machine is not as it was: the network's operations take %s ms now, %s ms in the table; "
+            "the machine is not as it was: what the table is made of says %s ms for the network now, and %s ms then; "
             "compare the measured %s ms with the former",
             in_words(table_again_ms),
             in_words(table_ms),

@@ -49,15 +49,15 @@ def found_finished(folder: Path, report: Callable[[dict[str, float]], None]) -> 
     for metrics in history(folder):
         report(metrics)
     architecture = Architecture.read(folder / "architecture.json")
-    more = {
-        "measured_ms": architecture.latency.get("measured_ms"),
-        **{name: architecture.search.get(name) for name in ACCURACIES},
-    }
-    return SearchResult(folder, architecture, _final(history(folder)[-1], more))
+    more = {name: architecture.search.get(name) for name in ACCURACIES}
+    return SearchResult(folder, architecture, _final(history(folder)[-1], architecture.latency, more))
 
 
-def _final(last: Mapping[str, float], more: Mapping[str, float | None]) -> dict[str, float]:
+def _final(
+    last: Mapping[str, float], timed: Mapping[str, Any], accuracies: Mapping[str, float | None]
+) -> dict[str, float]:
     """The figures of the end: those of the last epoch, and what comes to them, if it is known."""
+    more = {**{name: timed.get(name) for name in ("measured_ms", "measured_eager_ms")}, **accuracies}
     return {
         **{name: value for name, value in last.items() if name != "seconds"},
         **{name: value for name, value in more.items() if value is not None},
@@ -84,7 +84,7 @@ def save_result(parts: SearchParts, monitor: DerivedNetworkMonitor) -> SearchRes
         test = loader(data.test, config.data.batch_size, workers=config.data.workers)
         accuracies["test_accuracy"] = evaluate_accuracy(network, test)
         accuracies |= parts.in_int8(network, test, "test_accuracy")
-    metrics = _final(monitor.last, {"measured_ms": timed.get("measured_ms"), **accuracies})
+    metrics = _final(monitor.last, timed, accuracies)
     architecture = record(
         described,
         monitor.network,

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from nni_proxyless.cli.main import main
 from nni_proxyless.core.errors import UserError
 from nni_proxyless.latency import DeviceEstimator, LatencyProfiler, LookupTable, TimingError, build_lookup_table
+from nni_proxyless.latency.estimators.whole_networks import MOST, eager_ms, time_networks
 from nni_proxyless.latency.runtimes.runtime import RefusedByRuntime
 from nni_proxyless.latency.tables import time_in_chunks
 from nni_proxyless.search import latency_table
@@ -174,13 +175,24 @@ def test_a_derived_network_is_timed_in_the_runtime_of_its_search():
     profiler = LatencyProfiler(space, estimator, (8,))
     timed = measure_derived(profiler, estimator, space.freeze(sample), (8,), space, sample)
     assert timed["measured_ms"] > 0
+    assert timed["measured_eager_ms"] > 0, "for the record"
     assert timed["measured_conditions"] == estimator.conditions
+
+
+def test_single_networks_are_prepared_several_times_and_timed_for_a_while():
+    """Those beside them once; small ones take more rounds than the estimator asks for. A program runs for each timing: it does not."""
+    estimator = DeviceEstimator(warmup=0, repeats=3)
+    (one, other) = time_networks(estimator, [(nn.Linear(8, 4), (8,))], [(nn.Linear(8, 2), (8,))])
+    assert (one.count, other.count) == (3 * 3 * MOST, 3 * MOST)
+    eager = DeviceEstimator(runtime="torch", warmup=0, repeats=3)
+    assert [m.count for m in time_networks(eager, [(nn.Linear(8, 4), (8,))])] == [3]
+    assert eager_ms(by_command(["sh", "-c", "echo 1", "{file}"]), nn.Linear(8, 4), (8,)) is None
 
 
 def test_a_search_is_not_lost_because_its_network_cannot_be_timed(tmp_path, caplog):
     space, sample = Space(), {"one": "wide"}
     estimator = by_command(program(tmp_path, "echo no phone >&2; exit 1"))
-    profiler = LatencyProfiler(space, DeviceEstimator(warmup=0, repeats=1), (8,))
+    profiler = LatencyProfiler(space, DeviceEstimator(runtime="torch", warmup=0, repeats=1), (8,))
     with caplog.at_level(logging.WARNING):
         timed = measure_derived(profiler, estimator, space.freeze(sample), (8,), space, sample)
     assert timed == {"measured_ms": None, "measured_conditions": estimator.conditions}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ from nni_proxyless.latency.digits import in_words
 from nni_proxyless.search.run_folder import differences
 
 from ..forked import fork
-from ..runs import choices_of, history, same_weights, search
+from ..runs import TINY, choices_of, history, same_weights, search
 
 ONE_EPOCH = ("training.epochs=1", "strategy.warmup_epochs=0")
 
@@ -96,6 +98,37 @@ def test_the_command_as_typed_finds_the_same_network_again(searched, again, comm
     assert choices_of(found) == choices_of(expected)
     assert same_weights(found, expected)
     assert choices_of(other) != choices_of(expected) or not same_weights(other, expected)
+
+
+def test_by_default_all_milliseconds_are_those_of_onnx_runtime(tmp_path, capsys):
+    """The table, the network and for the record eager torch beside it; the report says which."""
+    space = (
+        "space: {preset: small, widths: [8], depths: [1], strides: [2], kernels: [3], stem_width: 8, feature_mix: 16}\n"
+    )
+    estimator = "latency: {target_ms: 100%, table: table.yaml, estimator: {warmup: 1, repeats: 4}}\n"
+    text = "".join(
+        estimator if line.startswith("latency:") else space if line.startswith("space:") else line
+        for line in TINY.splitlines(keepends=True)
+    )
+    out = search(tmp_path, *ONE_EPOCH, text=text)
+    name = f"onnxruntime {version('onnxruntime')}"
+    table = yaml.safe_load((out / "latencies.yaml").read_text())
+    assert (table["conditions"]["runtime"], table["measured"]["method"]) == (name, "fit")
+    assert yaml.safe_load((out / "search.yml").read_text())["latency"]["estimator"]["runtime"] == "onnxruntime"
+    latency = json.loads((out / "architecture.json").read_text())["latency"]
+    assert latency["measured_conditions"]["runtime"] == name
+    assert 0 < latency["measured_eager_ms"] != latency["measured_ms"] > 0
+    said = capsys.readouterr().out
+    assert (
+        f"measured {in_words(latency['measured_ms'])} ms in {name}, {in_words(latency['measured_eager_ms'])} ms in eager torch"
+        in said
+    )
+    assert main(["report", str(out)]) == 0
+    assert f"measured: the network timed in {name}, on this machine" in capsys.readouterr().out
+    with (out / "report.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert (row["runtime"], float(row["measured_eager_ms"])) == (name, latency["measured_eager_ms"])
+    assert f"Milliseconds were measured in {name} for this page" in (out / "report.html").read_text()
 
 
 def test_damaged_settings_of_an_earlier_search_are_named(tmp_path):

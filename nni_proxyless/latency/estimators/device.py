@@ -149,6 +149,11 @@ class DeviceEstimator(LatencyEstimator):
         return self._runtime.elsewhere
 
     @property
+    def runs_programs(self) -> bool:
+        """Whether every timing is a run of a program, here or elsewhere, which warms up by itself."""
+        return self._runtime.warms_up_itself
+
+    @property
     def conditions(self) -> Mapping[str, object]:
         # The name by which it is made again, see :meth:`of_conditions`.
         return {**self._runtime.conditions, "runtime": f"{self.runtime} {self._runtime.version}".strip()}
