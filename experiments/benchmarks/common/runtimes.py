@@ -48,6 +48,7 @@ TARGETS: dict[str, Target] = {
     "openvino": Target("openvino"),
     "ncnn": Target("ncnn"),
     "mnn": Target("mnn"),
+    "onnxruntime-batch-32": Target("onnxruntime", batch=32),
     "onnxruntime-int8": Target("onnxruntime", precision="int8"),
     "command": Target(
         "command", options={"command": [sys.executable, str(PROGRAM), "{file}"], "target": "ONNX Runtime of another process"}

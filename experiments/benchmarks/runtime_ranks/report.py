@@ -19,7 +19,7 @@ NAMES = {
 }  # fmt: skip
 RUNTIMES = {
     "torch": "PyTorch eager", "torch-compile": "torch.compile", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "mnn": "MNN",
-    "onnxruntime-int8": "ONNX Runtime, int8",
+    "onnxruntime-int8": "ONNX Runtime, int8", "onnxruntime-batch-32": "ONNX Runtime, 32 images",
 }  # fmt: skip
 
 

@@ -37,7 +37,10 @@ from ..common.runtimes import SPACES, TARGETS, Target, chosen, in_own_process
 from .report import bars, markdown, picture
 
 STEPS = ("build", "check", "again")
-MEASURES_LONG = "torch-compile"  # compiles for as long as it takes, so it is made only where somebody asks for it
+ONLY_IF_ASKED = (
+    "torch-compile",
+    "onnxruntime-batch-32",
+)  # the first compiles every network for seconds, the second is no runtime more
 
 
 class Sizes(NamedTuple):
@@ -172,7 +175,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="JSON file for the result; what is in it is not measured again")
     parser.add_argument("--picture", type=Path, help="SVG or PNG file for the picture")
     options = parser.parse_args(arguments)
-    every = [name for name in TARGETS if name != MEASURES_LONG]
+    every = [name for name in TARGETS if name not in ONLY_IF_ASKED]
     try:
         options.cells = chosen(options.only, ["tiny"] if options.short else ["small", "imagenet"], every)
     except ValueError as error:

@@ -1,0 +1,261 @@
+"""Does it pay to search by the milliseconds of the runtime that ships?
+
+    python -m experiments.benchmarks.search_by_runtime.run --folder search_by_runtime --output experiments/benchmarks/search_by_runtime/records/search_by_runtime.json
+
+Networks are to run in ONNX Runtime, one image at a time, one thread, within a target in its milliseconds. Two users search for them on
+Fashion-MNIST, with the same space, strategy, images, epochs and seed:
+
+- *by ONNX Runtime*: with a table of ONNX Runtime, at the target. The most probable network within it is trained.
+- *by eager PyTorch*: with a table of eager PyTorch, at the milliseconds that networks of the target take there on average. Of the most
+  probable networks within every eager budget the one is trained that takes longest in ONNX Runtime and still meets the target.
+
+The final training is the same, from scratch. Accuracies are compared seed by seed (paired t-test). Of the first search a second network is
+trained, within 80 % of the target: what accuracy costs in milliseconds, and so how much faster a network of the other's accuracy is.
+
+What lies in the folder is not made again: the same command goes on where it was stopped, in the middle of an epoch too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nni_proxyless.core.atomic_files import write_text
+from nni_proxyless.derive import build_network
+from nni_proxyless.latency import LatencyProfiler, LookupTable, build_lookup_table
+from nni_proxyless.latency.tables.timed_networks import random_samples
+from nni_proxyless.models.architecture import Architecture
+from nni_proxyless.search.derivation import FinishedSearch
+
+from .. import ROOT
+from ..common import record
+from ..common.runtimes import TARGETS, in_own_process
+from ..quality.cell import INPUT_SHAPE, SPACE, Grid, any_net, counted, profiler_of, searched, space_of, train
+from .report import ARMS, EAGER, SHIPPED, compared, markdown, picture
+
+SMALLER = 0.8  # of the target, for the second network of a search by the shipped runtime
+BUDGETS = 60  # eager ones, from the fastest to the slowest network
+EQUIVALENT = 0.03  # networks that take the target within this share, of random ones
+COPIES = 5  # of every network when it is timed at the end: where its weights lie in memory makes it faster or slower
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A grid of :mod:`..quality.cell` and what is more.
+
+    Attributes
+    ----------
+    share
+        Where the target lies between the fastest and the slowest network in the shipped runtime.
+    networks, operations
+        Timings of each network that the table of the shipped runtime is fitted to, and of each operation of the eager one.
+    final
+        Timings of each copy of each network at the end.
+    """
+
+    grid: Grid
+    share: float = 0.35
+    networks: int = 30
+    operations: int = 150
+    final: int = 100
+
+
+WIDE = SPACE | {"kernels": [3, 5, 7]}
+SETTINGS = {
+    "long": Setting(Grid(("two-path",), (), tuple(range(8)), n_more_test=50_000, space=WIDE)),
+    "short": Setting(
+        Grid(("two-path",), (), (0,), search_epochs=2, warmup_epochs=1, final_epochs=1, images=300, space=WIDE | {"depths": [2, 1, 1]}),
+        networks=2, operations=2, final=3,
+    ),
+}  # fmt: skip
+
+
+# -- before: two tables and two targets ------------------------------------------------------------------------------------------
+
+
+def build_table(target: str, setting: Setting, path: Path) -> None:
+    """The table of a runtime, written to a file."""
+    repeats = setting.operations if target == EAGER else setting.networks
+    base = any_net(setting.grid)
+    estimator = TARGETS[target].estimator(repeats=repeats, warmup=min(10, repeats))
+    build_lookup_table(space_of(base), INPUT_SHAPE, estimator).write(path)
+
+
+def targets_of(setting: Setting, folder: Path) -> dict[str, float]:
+    """Milliseconds to search for: in the shipped runtime, and what networks that take so long there take in eager mode."""
+    base = any_net(setting.grid)
+    shipped, eager = (profiler_of(base, table_of(name, folder)) for name in (SHIPPED, EAGER))
+    low, high = (float(ms) for ms in shipped.bounds())
+    target = low + setting.share * (high - low)
+    samples = random_samples(space_of(base), 5000, seed=0)
+    alike = [s for s in samples if abs(float(shipped.profile(s)) / target - 1) < EQUIVALENT]
+    return {SHIPPED: target, EAGER: statistics.mean(float(eager.profile(s)) for s in alike or samples)}
+
+
+def table_of(target: str, folder: Path) -> Path:
+    return folder / f"{target}.yaml"
+
+
+def prepare(setting: Setting, folder: Path) -> dict[str, float]:
+    """Both tables and the targets, made where they are not there yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for target in (SHIPPED, EAGER):
+        if not table_of(target, folder).exists():
+            in_own_process(build_table, target, setting, table_of(target, folder))
+    path = folder / "targets.json"
+    if not path.exists():
+        write_text(path, json.dumps(targets_of(setting, folder), indent=1) + "\n")
+    found: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+# -- a cell ----------------------------------------------------------------------------------------------------------------------
+
+
+def networks_of(search: FinishedSearch, arm: str, shipped: LatencyProfiler, target: float) -> dict[str, dict[str, Any]]:
+    """The networks that are taken from a search, by the name of their arm."""
+    if arm == SHIPPED:
+        return {SHIPPED: search.best(target), f"{SHIPPED}, {SMALLER:.0%}": search.best(SMALLER * target)}
+    low, high = search.profiler.bounds()
+    samples = [search.best(float(budget)) for budget in np.linspace(low * (1 + 1e-9), high, BUDGETS)]
+    fitting = [sample for sample in samples if shipped.profile(sample) <= target]
+    if not fitting:
+        raise ValueError(f"no network of the search by {arm} takes at most {target:.4g} ms in {SHIPPED}")
+    return {EAGER: max(fitting, key=lambda sample: float(shipped.profile(sample)))}
+
+
+def cell(name: str, arm: str, seed: int, folder: Path) -> None:
+    """One search and the training of its networks; everything is kept in the folder, at last ``cell.json``."""
+    setting, mine = SETTINGS[name], folder / "cells" / f"{arm}-{seed}"
+    if (mine / "cell.json").exists():
+        return
+    os.chdir(ROOT)  # where the images are found that the settings name
+    torch.set_num_threads(1)
+    logging.getLogger("nni_proxyless").setLevel(logging.WARNING)
+    targets = json.loads((folder / "targets.json").read_text(encoding="utf-8"))
+    began = time.process_time()
+    search = FinishedSearch.read(
+        searched(setting.grid, "two-path", targets[arm], seed, table_of(arm, folder), mine, batch=1)
+    )
+    seconds = {"search": round(time.process_time() - began, 1)}
+    base = any_net(setting.grid)
+    profilers = {target: profiler_of(base, table_of(target, folder)) for target in (SHIPPED, EAGER)}
+    found = []
+    for taken, choices in networks_of(search, arm, profilers[SHIPPED], targets[SHIPPED]).items():
+        place = mine / taken.replace(", ", "-").replace("%", "") / "architecture.json"
+        network = counted(dataclasses.replace(base, choices=choices, network=space_of(base).timm_definition(choices)))
+        network.write(place)
+        trained = train(setting.grid, place, seed)
+        table_ms = {target: float(profiler.profile(choices)) for target, profiler in profilers.items()}
+        found.append({
+            "arm": taken, "seed": seed, **trained, "table_ms": table_ms, "macs": network.macs, "n_params": network.n_params,
+            "choices": choices,
+        })  # fmt: skip
+    seconds["all"] = round(time.process_time() - began, 1)
+    write_text(mine / "cell.json", json.dumps({"networks": found, "cpu_seconds": seconds}, indent=1) + "\n")
+
+
+def make_cells(name: str, folder: Path, processes: int) -> list[dict[str, Any]]:
+    """All cells, whole seeds first, so many at a time; what they have left."""
+    cells = [(arm, seed) for seed in SETTINGS[name].grid.seeds for arm in ARMS]
+    paths = {(arm, seed): folder / "cells" / f"{arm}-{seed}" / "cell.json" for arm, seed in cells}
+    missing = [one for one in cells if not paths[one].exists()]
+    if missing and processes == 1:
+        for arm, seed in missing:
+            cell(name, arm, seed, folder)
+    elif missing:
+        with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=1) as pool:
+            done = [pool.apply_async(cell, (name, arm, seed, folder)) for arm, seed in missing]
+            for (arm, seed), one in zip(missing, done, strict=True):
+                one.get()
+                print(f"{arm}, seed {seed}: done", file=sys.stderr, flush=True)
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths.values()]
+
+
+# -- after: all networks, timed ----------------------------------------------------------------------------------------------------
+
+
+def time_networks(choices: Sequence[Mapping[str, Any]], setting: Setting, target: str) -> list[float]:
+    """Milliseconds of these networks, timed in turns: the median of some copies, each of which is prepared for itself."""
+    base = any_net(setting.grid)
+    space = space_of(base)
+    networks = [build_network(_with(base, space, sample)) for sample in choices for _ in range(COPIES)]
+    estimator = TARGETS[target].estimator(repeats=setting.final, warmup=2)
+    ms = [m.median_ms for m in estimator.measure([(network, INPUT_SHAPE) for network in networks])]
+    return [statistics.median(ms[i : i + COPIES]) for i in range(0, len(ms), COPIES)]
+
+
+def _with(base: Architecture, space: Any, choices: Mapping[str, Any]) -> Architecture:
+    return dataclasses.replace(base, choices=dict(choices), network=space.timm_definition(choices))
+
+
+def measured(networks: list[dict[str, Any]], setting: Setting, folder: Path) -> list[dict[str, Any]]:
+    """The same with ``measured_ms`` in both runtimes; kept, too."""
+    path = folder / "measured.json"
+    wanted = [network["choices"] for network in networks]
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if kept.get("choices") != wanted:
+        kept = {"choices": wanted}
+        for target in (SHIPPED, EAGER):
+            kept[target] = in_own_process(time_networks, wanted, setting, target)
+        write_text(path, json.dumps(kept) + "\n")
+    return [
+        network | {"measured_ms": {target: kept[target][i] for target in (SHIPPED, EAGER)}}
+        for i, network in enumerate(networks)
+    ]
+
+
+def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--short",
+        "--quick",
+        action="store_true",
+        help="one seed, 300 images, an epoch or two: shows that everything runs",
+    )
+    parser.add_argument("--processes", type=int, help="cells at a time, one thread each (default: 2; short: 1)")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("search_by_runtime"), help="of all that is made (default: %(default)s)"
+    )
+    parser.add_argument("--tables", action="store_true", help="build both tables, which wants a quiet machine, and end")
+    parser.add_argument("--output", type=Path, help="JSON file for the result")
+    parser.add_argument("--picture", type=Path, help="SVG or PNG file for the picture")
+    options = parser.parse_args(arguments)
+    options.processes = options.processes or (1 if options.short else 2)
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = options_from(arguments)
+    name, folder = "short" if options.short else "long", options.folder.resolve()
+    os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # of the processes that are started
+    logging.getLogger("nni_proxyless").setLevel(logging.WARNING)
+    began = time.perf_counter()
+    targets = prepare(SETTINGS[name], folder)
+    if options.tables:
+        return 0
+    cells = make_cells(name, folder, options.processes)
+    networks = measured([network for one in cells for network in one["networks"]], SETTINGS[name], folder)
+    result = record.provenance(__file__, argparse.Namespace(short=options.short), time.perf_counter() - began) | {
+        "threads": 1, "bars": [], "setting": dataclasses.asdict(SETTINGS[name]), "targets": targets, "networks": networks,
+        "cpu_seconds": [one["cpu_seconds"] for one in cells], "compared": compared(networks, SMALLER),
+        "runtimes": {target: LookupTable.read(table_of(target, folder)).conditions["runtime"] for target in (SHIPPED, EAGER)},
+    }  # fmt: skip
+    return record.finish(result, options, markdown, picture)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
