@@ -13,14 +13,6 @@ from experiments.benchmarks.runtime_tables import report
 from experiments.benchmarks.runtime_tables import run as tables
 
 
-@pytest.fixture
-def here(monkeypatch):
-    """Steps run in this process: a fresh one takes seconds to begin."""
-    for module in (tables, ranks):
-        monkeypatch.setattr(module, "in_own_process", lambda function, *arguments: function(*arguments))
-
-
-@pytest.mark.usefixtures("here")
 def test_a_cell_is_made_step_by_step_and_no_step_twice(tmp_path, monkeypatch, capsys):
     output = tmp_path / "record.json"
     words = ["--short", "--only", "tiny:onnxruntime", "--folder", str(tmp_path), "--output", str(output)]
@@ -79,7 +71,6 @@ def test_cells_are_named_on_the_command_line():
         chosen(["small:nccn"], [], [])
 
 
-@pytest.mark.usefixtures("here")
 def test_networks_are_timed_in_every_runtime_in_turns(tmp_path, capsys):
     output = tmp_path / "ranks.json"
     words = [

@@ -29,7 +29,7 @@ from nni_proxyless.latency.runtimes.runtime import Runner, Runtime, make_runtime
 from nni_proxyless.latency.tables.timed_networks import random_samples
 
 from ..common import record
-from ..common.runtimes import SPACES, TARGETS, chosen, in_own_process
+from ..common.runtimes import SPACES, TARGETS, chosen, in_own_process, in_this_process
 from .report import markdown, picture
 
 EVERY = ("torch", "onnxruntime", "openvino", "ncnn", "mnn", "onnxruntime-int8")
@@ -127,7 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for space, targets in options.spaces.items():
         while len(spaces.get(space, [])) < options.times:
             print(f"{space}, {len(spaces.get(space, [])) + 1} of {options.times} …", file=sys.stderr, flush=True)
-            spaces.setdefault(space, []).append(in_own_process(times, space, targets))
+            alone = in_this_process if options.short else in_own_process
+            spaces.setdefault(space, []).append(alone(times, space, targets))
             record.write(result(), options.output)
     return record.finish(result(), options, markdown, picture)
 

@@ -33,7 +33,7 @@ from nni_proxyless.latency.tables.check import agreement, time_networks
 from nni_proxyless.latency.tables.time_in_chunks import in_turn
 
 from ..common import record
-from ..common.runtimes import SPACES, TARGETS, Target, chosen, in_own_process
+from ..common.runtimes import SPACES, TARGETS, Target, chosen, in_own_process, in_this_process
 from .report import bars, markdown, picture
 
 STEPS = ("build", "check", "again")
@@ -51,7 +51,7 @@ class Sizes(NamedTuple):
     calls: int = 3  # the same, of a command: each is a median already
     warmup: int = 10
     check: int = 100  # timings of each network that judges
-    n: int = 30  # that judge; as many others calibrate
+    n: int = 30  # that judge; as many others calibrate, or, where each is compiled for seconds, a third
     fitted: int | None = None  # networks; None: as many as the product takes
 
 
@@ -82,7 +82,14 @@ def check(space: str, target: str, table: Path, sizes: Sizes) -> dict[str, Any]:
     estimator = TARGETS[target].estimator(repeats=1, warmup=2)
     estimator.repeats = _repeats(TARGETS[target], sizes.check, sizes)
     began = time.perf_counter()
-    found = check_table(read, one.make(), one.shape, estimator, n_networks=sizes.n, n_calibration=sizes.n)
+    found = check_table(
+        read,
+        one.make(),
+        one.shape,
+        estimator,
+        n_networks=sizes.n,
+        n_calibration=max(3, sizes.n // (3 if TARGETS[target].runtime == "torch-compile" else 1)),
+    )
     return {
         "seconds": round(time.perf_counter() - began, 1),
         "before": dataclasses.asdict(found.before), "after": dataclasses.asdict(found.after),
@@ -195,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             continue
         print(f"{space}:{target} …", file=sys.stderr, flush=True)
         try:
-            make(cells, space, target, options.folder, in_own_process)
+            make(cells, space, target, options.folder, in_this_process if options.short else in_own_process)
         except ValueError as error:  # of this cell alone
             print(f"{space}:{target} failed: {error}", file=sys.stderr)
     return record.finish(cells.result(), options, markdown, picture)

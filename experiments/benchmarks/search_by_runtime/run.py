@@ -47,7 +47,7 @@ from ..quality.cell import INPUT_SHAPE, SPACE, Grid, any_net, counted, profiler_
 from .report import ARMS, EAGER, SHIPPED, compared, markdown, picture
 
 SMALLER = 0.8  # of the target, for the second network of a search by the shipped runtime
-BUDGETS = 60  # eager ones, from the fastest to the slowest network
+BUDGETS = 200  # eager ones, from the fastest to the slowest network
 EQUIVALENT = 0.03  # networks that take the target within this share, of random ones
 COPIES = 5  # of every network when it is timed at the end: where its weights lie in memory makes it faster or slower
 
