@@ -24,6 +24,8 @@ from nni_proxyless.cli.main import main
 from nni_proxyless.core.atomic_files import write_weights
 from nni_proxyless.data.image_parts import loader
 from nni_proxyless.derive import Architecture, build_network, load_weights, to_timm
+from nni_proxyless.latency.runtimes.onnx_file import write_onnx as write_timed
+from nni_proxyless.latency.runtimes.runtime import Program
 from nni_proxyless.models.export.check_images import CheckImages
 from nni_proxyless.models.export.int8_accuracy import int8_accuracy
 from nni_proxyless.models.export.onnx_format import write_onnx_for_netron
@@ -70,6 +72,22 @@ def test_onnxruntime_computes_what_torch_does_on_a_hundred_images(name, nets, tm
     """The third net: :func:`test_the_command_as_typed`."""
     assert main(["export", str(nets[name]), "--formats", "onnx", "--output", str(tmp_path), *QUICK]) == 0
     assert difference(onnx_logits(tmp_path / "model.onnx", digits(100)), logits(nets[name], digits(100))) <= 1e-4
+
+
+def test_the_file_is_the_one_that_is_timed(nets, tmp_path):
+    """The graph, node by node and weight by weight, that ONNX Runtime and others are timed with; the output has another name."""
+    assert main(["export", str(nets["mixed"]), "--formats", "onnx", "--output", str(tmp_path), *QUICK]) == 0
+    assert json.loads((tmp_path / "export.json").read_text())["opset"] == 17
+    network = build_network(
+        Architecture.read(nets["mixed"]), load_weights(nets["mixed"].with_name("weights.safetensors"))
+    )
+    timed = write_timed(Program("a network", network.eval(), (digits(1),)), tmp_path / "timed.onnx").path
+    graphs = [onnx.load(path).graph for path in (tmp_path / "model.onnx", timed)]
+    assert [graph.output[0].name for graph in graphs] == ["logits", "output"]
+    for graph in graphs:
+        assert list(graph.node[-1].output) == [graph.output[0].name]
+        del graph.node[-1].output[:], graph.output[:]
+    assert graphs[0] == graphs[1]
 
 
 def test_the_nets_of_these_tests_are_three_and_tell_images_apart(nets):

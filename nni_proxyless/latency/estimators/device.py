@@ -21,7 +21,7 @@ from ..calls import Call, Shape, map_structure
 from ..estimator import LatencyEstimator
 from ..operation import Operation
 from ..runtimes.default import TORCH, default_runtime
-from ..runtimes.runtime import GROUP, Runner, Runtime, as_operation, make_runtime
+from ..runtimes.runtime import GROUP, Runtime, as_operation, make_runtime
 from ..runtimes.torch_eager import TorchEager
 from .timing import (  # fmt: skip
     PRECISIONS,
@@ -34,20 +34,20 @@ from .timing import (  # fmt: skip
     timing_settings,
 )
 
-__all__ = ["TORCH", "DeviceEstimator", "Measurement", "runs_foreign_code", "runtime_of"]
+__all__ = ["TORCH", "DeviceEstimator", "Measurement", "SecondOf", "runs_foreign_code", "runtime_of"]
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
-class _SecondOf:
+class SecondOf:
     """Of two runs in a row the second, as in an application that runs one network image after image.
 
     The first finds the caches full of the other networks that are timed in turns with it: of 24 of ``small`` at 32x32 in ONNX Runtime
     it takes half as long again as those after it, which agree within 3 %.
     """
 
-    def __init__(self, runner: Runner):
-        self.once = runner.run_ms
+    def __init__(self, once: Callable[[], float]):
+        self.once = once
 
     def __call__(self) -> float:
         self.once()
@@ -236,7 +236,9 @@ class DeviceEstimator(LatencyEstimator):
                 yield [self.run_of(op, module) for op, module in zip(wanted, modules, strict=True)]
         else:
             with self.alone(), self._runtime.prepare(wanted) as runners:
-                yield [runner.run_ms if self._runtime.warms_up_itself else _SecondOf(runner) for runner in runners]
+                yield [
+                    runner.run_ms if self._runtime.warms_up_itself else SecondOf(runner.run_ms) for runner in runners
+                ]
 
     def rounds(
         self, runs: Sequence[Callable[[], float]], *, progress: Callable[[], None] | None = None, repeats: int | None = None,
@@ -271,7 +273,7 @@ class DeviceEstimator(LatencyEstimator):
     def warm_up(self, runs: Sequence[Callable[[], float]]) -> None:
         """Run each ``self.warmup`` times, as :meth:`rounds` does before it times them."""
         for run in runs:
-            once = run.once if isinstance(run, _SecondOf) else run
+            once = run.once if isinstance(run, SecondOf) else run
             for _ in range(self.warmup):
                 once()
 

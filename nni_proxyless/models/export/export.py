@@ -30,7 +30,7 @@ from ..build import installed_versions
 from .check_images import CheckImages
 from .compare import Run, accuracies, largest_difference, logits_of, time_side_by_side
 from .load import check_size, find_weights, load_network
-from .onnx_format import DEFAULT_OPSET, OPSETS, PACKAGES, OnnxNetwork, require_packages, write_int8, write_onnx
+from .onnx_format import OPSETS, PACKAGES, OnnxNetwork, opset_of, require_packages, write_int8, write_onnx
 from .torch_format import read_program, read_torchscript, write_program, write_torchscript
 
 if TYPE_CHECKING:  # it needs NNI
@@ -65,7 +65,7 @@ class ExportOptions:
     output
         A folder; None for the architecture's.
     opset
-        Of the ONNX files.
+        Of the ONNX files; None: 17, as they are timed, or what a network needs that cannot be written so.
     input_size
         Height and width of the images; None for those of the search.
     batch
@@ -83,7 +83,7 @@ class ExportOptions:
     formats: tuple[str, ...] = tuple(FILES)
     weights: Path | None = None
     output: Path | None = None
-    opset: int = DEFAULT_OPSET
+    opset: int | None = None
     input_size: tuple[int, int] | None = None
     batch: int | None = 1
     images: int = 100
@@ -99,7 +99,7 @@ class ExportOptions:
         found = [f"--{name} is {n}; allowed: 1 or more" for name, n in counts.items() if n < 1]
         batch = 1 if self.batch is None else self.batch
         found += [f"--{text}" for text in problems_of("cpu", self.threads, batch, "float32", 0, self.repeats)]
-        if self.opset not in OPSETS:
+        if self.opset is not None and self.opset not in OPSETS:
             found.append(f"--opset is {self.opset}; allowed: {OPSETS[0]} to {OPSETS[-1]}")
         if batch > self.calibration_images >= 1 and "int8" in self.formats:
             found.append(
@@ -153,6 +153,7 @@ def export(path: Path, options: ExportOptions) -> dict[str, Any]:
             compared: dict[str, Run] = {"torch": network, **{name: runs[name] for name in ("int8",) if name in runs}}
             batch = options.batch or FREE_BATCHES[0]
             accuracy = accuracies(compared, images.labeled(options.test_images, batch), batch)
+        opsets = {opset_of(Path(temporary) / FILES[name]) for name in OF_ONNX & files.keys()}
         for name in files:
             os.replace(Path(temporary) / FILES[name], folder / FILES[name])
     if accuracy is not None and accuracy.get("int8 agreement", 1) < WORTH_SAYING:
@@ -167,7 +168,7 @@ def export(path: Path, options: ExportOptions) -> dict[str, Any]:
         "weights": os.path.relpath(weights, folder),
         "weights_are": origin,
         "input": {"name": "input", "type": "float32", "shape": [options.batch or "batch", *shape]},
-        "opset": options.opset if OF_ONNX & files.keys() else None,
+        "opset": max(opsets, default=None),
         "files": files,
         "images": images.source,
         "tolerance": options.tolerance,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ...core.silenced import first_line
 from .check_images import spread, stacked
 from .compare import accuracies
-from .onnx_format import QUICK_OPSET, OnnxNetwork, write_int8, write_onnx
+from .onnx_format import OnnxNetwork, write_int8, write_onnx
 
 __all__ = ["CALIBRATION_IMAGES", "int8_accuracy", "is_for_int8"]
 
@@ -51,7 +51,7 @@ def int8_accuracy(network: nn.Module, training: Any, judged: Iterable[tuple[Tens
         images = stacked(spread(training, CALIBRATION_IMAGES))
         with tempfile.TemporaryDirectory(prefix="nni-proxyless-") as folder:
             float_file, file = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
-            write_onnx(copy.deepcopy(network).float(), images.shape[1:], float_file, opset=QUICK_OPSET, batch=None)
+            write_onnx(copy.deepcopy(network).float(), images.shape[1:], float_file, batch=None)
             write_int8(float_file, file, images, batch=None)
             run = OnnxNetwork(file, torch.get_num_threads())
         return accuracies({"int8": run}, judged, BATCH)["int8"]

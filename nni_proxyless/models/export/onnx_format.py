@@ -10,20 +10,20 @@ import importlib.util
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...core.atomic_files import replacing
 from ...core.errors import UserError
-from ...core.silenced import exporters_silenced, first_line
+from ...core.silenced import first_line
+from ...latency.runtimes.onnx_file import QUICK_OPSET, export_onnx
 from ...latency.runtimes.quantize import quantize
 
 __all__ = [
-    "DEFAULT_OPSET",
     "OPSETS",
     "OnnxNetwork",
+    "opset_of",
     "require_packages",
     "write_int8",
     "write_onnx",
@@ -35,9 +35,6 @@ _logger = logging.getLogger(__name__)
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 INSTALL = "pip install 'nni-proxyless[export]'"
 OPSETS = range(13, 24)  # 13: the first with a scale per channel, for 8 bits. 23: what torch 2.15 knows
-DEFAULT_OPSET = 18
-FIRST_OF_NEWER = 18  # what torch's newer exporter is written for; it converts upwards from there, and not downwards
-QUICK_OPSET = 17
 
 
 def require_packages() -> None:
@@ -54,12 +51,12 @@ def require_packages() -> None:
 
 
 def write_onnx(
-    network: nn.Module, shape: Sequence[int], path: Path, *, opset: int = DEFAULT_OPSET, batch: int | None = 1
+    network: nn.Module, shape: Sequence[int], path: Path, *, opset: int | None = None, batch: int | None = 1
 ) -> None:
     """Write the network, in evaluation mode, as one ONNX file with an input ``input`` and an output ``logits``.
 
-    From opset 18 on by torch's exporter through ``torch.export``. Lower ones, for older runtimes, only the deprecated one through
-    TorchScript can write, in a fraction of the time.
+    With one image per run, and no opset asked for, it is the graph that ONNX Runtime and others are timed with
+    (:func:`...latency.runtimes.onnx_file.export_onnx`).
 
     Parameters
     ----------
@@ -68,37 +65,32 @@ def write_onnx(
     shape
         Of one image, (channels, height, width).
     opset
-        One of :data:`OPSETS`.
+        One of :data:`OPSETS`; None: 17, or what a network needs that cannot be written so.
     batch
         Images per run; None: free, a dimension called ``batch``.
 
     Raises
     ------
+    ValueError
+        It cannot be written.
     RuntimeError
         The file is not what was asked for.
     """
     import onnx
 
     network = copy.deepcopy(network).cpu().eval()
-    # Not 1, which torch.export takes for a constant.
     images = torch.zeros(batch or 2, *shape)
-    names: Any = {"input_names": ["input"], "output_names": ["logits"], "opset_version": opset}
-    with exporters_silenced():
-        if opset >= FIRST_OF_NEWER:
-            torch.onnx.export(
-                network, (images,), str(path), dynamo=True, dynamic_shapes=None if batch else ({0: "batch"},),
-                external_data=False, verbose=False, **names,
-            )  # fmt: skip
-        else:
-            free = {name: {0: "batch"} for name in ("input", "logits")}
-            torch.onnx.export(
-                network, (images,), str(path), dynamo=False, dynamic_axes=None if batch else free, **names
-            )
-    model = onnx.load(path)
-    onnx.checker.check_model(model, full_check=True)
-    found = next(entry.version for entry in model.opset_import if entry.domain == "")
-    if found != opset:
+    export_onnx(network, (images,), path, ["input"], ["logits"], opset=opset, free_batch=batch is None)
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+    if opset is not None and (found := opset_of(path)) != opset:
         raise RuntimeError(f"{path.name}: the exporter wrote opset {found} where {opset} was asked for")
+
+
+def opset_of(path: Path) -> int:
+    """The opset of an ONNX file."""
+    import onnx
+
+    return next(int(entry.version) for entry in onnx.load(path).opset_import if entry.domain == "")
 
 
 def write_int8(float_file: Path, path: Path, images: Tensor, *, batch: int | None = 1) -> None:
