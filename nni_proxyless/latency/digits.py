@@ -20,12 +20,15 @@ def significant(value: float, digits: int = DIGITS) -> float:
 
 
 def in_words(value: float, sign: str = "", digits: int = 3) -> str:
-    """For a person: ``12.346``, but ``0.0123`` and ``1.23e-05``; with ``sign='+'`` a plus before what is positive.
+    """For a person: ``12.346``, but ``0.0123``, ``0.0120`` and ``1.23e-05``; with ``sign='+'`` a plus before what is positive.
 
     So many digits after the point, where that shows as many significant ones.
     """
     enough = value == 0 or not math.isfinite(value) or significant(abs(value), digits) >= 0.1
-    return f"{value:{sign}.{digits}f}" if enough else f"{value:{sign}.{digits}g}"
+    if enough:
+        return f"{value:{sign}.{digits}f}"
+    zeros = "#" if abs(value) >= 1e-3 else ""  # so that milliseconds of small networks stand in columns
+    return f"{value:{sign}{zeros}.{digits}g}"
 
 
 def distinct_in_words(values: Sequence[float]) -> list[str]:
