@@ -20,6 +20,8 @@ from ..latency.digits import in_words, significant
 
 __all__ = ["add_latency_command"]
 
+OF_PROGRAMS = 5  # repeats: a program times a network several times over by itself, and takes a second to start or more
+
 
 def add_latency_command(commands: Any) -> None:
     """Add ``latency`` to the commands of the parser."""
@@ -43,7 +45,7 @@ def add_latency_command(commands: Any) -> None:
     build.add_argument("--networks", type=int, metavar="N",
                        help="to fit to (default: two per row, or as many as four minutes allow)")  # fmt: skip
     build.add_argument("--repeats", type=int, metavar="N",
-                       help="timings of each candidate (default: 150), or with method fit of each network (default: 30)")  # fmt: skip
+                       help="timings of each candidate (default: 150), or with method fit of each network (default: 30; with runtime command: 5)")  # fmt: skip
     build.add_argument("--warmup", type=int, default=10, help="untimed runs before (default: %(default)s)")
     build.add_argument("--output", type=path_argument, required=True, metavar="table.yaml")
     build.set_defaults(run=_build)
@@ -68,7 +70,9 @@ def add_latency_command(commands: Any) -> None:
     _space_arguments(check, needed=False)
     check.add_argument("--networks", type=int, default=30, help="that judge (default: %(default)s)")
     check.add_argument("--calibration", type=int, default=30, help="others, to calibrate on (default: %(default)s)")
-    check.add_argument("--repeats", type=int, default=100, help="timings of each network (default: %(default)s)")
+    check.add_argument(
+        "--repeats", type=int, metavar="N", help="timings of each network (default: 100; with runtime command: 5)"
+    )
     check.add_argument("--warmup", type=int, default=2, help="untimed runs before (default: %(default)s)")
     _runtime_arguments(check, default="that of the table")
     check.add_argument("--seed", type=int, default=1, help="of the networks (default: %(default)s)")
@@ -118,7 +122,7 @@ def _build(arguments: argparse.Namespace) -> int:
         require_method(estimator, method, arguments.networks)
         if method == "fit" and arguments.repeats is None:
             # Preparing a network takes longer, and more networks are worth more than more timings.
-            estimator.repeats = 30
+            estimator.repeats = OF_PROGRAMS if estimator.runs_programs else 30
         partial = partial_of(path)
         with building(path):
             _not_there(path)  # nor has another process built it, for which this one has waited
@@ -218,10 +222,15 @@ def _estimator_of(table: LookupTable, arguments: argparse.Namespace) -> DeviceEs
     options = _key_values(arguments.runtime_option, "--runtime-option")
     try:
         estimator = DeviceEstimator.of_conditions(
-            said, warmup=arguments.warmup, repeats=arguments.repeats, options=options
+            said,
+            warmup=arguments.warmup,
+            repeats=100 if arguments.repeats is None else arguments.repeats,
+            options=options,
         )
     except ValueError as error:
         raise TableError(f"{table.source}: {error}") from error
+    if arguments.repeats is None and estimator.runs_programs:
+        estimator.repeats = OF_PROGRAMS
     table.require(estimator.conditions)
     return estimator
 

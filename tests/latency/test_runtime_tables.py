@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import re
@@ -16,6 +17,7 @@ import torch
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
 from torch import Tensor, nn
 
+from nni_proxyless.cli.latency import OF_PROGRAMS, _estimator_of
 from nni_proxyless.cli.main import main
 from nni_proxyless.core.errors import UserError
 from nni_proxyless.latency import DeviceEstimator, LatencyProfiler, LookupTable, TimingError, build_lookup_table
@@ -241,6 +243,26 @@ def test_a_table_runs_no_program_unless_it_is_asked_to(tmp_path, capsys):
     assert "If you trust it, say --runtime command" in said
     assert main([*check, "--runtime", "command"]) == 2
     assert "the space has 2 different networks" in capsys.readouterr().err
+
+
+def test_a_program_runs_a_few_times_for_each_network(tmp_path):
+    """Not the 30 and 100 times of a runtime here: it times a network several times over by itself."""
+    words = " ".join(program(tmp_path, f"echo x >> {tmp_path}/runs", 'wc -c < "$1"'))
+    space = [
+        "--space",
+        f"{__name__}:Space",
+        "--resolution",
+        "8",
+        "--channels",
+        "8",
+        "--output",
+        str(tmp_path / "table.yaml"),
+    ]
+    assert main(["latency", "build", *space, "--runtime", "command", "--runtime-option", f"command={words}"]) == 0
+    assert (tmp_path / "runs").read_text().count("x") == 2 * OF_PROGRAMS
+    read = LookupTable.read(tmp_path / "table.yaml")
+    check = argparse.Namespace(runtime="command", runtime_option=[], warmup=0, repeats=None)
+    assert _estimator_of(read, check).repeats == OF_PROGRAMS
 
 
 def test_a_report_runs_no_program(tmp_path):

@@ -48,9 +48,11 @@ class Sizes(NamedTuple):
 
     operations: int = 150  # timings of each, inside of networks
     networks: int = 30  # timings of each that is fitted to
-    calls: int = 3  # the same, of a command: each is a median already
+    calls: int = 5  # the same, of a command: each is a median already
     warmup: int = 10
-    check: int = 100  # timings of each network that judges
+    check: int = (
+        50  # timings of each network that judges: of 60, two medians of a network, prepared anew, were 0.4 % apart
+    )
     n: int = 30  # that judge; as many others calibrate, or, where each is compiled for seconds, a third
     fitted: int | None = None  # networks; None: as many as the product takes
 
