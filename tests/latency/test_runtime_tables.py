@@ -7,9 +7,11 @@ import logging
 import os
 import re
 import resource
+import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -24,8 +26,11 @@ from nni_proxyless.latency import DeviceEstimator, LatencyProfiler, LookupTable,
 from nni_proxyless.latency.estimators.whole_networks import MOST, eager_ms, time_networks
 from nni_proxyless.latency.runtimes.runtime import RefusedByRuntime
 from nni_proxyless.latency.tables import time_in_chunks
+from nni_proxyless.latency.tables.kept_timings import KeptTimings
 from nni_proxyless.search import latency_table
 from nni_proxyless.search.latency_table import build_table, make_profiler, measure_derived, said_of_fit
+
+from ..conftest import ROOT
 
 
 class Determinant(nn.Module):
@@ -202,9 +207,35 @@ def test_a_search_is_not_lost_because_its_network_cannot_be_timed(tmp_path, capl
     assert "ended with code 1: no phone" in caplog.text
 
 
-def build(folder: Path, *words: str) -> int:
+def build_words(folder: Path, *words: str) -> list[str]:
     space = ["--space", f"{__name__}:Space", "--resolution", "8", "--channels", "8"]
-    return main(["latency", "build", *space, "--repeats", "1", "--output", str(folder / "table.yaml"), *words])
+    return ["latency", "build", *space, "--repeats", "1", "--output", str(folder / "table.yaml"), *words]
+
+
+def build(folder: Path, *words: str) -> int:
+    return main(build_words(folder, *words))
+
+
+def lines_in(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def test_a_build_that_is_killed_goes_on(tmp_path, monkeypatch):
+    """By SIGKILL, amid its rounds; the same command times the rest."""
+    partial = tmp_path / "table.yaml.partial"
+    words = ["--runtime", "onnxruntime", "--repeats", "5000", "--warmup", "0"]
+    process = subprocess.Popen([sys.executable, "-m", "nni_proxyless", *build_words(tmp_path, *words)], cwd=ROOT)
+    while lines_in(partial) < 100 and process.poll() is None:
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    n_kept, added, add = lines_in(partial) - 1, [], KeptTimings.add
+    monkeypatch.setattr(KeptTimings, "add", lambda self, run: (added.append(1), add(self, run)))
+    assert build(tmp_path, *words) == 0
+    assert 99 <= n_kept < 5000
+    assert len(added) == 5000 - n_kept
+    assert LookupTable.read(tmp_path / "table.yaml").measured["repeats"] == 5000
+    assert not partial.exists()
 
 
 @pytest.mark.parametrize(
