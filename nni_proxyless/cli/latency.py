@@ -90,7 +90,7 @@ def add_latency_command(commands: Any) -> None:
 
 def _runtime_arguments(parser: argparse.ArgumentParser, *, default: str) -> None:
     parser.add_argument("--runtime", metavar="NAME",
-                        help="what runs the networks: onnxruntime, torch (eager mode), torch-compile, openvino, ncnn, mnn, command, or "
+                        help="what runs the networks: onnxruntime, torch (eager mode), torch-compile, openvino, ncnn, mnn, litert, command, or "
                         f"package.module:Class (default: {default})")  # fmt: skip
     parser.add_argument("--runtime-option", nargs="+", action="extend", default=[], metavar="key=value",
                         help="of the runtime, such as 'command=./bench.sh {file}'")  # fmt: skip

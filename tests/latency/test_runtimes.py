@@ -29,6 +29,7 @@ from nni_proxyless.latency import (
 )
 from nni_proxyless.latency.runtimes.command import Command
 from nni_proxyless.latency.runtimes.default import default_runtime
+from nni_proxyless.latency.runtimes.litert_runtime import LiteRt
 from nni_proxyless.latency.runtimes.mnn_runtime import Mnn
 from nni_proxyless.latency.runtimes.ncnn_runtime import Ncnn
 from nni_proxyless.latency.runtimes.onnx_file import write_onnx
@@ -96,6 +97,11 @@ class TestMnn(Contract):
     runtime = Mnn
 
 
+@pytest.mark.skipif(LiteRt().missing() != [], reason="litert-torch is not installed: an extra of its own")
+class TestLiteRt(Contract):
+    runtime = LiteRt
+
+
 class TestCommand(Contract):
     """Through a program that runs ONNX Runtime in a process of its own."""
 
@@ -106,7 +112,16 @@ class TestCommand(Contract):
 
 
 def test_all_runtimes_are_registered():
-    assert set(names(GROUP)) == {"torch", "torch-compile", "onnxruntime", "openvino", "ncnn", "mnn", "command"}
+    assert set(names(GROUP)) == {
+        "torch",
+        "torch-compile",
+        "onnxruntime",
+        "openvino",
+        "ncnn",
+        "mnn",
+        "litert",
+        "command",
+    }
 
 
 # -- the estimator -----------------------------------------------------------------------------------------------------------
@@ -345,7 +360,7 @@ def test_one_of_the_users_own_is_named_by_its_module():
         ({"runtime": "command", "options": {"command": "sh '{file}"}}, "No closing quotation"),
         ({"runtime": "command", "options": {"command": "sh {file}", "timeout": 0}}, "timeout is 0; allowed: greater than 0"),
         ({"runtime": "command", "options": {"command": "sh {file}", "retries": -1}}, "retries is -1; allowed: 0 or more"),
-        ({"runtime": "command", "options": {"command": "sh {file}", "format": "tflite"}}, "format is 'tflite'|option format is 'tflite'"),
+        ({"runtime": "command", "options": {"command": "sh {file}", "format": "tf"}}, "format is 'tf'|option format is 'tf'"),
         ({"runtime": "command", "batch": 2, "options": {"command": "sh {file}", "format": "ncnn"}}, "batch is 2; allowed with runtime ncnn: 1"),
     ],
 )  # fmt: skip
@@ -355,11 +370,14 @@ def test_what_is_wrong_is_said_once(arguments, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("name", "package"), [("openvino", "openvino"), ("ncnn", "pnnx"), ("mnn", "MNN")])
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [("openvino", "openvino"), ("ncnn", "pnnx"), ("mnn", "MNN"), ("litert", "litert_torch, ai_edge_litert")],
+)
 def test_a_runtime_that_is_not_installed_names_its_extra(monkeypatch, name, package):
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        "importlib.util.find_spec", lambda asked, *more: None if asked == package else find(asked, *more)
+        "importlib.util.find_spec", lambda asked, *more: None if asked in package.split(", ") else find(asked, *more)
     )
     with pytest.raises(
         ValueError, match=rf"runtime {name} needs .*; not installed: {package}. pip install 'nni-proxyless\[{name}\]'"

@@ -37,6 +37,9 @@ BENCHNCNN = """loop_count = 50
 num_threads = 4
 cooling_down = 0
          model.param  min =    1.23  max =   11.50  avg =    1.30"""
+BENCHMARK_MODEL = """INFO: Loaded model model.tflite
+INFO: Inference timings in us: Init: 1234, First inference: 567, Warmup (avg): 89.5, Inference (avg): 90.1
+INFO: Note: as the benchmark tool itself affects memory footprint, the following is only APPROXIMATE"""
 TRTEXEC = """[I] === Performance summary ===
 [I] Latency: min = 0.6 ms, max = 1.2 ms, mean = 0.7 ms, median = 0.69 ms, percentile(90%) = 0.8 ms
 [I] GPU Compute Time: min = 0.5 ms, max = 1.1 ms, mean = 0.6 ms, median = 0.58 ms, percentile(90%) = 0.7 ms
@@ -47,6 +50,7 @@ TRTEXEC = """[I] === Performance summary ===
     ("program", "arguments", "tool", "prints", "asked", "ms"),
     [
         ("bench_adb.sh", ["1x3x32x48", "4"], "adb", BENCHNCNN, "./benchncnn 50 4 2 -1 0 param=model.param shape=[48,32,3]", 1.23),
+        ("bench_adb_tflite.sh", ["2"], "adb", BENCHMARK_MODEL, "./benchmark_model --graph=model.tflite --num_threads=2", 0.0901),
         ("bench_trtexec.sh", [], "trtexec", TRTEXEC, "--onnx=model", 0.58),
     ],
 )  # fmt: skip

@@ -28,6 +28,7 @@ import torch
 from ...core.errors import on_one_line, shown
 from ...core.ranges import AtLeast, GreaterThan
 from ..calls import shape_text
+from .litert_runtime import LiteRt, write_tflite
 from .ncnn_runtime import Ncnn, write_ncnn
 from .onnx_file import write_onnx
 from .runtime import Program, Runner, Runtime, TimingError
@@ -59,7 +60,8 @@ class Command(Runtime):
     here
         Whether the program runs the model on this machine. It then waits for others who measure here, and until the machine is quiet.
     format
-        Of the file: ``onnx``, ``torchscript``, or ``ncnn``, whose ``{file}`` is ``model.ncnn.param``, with ``model.ncnn.bin`` beside it.
+        Of the file: ``onnx``, ``torchscript``, ``tflite``, or ``ncnn``, whose ``{file}`` is ``model.ncnn.param``, with ``model.ncnn.bin``
+        beside it.
     timeout
         Seconds of one run of the program, after which it is ended with all that it has started.
     retries
@@ -69,7 +71,7 @@ class Command(Runtime):
     command: str | list[str] = ""
     target: str = ""
     here: bool = False
-    format: Literal["onnx", "torchscript", "ncnn"] = "onnx"
+    format: Literal["onnx", "torchscript", "ncnn", "tflite"] = "onnx"
     timeout: Annotated[float, GreaterThan(0)] = 60.0
     retries: Annotated[int, AtLeast(0)] = 1
 
@@ -108,9 +110,9 @@ class Command(Runtime):
             found.append("command holds a character of code 0")
         elif shutil.which(words[0]) is None:
             found.append(f"command: {_why_not_there(words[0])}")
-        if self.format == "ncnn":
-            ncnn = Ncnn(batch=self.batch)
-            found += [problem for problem in ncnn.problems() if problem not in found]
+        converts: Runtime | None = {"ncnn": Ncnn(batch=self.batch), "tflite": LiteRt()}.get(self.format)
+        if converts is not None:
+            found += [problem for problem in converts.problems() if problem not in found]
         return found
 
     @property
@@ -132,6 +134,8 @@ class Command(Runtime):
     def _write(self, program: Program, folder: Path) -> Path:
         if self.format == "ncnn":
             return write_ncnn(program, folder).param
+        if self.format == "tflite":
+            return write_tflite(program, folder / "model.tflite")
         if self.format == "onnx":
             return write_onnx(program, folder / "model.onnx").path
         from ...core.silenced import exporters_silenced
