@@ -145,7 +145,7 @@ def _build(arguments: argparse.Namespace) -> int:
         )
     if method == "fit":
         print(said_of_fit(table))
-    print(f"table: {path}  ({len(table.rows)} rows; {table.conditions['device']})")
+    print(f"table: {path}  ({len(table.rows)} rows; {table.conditions['device']}, {table.conditions['runtime']})")
     return 0
 
 

@@ -112,7 +112,7 @@ def _find_table(
         # What is timed is kept beside the table, so that another search, or latency build, goes on with it after a kill.
         partial = partial_of(path or kept)
         table = build_table(space, input_shape, estimator, partial=partial, description=description)
-        _logger.info("latencies: measured %d operations on %s", len(table.rows), estimator.conditions["device"])
+        _logger.info("latencies: measured, %d rows, %s", len(table.rows), _of(table))
         if path is not None:
             table.write(path)
             _logger.info("latencies: written to %s", path)
@@ -123,7 +123,7 @@ def _find_table(
 def _read(path: Path, estimator: LatencyEstimator, input_shape: Shape) -> LookupTable:
     table = LookupTable.read(path, unit=estimator.unit)
     _require(table, estimator, input_shape)
-    _logger.info("latencies: read from %s%s", path, _busy_note(table))
+    _logger.info("latencies: read from %s, %s%s", path, _of(table), _busy_note(table))
     return table
 
 
@@ -229,6 +229,12 @@ def say_drift(table: LookupTable) -> None:
             "timed in turns, so they compare; for their level: nni-proxyless latency check",
             drift,
         )
+
+
+def _of(table: LookupTable) -> str:
+    """What a table holds for, as far as it says."""
+    said = [str(table.conditions[name]) for name in ("device", "runtime", "precision") if name in table.conditions]
+    return ", ".join(said) or "of an unknown target"
 
 
 def _busy_note(table: LookupTable) -> str:

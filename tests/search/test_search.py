@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import time
 from importlib.metadata import version
@@ -118,7 +119,8 @@ def test_by_default_all_milliseconds_are_those_of_onnx_runtime(tmp_path, capsys)
     latency = json.loads((out / "architecture.json").read_text())["latency"]
     assert latency["measured_conditions"]["runtime"] == name
     assert 0 < latency["measured_eager_ms"] != latency["measured_ms"] > 0
-    said = capsys.readouterr().out
+    said, log = capsys.readouterr()
+    assert re.search(rf"latencies: measured, \d+ rows, .*, {name}, float32$", log, re.MULTILINE)
     assert (
         f"measured {in_words(latency['measured_ms'])} ms in {name}, {in_words(latency['measured_eager_ms'])} ms in eager torch"
         in said
