@@ -245,7 +245,7 @@ def test_a_build_that_is_killed_goes_on(tmp_path, monkeypatch):
         (["--runtime", "onnxruntime", "--device", "cpu:x"], "device is 'cpu:x'; allowed with runtime onnxruntime: cpu, cuda"),
         (["--device", "cuda:"], "device is 'cuda:'; allowed: cpu, cuda, cuda:N, mps"),
         (["--runtime", "onnxruntime", "--networks", "1"], "latency build: networks is 1; allowed: 10 or more"),
-        (["--networks", "20"], "networks is 20, but method is 'networks'"),
+        (["--runtime", "torch", "--networks", "20"], "networks is 20, but method is 'networks'"),
         (["--runtime", "onnxruntime", "--method", "networks"], "runtime onnxruntime cannot time operations inside of networks"),
         (["--runtime", "command"], "latency build: command is empty"),
         (["--runtime", "command", "--runtime-option", "command"], "--runtime-option: command: an option has the form key=value"),
