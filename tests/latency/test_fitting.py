@@ -326,6 +326,17 @@ def test_a_killed_build_goes_on_to_the_same_table(tmp_path):
     assert estimator.calls == 1 + 3, "another build"
 
 
+@pytest.mark.parametrize(
+    ("times", "lengths"),
+    [(0.1, [24]), (1.3, [24]), (1.4, [24, 9]), (2.0, [24, 24]), (2.5, [24, 24, 12]), (9.0, [24, 24, 14])],
+)
+def test_the_last_chunk_is_cut_to_the_time_that_is_left(times, lengths):
+    chunks = [list(range(24)), list(range(24)), list(range(14))]
+    found = time_in_chunks._within(chunks, times)
+    assert [len(chunk) for chunk in found] == lengths
+    assert time_in_chunks._within(found, times) == found
+
+
 def test_a_build_says_how_long_it_takes_and_takes_no_longer_than_it_may(caplog, monkeypatch, tmp_path):
     """As many chunks as the time of the first allows, after a kill as well; all of them if somebody says how many."""
     caplog.set_level(logging.INFO)

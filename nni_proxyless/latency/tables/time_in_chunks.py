@@ -150,7 +150,7 @@ def time_in_chunks(
         done, rounds = divmod(len(kept.runs), estimator.repeats)
         of_the_first = _seconds(kept.runs[: estimator.repeats])
         if done and not all_of_them:
-            chunks = chunks[: max(1, int(LIMIT_S / of_the_first))]
+            chunks = _within(chunks, LIMIT_S / of_the_first)
         total = len({i for chunk in chunks for i in chunk})
         if progress is not None:
             progress(len({i for chunk in chunks[:done] for i in chunk}), total)
@@ -164,6 +164,18 @@ def time_in_chunks(
     runs = [list(itertools.chain(*steps[i : i + estimator.repeats])) for i in range(0, len(steps), estimator.repeats)]
     plain = [dict(sample) for sample in samples]
     return [_together(name, plain, chunks, runs) for name in STATISTICS]
+
+
+def _within(chunks: Sequence[list[int]], times_the_first: float) -> list[list[int]]:
+    """The first chunk, and others as far as so many times its time allow; the last may be cut short, but not to references alone."""
+    left = int(times_the_first * len(chunks[0])) - len(chunks[0])
+    found = [chunks[0]]
+    for chunk in chunks[1:]:
+        if left < 2 * REFERENCES:
+            break
+        found.append(chunk[:left])
+        left -= len(chunk)
+    return found
 
 
 def _time_chunk(
