@@ -39,13 +39,13 @@ def add_latency_command(commands: Any) -> None:
     build.add_argument("--precision", default="float32", help="float32, float16, bfloat16, int8; what a runtime has of these is in docs/how-to/runtimes.md "
                        "(default: %(default)s)")  # fmt: skip
     _runtime_arguments(build, default="onnxruntime on a CPU, torch on other devices")
-    build.add_argument("--method", choices=("networks", "isolated", "fit"),
-                       help="operations timed inside whole networks, or one by one, or fitted to whole networks (default: networks with "
-                       "eager torch, fit with other runtimes)")  # fmt: skip
+    build.add_argument("--method", choices=("networks", "isolated", "fit", "profile"),
+                       help="operations timed inside whole networks, or one by one, or fitted to whole networks, or fitted with the help of "
+                       "what the runtime says of its nodes (default: networks with eager torch, fit with other runtimes)")  # fmt: skip
     build.add_argument("--networks", type=int, metavar="N",
                        help="to fit to (default: two per row, or as many as four minutes allow)")  # fmt: skip
     build.add_argument("--repeats", type=int, metavar="N",
-                       help="timings of each candidate (default: 150), or with method fit of each network (default: 30; with runtime command: 5)")  # fmt: skip
+                       help="timings of each candidate (default: 150), or with methods fit and profile of each network (default: 30; with runtime command: 5)")  # fmt: skip
     build.add_argument("--warmup", type=int, default=10, help="untimed runs before (default: %(default)s)")
     build.add_argument("--output", type=path_argument, required=True, metavar="table.yaml")
     build.set_defaults(run=_build)
@@ -110,7 +110,7 @@ def _build(arguments: argparse.Namespace) -> int:
     _not_there(path)
     space, shape, description = _space_of(arguments)
     from ..latency import DeviceEstimator
-    from ..latency.tables.build import method_for, require_method
+    from ..latency.tables.build import FITTED, method_for, require_method
     from ..search.latency_table import build_table, building, partial_of, said_of_fit
 
     options = _key_values(arguments.runtime_option, "--runtime-option")
@@ -120,7 +120,7 @@ def _build(arguments: argparse.Namespace) -> int:
                                     runtime=arguments.runtime, options=options)  # fmt: skip
         method = arguments.method or method_for(estimator)
         require_method(estimator, method, arguments.networks)
-        if method == "fit" and arguments.repeats is None:
+        if method in FITTED and arguments.repeats is None:
             # Preparing a network takes longer, and more networks are worth more than more timings.
             estimator.repeats = OF_PROGRAMS if estimator.runs_programs else 30
         partial = partial_of(path)
@@ -143,7 +143,7 @@ def _build(arguments: argparse.Namespace) -> int:
         print(
             f"{in_words(row.median_ms, digits=4):>10} ms  p95 {in_words(row.p95_ms, digits=4):>10}  {row.count:6d} x  {key}"
         )
-    if method == "fit":
+    if method in FITTED:
         print(said_of_fit(table))
     print(f"table: {path}  ({len(table.rows)} rows; {table.conditions['device']}, {table.conditions['runtime']})")
     return 0

@@ -34,6 +34,7 @@ from ..latency.objectives.budget import fastest, slowest
 from ..latency.operation import Operation, Shape, shape_text, trace_operations
 from ..latency.runtimes.default import TORCH
 from ..latency.runtimes.runtime import RefusedByRuntime
+from ..latency.tables.build import FITTED
 from .nni_trial import is_helper
 
 __all__ = [
@@ -158,7 +159,7 @@ def build_table(
     _require_positive(table, space, input_shape, partial)
     if busy:
         table.measured["busy"] = busy
-    if table.measured["method"] == "fit":
+    if table.measured["method"] in FITTED:
         _logger.info("latencies: %s", said_of_fit(table))
     say_drift(table)
     return table

@@ -14,6 +14,7 @@ import gc
 import math
 import os
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,20 @@ class RuntimeContract:
             assert not [path for path in held if path.startswith(str(tmp_path))], "a file is still open"
         left = [path for path in tmp_path.iterdir() if path.name.startswith("nni-proxyless-")]
         assert not left, f"files are left: {left}"
+
+    def test_a_profile_is_of_the_modules(self) -> None:
+        """Where a runtime says what nodes take, they are of the modules that it runs, and take about as long as a run."""
+        runtime, operation = self.make_runtime(), self.operations()[0]
+        if not runtime.profiles:
+            return
+        found: list[Mapping[str, float]] = []
+        with runtime.prepare([operation], lambda number, profile: found.append(profile)) as (runner,):
+            whole = max(runner.run_ms() for _ in range(10))
+        assert len(found) == 1, f"one operation has {len(found)} profiles"
+        assert all(0 <= ms < math.inf for ms in found[0].values()), f"these are no milliseconds: {found[0]}"
+        assert sum(found[0].values()) <= 10 * whole, f"nodes take {sum(found[0].values())} ms, a run of them {whole} ms"
+        modules = dict(operation.module.named_modules())
+        assert any(name and name in modules for name in found[0]), f"of no module are {list(found[0])}"
 
     def test_it_can_be_copied_and_pickled(self) -> None:
         """To another process, and with the estimator that holds it."""

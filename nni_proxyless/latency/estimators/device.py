@@ -144,6 +144,11 @@ class DeviceEstimator(LatencyEstimator):
         self.warmup, self.repeats = 0 if self._runtime.warms_up_itself else warmup, repeats
 
     @property
+    def profiles(self) -> bool:
+        """Whether the runtime itself says what the parts of a network take."""
+        return self._runtime.profiles
+
+    @property
     def elsewhere(self) -> str:
         """The other machine that is measured, by its name; empty where it is this one."""
         return self._runtime.elsewhere
@@ -216,13 +221,20 @@ class DeviceEstimator(LatencyEstimator):
     def time_in_turns(
         self, operations: Sequence[Operation | tuple[nn.Module, Shape]], *, progress: Callable[[], None] | None = None,
         repeats: int | None = None, each: Callable[[list[float]], None] | None = None,
+        profiled: Callable[[int, Mapping[str, float]], None] | None = None,
     ) -> list[list[float]]:  # fmt: skip
-        """The same as it was timed: milliseconds of every operation, per round; other arguments as :meth:`rounds` has them."""
-        with self.runs(operations) as runs:
+        """The same as it was timed: milliseconds of every operation, per round.
+
+        Other arguments as :meth:`rounds` and :meth:`.runtimes.runtime.Runtime.prepare` have them.
+        """
+        with self.runs(operations, profiled) as runs:
             return self.rounds(runs, progress=progress, repeats=repeats, each=each)
 
     @contextmanager
-    def runs(self, operations: Sequence[Operation | tuple[nn.Module, Shape]]) -> Iterator[list[Callable[[], float]]]:
+    def runs(
+        self, operations: Sequence[Operation | tuple[nn.Module, Shape]],
+        profiled: Callable[[int, Mapping[str, float]], None] | None = None,
+    ) -> Iterator[list[Callable[[], float]]]:  # fmt: skip
         """What times each of these once, in milliseconds, in the runtime; and :meth:`alone`, while it lasts.
 
         Raises
@@ -235,7 +247,7 @@ class DeviceEstimator(LatencyEstimator):
             with self.prepared([op.module for op in wanted]) as modules:
                 yield [self.run_of(op, module) for op, module in zip(wanted, modules, strict=True)]
         else:
-            with self.alone(), self._runtime.prepare(wanted) as runners:
+            with self.alone(), self._runtime.prepare(wanted, profiled) as runners:
                 yield [
                     runner.run_ms if self._runtime.warms_up_itself else SecondOf(runner.run_ms) for runner in runners
                 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from ..calls import tensors_in
 from .quantize import quantize
 from .runtime import Program
 
-__all__ = ["QUICK_OPSET", "OnnxFile", "export_onnx", "write_onnx"]
+__all__ = ["QUICK_OPSET", "OnnxFile", "export_onnx", "module_of", "origins", "write_onnx"]
 
 QUICK_OPSET = 17  # the last one that the exporter through TorchScript was written for
 NEWER_OPSET = 18  # what the newer one is written for; it converts upwards from there, and not downwards
@@ -107,6 +107,42 @@ def export_onnx(
                 raise
             except Exception as error:
                 raise ValueError(f"torch cannot write it as ONNX: {first_line(_cause(error))}") from error
+
+
+def origins(path: Path) -> Callable[[str, str], str]:
+    """What finds the node of a file that one of a runtime was made of, from the name and the kind that the runtime says.
+
+    A convolution that is merged with what comes after it bears the name of the last of them, or of what that gives.
+    """
+    import onnx
+
+    nodes = onnx.load(str(path)).graph.node
+    made_by = {name: node for node in nodes for name in node.output}
+    called = {node.name: node for node in nodes} | made_by
+
+    def origin(name: str, kind: str) -> str:
+        node = first = called.get(name.removesuffix("_nchwc"))
+        while node is not None and node.op_type not in kind:
+            node = made_by.get(node.input[0]) if node.input else None
+        return name if first is None else (node or first).name
+
+    return origin
+
+
+def module_of(node: str) -> str:
+    """The dotted name of the module that a node is of, or of something inside it, if it is of a file of the older exporter.
+
+    It puts ``/blocks/blocks.0/blocks.0.1/conv/Conv`` for what ``blocks.0.1.conv`` does; runtimes put something behind it.
+    """
+    parts: list[str] = []
+    before = ""
+    for part in node.strip("/").split("/")[:-1]:
+        if before and part.startswith(f"{before}."):  # in sequences it repeats what came before
+            parts[-1] = part
+        else:
+            parts.append(part)
+        before = part
+    return ".".join(parts)
 
 
 def _cause(error: BaseException) -> BaseException:

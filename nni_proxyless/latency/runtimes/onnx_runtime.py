@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import statistics
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,12 +13,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .onnx_file import write_onnx
-from .runtime import InProcess, Program, Runner, Runtime
+from .onnx_file import module_of, origins, write_onnx
+from .runtime import PROFILED_RUNS, InProcess, Program, Runner, Runtime
 
 __all__ = ["OnnxRuntime"]
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+KERNEL = "_kernel_time"  # behind the name of a node
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,20 +77,36 @@ class OnnxRuntime(Runtime):
         import onnxruntime
 
         file = write_onnx(program, folder / "model.onnx", self.precision)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
-        options.log_severity_level = 3  # its warnings are about devices that are not asked for
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Specified provider")  # said below
-            session = onnxruntime.InferenceSession(str(file.path), options, providers=self.providers)
-        if (wanted := PROVIDERS[self._kind]) not in session.get_providers():  # it goes on without a word
-            raise ImportError(
-                f"{wanted} does not load, and all would run on the CPU: onnxruntime-gpu needs the CUDA and cuDNN that it was built for"
-            )
-        return _Session(session, dict(zip(file.inputs, program.inputs, strict=True)), self._kind, self._number)
+        inputs = dict(zip(file.inputs, program.inputs, strict=True))
+
+        def open_session(profile: Path | None = None) -> _Session:
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
+            options.log_severity_level = 3  # its warnings are about devices that are not asked for
+            if profile is not None:
+                options.enable_profiling, options.profile_file_prefix = True, str(profile)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Specified provider")  # said below
+                session = onnxruntime.InferenceSession(str(file.path), options, providers=self.providers)
+            if (wanted := PROVIDERS[self._kind]) not in session.get_providers():  # it goes on without a word
+                raise ImportError(
+                    f"{wanted} does not load, and all would run on the CPU: onnxruntime-gpu needs the CUDA and cuDNN that it was built for"
+                )
+            return _Session(session, inputs, self._kind, self._number)
+
+        runner = open_session()
+        runner.path, runner.open_profiled = file.path, lambda: open_session(folder / "profile")
+        return runner
+
+    @property
+    def profiles(self) -> bool:
+        return self._kind == "cpu"  # of CUDA it says how long it takes to ask for something
 
 
 class _Session(InProcess):
+    path: Path
+    open_profiled: Callable[[], _Session]
+
     def __init__(self, session: Any, inputs: dict[str, Tensor], device: str, number: int):
         import onnxruntime
 
@@ -108,6 +128,25 @@ class _Session(InProcess):
     def outputs(self) -> list[Tensor]:
         self.run()
         return [torch.from_numpy(array.copy()) for array in self.binding.copy_outputs_to_cpu()]
+
+    def profile(self) -> dict[str, float]:
+        profiled = self.open_profiled()
+        for _ in range(PROFILED_RUNS):
+            profiled.run()
+        origin = origins(self.path)
+        events = json.loads(Path(profiled.session.end_profiling()).read_text(encoding="utf-8"))
+        profiled.close()
+        runs: list[tuple[float, dict[str, float]]] = []
+        nodes: dict[str, float] = {}
+        for event in events:
+            if event["name"] == "model_run":  # it comes after its nodes
+                runs.append((event["dur"], nodes))
+                nodes = {}
+            elif event["cat"] == "Node" and event["name"].endswith(KERNEL):
+                name = module_of(origin(event["name"].removesuffix(KERNEL), event["args"]["op_name"]))
+                nodes[name] = nodes.get(name, 0.0) + event["dur"] / 1e3
+        undisturbed = [nodes for _, nodes in sorted(runs, key=lambda run: run[0])][: PROFILED_RUNS // 2]
+        return {name: statistics.fmean(nodes[name] for nodes in undisturbed) for name in undisturbed[0]}
 
     def close(self) -> None:
         del self.session, self.binding, self.kept

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,7 @@ from ..operation import Operation
 
 __all__ = [
     "GROUP",
+    "PROFILED_RUNS",
     "InProcess",
     "Program",
     "RefusedByRuntime",
@@ -47,6 +48,7 @@ __all__ = [
 ]
 
 GROUP = "nni_proxyless.runtimes"
+PROFILED_RUNS = 10  # of a module that says what its nodes take
 SETTINGS = ("device", "threads", "batch", "precision")  # what every runtime has; all else are options of its own
 
 
@@ -93,6 +95,14 @@ class Runner(ABC):
     def outputs(self) -> list[Tensor] | None:
         """What the module gives for its input, on the CPU; None where a runtime cannot hand that out."""
         return None
+
+    def profile(self) -> Mapping[str, float]:
+        """What the runtime itself says that the nodes of the module take, in milliseconds of a run.
+
+        By the dotted name of the module that nodes are of, as far as that is known, else by any other name. Asked where
+        :attr:`Runtime.profiles`, once, before the first timed run and while the files of :meth:`Runtime.load` are there.
+        """
+        raise NotImplementedError
 
     def close(self) -> None:
         """Let go of what it holds. Called once."""
@@ -216,6 +226,11 @@ class Runtime(ABC):
         return {**said, "options": json.dumps(self.options, sort_keys=True)} if self.options else said
 
     @property
+    def profiles(self) -> bool:
+        """Whether its runners have a :meth:`Runner.profile`."""
+        return False
+
+    @property
     def elsewhere(self) -> str:
         """The other machine that modules run on, by a name of its own; empty where it is this one.
 
@@ -230,7 +245,10 @@ class Runtime(ABC):
         return {field.name: value for field in own if (value := getattr(self, field.name)) != field.default}
 
     @contextmanager
-    def prepare(self, operations: Sequence[Operation | tuple[nn.Module, Shape]]) -> Iterator[list[Runner]]:
+    def prepare(
+        self, operations: Sequence[Operation | tuple[nn.Module, Shape]],
+        profiled: Callable[[int, Mapping[str, float]], None] | None = None,
+    ) -> Iterator[list[Runner]]:  # fmt: skip
         """Load modules, give one runner for each in the same order, and close them all in the end.
 
         Modules stay as they are: what is loaded is a copy of each.
@@ -239,6 +257,8 @@ class Runtime(ABC):
         ----------
         operations
             Operations, or pairs of a module and the shape of one sample of its input.
+        profiled
+            Called with the number of each and its :meth:`Runner.profile`.
 
         Raises
         ------
@@ -258,6 +278,8 @@ class Runtime(ABC):
                     opened.callback(runner.close)
                     if not self.warms_up_itself:
                         runner.run_ms()  # some say only now that they cannot
+                    if profiled is not None:
+                        profiled(i, runner.profile())
                 if not self.needs_files:
                     shutil.rmtree(place)
                 runners.append(_Watched(self, operation.key, runner))

@@ -1,11 +1,12 @@
 """Build a lookup table: what every operation of a space takes on the target.
 
-Three methods. ``networks``: whole networks run, so drawn that all candidates have their turn in every round, and their
+Four methods. ``networks``: whole networks run, so drawn that all candidates have their turn in every round, and their
 operations are timed where they stand. What a network takes when nobody looks, less the sum of its operations, is the table's
 ``constant``; looking costs some microseconds per operation, so that of a small network it may be negative. ``isolated``: operations
 are timed one by one, in turns; it needs no space that runs as a whole, and its sums read low. ``fit``: whole networks are timed
 and nothing else, and rows are fitted to that (``fit_networks.py``); what all networks share is in the ``constant``. It is for
-runtimes that cannot be looked into, or that merge operations.
+runtimes that cannot be looked into, or that merge operations. ``profile``: the same, and the runtime is asked what it says of its nodes,
+so that rows come near to that and fewer networks do (``profiled.py``).
 
 What was timed is kept in a file while it lasts: a build that was killed goes on where it was.
 """
@@ -33,9 +34,10 @@ from .lookup_table import LookupTable
 from .time_in_chunks import CHUNK, TimesNetworks, in_turn, time_in_chunks
 from .timed_networks import Networks, balanced_samples
 
-__all__ = ["METHODS", "Method", "build_lookup_table", "method_for", "require_method"]
+__all__ = ["FITTED", "METHODS", "Method", "build_lookup_table", "method_for", "require_method"]
 
-Method = Literal["networks", "isolated", "fit"]
+Method = Literal["networks", "isolated", "fit", "profile"]
+FITTED = ("fit", "profile")
 METHODS: tuple[Method, ...] = get_args(Method)
 NETWORKS_PER_ROW = 2  # to fit to; see fit_networks.py
 FEWEST = 10
@@ -83,8 +85,8 @@ def build_lookup_table(
     """
     method = method_for(estimator) if method is None else method
     require_method(estimator, method, networks)
-    if method == "fit":
-        return _fitted(space, input_shape, estimator, networks, description, partial, progress)
+    if method in FITTED:
+        return _fitted(space, input_shape, estimator, method, networks, description, partial, progress)
     estimator = cast(DeviceEstimator, estimator)
     keys = list(_operations(space, input_shape, method))
     open_steps = _whole_networks if method == "networks" else _one_by_one
@@ -132,14 +134,19 @@ def require_method(estimator: TimesNetworks, method: str, networks: int | None) 
     """
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; allowed: {', '.join(METHODS)}")
-    if networks is not None and method != "fit":
+    if networks is not None and method not in FITTED:
         raise ValueError(
-            f"networks is {networks}, but method is {method!r}; allowed: a number of networks with method 'fit' only"
+            f"networks is {networks}, but method is {method!r}; allowed: a number of networks with methods {' and '.join(map(repr, FITTED))} only"
         )
     if networks is not None and networks < FEWEST:
         raise ValueError(f"networks is {networks}; allowed: {FEWEST} or more")
     if method == "networks" and isinstance(estimator, DeviceEstimator):
         estimator.require_inside()
+    if method == "profile" and not getattr(estimator, "profiles", False):
+        raise ValueError(
+            f"runtime {estimator.conditions['runtime']} does not say what the parts of a network take, as method 'profile' asks it to; "
+            f"allowed with it: method {method_for(estimator)!r}"
+        )
 
 
 def method_for(estimator: TimesNetworks) -> Method:
@@ -151,6 +158,7 @@ def _fitted(
     space: ModelSpace,
     input_shape: Shape,
     estimator: TimesNetworks,
+    method: Method,
     n: int | None,
     description: Mapping[str, Any] | None,
     partial: str | Path | None,
@@ -164,9 +172,10 @@ def _fitted(
             "the space has one network, and no rows can be fitted to that; allowed: 2 networks or more, or method 'isolated'"
         )
     conditions = {**estimator.conditions, "resolution": shape_text(input_shape[1:] or input_shape)}
-    settings = {"method": "fit", "repeats": estimator.repeats, "warmup": estimator.warmup}
+    settings = {"method": method, "repeats": estimator.repeats, "warmup": estimator.warmup}
     by_statistic = time_in_chunks(
         space, samples, input_shape, estimator, all_of_them=n is not None, partial=partial, progress=progress,
+        profiled=operations if method == "profile" else (),
         build={"conditions": conditions, **settings, "operations": [(op.key, op.conditions) for op in operations]},
     )  # fmt: skip
     if all(len({*timed.ms}) == 1 for timed in by_statistic):
@@ -176,7 +185,11 @@ def _fitted(
             f"all {len(samples)} networks took {significant(by_statistic[0].ms[0], 4)} ms, to the last digit: rows cannot be told from that. "
             "Allowed: the time of the network that is given, with digits enough to tell networks apart"
         )
-    fits = [(fit_networks(operations, timed.samples, timed.ms), timed) for timed in by_statistic]
+    if method == "profile" and not by_statistic[0].profile:
+        raise ValueError(
+            f"runtime {conditions['runtime']} does not say which operations its nodes are of; allowed for this space: method 'fit'"
+        )
+    fits = [(fit_networks(operations, t.samples, t.ms, profile=t.profile), t) for t in by_statistic]
     fit, timed = min(fits, key=lambda pair: pair[0].mean_error)
     n = len(timed.samples)
     return LookupTable(
@@ -194,6 +207,7 @@ def _fitted(
             "mean_error": significant(fit.mean_error, 4),
             "worst_error": significant(fit.worst_error, 4),
             "spearman": significant(fit.spearman, 4),
+            **({"profiled": len(timed.profile)} if method == "profile" else {}),
             **_policy_of(estimator),
             "drift": round(timed.drift, 3),
             "unrest": round(timed.unrest, 3),

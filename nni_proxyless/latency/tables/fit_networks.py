@@ -6,7 +6,8 @@ It needs nothing but a number per network, so it holds for any runtime, with all
 i           a network that was timed
 t_i         its milliseconds
 n_ik        how often it runs an operation of key k, of those that hang on a choice
-x_kj        feature j of that operation, see :func:`.predict.features`, divided by the largest over all k
+x_kj        feature j of that operation, see :func:`.predict.features`, divided by the largest over all k; where a runtime has said
+            what its nodes took, see ``profiled.py``, that is one more
 w_k         milliseconds of the row of k, 0 or more
 c           milliseconds of what all networks share, 0 or more
 v_j         milliseconds per unit of feature j, 0 or more
@@ -81,8 +82,9 @@ def fitted_operations(operations: Sequence[Operation]) -> dict[str, list[Operati
 
 
 def fit_networks(
-    operations: Sequence[Operation], samples: Sequence[Mapping[str, Any]], ms: Sequence[float], *, folds: int = FOLDS
-) -> NetworkFit:
+    operations: Sequence[Operation], samples: Sequence[Mapping[str, Any]], ms: Sequence[float], *,
+    profile: Mapping[str, float] | None = None, folds: int = FOLDS,
+) -> NetworkFit:  # fmt: skip
     """Fit rows to the milliseconds of whole networks.
 
     Parameters
@@ -93,6 +95,8 @@ def fit_networks(
         Architectures (label -> choice), so drawn that neighbors in the list have all candidates in turn.
     ms
         What each takes, greater than 0.
+    profile
+        Key -> what a runtime says that such an operation takes. Those that it does not say are judged by their features.
     folds
         Parts to leave out in turn; network i is in part i modulo ``folds``. Fewer networks are left out one by one.
 
@@ -115,6 +119,8 @@ def fit_networks(
     t = np.array(ms, dtype=float)
     n = np.array([[sum(op.runs_in(s) for op in ops) for ops in by_key.values()] for s in samples], dtype=float)
     x = np.array([list(features(ops[0]).values()) for ops in by_key.values()]) if by_key else np.zeros((0, 0))
+    if profile and len(x):
+        x = np.concatenate([x, _filled(np.array([profile.get(key, np.nan) for key in by_key]), x)[:, None]], 1)
     x = x[:, x.any(0)]
     x /= x.max(0, initial=0.0)
 
@@ -157,6 +163,15 @@ def _solve(n: np.ndarray, t: np.ndarray, x: np.ndarray, ridge: float) -> np.ndar
     wanted = np.concatenate([np.ones(networks), np.zeros(keys)])
     solution, _ = nnls(a / length, wanted, maxiter=50 * a.shape[1])
     return np.asarray(solution / length)[: 1 + keys]
+
+
+def _filled(said: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """The same, with what is missing from features."""
+    from scipy.optimize import nnls  # as above
+
+    known = ~np.isnan(said)
+    price, _ = nnls(x[known], said[known])
+    return np.where(known, said, x @ price)
 
 
 def _spearman(one: np.ndarray, other: np.ndarray) -> float:

@@ -32,6 +32,7 @@ from ..estimators.timing import spread
 from ..operation import Operation, Shape
 from .drift import without_drift
 from .kept_timings import KeptTimings, Run
+from .profiled import owners, per_operation, together
 from .timed_networks import balanced_samples
 from .yaml_format import TimedNetwork
 
@@ -43,6 +44,7 @@ STATISTICS = {"minimum": (0, False), "10th percentile": (10, True), "35th percen
 """Name -> percentile of a network's timings, and whether the drift from round to round is divided out before."""
 LIMIT_S = 240.0  # of timing, unless somebody says how many networks
 LONG_S = 60.0  # of a chunk
+PROFILE = "profile "  # before a key, in what is kept
 
 _logger = logging.getLogger(__name__)
 
@@ -58,7 +60,7 @@ class TimesNetworks(Protocol):
 
     def time_in_turns(
         self, operations: Sequence[tuple[nn.Module, Shape]], *, repeats: int | None = None,
-        each: Callable[[list[float]], None] | None = None,
+        each: Callable[[list[float]], None] | None = None, profiled: Callable[[int, Mapping[str, float]], None] | None = None,
     ) -> list[list[float]]: ...  # fmt: skip
 
 
@@ -78,6 +80,8 @@ class TimedNetworks:
         How much longer they took in the last chunk than in the first.
     unrest
         Of the machine's speed from round to round, :func:`..estimators.timing.spread`.
+    profile
+        Key -> what the runtime says that an operation takes, if it was asked.
     """
 
     statistic: str
@@ -86,6 +90,7 @@ class TimedNetworks:
     references: list[TimedNetwork]
     drift: float
     unrest: float
+    profile: Mapping[str, float]
 
 
 def in_turn(space: ModelSpace, operations: Sequence[Operation], n: int) -> list[dict[str, Any]]:
@@ -112,6 +117,7 @@ def time_in_chunks(
     estimator: TimesNetworks,
     *,
     all_of_them: bool,
+    profiled: Sequence[Operation] = (),
     partial: str | Path | None = None,
     build: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -128,6 +134,8 @@ def time_in_chunks(
         Each network is timed ``estimator.repeats`` times, after ``estimator.warmup`` runs.
     all_of_them
         However long it takes. False: as many chunks as four minutes allow, one at least.
+    profiled
+        Operations of the space; the runtime is asked what they take, see ``profiled.py``.
     partial, build
         As :class:`.kept_timings.KeptTimings` has them: what was timed is kept round by round.
     progress
@@ -143,7 +151,8 @@ def time_in_chunks(
     others = list(range(len(shared), len(samples)))
     chunks = [shared + others[i : i + step] for i in range(0, max(1, len(others)), step)]
     same = {**(build or {}), "networks": samples, "step": "round"}
-    kept = KeptTimings(partial, same, ["seconds", *(str(i) for i in range(len(samples)))])
+    keys = ["seconds", *(str(i) for i in range(len(samples))), *dict.fromkeys(PROFILE + op.key for op in profiled)]
+    kept = KeptTimings(partial, same, keys)
     allowed = "" if all_of_them else f", or as many as {LIMIT_S / 60:.0f} minutes allow"
     _logger.info("latencies: whole networks are timed, %d of them%s", len(samples), allowed)
     while True:
@@ -159,11 +168,22 @@ def time_in_chunks(
             _logger.info("latencies: %d networks in all, about %.0f s more", total, left)
         if done >= len(chunks):
             break
-        _time_chunk(chunks[done], space, samples, input_shape, estimator, estimator.repeats - rounds, kept)
-    steps = [run[1:] for run in kept.runs[: len(chunks) * estimator.repeats]]
+        _time_chunk(
+            chunks[done],
+            space,
+            samples,
+            input_shape,
+            estimator,
+            estimator.repeats - rounds,
+            kept,
+            () if rounds else profiled,
+        )
+    taken = kept.runs[: len(chunks) * estimator.repeats]
+    profile = together((key.removeprefix(PROFILE), ms) for run in taken for key, ms in run if key.startswith(PROFILE))
+    steps = [[(key, ms) for key, ms in run[1:] if not key.startswith(PROFILE)] for run in taken]
     runs = [list(itertools.chain(*steps[i : i + estimator.repeats])) for i in range(0, len(steps), estimator.repeats)]
     plain = [dict(sample) for sample in samples]
-    return [_together(name, plain, chunks, runs) for name in STATISTICS]
+    return [_together(name, plain, chunks, runs, profile) for name in STATISTICS]
 
 
 def _within(chunks: Sequence[list[int]], times_the_first: float) -> list[list[int]]:
@@ -180,21 +200,28 @@ def _within(chunks: Sequence[list[int]], times_the_first: float) -> list[list[in
 
 def _time_chunk(
     chunk: Sequence[int], space: ModelSpace, samples: Sequence[Mapping[str, Any]], input_shape: Shape, estimator: TimesNetworks,
-    repeats: int, kept: KeptTimings,
+    repeats: int, kept: KeptTimings, profiled: Sequence[Operation],
 ) -> None:  # fmt: skip
     """Time the networks of these numbers in so many rounds, and keep each. The log says after the second how long it will be, if it is long."""
     networks = [(space.freeze(dict(samples[i])), input_shape) for i in chunk]
     ends = [time.perf_counter()]
+    said: Run = []
+
+    def note(number: int, profile: Mapping[str, float]) -> None:
+        of = owners(profiled, networks[number][0], input_shape, samples[chunk[number]])
+        said.extend((PROFILE + key, ms) for key, ms in per_operation(profile, of).items())
 
     def keep(times: list[float]) -> None:
         run = [(str(i), float(ms)) for i, ms in zip(chunk, times, strict=True)]
         _require_times(run, samples)
         ends.append(time.perf_counter())
-        kept.add([("seconds", ends[-1] - ends[-2]), *run])
+        kept.add([("seconds", ends[-1] - ends[-2]), *run, *said])
+        said.clear()
         if len(ends) == 3 and (left := (ends[2] - ends[1]) * (repeats - 2)) > LONG_S:
             _logger.info("latencies: %d networks take about %.0f s more, %d rounds", len(chunk), left, repeats - 2)
 
-    estimator.time_in_turns(networks, repeats=repeats, each=keep)
+    asked = {"profiled": note} if profiled else {}
+    estimator.time_in_turns(networks, repeats=repeats, each=keep, **asked)
 
 
 def _seconds(rounds: Sequence[Run]) -> float:
@@ -210,8 +237,9 @@ def _require_times(run: Run, samples: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _together(
-    statistic: str, samples: list[dict[str, Any]], chunks: Sequence[Sequence[int]], runs: Sequence[Run]
-) -> TimedNetworks:
+    statistic: str, samples: list[dict[str, Any]], chunks: Sequence[Sequence[int]], runs: Sequence[Run],
+    profile: Mapping[str, float],
+) -> TimedNetworks:  # fmt: skip
     """One number per network, drift within and between chunks divided out."""
     percentile, without = STATISTICS[statistic]
     low: list[dict[str, float]] = []
@@ -248,4 +276,5 @@ def _together(
         ],
         speed[-1] / speed[0],
         spread([d * of_chunk for of_chunk, drifts in zip(speed, speeds, strict=True) for d in drifts]),
+        profile,
     )
