@@ -67,7 +67,7 @@ class Setting:
     """
 
     grid: Grid
-    share: float = 0.2  # a pilot: within 35 % of the range, 80 % of it was as accurate as the whole
+    share: float = 0.2  # a pilot: at 0.35, one seed, 80 % of the target cost 0.3 points only
     networks: int = 30
     operations: int = 150
     final: int = 100
