@@ -200,6 +200,10 @@ def test_int8_answers_like_float_and_has_a_scale_per_filter(trained, tmp_path):
             groups.append(next(a.i for a in node.attribute if a.name == "group"))
     assert max(groups) > 1, "there are depthwise convolutions among them"
 
+    timed = Program("a network", network, (torch.randn(1, 1, 16, 16),))  # as tables time it: calibrated by noise
+    timed_graph = onnx.load(write_timed(timed, tmp_path / "timed.onnx", "int8").path).graph
+    assert [node.op_type for node in timed_graph.node] == [node.op_type for node in graph.node]
+
 
 def test_int8_is_calibrated_with_training_images_of_every_class(trained):
     """Not with those that its accuracy is then told of; and not with the first ones, which may be of one class."""
