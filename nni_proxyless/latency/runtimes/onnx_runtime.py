@@ -16,7 +16,7 @@ from torch import Tensor
 from .onnx_file import module_of, origins, write_onnx
 from .runtime import PROFILED_RUNS, InProcess, Program, Runner, Runtime
 
-__all__ = ["OnnxRuntime"]
+__all__ = ["OnnxRuntime", "Session"]
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 KERNEL = "_kernel_time"  # behind the name of a node
@@ -79,7 +79,7 @@ class OnnxRuntime(Runtime):
         file = write_onnx(program, folder / "model.onnx", self.precision)
         inputs = dict(zip(file.inputs, program.inputs, strict=True))
 
-        def open_session(profile: Path | None = None) -> _Session:
+        def open_session(profile: Path | None = None) -> Session:
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
             options.log_severity_level = 3  # its warnings are about devices that are not asked for
@@ -92,7 +92,7 @@ class OnnxRuntime(Runtime):
                 raise ImportError(
                     f"{wanted} does not load, and all would run on the CPU: onnxruntime-gpu needs the CUDA and cuDNN that it was built for"
                 )
-            return _Session(session, inputs, self._kind, self._number)
+            return Session(session, inputs, self._kind, self._number)
 
         runner = open_session()
         runner.path, runner.open_profiled = file.path, lambda: open_session(folder / "profile")
@@ -103,9 +103,11 @@ class OnnxRuntime(Runtime):
         return self._kind == "cpu"  # of CUDA it says how long it takes to ask for something
 
 
-class _Session(InProcess):
+class Session(InProcess):
+    """A session on inputs that lie where it runs, by name."""
+
     path: Path
-    open_profiled: Callable[[], _Session]
+    open_profiled: Callable[[], Session]
 
     def __init__(self, session: Any, inputs: dict[str, Tensor], device: str, number: int):
         import onnxruntime

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...latency import DeviceEstimator, Measurement
 from ...latency.estimators.device import SecondOf
+from .onnx_format import OnnxNetwork
 
 __all__ = ["Run", "accuracies", "largest_difference", "logits_of", "time_side_by_side"]
 
@@ -73,6 +74,9 @@ def time_side_by_side(
     x = estimator.input_of(shape)
     with estimator.prepared([network]) as (copy,):
         timed: dict[str, Run] = {"torch": copy, **runs}
-        once = [functools.partial(estimator.time, run, x) for run in timed.values()]
+        once = [
+            run.timed_on(x) if isinstance(run, OnnxNetwork) else functools.partial(estimator.time, run, x)
+            for run in timed.values()
+        ]
         rounds = estimator.rounds([once[0], *map(SecondOf, once[1:])])
     return {name: Measurement.of(times) for name, times in zip(timed, zip(*rounds, strict=True), strict=True)}
