@@ -4,4 +4,5 @@ set -eu
 export LC_ALL=C
 said=$("${BENCHMARK_APP:-benchmark_app}" -m "$1" -d CPU -hint none -nstreams 1 -nireq 1 -api sync -t 1 -nthreads "$2" 2>&1) ||
     { echo "$said" | tail -1 >&2; exit 1; }
-echo "$said" | sed -n 's/.*Median: *\([0-9.]*\) ms.*/\1/p' | tail -1
+# It says microseconds of small networks: "Median:        10.30 us".
+echo "$said" | awk '/Median:/ && ($NF == "ms" || $NF == "us") { found = $(NF - 1) / ($NF == "us" ? 1000 : 1) } END { if (found) printf "%.6g\n", found }'
