@@ -38,6 +38,13 @@ __all__ = ["TORCH", "DeviceEstimator", "Measurement", "SecondOf", "runs_foreign_
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
+ANYTHING: dict[str, Any] = {
+    "device": "cpu",
+    "threads": 1,
+    "batch": 1,
+    "precision": "float32",
+}  # that is allowed: a runtime judges its own
+
 
 class SecondOf:
     """Of two runs in a row the second, as in an application that runs one network image after image.
@@ -129,16 +136,17 @@ class DeviceEstimator(LatencyEstimator):
     ):
         runtime = default_runtime(device) if runtime is None else runtime
         settings: dict[str, Any] = {"device": device, "threads": threads, "batch": batch, "precision": precision}
-        if runtime == TORCH and not options:
-            problems = problems_of(**settings, warmup=warmup, repeats=repeats)
-        else:
-            problems = problems_of("cpu", 1, 1, "float32", warmup, repeats)
+        # Entry points are read only for others: that takes longer than all else here.
+        is_plain = runtime == TORCH and not options
+        problems = problems_of(**(settings if is_plain else ANYTHING), warmup=warmup, repeats=repeats)
+        try:
+            made = None if is_plain else make_runtime(runtime, options, **settings)
+        except ValueError as error:
+            problems.insert(0, str(error))
         if problems:
             raise ValueError("; ".join(problems))
         self.runtime, self.options = runtime, dict(options or {})
-        # Entry points are read only for others: that takes longer than all else here.
-        is_plain = runtime == TORCH and not options
-        self._runtime: Runtime = TorchEager(**settings) if is_plain else make_runtime(runtime, options, **settings)
+        self._runtime: Runtime = made or TorchEager(**settings)
         self.device = torch.device(device)
         self.threads, self.batch, self.precision = threads, batch, precision
         self.warmup, self.repeats = 0 if self._runtime.warms_up_itself else warmup, repeats
