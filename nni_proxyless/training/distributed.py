@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 from collections.abc import Iterator
@@ -120,4 +121,6 @@ def joined(device: str) -> Iterator[Processes]:
     try:
         yield Processes(torch.distributed.get_rank(), torch.distributed.get_world_size(), chosen)
     finally:
+        # First what DDP has made: torch 2.7 ends its threads from there without letting go of the GIL, for which one of them may wait, forever.
+        gc.collect()
         torch.distributed.destroy_process_group()

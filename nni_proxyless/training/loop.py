@@ -106,43 +106,47 @@ def train(
     """
     threads = use(config.threads)
     with joined(config.device) as processes:
-        if processes.is_first:
-            _logger.info("CPU threads: %s", threads_in_words(threads, processes.count))
-        architecture = Architecture.read(architecture_path)
-        network: Any = student(config, architecture_path, architecture)
-        network = network.to(processes.device).to(memory_format=torch.channels_last)
-        with processes.first_alone():
-            data = _images(architecture)
-        known_by = {part: fingerprint(data, part) for part in ("train_plain", "test")} if config.epochs else {}
-        if config.augmentation is not None:
-            data = augmented(data, config.augmentation, architecture)
-        require_outputs(network, data, f"{architecture_path}: its network")
-        division = divide(data, config.validation)
-        if config.epochs == 0:
-            accuracy = Judge(division.test, config.batch_size, config.workers, processes)(network)
-            return TrainResult(
-                folder, accuracy, {}, division.judged_on, {"default": accuracy, "test_accuracy": accuracy}
-            )
-        taught_by = None
-        if config.distillation is not None:
-            taught_by = teacher(config.distillation, architecture_path.parent, network, architecture).to(
-                processes.device
-            )
-            require_outputs(taught_by, data, f"distillation.teacher: {config.distillation.teacher}")
-        training = _Training(
-            config,
-            architecture_path,
-            folder,
-            processes,
-            network,
-            taught_by,
-            division,
-            data.num_classes,
-            known_by,
-            report,
-            data.train_plain if is_for_int8(architecture.latency.get("conditions", {})) else None,
-        )
-        return training.run()
+        # A function of its own: what holds the processes together is gone when they part.
+        return _train(config, architecture_path, folder, processes, report, threads)
+
+
+def _train(
+    config: TrainConfig, architecture_path: Path, folder: Path, processes: Processes,
+    report: Callable[[dict[str, float]], None], threads: int,
+) -> TrainResult:  # fmt: skip
+    if processes.is_first:
+        _logger.info("CPU threads: %s", threads_in_words(threads, processes.count))
+    architecture = Architecture.read(architecture_path)
+    network: Any = student(config, architecture_path, architecture)
+    network = network.to(processes.device).to(memory_format=torch.channels_last)
+    with processes.first_alone():
+        data = _images(architecture)
+    known_by = {part: fingerprint(data, part) for part in ("train_plain", "test")} if config.epochs else {}
+    if config.augmentation is not None:
+        data = augmented(data, config.augmentation, architecture)
+    require_outputs(network, data, f"{architecture_path}: its network")
+    division = divide(data, config.validation)
+    if config.epochs == 0:
+        accuracy = Judge(division.test, config.batch_size, config.workers, processes)(network)
+        return TrainResult(folder, accuracy, {}, division.judged_on, {"default": accuracy, "test_accuracy": accuracy})
+    taught_by = None
+    if config.distillation is not None:
+        taught_by = teacher(config.distillation, architecture_path.parent, network, architecture).to(processes.device)
+        require_outputs(taught_by, data, f"distillation.teacher: {config.distillation.teacher}")
+    training = _Training(
+        config,
+        architecture_path,
+        folder,
+        processes,
+        network,
+        taught_by,
+        division,
+        data.num_classes,
+        known_by,
+        report,
+        data.train_plain if is_for_int8(architecture.latency.get("conditions", {})) else None,
+    )
+    return training.run()
 
 
 def _images(architecture: Architecture) -> ImageData:
