@@ -11,6 +11,7 @@ from nni_proxyless.latency import (
     Measurement,
     Operation,
 )
+from nni_proxyless.latency.estimators.device import InARow
 
 
 def operation(module: nn.Module, *shape: int) -> Operation:
@@ -103,3 +104,10 @@ def test_measuring_draws_nothing_from_the_global_generator():
     before = torch.get_rng_state()
     DeviceEstimator(runtime="torch", warmup=1, repeats=2).measure([(convolution, (2, 8, 8))])
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("takes", "counted"), [((0.9, 0.5, 0.4, 0.3, 9.0), 3), ((1.0, 0.7, 9.0), 1)])
+def test_of_runs_in_a_row_the_last_counts_of_short_ones_the_fourth(takes, counted):
+    runs = iter(takes)
+    assert InARow(lambda: next(runs))() == takes[counted]
+    assert next(runs) == 9.0, "no run more"

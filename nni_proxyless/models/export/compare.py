@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...latency import DeviceEstimator, Measurement
-from ...latency.estimators.device import SecondOf
+from ...latency.estimators.device import InARow
 from .onnx_format import OnnxNetwork
 
 __all__ = ["Run", "accuracies", "largest_difference", "logits_of", "time_side_by_side"]
@@ -68,7 +68,7 @@ def time_side_by_side(
 ) -> dict[str, Measurement]:
     """Time the network (as ``torch``) and others in turn, round after round, so that a drift of the machine hits all alike.
 
-    On the same batch of noise and with the same clock, by which tables are measured; of the others the second of two runs counts, as
+    On the same batch of noise and with the same clock, by which tables are measured; of the others the last of some runs in a row counts, as
     there. They bring their number of threads with them.
     """
     x = estimator.input_of(shape)
@@ -78,5 +78,5 @@ def time_side_by_side(
             run.timed_on(x) if isinstance(run, OnnxNetwork) else functools.partial(estimator.time, run, x)
             for run in timed.values()
         ]
-        rounds = estimator.rounds([once[0], *map(SecondOf, once[1:])])
+        rounds = estimator.rounds([once[0], *map(InARow, once[1:])])
     return {name: Measurement.of(times) for name, times in zip(timed, zip(*rounds, strict=True), strict=True)}
