@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...core.module_modes import evaluating
 from ..calls import CallTree, record
 from ..operation import Operation, Shape, floating_type, key_of
 
@@ -42,10 +43,8 @@ def owners(
             walk(child)
 
     device, dtype = floating_type(network)
-    modes = [(module, module.training) for module in network.modules()]
-    walk(record(network.eval(), (torch.zeros(1, *input_shape, dtype=dtype, device=device),), {}))
-    for module, mode in modes:
-        module.training = mode
+    with evaluating(network):
+        walk(record(network, (torch.zeros(1, *input_shape, dtype=dtype, device=device),), {}))
     counts = Counter(found.values())
     return {name: key for name, key in found.items() if counts[key] == wanted[key]}
 
