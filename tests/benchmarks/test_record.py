@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,11 @@ def test_the_command_repeats_the_run_and_names_no_place(tmp_path):
     assert str(tmp_path) not in text
     assert str(Path.home()) not in text
     assert "took 2 min" in record.head(result)[0]
+
+
+def test_a_record_names_no_place_of_its_machine():
+    found = {"options": [json.dumps([sys.executable, str(Path(record.__file__)), "{file}"])], "networks": 3}
+    assert record.without_places(found) == {
+        "options": ['["python", "experiments/benchmarks/common/record.py", "{file}"]'],
+        "networks": 3,
+    }

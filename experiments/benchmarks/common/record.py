@@ -67,6 +67,17 @@ def provenance(script: str, options: argparse.Namespace, seconds: float | None =
     }
 
 
+def without_places(found: Any) -> Any:
+    """The same plain types, with this interpreter called ``python`` and files of this repository named from its root."""
+    if isinstance(found, dict):
+        return {name: without_places(value) for name, value in found.items()}
+    if isinstance(found, (list, tuple)):
+        return [without_places(value) for value in found]
+    if isinstance(found, str):
+        return found.replace(sys.executable, "python").replace(f"{ROOT}{os.sep}", "")
+    return found
+
+
 def module_of(script: str) -> str:
     """The name by which ``python -m`` runs a file of this repository."""
     return ".".join(Path(script).resolve().relative_to(ROOT).with_suffix("").parts)
