@@ -150,7 +150,11 @@ class Cells:
     def add(self, name: str, step: str, found: dict[str, Any]) -> None:
         """Keep a step, with its day, its versions and how busy the machine was."""
         said = record.provenance(__file__, argparse.Namespace())
-        self.cells.setdefault(name, {})[step] = {**record.without_places(found), "date": said["date"], "machine": said["machine"]["cpu"]}
+        self.cells.setdefault(name, {})[step] = {
+            **record.without_places(found),
+            "date": said["date"],
+            "machine": said["machine"]["cpu"],
+        }
         record.write(self.result(), self.options.output)
 
 
