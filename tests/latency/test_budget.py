@@ -26,7 +26,7 @@ from nni_proxyless.latency import (
     best_under_budget,
     trace_operations,
 )
-from nni_proxyless.latency.objectives import budget as budget_module
+from nni_proxyless.latency.objectives import limits as limits_module
 from nni_proxyless.latency.objectives import nearness
 from nni_proxyless.latency.objectives.budget import fastest, log_probability, slowest
 from nni_proxyless.latency.objectives.integer_program import Program
@@ -179,12 +179,12 @@ def test_it_is_the_best_where_the_largest_operation_counts():
 
 def test_the_comparison_can_fail(monkeypatch):
     """With a row that is a little too narrow, a network exactly at the budget is lost; without a check, one above is let in."""
-    narrow = budget_module._widened
-    monkeypatch.setattr(budget_module, "_widened", lambda profiler, ms: narrow(profiler, ms) - 0.6)
+    narrow = limits_module.widened
+    monkeypatch.setattr(limits_module, "widened", lambda profiler, ms: narrow(profiler, ms) - 0.6)
     with pytest.raises((AssertionError, BudgetError)):
         [check_against_all(seed) for seed in range(20)]
-    monkeypatch.setattr(budget_module, "_widened", lambda profiler, ms: ms + 0.6)
-    monkeypatch.setattr(budget_module, "_exceeded", lambda limits, sample: False)
+    monkeypatch.setattr(limits_module, "widened", lambda profiler, ms: ms + 0.6)
+    monkeypatch.setattr(limits_module, "exceeded", lambda limits, sample: False)
     with pytest.raises((AssertionError, BudgetError)):
         [check_against_all(seed) for seed in range(20)]
 
