@@ -1,24 +1,14 @@
 """Random networks under the budget of a search: the baseline for its choices.
 
 By the milliseconds of the search's own table, a random network takes 95 to 100 % of the budget; each network of the space that does is
-equally likely. Rejection sampling is uniform but too slow when the budget is unusual; starting from a random network and making it faster
-until it fits is biased. So the networks are counted. With costs in whole steps,
-
-    ways(l, s)   in how many ways the choices of the labels l, l + 1, … cost s steps = sum over c of ways(l + 1, s - cost of c)
-
-and a network is drawn label by label, each choice in proportion to the number of ways that remain after it. Rounding to steps widens the
-range of sums a little; networks outside of the budget by the table itself are drawn again, so the draw is exact.
+equally likely (:mod:`.uniform_draws`).
 """
 
 from __future__ import annotations
 
-import itertools
-import random
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from nni.nas.nn.pytorch import ModelSpace
 
 from ..config.read import read_config
@@ -32,12 +22,9 @@ from ..models.build import build_network
 from ..models.record import describe, latency_record, record, unit_of
 from ..models.space import make_space
 from .latency_table import make_estimator
+from .uniform_draws import CLOSE, draw_networks
 
-__all__ = ["CLOSE", "draw_within_budget", "profiler_of_search", "random_networks"]
-
-CLOSE = 0.05  # of the budget may be left over
-STEPS = 4000  # to the budget
-MOST_DRAWS = 20_000
+__all__ = ["draw_within_budget", "profiler_of_search", "random_networks"]
 
 
 def random_networks(
@@ -92,73 +79,16 @@ def draw_within_budget(
     UserError
         There are not that many; the message says what networks of this space cost.
     """
+    found = draw_networks(space, profiler, n, budget, seed)
+    if len(found) == n:
+        return found
     least = budget * (1 - CLOSE)
-    found: dict[str, dict[str, Any]] = {}
-    for sample in itertools.islice(_candidates(space, profiler, least, budget, seed), MOST_DRAWS):
-        if least <= profiler.profile(sample) <= budget:
-            found.setdefault(repr(sorted(sample.items())), sample)
-            if len(found) == n:
-                return list(found.values())
     low, high = fastest(profiler)[1], slowest(profiler)[1]
     raise UserError(
         f"--random: {len(found)} different networks take {least:.9g} to {budget:.9g} {profiler.unit}, 95 to 100 % of the budget, and "
         f"{n} are asked for; allowed: fewer, or another --budget-ms; the networks of this space take {in_words(low)} to {in_words(high)} "
         f"{profiler.unit}"
     )
-
-
-def _candidates(
-    space: ModelSpace, profiler: LatencyProfiler, least: float, budget: float, seed: int
-) -> Iterator[dict[str, Any]]:
-    """Networks that may be within, each that is as likely as the others; without end, unless there are none."""
-    mutables = space.simplify()
-    if profiler.combine == "sum" and not profiler.nested_ms and set(mutables) == set(profiler.candidate_ms):
-        yield from _counted(profiler, least, budget, seed)
-        return
-    # Costs that depend on two choices at once are no sum over labels: from the whole space, and most are not within.
-    draw = np.random.RandomState(seed)
-    while True:
-        sample: dict[str, Any] = {}
-        for mutable in mutables.values():
-            mutable.random(sample, draw)
-        yield {str(label): choice for label, choice in sample.items()}  # NNI's labels are no plain texts
-
-
-def _counted(profiler: LatencyProfiler, least: float, budget: float, seed: int) -> Iterator[dict[str, Any]]:
-    step = budget / STEPS
-    costs = {
-        str(label): {choice: round(ms / step) for choice, ms in profiler.candidate_ms[label].items()}
-        for label in sorted(profiler.candidate_ms)
-    }
-    ways: list[dict[int, int]] = [{0: 1}]  # of the last labels, the last of all first
-    for choices in reversed(costs.values()):
-        longer: dict[int, int] = {}
-        for steps, number in ways[-1].items():
-            for cost in choices.values():
-                if steps + cost <= STEPS + len(costs):
-                    longer[steps + cost] = longer.get(steps + cost, 0) + number
-        ways.append(longer)
-    ways.reverse()
-    first, last = ((limit - profiler.fixed_ms) / step for limit in (least, budget))
-    sums = [steps for steps in sorted(ways[0]) if first - len(costs) <= steps <= last + len(costs)]
-    chance = random.Random(seed)  # of whole numbers of any size
-    while sums:
-        steps = _drawn(chance, {steps: ways[0][steps] for steps in sums})
-        sample = {}
-        for i, (label, choices) in enumerate(costs.items(), start=1):
-            sample[label] = _drawn(chance, {c: ways[i].get(steps - cost, 0) for c, cost in choices.items()})
-            steps -= choices[sample[label]]
-        yield sample
-
-
-def _drawn(chance: random.Random, numbers: Mapping[Any, int]) -> Any:
-    """A key, by its share in the sum."""
-    left = chance.randrange(sum(numbers.values()))
-    for key, number in numbers.items():
-        if left < number:
-            return key
-        left -= number
-    raise AssertionError
 
 
 def profiler_of_search(searched: Architecture, space: ModelSpace, run: Path) -> LatencyProfiler:

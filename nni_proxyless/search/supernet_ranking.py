@@ -28,7 +28,7 @@ from ..latency.objectives.budget import log_probability
 from ..models.architecture import Architecture
 from .derivation import JUDGED, FinishedSearch, require_free
 from .monitor import judge
-from .random_baseline import CLOSE
+from .uniform_draws import CLOSE
 
 __all__ = ["Judged", "SupernetRanking", "derive_most_accurate", "judge_probable"]
 
