@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .estimators.counts import ActivationsEstimator, ParametersEstimator
     from .estimators.device import DeviceEstimator, Measurement
     from .estimators.macs import MacsEstimator, count_macs
-    from .objectives.budget import BudgetError, best_under_budget
+    from .objectives.budget import BudgetError, best_under_budget, least_under_budget
     from .objectives.penalty import LatencyPenalty
     from .objectives.penalty_sum import Penalties
     from .objectives.reward import LatencyReward
@@ -69,12 +69,13 @@ __all__ = [
     "check_table",
     "count_macs",
     "describe",
+    "least_under_budget",
     "predict_missing",
     "trace_operations",
 ]
 
 _HOMES = {
-    "objectives.budget": ("BudgetError", "best_under_budget"),
+    "objectives.budget": ("BudgetError", "best_under_budget", "least_under_budget"),
     "tables.build": ("build_lookup_table",),
     "calibration": ("Calibration",),
     "tables.check": ("Check", "check_table"),

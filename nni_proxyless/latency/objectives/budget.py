@@ -19,11 +19,13 @@ from nni_proxyless.core.errors import did_you_mean
 from ..profiler import LatencyProfiler
 from . import nearness
 from .extremes import fastest, out_of_reach, slowest
+from .integer_program import Program
 from .limits import COST_SCALE, Limit, as_nni_has_it, bound, choices_of, exceeded, listed, program_of, span, verified
 
-__all__ = ["BudgetError", "best_under_budget", "fastest", "log_probability", "slowest"]
+__all__ = ["BudgetError", "best_under_budget", "fastest", "least_under_budget", "log_probability", "slowest"]
 
-OBJECTIVE_SCALE = 1e4
+OBJECTIVE_SCALE = 1e4  # of log-probabilities
+SCORE_SCALE = 1e5  # of all that scores can differ by
 
 
 class BudgetError(ValueError):
@@ -84,13 +86,7 @@ def best_under_budget(
     limits = [(profiler, budget_ms), *also]
     choices = choices_of(limits)
     numbers = _checked_probs(probs, choices)
-    for name, ms in (("near_ms", near_ms), ("at_least_ms", at_least_ms)):
-        if not ms <= budget_ms:
-            raise ValueError(f"{name} is {ms!r}; allowed: up to the budget, {budget_ms!r} {profiler.unit}")
-    if at_least_ms > -math.inf and profiler.combine == "max":
-        raise ValueError(
-            f"at_least_ms is {at_least_ms!r}; allowed: none, a network costs the largest of its operations"
-        )
+    _check_below(profiler, budget_ms, near_ms=near_ms, at_least_ms=at_least_ms)
     result = {label: max(ps, key=lambda choice: ps[choice]) for label, ps in numbers.items()}
     fits = not exceeded(limits, result)
     near = near_ms if nearness.applies(profiler, near_ms) else -math.inf
@@ -127,9 +123,8 @@ def _most_probable(
     scale = COST_SCALE / (span(profiler) or 1.0)
     if nearness.least_ms(near) > profiler.fixed_ms:  # below it no network is
         objective |= {c: OBJECTIVE_SCALE * w for c, w in nearness.penalized(program, profiler, near, scale).items()}
+    _require_at_least(program, profiler, least)
     if least > -math.inf:
-        expression = {column: ms * scale for column, ms in program.cost(profiler).items()}
-        program.require(expression, (least - profiler.fixed_ms) * scale, math.inf)
         return verified(program, objective, limits, rest, excluded=zeros)
     found = verified(program, objective, limits, rest, excluded=zeros)
     if found is None and zeros:
@@ -141,6 +136,80 @@ def _most_probable(
     return found
 
 
+def least_under_budget(
+    scores: Mapping[str, Mapping[Any, Any]],
+    profiler: LatencyProfiler,
+    budget_ms: float,
+    *,
+    also: Sequence[Limit] = (),
+    at_least_ms: float = -math.inf,
+) -> dict[str, Any]:
+    """The architecture with the least sum of scores among those that cost at most ``budget_ms``, exactly.
+
+    Scores are what each choice adds to a loss, say, as a regression on judged networks has them
+    (``nni_proxyless.search.additive_fit``). Among equals the solver decides, always alike.
+
+    Parameters
+    ----------
+    scores
+        Label -> choice -> any finite number. An undetected better network would be better by less than 1e-10 of what the best and the worst
+        network differ by. Labels that cost nothing get their least, the first among equals.
+    profiler, budget_ms, also, at_least_ms
+        As in :func:`best_under_budget`.
+
+    Returns
+    -------
+    dict
+        Label -> choice, for every label of ``scores``.
+
+    Raises
+    ------
+    BudgetError
+        No network is within the budgets; the message names the fastest that can be reached.
+    ValueError
+        Labels or choices do not agree, a score or a budget is no number, or ``at_least_ms`` is above the budget, or of a maximum.
+    """
+    limits = [(profiler, budget_ms), *also]
+    choices = choices_of(limits)
+    numbers = _checked_scores(scores, choices)
+    _check_below(profiler, budget_ms, at_least_ms=at_least_ms)
+    rest = {label: min(of, key=lambda choice: of[choice]) for label, of in numbers.items()}
+    fits = not exceeded(limits, rest)
+    for least in dict.fromkeys((at_least_ms, -math.inf)):
+        found = rest if fits and profiler.profile(rest) >= least else _least(limits, choices, numbers, rest, least)
+        if found is not None:
+            return as_nni_has_it(found, choices)
+    raise BudgetError(out_of_reach(limits))
+
+
+def _least(
+    limits: Sequence[Limit],
+    choices: Mapping[str, Sequence[Any]],
+    numbers: Mapping[str, Mapping[Any, float]],
+    rest: Mapping[str, Any],
+    least_ms: float,
+) -> dict[str, Any] | None:
+    program = program_of(limits, choices)
+    if not program.choices:  # all networks cost the same
+        return None
+    for limit in limits:
+        bound(program, *limit)
+    _require_at_least(program, limits[0][0], least_ms)
+    above = {
+        label: {c: s - min(numbers[label].values()) for c, s in numbers[label].items()} for label in program.choices
+    }
+    scale = SCORE_SCALE / (sum(max(of.values()) for of in above.values()) or 1.0)
+    objective = {program.column[label, c]: scale * s for label, of in above.items() for c, s in of.items()}
+    return verified(program, objective, limits, rest)
+
+
+def _require_at_least(program: Program, profiler: LatencyProfiler, least_ms: float) -> None:
+    if least_ms > -math.inf:
+        scale = COST_SCALE / (span(profiler) or 1.0)
+        expression = {column: ms * scale for column, ms in program.cost(profiler).items()}
+        program.require(expression, (least_ms - profiler.fixed_ms) * scale, math.inf)
+
+
 def log_probability(probs: Mapping[str, Mapping[Any, Any]], sample: Mapping[str, Any]) -> float:
     """Natural logarithm of the probability of an architecture, the product over all labels; ``-inf`` for 0."""
     chosen = [_number(ps[_hashable(sample[label])]) for label, ps in probs.items()]
@@ -150,21 +219,20 @@ def log_probability(probs: Mapping[str, Mapping[Any, Any]], sample: Mapping[str,
 # -- what came in --------------------------------------------------------------------------------------------------------
 
 
+def _check_below(profiler: LatencyProfiler, budget_ms: float, **least: float) -> None:
+    for name, ms in least.items():
+        if not ms <= budget_ms:
+            raise ValueError(f"{name} is {ms!r}; allowed: up to the budget, {budget_ms!r} {profiler.unit}")
+    if (ms := least["at_least_ms"]) > -math.inf and profiler.combine == "max":
+        raise ValueError(f"at_least_ms is {ms!r}; allowed: none, a network costs the largest of its operations")
+
+
 def _checked_probs(
     probs: Mapping[str, Mapping[Any, Any]], choices: Mapping[str, Sequence[Any]]
 ) -> dict[str, dict[Any, float]]:
-    problems = []
     numbers = {label: {choice: _number(p) for choice, p in ps.items()} for label, ps in probs.items()}
-    for label in choices:
-        if label not in probs:
-            problems.append(f"no probabilities for label {label!r}.{did_you_mean(label, set(probs) - set(choices))}")
+    problems = _wrong_names(numbers, choices, "probability", "probabilities")
     for label, ps in numbers.items():
-        allowed = choices.get(label, tuple(ps))
-        for choice in ps:
-            if choice not in allowed:
-                near = did_you_mean(choice, allowed)
-                problems.append(f"label {label!r}: unknown choice {choice!r}; allowed: {listed(allowed)}.{near}")
-        problems += [f"label {label!r}: no probability for choice {choice!r}" for choice in allowed if choice not in ps]
         problems += [
             f"label {label!r}: the probability of {choice!r} is {p}; allowed: 0 to 1"
             for choice, p in ps.items()
@@ -175,6 +243,42 @@ def _checked_probs(
     if problems:
         raise ValueError("probs: " + "; ".join(problems))
     return numbers
+
+
+def _checked_scores(
+    scores: Mapping[str, Mapping[Any, Any]], choices: Mapping[str, Sequence[Any]]
+) -> dict[str, dict[Any, float]]:
+    numbers = {label: {choice: _number(score) for choice, score in of.items()} for label, of in scores.items()}
+    problems = _wrong_names(numbers, choices, "score", "scores")
+    problems += [
+        f"label {label!r}: the score of {choice!r} is {score}; allowed: a finite number"
+        for label, of in numbers.items()
+        for choice, score in of.items()
+        if not math.isfinite(score)
+    ]
+    problems += [f"label {label!r}: no choice has a score" for label, of in numbers.items() if not of]
+    if problems:
+        raise ValueError("scores: " + "; ".join(problems))
+    return numbers
+
+
+def _wrong_names(
+    numbers: Mapping[str, Mapping[Any, float]], choices: Mapping[str, Sequence[Any]], one: str, several: str
+) -> list[str]:
+    """Labels and choices that are unknown, or have no number."""
+    problems = [
+        f"no {several} for label {label!r}.{did_you_mean(label, set(numbers) - set(choices))}"
+        for label in choices
+        if label not in numbers
+    ]
+    for label, of in numbers.items():
+        allowed = choices.get(label, tuple(of))
+        for choice in of:
+            if choice not in allowed:
+                near = did_you_mean(choice, allowed)
+                problems.append(f"label {label!r}: unknown choice {choice!r}; allowed: {listed(allowed)}.{near}")
+        problems += [f"label {label!r}: no {one} for choice {choice!r}" for choice in allowed if choice not in of]
+    return problems
 
 
 def _number(p: Any) -> float:
