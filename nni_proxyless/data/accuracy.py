@@ -1,4 +1,4 @@
-"""Accuracy of a batch, and of a network over a loader. Needs no NNI."""
+"""Accuracy of a batch, of a network over a loader, and its log-loss. Needs no NNI."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from ..core.module_modes import evaluating
 
-__all__ = ["accuracy", "as_channels_last", "evaluate_accuracy", "in_type_of"]
+__all__ = ["accuracy", "as_channels_last", "evaluate", "evaluate_accuracy", "in_type_of"]
 
 
 def as_channels_last(images: Tensor) -> Tensor:
@@ -47,14 +48,29 @@ def joined(batches: Iterable[tuple[Tensor, Tensor]], least: int = LEAST) -> Iter
         yield torch.cat([part for part, _ in waiting]), torch.cat([part for _, part in waiting])
 
 
-@torch.no_grad()
 def evaluate_accuracy(network: nn.Module, batches: Any) -> float:
     """Share of right answers in evaluation mode, over a loader of (images, targets)."""
+    right, total = 0, 0
+    for logits, targets in _answers(network, batches):
+        right += int((logits.argmax(dim=1) == targets).sum())
+        total += len(targets)
+    return right / total
+
+
+def evaluate(network: nn.Module, batches: Any) -> tuple[float, float]:
+    """Mean cross entropy, in nats, and share of right answers in evaluation mode, over a loader of (images, targets)."""
+    loss, right, total = 0.0, 0, 0
+    for logits, targets in _answers(network, batches):
+        loss += float(cross_entropy(logits.float(), targets, reduction="sum"))
+        right += int((logits.argmax(dim=1) == targets).sum())
+        total += len(targets)
+    return loss / total, right / total
+
+
+@torch.no_grad()
+def _answers(network: nn.Module, batches: Any) -> Iterator[tuple[Tensor, Tensor]]:
     device = next(network.parameters()).device
-    typed, right, total = in_type_of(network), 0, 0
+    typed = in_type_of(network)
     with evaluating(network):
         for images, targets in joined(batches):
-            logits = network(as_channels_last(typed(images.to(device))))
-            right += int((logits.argmax(dim=1) == targets.to(device)).sum())
-            total += len(targets)
-    return right / total
+            yield network(as_channels_last(typed(images.to(device)))), targets.to(device)

@@ -14,10 +14,9 @@ import torch
 from torch import nn
 
 from ..config.search_config import SearchConfig
-from ..core.batch_norm import estimate_statistics
 from ..core.divergence import DivergedError, require_finite
 from ..core.progress import n_fixed, n_fixed_text
-from ..data.accuracy import as_channels_last, evaluate_accuracy, in_type_of
+from ..data.accuracy import evaluate_accuracy
 from ..data.image_parts import Parts, loader
 from ..latency import LatencyProfiler
 from ..latency.digits import in_words
@@ -25,6 +24,7 @@ from ..latency.estimators.macs import count_macs
 from ..latency.operation import Shape
 from ..models.build import count_parameters
 from .costs import Cost
+from .judging import CPU, with_fresh_statistics
 from .tensorboard import TensorBoardLog
 
 __all__ = ["DerivedNetworkMonitor", "judge", "judging_loaders", "mean_entropy"]
@@ -48,6 +48,7 @@ class DerivedNetworkMonitor(pytorch_lightning.Callback):
         self.probs: dict[str, dict[Any, float]] = {}
         self.network: nn.Module | None = None
         self.supernet: nn.Module = nn.Module()
+        self.device = CPU  # of the training, on which networks are judged
         self._tensorboard = TensorBoardLog()
         self._counted: tuple[dict[str, Any], dict[str, float]] | None = None
         self._began = time.perf_counter()
@@ -88,13 +89,18 @@ class DerivedNetworkMonitor(pytorch_lightning.Callback):
 
     def derive(self, module: Any) -> dict[str, float]:
         """Make the network of the moment, and return its figures."""
-        self.sample = module.export()
-        probs = module.export_probs()
+        sample = module.export()
         # Of a choice that is made for good the distribution that it was made from: there may be other budgets.
         self.probs = getattr(module, "export_searched_probs", module.export_probs)()
-        self.supernet = module.model
-        network = copy.deepcopy(module.model.freeze(self.sample))
-        accuracy = judge(network, self.calibration, self.validation, module.device)
+        self.supernet, self.device = module.model, module.device
+        return self.take(module, sample)
+
+    def take(self, module: Any, sample: dict[str, Any]) -> dict[str, float]:
+        """Make the network of these choices that of the moment, and return its figures."""
+        self.sample = sample
+        probs = module.export_probs()
+        network = copy.deepcopy(module.model.freeze(sample)).to(self.device)
+        accuracy = judge(network, self.calibration, self.validation, self.device)
         self.network = network
         return {
             "default": accuracy,
@@ -119,10 +125,7 @@ class DerivedNetworkMonitor(pytorch_lightning.Callback):
 
 def judge(network: nn.Module, calibration: Any, validation: Any, device: torch.device) -> float:
     """Estimate batch-norm statistics afresh, in place; returns the share of right answers on the validation part."""
-    typed = in_type_of(network)
-    images = (as_channels_last(typed(batch)) for batch, _ in calibration)
-    estimate_statistics(network, images, device)
-    return evaluate_accuracy(network, validation)
+    return evaluate_accuracy(with_fresh_statistics(network, calibration, device), validation)
 
 
 def judging_loaders(config: SearchConfig, parts: Parts) -> tuple[Any, Any]:
