@@ -63,7 +63,7 @@ def markdown(result: dict[str, Any]) -> list[str]:
         *record.head(result), "",
         f"Runtimes: {', '.join(f'{name_of(target)} ({version})' for target, version in result['runtimes'].items())}.", "",
         f"Score: the sum of what each candidate adds to the held-out cross entropy of a supernet, fitted to {score['judged']} random networks; "
-        f"of networks left out of the fit it has a Spearman correlation of {score['spearman']:.2f} with their cross entropy (R² {score['r2']:.2f}; "
+        f"of networks left out of the fit it has a Spearman correlation of {score['spearman']:.2f} with their cross entropy ("
         f"standard deviation {score['loss_deviation']:.3f}). All networks have {score['least']:.3f} or more, as the best quarter of random ones; random "
         f"networks have {score['random'][0]:.3f} to {score['random'][2]:.3f}.", "",
         "Milliseconds, timed, and in brackets by the table; a network on its own target is bold:", "",

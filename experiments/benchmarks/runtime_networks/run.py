@@ -17,7 +17,6 @@ What lies in the folder is not made again. ``--only build`` makes tables and the
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import logging
 import math
@@ -30,17 +29,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import yaml
-from scipy import stats
-from torch.nn.functional import cross_entropy
 
 from nni_proxyless.core.atomic_files import write_text
-from nni_proxyless.core.batch_norm import estimate_statistics
 from nni_proxyless.core.progress import bar
-from nni_proxyless.data.accuracy import as_channels_last
 from nni_proxyless.latency import LatencyProfiler, LookupTable, build_lookup_table
 from nni_proxyless.latency.objectives.budget import log_probability
 from nni_proxyless.latency.tables.timed_networks import random_samples
+from nni_proxyless.search.additive_fit import fit_additive
 from nni_proxyless.search.derivation import FinishedSearch
+from nni_proxyless.search.judging import judge_networks
 
 from ..common import record
 from ..common.runtimes import TARGETS, in_own_process
@@ -49,8 +46,6 @@ from ..specialization.run import fastest_of_score, timed_in_turns
 from .report import bars, markdown, picture
 
 NETWORKS_FOR = ("torch", "onnxruntime", "onnxruntime-int8", "ncnn", "onnxruntime-batch-32")
-RIDGE = 1.0  # of one-hot counts; a candidate occurs in some tens of networks
-FOLDS = 10
 BEST = 0.25  # share of random networks that have the score, or a better one
 
 Probs = dict[str, dict[Any, float]]
@@ -126,15 +121,7 @@ def supernet(grid: Grid, sizes: Sizes, folder: Path) -> Path:
 
 def held_out_loss(search: FinishedSearch, sample: Mapping[str, Any]) -> float:
     """Mean cross entropy of a network with the supernet's weights on the images of the search that trained nothing."""
-    calibration, validation = search.parts.judging_loaders
-    network = copy.deepcopy(search.space.freeze(dict(sample)))
-    estimate_statistics(network, (as_channels_last(x) for x, _ in calibration), torch.device("cpu"))
-    losses, n = 0.0, 0
-    with torch.inference_mode():
-        for x, y in validation:
-            losses += float(cross_entropy(network.eval()(as_channels_last(x)), y, reduction="sum"))
-            n += len(y)
-    return losses / n
+    return judge_networks(search.space, [sample], *search.parts.judging_loaders)[0].log_loss
 
 
 def judged(search: FinishedSearch, n: int, path: Path) -> list[dict[str, Any]]:
@@ -158,33 +145,12 @@ def additive(
     Returns
     -------
     tuple
-        Label -> choice -> probability; and how good the fit is for networks that are left out of it: ``spearman``, ``r2``.
+        Label -> choice -> probability; and how good the fit is for networks that are left out of it: ``spearman``, ``pearson``.
     """
-    columns = [(label, choice) for label, choices in values.items() for choice in choices]
-    x = np.array([[float(n["choices"][label] == choice) for label, choice in columns] for n in networks])
-    y = np.array([n["loss"] for n in networks])
-
-    def solve(rows: np.ndarray) -> tuple[np.ndarray, float]:
-        middle = y[rows].mean()
-        center = x[rows].mean(0)
-        a = x[rows] - center
-        w = np.linalg.solve(a.T @ a + RIDGE * np.eye(len(columns)), a.T @ (y[rows] - middle))
-        return w, middle - float(center @ w)
-
-    part = np.arange(len(y)) % min(FOLDS, len(y))
-    left_out = np.empty_like(y)
-    for i in range(part.max() + 1):
-        w, constant = solve(part != i)
-        left_out[part == i] = constant + x[part == i] @ w
-    w, _ = solve(np.ones(len(y), dtype=bool))
-    losses: dict[str, dict[Any, float]] = {label: {} for label in values}
-    for (label, choice), value in zip(columns, w, strict=True):
-        losses[label][choice] = float(value)
-    probs = {label: _softmax(of) for label, of in losses.items()}
-    worth = {
-        "spearman": float(stats.spearmanr(left_out, y).statistic), "r2": 1 - float(((left_out - y) ** 2).mean() / y.var()),
-        "loss_deviation": float(y.std()),
-    }  # fmt: skip
+    losses = [network["loss"] for network in networks]
+    fit = fit_additive([network["choices"] for network in networks], losses, values)
+    probs = {label: _softmax(of) for label, of in fit.scores.items()}
+    worth = {"spearman": fit.rank_correlation, "pearson": fit.correlation, "loss_deviation": float(np.std(losses))}
     return probs, worth
 
 
