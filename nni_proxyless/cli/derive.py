@@ -9,6 +9,8 @@ from ..core.user_path import path_argument
 
 __all__ = ["add_derive_command"]
 
+SELECT = ("raw", "ridge", "mixture", "evolution")  # METHODS of ..search.selection, whose import takes seconds
+
 
 def add_derive_command(commands: Any) -> None:
     """Add ``derive`` to the commands of the parser."""
@@ -27,24 +29,27 @@ def add_derive_command(commands: Any) -> None:
                         help="with --budget-ms: a network that costs at least this much, if there is one; 0: the most probable one, whatever it "
                         "costs (default: one near the budget, or near the target of the search if that is lower)")  # fmt: skip
     derive.add_argument("--judge", type=int, metavar="N",
-                        help="with --budget-ms: of N probable networks near the budget, the one that is most accurate with the supernet's "
-                        "weights, on the images that trained none of them; all of them in judged.csv")  # fmt: skip
+                        help="with --budget-ms: let the supernet judge N networks that use the budget up, drawn uniformly, by their log-loss on "
+                        "images that trained none of them, and select one; all of them in judged.csv")  # fmt: skip
+    derive.add_argument("--select", choices=SELECT, metavar="METHOD",
+                        help="with --judge: raw: the least log-loss; ridge: the least sum of what a regression on the judged networks says of each "
+                        "choice, among all networks of the budget; mixture (default): the mean of both, the best few on more images; evolution: "
+                        "half of N are children of the best")  # fmt: skip
     derive.add_argument("--output", type=path_argument, metavar="DIR",
                         help="default: RUN/budget-MS, or RUN/front")  # fmt: skip
     derive.set_defaults(run=_derive)
 
 
 def _derive(arguments: argparse.Namespace) -> int:
-    from ..search.supernet_files import require_finished
+    from ..search.supernet_files import JUDGED, require_finished
 
     require_finished(arguments.folder)  # before the imports, which take seconds
     from ..core.errors import UserError
     from ..report.table import figures
-    from ..search.derivation import JUDGED, budget_folder, derive_front, derive_under_budget, front_table
-    from ..search.supernet_ranking import derive_most_accurate
+    from ..search.derivation import budget_folder, derive_front, derive_judged, derive_under_budget, front_table
 
     if arguments.front is not None:
-        for option in ("at_least_ms", "judge"):
+        for option in ("at_least_ms", "judge", "select"):
             if getattr(arguments, option) is not None:
                 raise UserError(f"--{option.replace('_', '-')}: not with --front; allowed: with --budget-ms")
         folder = arguments.output or arguments.folder / "front"
@@ -54,13 +59,12 @@ def _derive(arguments: argparse.Namespace) -> int:
     folder = arguments.output or arguments.folder / budget_folder(arguments.budget_ms)
     given = (arguments.folder, arguments.budget_ms, folder)
     if arguments.judge is None:
+        if arguments.select is not None:
+            raise UserError("--select: not without --judge; allowed: with the number of networks to be judged")
         print(figures(derive_under_budget(*given, at_least=arguments.at_least_ms)))
     else:
-        architecture, ranking = derive_most_accurate(*given, arguments.judge, at_least=arguments.at_least_ms)
-        print(figures(architecture))
-        n, best, worst = len(ranking.networks), ranking.networks[0].accuracy, ranking.networks[-1].accuracy
-        print(
-            f"judged:        {n} network{'s' * (n > 1)} on {ranking.n_images} images, accuracy {worst:.4f} to {best:.4f}: {folder / JUDGED}"
-        )
+        method = {} if arguments.select is None else {"method": arguments.select}
+        print(figures(derive_judged(*given, arguments.judge, at_least=arguments.at_least_ms, **method)))
+        print(f"judged:        {folder / JUDGED}")
     print(f"architecture: {folder / 'architecture.json'}")
     return 0

@@ -73,8 +73,29 @@ def figures(architecture: Architecture) -> str:
             f"multiply-adds: {in_words(architecture.macs / 1e6)} M",
             f"parameters:    {in_words(architecture.n_params / 1e6)} M",
             f"accuracy:      {architecture.search.get('accuracy', float('nan')):.4f} on the validation part{_in_int8(architecture)}, {_weights_of(architecture)}",
+            *_selected(architecture),
         ]
     )
+
+
+def _selected(architecture: Architecture) -> list[str]:
+    """Of what the network was selected, and whether that can be trusted; nothing where no supernet has selected it."""
+    record = architecture.search.get("selection")
+    if record is None:
+        return []
+    correlation = record["correlation"]
+    if correlation is None:
+        says = "they are too few, or too alike, to tell whether it knows which choices are better"
+    elif record["knows"]:
+        says = f"its verdicts follow from the choices with a cross-validated correlation of {correlation:.2f}"
+    else:
+        says = (
+            "it does not know which choices are better: its verdicts follow from them no more than by chance "
+            f"(cross-validated correlation {correlation:.2f})"
+        )
+    return [
+        f"selected:      of {record['judged']} networks that the supernet judged on {record['images']} images; {says}"
+    ]
 
 
 def _in_int8(architecture: Architecture) -> str:

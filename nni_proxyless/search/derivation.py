@@ -41,15 +41,16 @@ from ..models.timm_model import load_weights
 from .build import SearchParts, build
 from .latency_table import measure_derived
 from .monitor import judge
-from .supernet_files import SUPERNET, Probabilities, read_probabilities, require_finished
+from .selection import DEFAULT_METHOD
+from .supernet_files import JUDGED, SUPERNET, Probabilities, read_probabilities, require_finished
+from .supernet_selection import judging_images, select_network
 
 __all__ = [
-    "JUDGED", "Derived", "FinishedSearch", "budget_folder", "derive_front", "derive_under_budget", "front_table", "require_free",
+    "Derived", "FinishedSearch", "budget_folder", "derive_front", "derive_judged", "derive_under_budget", "front_table", "require_free",
 ]  # fmt: skip
 
 _logger = logging.getLogger(__name__)
 
-JUDGED = "judged.csv"  # which :mod:`.supernet_ranking` writes
 COLUMNS = ("budget", "table_ms", "log_probability", "macs", "n_params", "accuracy", "unit")  # the last of the first two
 
 
@@ -161,8 +162,8 @@ class FinishedSearch:
             return self.architecture.choices.get(label, choice)
         return as_nni_has_it(choice)
 
-    def derive(self, sample: dict[str, Any], budget: float, *, measured: bool) -> Derived:
-        """The network of these choices: statistics of batch norm estimated afresh, validated and, if asked for, timed."""
+    def derive(self, sample: dict[str, Any], budget: float, *, measured: bool, **more: Any) -> Derived:
+        """The network of these choices: statistics of batch norm estimated afresh, validated and, if asked for, timed; ``more`` is recorded."""
         network = copy.deepcopy(self.space.freeze(sample))
         accuracy = judge(network, *self.parts.judging_loaders, torch.device("cpu"))
         config, estimator = self.parts.config, self.parts.estimator
@@ -179,7 +180,7 @@ class FinishedSearch:
             search={
                 "strategy": config.strategy.name, "seed": config.seed, "epochs": config.training.epochs,
                 "accuracy": accuracy, **self.parts.in_int8(network, self.parts.judging_loaders[1]), "weights": "supernet" if self.inherits else "fresh",
-                "derived_from": self.folder.name, "log_probability": log_probability(self.probs, sample),
+                "derived_from": self.folder.name, "log_probability": log_probability(self.probs, sample), **more,
             },
         )  # fmt: skip
         weights = {name: tensor.cpu() for name, tensor in network.state_dict().items()}
@@ -228,6 +229,45 @@ def derive_under_budget(run: Path, budget: float, folder: Path, *, at_least: flo
     derived = search.derive(search.best(budget, at_least), budget, measured=True)
     derived.write(folder)
     (folder / JUDGED).unlink(missing_ok=True)  # of another network
+    return derived.architecture
+
+
+def derive_judged(
+    run: Path, budget: float, folder: Path, n: int, *, method: str = DEFAULT_METHOD, at_least: float | None = None
+) -> Architecture:
+    """Let the supernet of a finished search judge n networks under a budget, and write the one that is selected to ``folder``.
+
+    All verdicts go to ``judged.csv``. The most probable network is judged among the n.
+
+    Parameters
+    ----------
+    at_least
+        What each drawn network costs at least; None: 95 % of what the slowest one within the budget does.
+
+    Raises
+    ------
+    UserError
+        n is less than 2, there are no trained weights to judge with, no network is within the budget; or as
+        :func:`derive_under_budget`.
+    """
+    if math.isnan(budget):
+        raise UserError("--budget-ms: nan; allowed: a number")
+    if n < 2:
+        raise UserError(f"--judge: {n} is not allowed here; allowed: 2 or more networks")
+    require_free(folder)
+    search = FinishedSearch.read(run)
+    if not search.inherits:
+        raise UserError(
+            f"--judge: {run} has no weights of a supernet to judge with; allowed: after a search that keeps all candidates, as with "
+            "strategy 'proxyless'"
+        )
+    selected = select_network(
+        search.space, search.profiler, judging_images(search.parts), n=n, seed=search.parts.config.seed, budget=budget,
+        at_least=at_least, method=method, first=[search.best(budget, at_least)],
+    )  # fmt: skip
+    derived = search.derive(selected.choices, budget, measured=True, selection=selected.record())
+    derived.write(folder)
+    selected.write(folder / JUDGED, search.probs)
     return derived.architecture
 
 

@@ -13,6 +13,7 @@ from ..core.errors import UserError
 from ..core.plain_values import as_plain
 
 __all__ = [
+    "JUDGED",
     "PROBABILITIES",
     "SUPERNET",
     "is_finished",
@@ -24,6 +25,7 @@ __all__ = [
 
 PROBABILITIES = "probabilities.json"
 SUPERNET = "supernet.safetensors"
+JUDGED = "judged.csv"  # verdicts of the supernet
 FORMAT = "nni-proxyless probabilities 1"
 
 Probabilities = dict[str, dict[Any, float]]

@@ -6,7 +6,6 @@ import csv
 import json
 import math
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,6 @@ from nni_proxyless.derive import Architecture, count_macs, load_weights, to_timm
 from nni_proxyless.latency.objectives.budget import fastest, log_probability, slowest
 from nni_proxyless.search.derivation import FinishedSearch, budget_folder
 from nni_proxyless.search.supernet_files import read_probabilities
-from nni_proxyless.search.supernet_ranking import judge_probable
 
 from ..runs import MACS, search
 
@@ -141,70 +139,77 @@ def test_at_least_so_much_of_the_budget(searched, reach, tmp_path, refused):
     assert "--at-least-ms: not with --front; allowed: with --budget-ms" in said
 
 
-def test_of_many_probable_nets_the_most_accurate(searched, tmp_path, monkeypatch, capsys):
-    """All within the budget and near it; the most probable one among them; judged on all images that trained no weight."""
+def judged_in(folder: Path) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """Rows of ``judged.csv``, and their choices alone."""
+    with (folder / "judged.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    choices = Architecture.read(folder / "architecture.json").choices
+    return rows, [{label: row[label] for label in choices} for row in rows]
+
+
+@pytest.mark.parametrize("method", ["raw", "ridge", "mixture", "evolution"])
+def test_the_supernet_selects(method, searched, tmp_path, monkeypatch, capsys):
+    """Of networks within the budget that use it up, the most probable one among them; on images that trained no weight and validate nothing.
+    The same each time, and the search is left as it was."""
     run = tmp_path / "out"
     shutil.copytree(searched, run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     target = Architecture.read(run / "architecture.json").latency["target_ms"]
     monkeypatch.chdir(tmp_path)
-    assert main(["derive", "out", "--budget-ms", repr(target), "--judge", "6", "--output", "net"]) == 0
+    words = ["derive", "out", "--budget-ms", repr(target), "--judge", "8", "--select", method, "--output"]
+    assert main([*words, "net"]) == 0
     said = capsys.readouterr().out
-    with (tmp_path / "net" / "judged.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    figures = [(float(row["accuracy"]), float(row["log_probability"]), float(row["table_ms"])) for row in rows]
-    assert len(rows) == 6
-    assert [(-a, -p) for a, p, _ in figures] == sorted((-a, -p) for a, p, _ in figures)
-    most_probable = FinishedSearch.read(run).best(target)
-    near = float(FinishedSearch.read(run).profiler.profile(most_probable))
-    assert all(0.95 * near <= ms <= target for _, _, ms in figures)
+    rows, nets = judged_in(tmp_path / "net")
+    assert len({repr(net) for net in nets}) == len(nets)
+    assert len(nets) in ((8, 9) if method in ("ridge", "mixture") else (8,))
+    assert [float(row["log_loss"]) for row in rows] == sorted(float(row["log_loss"]) for row in rows)
 
     search = FinishedSearch.read(run)
-    nets = [{label: row[label] for label in search.probs} for row in rows]
-    assert most_probable in nets
-    assert len({repr(net) for net in nets}) == 6
-    for net, (_, log_p, ms) in zip(nets, figures, strict=True):
-        assert (log_p, ms) == (log_probability(search.probs, net), float(search.profiler.profile(net)))
+    slowest = max(float(row["table_ms"]) for row in rows)
+    assert slowest <= target
+    for net, row in zip(nets, rows, strict=True):
+        assert float(row["table_ms"]) == float(search.profiler.profile(net))
+        assert float(row["log_probability"]) == log_probability(search.probs, net)
+        assert net == search.best(target) or float(row["table_ms"]) >= 0.95 * slowest - 1e-12
+    assert search.best(target) in nets
     architecture = Architecture.read(tmp_path / "net" / "architecture.json")
-    assert architecture.choices == nets[0]
+    (selected,) = (i for i, row in enumerate(rows) if row["selected"] == "1")
+    assert architecture.choices == nets[selected]
+    assert selected == 0 or method in ("ridge", "mixture")
 
     parts = data.split(data.digits(image_size=8), alphas=0.2, validation=0.2)
-    held_out = torch.utils.data.ConcatDataset([parts.alphas, parts.validation])
-    assert f"judged:        6 networks on {len(held_out)} images, accuracy" in said
+    assert f"selected:      of {len(nets)} networks that the supernet judged on {len(parts.alphas)} images; " in said
+    record = architecture.search["selection"]
+    assert (record["method"], record["judged"], record["images"]) == (method, len(nets), len(parts.alphas))
+    assert record["knows"] == ("with a cross-validated correlation" in said)
     network = to_timm(architecture, load_weights(tmp_path / "net" / "weights.safetensors"))
-    assert evaluate_accuracy(network, data.loader(held_out, 64)) == pytest.approx(figures[0][0], abs=0.004)
+    assert evaluate_accuracy(network, data.loader(parts.alphas, 64)) == pytest.approx(
+        float(rows[selected]["accuracy"]), abs=0.004
+    )
 
-    words = ["derive", str(run), "--budget-ms", repr(target), "--output", str(tmp_path / "net")]
-    assert main(words) == 0
+    assert main([*words, "again"]) == 0
+    for name in ("judged.csv", "weights.safetensors"):
+        assert (tmp_path / "net" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert main(["derive", "out", "--budget-ms", repr(target), "--output", "net"]) == 0
     assert not (tmp_path / "net" / "judged.csv").exists(), "of another net"
 
 
-def test_nets_to_be_judged_are_drawn_from_the_probabilities(searched, tmp_path, caplog):
-    """Of a choice that is made its candidate in all of them; where all choices but one are, there are no more than that gives."""
-    run = tmp_path / "out"
-    shutil.copytree(searched, run)
-    content = json.loads((run / "probabilities.json").read_text())
-    choices = {label: [choice for choice, _ in pairs] for label, pairs in content["probabilities"].items()}
-    *made, free = choices
-
-    def judged(probability: Callable[[str, int, int], float]) -> list:
-        """Networks by a probability for each label, number of a candidate, and number of candidates."""
-        content["probabilities"] = {
-            label: [[choice, probability(label, i, len(found))] for i, choice in enumerate(found)]
-            for label, found in choices.items()
-        }
-        (run / "probabilities.json").write_text(json.dumps(content))
-        return judge_probable(FinishedSearch.read(run), 1000.0, 6, at_least=0.0).networks
-
-    nets = judged(lambda label, i, n: (0.5 if i < 2 else 0.0) if label == free else float(i == 0))
-    assert [{label: net.choices[label] for label in made} for net in nets] == [{x: choices[x][0] for x in made}] * 2
-    assert {net.choices[free] for net in nets} == set(choices[free][:2])
-    assert "--judge: of networks within 1000 the probabilities give 2, not 6" in caplog.text
-
-    # All but decided: as many as asked for, by probabilities that are less so.
-    nets = judged(lambda label, i, n: 1e-9 / (n - 1) if i else 1 - 1e-9)
-    assert len({tuple(net.choices.values()) for net in nets}) == 6
-    most_probable = max(nets, key=lambda net: net.log_probability)
-    assert most_probable.choices == {label: found[0] for label, found in choices.items()}
+def test_few_networks_of_a_budget_are_all_judged(searched, reach, tmp_path, capsys):
+    """Above what all cost, those of the slowest; a budget that one network meets is that network's."""
+    low, _ = reach
+    words = ["derive", str(searched), "--judge", "4", "--output", str(tmp_path / "net"), "--budget-ms"]
+    assert main([*words, repr(low)]) == 0
+    said = capsys.readouterr()
+    assert "of networks within the limits 1 were found to judge, not 4" in said.err
+    assert "they are too few, or too alike, to tell whether it knows which choices are better" in said.out
+    (row,), _ = judged_in(tmp_path / "net")
+    assert float(row["table_ms"]) == low
+    assert main([*words, "1000"]) == 0
+    rows, _ = judged_in(tmp_path / "net")
+    slowest = max(float(row["table_ms"]) for row in rows)
+    assert len(rows) in (4, 5)
+    assert all(float(row["table_ms"]) >= 0.95 * slowest for row in rows)
 
 
 def test_on_a_device_the_network_is_timed(tmp_path, refused):
@@ -253,6 +258,8 @@ def test_what_cannot_be_derived_is_a_users_mistake(searched, reach, tmp_path, re
         ([searched, "--front", "1"], "--front: 1 is not allowed here; allowed: 2 or more"),
         ([searched, *three, "--judge", "1"], "--judge: 1 is not allowed here; allowed: 2 or more"),
         ([searched, "--front", "3", "--judge", "4"], "--judge: not with --front; allowed: with --budget-ms"),
+        ([searched, "--front", "3", "--select", "raw"], "--select: not with --front; allowed: with --budget-ms"),
+        ([searched, *three, "--select", "raw"], "--select: not without --judge; allowed: with the number of networks"),
         ([searched, "--budget-ms", "nan"], "--budget-ms: nan; allowed: a number"),
         ([searched, *three, "--output", searched], "holds the results of a search"),
         ([searched, *three, "--output", tmp_path / "other"], "that derive has not written"),

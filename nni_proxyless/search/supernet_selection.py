@@ -1,0 +1,234 @@
+"""Let the supernet select: it judges networks of the budget, drawn uniformly, and the best by :mod:`.selection` is taken.
+
+Probabilities are of one choice each, and what they know at the end of a search is little. A supernet has every network of the space, and
+judging one takes a second. Judged are images that train no weight: those that the architecture was learned from, which have
+nothing to do with a network that is drawn uniformly. The images that validate stay apart, so the accuracy that is reported of the network
+is one on images that have not chosen it.
+
+weights of the supernet -> :func:`.uniform_draws.draw_networks` -> :func:`.judging.judge_networks` -> :class:`Selected`
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from nni.nas.nn.pytorch import ModelSpace
+from torch.utils.data import Subset
+
+from ..core.atomic_files import write_text
+from ..core.progress import bar
+from ..data.image_parts import loader
+from ..latency import BudgetError, LatencyProfiler
+from ..latency.objectives.budget import log_probability
+from ..latency.objectives.extremes import out_of_reach, slowest_within
+from ..latency.objectives.limits import Limit
+from ..models.space import make_space
+from .build import SearchParts, strategy_can
+from .judging import CPU, Verdict, judge_networks
+from .monitor import DerivedNetworkMonitor
+from .selection import DEFAULT_METHOD, Sample, Selection, candidates_of, name_of, select
+from .supernet_files import JUDGED
+from .uniform_draws import CLOSE, draw_networks
+
+__all__ = ["JudgingImages", "Selected", "judging_images", "select_at_end", "select_network"]
+
+_logger = logging.getLogger(__name__)
+
+FEW = 2048  # images that judge all networks; more of them judge the last few
+DRAWS = 200  # networks that are looked at for each that is to be judged
+
+
+class JudgingImages(NamedTuple):
+    """Batches of (images, targets): for the statistics of batch norm, to judge all networks, and the last few; None: the same images."""
+
+    calibration: Any
+    few: Any
+    more: Any | None
+
+
+@dataclass(frozen=True)
+class Selected:
+    """What was selected, from what, and how long it took.
+
+    Attributes
+    ----------
+    n_images
+        That have judged all networks.
+    seconds
+        Of drawing, judging and selecting.
+    unit
+        Of the costs of verdicts.
+    """
+
+    selection: Selection
+    n_images: int
+    seconds: float
+    unit: str
+
+    @property
+    def choices(self) -> Sample:
+        return self.selection.best.choices
+
+    def record(self) -> dict[str, Any]:
+        """For ``architecture.json``."""
+        fit = self.selection.fit
+        return {
+            "by": "supernet", "method": self.selection.method, "judged": len(self.selection.verdicts), "images": self.n_images,
+            "log_loss": _or_none(self.selection.best.log_loss), "correlation": _or_none(fit.correlation), "p_value": _or_none(fit.p_value), "knows": fit.knows,
+            "seconds": self.seconds,
+        }  # fmt: skip
+
+    def write(self, path: Path, probs: Mapping[str, Mapping[Any, Any]] | None = None) -> None:
+        """All verdicts as a CSV file, the least log-loss first: a row per network, a column per choice.
+
+        Parameters
+        ----------
+        probs
+            Label -> choice -> probability at the end of the search, for a column; None: none.
+        """
+        verdicts, fit = self.selection.verdicts, self.selection.fit
+        labels = sorted(verdicts[0].choices)
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        named = ("log_probability",) if probs is not None else ()
+        writer.writerow(("log_loss", "accuracy", "predicted_log_loss", *named, "table_ms", "unit", "selected", *labels))
+        for verdict in verdicts:
+            writer.writerow(
+                (
+                    verdict.log_loss, verdict.accuracy, fit.predict(verdict.choices),
+                    *(() if probs is None else (log_probability(probs, verdict.choices),)), verdict.cost, self.unit,
+                    int(name_of(verdict.choices) == name_of(self.choices)), *(verdict.choices[label] for label in labels),
+                )
+            )  # fmt: skip
+        write_text(path, text.getvalue())
+
+
+def judging_images(parts: SearchParts) -> JudgingImages:
+    """The images of a search that judge networks; where the architecture was learned from none of its own, those that validate."""
+    calibration, validation = parts.judging_loaders
+    if not strategy_can("needs_held_out_data", parts.config, default=True):
+        return JudgingImages(calibration, validation, None)
+    images: Any = parts.images.alphas
+    batches = functools.partial(loader, batch_size=parts.config.data.batch_size, workers=parts.config.data.workers)
+    every = math.ceil(len(images) / FEW)  # they may be sorted by class
+    if every == 1:
+        return JudgingImages(calibration, batches(images), None)
+    return JudgingImages(calibration, batches(Subset(images, range(0, len(images), every))), batches(images))
+
+
+def select_network(
+    space: ModelSpace,
+    profiler: LatencyProfiler,
+    images: JudgingImages,
+    *,
+    n: int,
+    seed: int,
+    budget: float = math.inf,
+    also: Sequence[Limit] = (),
+    at_least: float | None = None,
+    method: str = DEFAULT_METHOD,
+    first: Sequence[Sample] = (),
+    supernet: ModelSpace | None = None,
+    device: torch.device = CPU,
+) -> Selected:
+    """Judge n networks of a supernet, drawn uniformly within limits, and select one.
+
+    Parameters
+    ----------
+    space
+        Says what may be chosen; with the weights of the supernet, unless ``supernet`` has them.
+    profiler, budget, also
+        What a network may cost at most, by ``profiler`` and by further (profiler, budget) pairs.
+    at_least
+        What each drawn network costs at least. None: 95 % of what the slowest within the limits does; nothing without a budget.
+    first
+        Networks that are judged among the n; those within the limits.
+    supernet
+        What a strategy has made of ``space``, with its weights.
+    device
+        Where networks compute.
+
+    Raises
+    ------
+    BudgetError
+        No network is within the limits; the message names the fastest that can be reached.
+    """
+    began = time.perf_counter()
+    limits = [(profiler, budget), *also]
+    if at_least is None:
+        at_least, budget = _band(limits)
+    within = [sample for sample in first if all(cost.profile(sample) <= most for cost, most in limits)]
+
+    def draw(n: int, seed: int) -> list[Sample]:
+        return draw_networks(space, profiler, n, budget, seed, least=at_least, also=also, most_draws=DRAWS * n)
+
+    with bar(n, "judged", "network") as done:
+
+        def judge(samples: list[Sample], batches: Any = images.few) -> list[Verdict]:
+            done.total = max(done.total, done.n + len(samples))
+            return judge_networks(
+                supernet or space, samples, images.calibration, batches, device, profiler, done.update
+            )
+
+        found = select(
+            method, judge=judge, draw=draw, profiler=profiler, budget=budget, n=n, seed=seed, candidates=candidates_of(space), also=also,
+            at_least=at_least, judge_again=None if images.more is None else functools.partial(judge, batches=images.more), first=within,
+        )  # fmt: skip
+    if len(found.verdicts) < n:
+        _logger.warning("of networks within the limits %d were found to judge, not %d", len(found.verdicts), n)
+    return Selected(found, len(images.few.dataset), time.perf_counter() - began, profiler.unit)
+
+
+def select_at_end(parts: SearchParts, monitor: DerivedNetworkMonitor, module: Any) -> Selected | None:
+    """At the end of a search: let the supernet select within the targets, make its network that of the monitor, and write ``judged.csv``.
+
+    The most probable network is judged among the others.
+
+    Parameters
+    ----------
+    module
+        The search as a Lightning module, with all candidates.
+
+    Returns
+    -------
+    Selected or None
+        None where no network is within all targets: the network stays what it is.
+    """
+    config, target = parts.config, parts.target
+    try:
+        selected = select_network(
+            make_space(config.space.name, parts.space_arguments), parts.profiler, judging_images(parts), n=config.search.judged,
+            seed=config.seed, budget=math.inf if target is None else target,
+            also=[(cost.profiler, cost.target) for cost in parts.costs.values()], first=[monitor.sample], supernet=module.model, device=monitor.device,
+        )  # fmt: skip
+    except BudgetError as error:
+        _logger.warning("the supernet selects no network: %s", error)
+        return None
+    monitor.last = {**(monitor.last or {}), **monitor.take(module, selected.choices)}
+    selected.write(parts.folder / JUDGED, monitor.probs)
+    return selected
+
+
+def _band(limits: Sequence[Limit]) -> tuple[float, float]:
+    """What networks cost that use the budget up as far as they can: at least, and at most."""
+    profiler, budget = limits[0]
+    if not math.isfinite(budget) or profiler.combine == "max":
+        return -math.inf, budget
+    slowest = slowest_within(limits)
+    if slowest is None:
+        raise BudgetError(out_of_reach(limits))
+    return slowest[1] * (1 - CLOSE), slowest[1]
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
