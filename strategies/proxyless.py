@@ -208,6 +208,7 @@ class ProxylessNAS(SampledStrategy):
     baseline_weight: Annotated[float, GreaterThan(0), UpTo(1)] = 0.99
 
     module_class = ProxylessModule
+    keeps_candidates = True
 
     def penalty_problem(self) -> str | None:
         if self.update == "reinforce":

@@ -14,6 +14,7 @@ from .sections import LARGEST_SEED, NamedSection, Optimizer, PathText, Section, 
 __all__ = ["CostSection", "DataSection", "LatencySection", "SearchConfig", "as_it_was_meant"]
 
 TIMES = "device"  # the estimator that has a runtime
+BEFORE_SELECTION = {"select": "probabilities", "judged": 32}  # what a search did that does not say
 
 
 class SpaceSection(NamedSection):
@@ -163,6 +164,17 @@ class TrainerSection(Section):
     )
 
 
+class SearchSection(Section):
+    """How the network is taken from the supernet at the end."""
+
+    select: Literal["supernet", "probabilities"] = Field(
+        "probabilities",
+        description="`probabilities`: the most probable network within the targets; `supernet`: the best of networks that use the targets up, as the "
+        "supernet judges them on held-out images; of a strategy that keeps its candidates, as `proxyless`, of others as `probabilities`",
+    )
+    judged: int = Field(32, ge=2, description="networks that the supernet judges")
+
+
 class SearchConfig(Section):
     """One search. See ``experiments/search.yml`` for a commented example.
 
@@ -183,11 +195,15 @@ class SearchConfig(Section):
     latency: LatencySection = Field(LatencySection(), description="target and source of the latency")
     costs: list[CostSection] = Field([], description="further costs beside the latency")
     training: TrainingSection = Field(TrainingSection(), description="training of the supernet's weights")
+    search: SearchSection = Field(SearchSection(), description="how the network is taken from the supernet")
     trainer: TrainerSection = Field(TrainerSection(), description="the machine")
 
 
 def as_it_was_meant(content: dict[str, Any]) -> dict[str, Any]:
-    """The content of the ``search.yml`` of a run folder: one that names no runtime is from before there was another default than eager torch."""
+    """The content of the ``search.yml`` of a run folder: what it does not name is from before there was another default.
+
+    No runtime: eager torch. No ``search``: the most probable network.
+    """
 
     def named(estimator: Any) -> Any:
         if isinstance(estimator, dict) and estimator.get("name", TIMES) == TIMES and estimator.get("runtime") is None:
@@ -200,6 +216,6 @@ def as_it_was_meant(content: dict[str, Any]) -> dict[str, Any]:
 
     costs = content.get("costs")
     return {
-        **content, "latency": with_runtime(content.get("latency", {})),
+        "search": BEFORE_SELECTION, **content, "latency": with_runtime(content.get("latency", {})),
         **({"costs": [with_runtime(cost) for cost in costs]} if isinstance(costs, list) else {}),
     }  # fmt: skip

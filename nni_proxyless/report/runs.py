@@ -152,10 +152,11 @@ class Found:
 
     @property
     def seconds(self) -> float | None:
-        """How long a trial took, or has taken so far; of a folder, its epochs alone."""
+        """How long a trial took, or has taken so far; of a folder, its epochs and the selection by the supernet."""
         if self.trial is None:
             taken = [epoch["seconds"] for epoch in self.history if "seconds" in epoch]
-            return sum(taken) if taken else None
+            selection = {} if self.architecture is None else self.architecture.search.get("selection", {})
+            return sum(taken) + selection.get("seconds", 0.0) if taken else None
         if self.trial.started is None:
             return None
         if self.trial.ended is not None:

@@ -26,6 +26,7 @@ from .costs import Cost
 from .latency_table import measure_derived
 from .monitor import DerivedNetworkMonitor
 from .run_folder import history
+from .supernet_selection import Selected
 
 __all__ = ["SearchResult", "found_finished", "save_result"]
 
@@ -50,7 +51,19 @@ def found_finished(folder: Path, report: Callable[[dict[str, float]], None]) -> 
         report(metrics)
     architecture = Architecture.read(folder / "architecture.json")
     more = {name: architecture.search.get(name) for name in ACCURACIES}
-    return SearchResult(folder, architecture, _final(history(folder)[-1], architecture.latency, more))
+    last = {**history(folder)[-1], **_of_selected(architecture)}
+    return SearchResult(folder, architecture, _final(last, architecture.latency, more))
+
+
+def _of_selected(architecture: Architecture) -> dict[str, float]:
+    """Figures that the last epoch had of another network, if the supernet has selected one after it."""
+    if "selection" not in architecture.search:
+        return {}
+    costs = architecture.search.get("costs", {})
+    return {
+        "default": architecture.search["accuracy"], "table_ms": architecture.latency["table_ms"], "macs": float(architecture.macs),
+        "n_params": float(architecture.n_params), **{f"derived_{name}": cost["derived"] for name, cost in costs.items()},
+    }  # fmt: skip
 
 
 def _final(
@@ -64,7 +77,7 @@ def _final(
     }
 
 
-def save_result(parts: SearchParts, monitor: DerivedNetworkMonitor) -> SearchResult:
+def save_result(parts: SearchParts, monitor: DerivedNetworkMonitor, selected: Selected | None = None) -> SearchResult:
     """Write what the search has found to its folder."""
     assert monitor.last is not None
     assert monitor.network is not None
@@ -97,6 +110,7 @@ def save_result(parts: SearchParts, monitor: DerivedNetworkMonitor) -> SearchRes
             "accuracy": metrics["default"],
             **accuracies,
             **({"costs": _of_costs(monitor.costs, metrics)} if monitor.costs else {}),
+            **({"selection": selected.record()} if selected else {}),
         },
     )
     write_weights(folder / "weights.safetensors", weights)

@@ -21,12 +21,13 @@ from ..core.divergence import DivergedError, is_finite
 from ..core.errors import UserError
 from ..core.nni_compat import ModelStatus, RawFormatModelSpace, SequentialExecutionEngine
 from ..latency.digits import in_words
-from .build import build
+from .build import build, strategy_can
 from .monitor import DerivedNetworkMonitor
 from .nni_trial import inside_nni, is_helper, share_with_helpers
 from .result import SearchResult, found_finished, save_result
 from .run_folder import as_file_in, begin_or_resume, differences, history, is_finished, locked, recorder
 from .supernet_files import shapes_of, write_supernet
+from .supernet_selection import select_at_end
 
 __all__ = ["is_finished", "run_search"]
 
@@ -65,7 +66,7 @@ def run_search(
     folder
         Gets ``search.yml`` as it was resolved, ``data_fingerprint.json``, ``latencies.yaml``, ``history.jsonl``, ``tensorboard/``,
         ``architecture.json`` and ``weights.safetensors``, for :mod:`.derivation` ``probabilities.json`` and, where the strategy
-        keeps all candidates, ``supernet.safetensors``; while the search lasts also ``checkpoint/``. Where the strategy
+        keeps all candidates, ``supernet.safetensors`` (and ``judged.csv``, if it selects); while the search lasts also ``checkpoint/``. Where the strategy
         leaves a trained network, ``final/`` holds it with its accuracy on the test images, as after ``train``.
     base
         What a relative ``latency.table`` is relative to: the folder of the configuration file.
@@ -143,6 +144,9 @@ def _search(
     if monitor.last is None:  # killed after the last epoch: there was nothing left to train
         monitor.last = {**history(folder)[-1], **monitor.derive(strategy.oneshot_module)}
     write_supernet(folder, monitor.probs, monitor.supernet, shapes)
-    result = save_result(parts, monitor)
+    selected = None
+    if config.search.select == "supernet" and strategy_can("keeps_candidates", config, default=False):
+        selected = select_at_end(parts, monitor, strategy.oneshot_module)
+    result = save_result(parts, monitor, selected)
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     return result

@@ -92,6 +92,8 @@ class SampledStrategy(OneShotStrategy):
         Whether the evaluator's validation data train the architecture; if not, the search does not touch them.
     leaves_trained_network
         Whether the network that is left needs no further training.
+    keeps_candidates
+        Whether all candidates are left, trained on single paths, so that the supernet can judge networks in the end.
 
     Raises
     ------
@@ -119,6 +121,7 @@ class SampledStrategy(OneShotStrategy):
     initial_spread: ClassVar[float] = 1e-3  # ProxylessNAS, official code: docs/methods/proxyless.md
     needs_held_out_data: ClassVar[bool] = True
     leaves_trained_network: ClassVar[bool] = False
+    keeps_candidates: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__init__(self.mutation_hooks)

@@ -17,10 +17,12 @@ from nni_proxyless.cli.main import main
 from nni_proxyless.data.accuracy import evaluate_accuracy
 from nni_proxyless.derive import Architecture, count_macs, load_weights, to_timm
 from nni_proxyless.latency.objectives.budget import fastest, log_probability, slowest
+from nni_proxyless.report.runs import find
 from nni_proxyless.search.derivation import FinishedSearch, budget_folder
+from nni_proxyless.search.result import found_finished
 from nni_proxyless.search.supernet_files import read_probabilities
 
-from ..runs import MACS, search
+from ..runs import MACS, history, same_weights, search
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +197,35 @@ def test_the_supernet_selects(method, searched, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "net" / "judged.csv").exists(), "of another net"
 
 
+def test_a_search_ends_with_the_selection(searched, tmp_path, capsys):
+    """What ``derive --judge`` takes out of the same search without it, to the last verdict; what it costs is noted; the supernet is the same."""
+    run = search(tmp_path, *MACS, "training.epochs=2", "search={select: supernet, judged: 8}")
+    assert "selected:      of " in capsys.readouterr().out
+    assert (run / "supernet.safetensors").read_bytes() == (searched / "supernet.safetensors").read_bytes()
+    assert read_probabilities(run) == read_probabilities(searched)
+    target = Architecture.read(run / "architecture.json").latency["target_ms"]
+    words = ["derive", str(searched), "--budget-ms", repr(target), "--judge", "8", "--output", str(tmp_path / "net")]
+    assert main(words) == 0
+    rows, nets = judged_in(run)
+    assert (rows, nets) == judged_in(tmp_path / "net")
+    found, derived = (Architecture.read(folder / "architecture.json") for folder in (run, tmp_path / "net"))
+    assert (found.choices, found.macs, found.search["accuracy"]) == (
+        derived.choices,
+        derived.macs,
+        derived.search["accuracy"],
+    )
+    assert same_weights(run, tmp_path / "net")
+    took = [architecture.search["selection"]["seconds"] for architecture in (found, derived)]
+    assert all(0 < seconds < 60 for seconds in took)
+    (of_run,) = find([str(run)])
+    assert of_run.seconds == sum(epoch["seconds"] for epoch in history(run)) + took[0]
+
+    # What is reported again of a search that has finished is of the network that was selected.
+    figures = found_finished(run, lambda metrics: None).metrics
+    assert figures["default"] == found.search["accuracy"]
+    assert (figures["table_ms"], figures["macs"]) == (found.latency["table_ms"], found.macs)
+
+
 def test_few_networks_of_a_budget_are_all_judged(searched, reach, tmp_path, capsys):
     """Above what all cost, those of the slowest; a budget that one network meets is that network's."""
     low, _ = reach
@@ -209,7 +240,7 @@ def test_few_networks_of_a_budget_are_all_judged(searched, reach, tmp_path, caps
     rows, _ = judged_in(tmp_path / "net")
     slowest = max(float(row["table_ms"]) for row in rows)
     assert len(rows) in (4, 5)
-    assert all(float(row["table_ms"]) >= 0.95 * slowest for row in rows)
+    assert sum(float(row["table_ms"]) < 0.95 * slowest for row in rows) < 2, "the most probable network may"
 
 
 def test_on_a_device_the_network_is_timed(tmp_path, refused):
