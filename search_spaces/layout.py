@@ -1,4 +1,4 @@
-"""Widths, depths and strides of :class:`.MobileNetV2Space`: presets, and what is allowed.
+"""Widths, depths, strides and candidates of :class:`.MobileNetV2Space`: presets, and what is allowed.
 
 The space asks here in its constructor, and so does whoever checks a file of settings: nothing is imported for it.
 """
@@ -10,7 +10,17 @@ from typing import Any
 
 from nni_proxyless.core.errors import did_you_mean
 
-__all__ = ["PRESETS", "layout_of", "problems_of_layout"]
+__all__ = ["ACTIVATIONS", "PRESETS", "candidates_of", "layout_of", "problems_of_layout"]
+
+LAYOUT = ("stem_width", "stem_stride", "first_width", "widths", "depths", "strides", "feature_mix")
+
+# What blocks choose from, where a preset says nothing else: the paper's.
+CANDIDATES: dict[str, Any] = {
+    "kernels": (3, 5, 7), "expansions": (3, 6), "entry_kernels": (), "squeeze_excite": (False,), "activations": ("relu6",),
+}  # fmt: skip
+
+ACTIVATIONS = {"relu6": "", "relu": "re", "hard_swish": "hs", "swish": "sw", "mish": "mi"}
+"""Of timm -> at the end of a candidate's name, and in timm's block definitions; nothing for that of the rest of the network."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The paper's ImageNet space, for 224x224.
@@ -28,11 +38,24 @@ PRESETS: dict[str, dict[str, Any]] = {
         "stem_width": 16, "stem_stride": 1, "first_width": 8, "widths": (16, 24, 40),
         "depths": (3, 3, 3), "strides": (2, 2, 1), "feature_mix": 128,
     },
+    # For 32x32, three stages of doubling width as in NAS-Bench-Macro (Su et al., K-shot NAS, ICML 2021): at equal multiply-adds its
+    # networks differ by what stands at the entries of stages and by depth, so both are open, and blocks may be lighter.
+    "open": {
+        "stem_width": 16, "stem_stride": 1, "first_width": 16, "widths": (32, 64, 128),
+        "depths": (3, 4, 4), "strides": (2, 2, 2), "feature_mix": 512,
+        "kernels": (3, 5), "expansions": (1, 3, 6), "entry_kernels": (1, 3),
+    },
+    # The same for 224x224: the paper's widths, two blocks more in each of the middle stages.
+    "open-imagenet": {
+        "stem_width": 32, "stem_stride": 2, "first_width": 16, "widths": (24, 40, 80, 112, 192, 320),
+        "depths": (4, 4, 6, 6, 6, 1), "strides": (2, 2, 2, 1, 2, 1), "feature_mix": 1280,
+        "kernels": (3, 5, 7), "expansions": (1, 3, 6), "entry_kernels": (1, 3),
+    },
 }  # fmt: skip
 
 
 def layout_of(options: Any) -> dict[str, Any]:
-    """The preset with what is given beside it.
+    """Widths, depths and strides of the preset, with what is given beside it.
 
     Parameters
     ----------
@@ -40,7 +63,13 @@ def layout_of(options: Any) -> dict[str, Any]:
         Has the arguments of the space as attributes.
     """
     preset = PRESETS[options.preset]
-    return {name: preset[name] if (given := getattr(options, name)) is None else given for name in preset}
+    return {name: preset[name] if (given := getattr(options, name)) is None else given for name in LAYOUT}
+
+
+def candidates_of(options: Any) -> dict[str, Any]:
+    """What blocks choose from, in the same way."""
+    preset = {**CANDIDATES, **PRESETS[options.preset]}
+    return {name: preset[name] if (given := getattr(options, name)) is None else given for name in CANDIDATES}
 
 
 def problems_of_layout(options: Any) -> list[str]:
@@ -76,23 +105,38 @@ def problems_of_layout(options: Any) -> list[str]:
     for name, value in [("stem_stride", layout["stem_stride"]), *((f"strides[{i}]", v) for i, v in enumerate(strides))]:
         if isinstance(value, bool) or not isinstance(value, int) or value not in (1, 2):
             problems.append(f"{name} is {value!r}; allowed: 1, 2")
-    for name, values in {"kernels": options.kernels, "expansions": options.expansions}.items():
-        if (
-            isinstance(values, (str, bytes))
-            or not isinstance(values, Sequence)
-            or not values
-            or len(set(values)) != len(values)
-        ):
+    candidates = candidates_of(options)
+    for name in ("kernels", "expansions", "entry_kernels"):
+        values = candidates[name]
+        if not _different(values) or (not values and name != "entry_kernels"):
             problems.append(f"{name} is {values!r}; allowed: a list of different whole numbers")
             continue
         for value in values:
             whole(name, value)
-            if name == "kernels" and isinstance(value, int) and value % 2 == 0:
-                problems.append(f"kernels holds {value}; allowed: odd numbers")
-    if (
-        isinstance(options.dropout, bool)
-        or not isinstance(options.dropout, (int, float))
-        or not 0 <= options.dropout < 1
-    ):
+            if name != "expansions" and isinstance(value, int) and value % 2 == 0:
+                problems.append(f"{name} holds {value}; allowed: odd numbers")
+    for name, allowed in (("squeeze_excite", (False, True)), ("activations", tuple(ACTIVATIONS))):
+        values = candidates[name]
+        if (
+            not _different(values)
+            or not values
+            or any(type(v) is not type(allowed[0]) or v not in allowed for v in values)
+        ):
+            words = ", ".join(str(one).lower() for one in allowed)
+            problems.append(f"{name} is {values!r}; allowed: a list of different values out of {words}")
+    if not _is_number(options.se_ratio) or not 0 < options.se_ratio <= 1:
+        problems.append(f"se_ratio is {options.se_ratio!r}; allowed: greater than 0, up to 1")
+    if not _is_number(options.dropout) or not 0 <= options.dropout < 1:
         problems.append(f"dropout is {options.dropout!r}; allowed: 0 up to, but not, 1")
     return problems
+
+
+def _different(values: Any) -> bool:
+    """Whether it is a list without repetitions."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
+        return False
+    return all(value not in values[:i] for i, value in enumerate(values))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -8,7 +8,7 @@ Source: mit-han-lab/proxylessnas at bf58b5c, search/imagenet_arch_search.py:64-6
     conv_head, bn2            feature mix, 1x1 convolution
     global_pool, classifier
 
-A candidate ``k5e3`` is an inverted residual with a depthwise 5x5 kernel and expansion 3; ``skip`` leaves the block out.
+A candidate ``k5e3`` is an inverted residual with a depthwise 5x5 kernel and expansion 3; ``skip`` leaves the block out; others: :mod:`.blocks`.
 All names are those of timm's ``EfficientNet``, and :meth:`MobileNetV2Space.timm_definition` says which ``EfficientNet``
 a chosen architecture is: the weights go over by name.
 """
@@ -16,36 +16,33 @@ a chosen architecture is: the weights go over by name.
 from __future__ import annotations
 
 import copy
-import functools
-import re
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, Literal, cast
 
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
 from timm.layers import create_classifier, create_conv2d, get_norm_act_layer
-from timm.models._efficientnet_blocks import DepthwiseSeparableConv, InvertedResidual
+from timm.models._efficientnet_blocks import ConvBnAct, DepthwiseSeparableConv, InvertedResidual
 from timm.models._efficientnet_builder import efficientnet_init_weights
 from torch import Tensor, nn
 
-from nni_proxyless.latency.operation import Shape, describe, other_names, shape_text
-
-from .layout import PRESETS, layout_of, problems_of_layout
+from . import block_keys  # noqa: F401  (registers the keys of blocks in tables)
+from .blocks import BN_EPS, SKIP, bare_convolutions, definition_of, inverted_residuals, make_block, norm_layer
+from .layout import PRESETS, candidates_of, layout_of, problems_of_layout
 from .shared_weights import align_candidates, share_weights
 
 __all__ = ["PRESETS", "MobileNetV2Space"]
 
-BN_EPS = 1e-3  # of the official search code, search/imagenet_arch_search.py
-
 
 class MobileNetV2Space(ModelSpace):
-    """Every block chooses for itself among kernels 3, 5, 7, expansions 3, 6 and, where shapes agree, to be skipped.
+    """Every block chooses for itself among kernels, expansions, the paper's or more, and, where shapes agree, to be skipped.
 
     Parameters
     ----------
     preset
         ``'imagenet'``: the paper's space, 21 choices, 2.2e17 networks. ``'cifar'``: the same for 32x32 images.
-        ``'small'``: 9 choices, for small images on a small machine. The next seven arguments override it.
+        ``'small'``: 9 choices, for small images on a small machine. ``'open'``, for 32x32, and ``'open-imagenet'``: bare
+        convolutions at the entries of stages, more depth, expansion 1 as well. All arguments that are None come from it.
     stem_width, stem_stride
         Channels and stride of the first convolution.
     first_width
@@ -57,7 +54,16 @@ class MobileNetV2Space(ModelSpace):
     num_classes, in_channels
         Outputs of the classifier, channels of the images.
     kernels, expansions
-        What every searchable block may choose from.
+        What every searchable block may choose from; in the first three presets 3, 5, 7 and 3, 6.
+    entry_kernels
+        Of bare convolutions, with batch norm and activation, that a block which changes the shape may be instead.
+    squeeze_excite
+        Whether blocks have squeeze-and-excitation: ``[false]``, ``[true]``, or ``[false, true]`` for a choice of every block.
+    activations
+        Of searchable blocks, bare convolutions too, to choose from: ``relu6``, ``relu``, ``hard_swish``, ``swish``, ``mish``. The
+        rest of the network has ReLU6.
+    se_ratio
+        Channels of squeeze-and-excitation by input channels of its block.
     skip
         Whether blocks whose input and output shapes agree may be left out.
     dropout
@@ -77,7 +83,7 @@ class MobileNetV2Space(ModelSpace):
 
     def __init__(
         self,
-        preset: Literal["imagenet", "cifar", "small"] = "imagenet",
+        preset: Literal["imagenet", "cifar", "small", "open", "open-imagenet"] = "imagenet",
         *,
         stem_width: int | None = None,
         stem_stride: int | None = None,
@@ -88,8 +94,12 @@ class MobileNetV2Space(ModelSpace):
         feature_mix: int | None = None,
         num_classes: int = 1000,
         in_channels: int = 3,
-        kernels: Sequence[int] = (3, 5, 7),
-        expansions: Sequence[int] = (3, 6),
+        kernels: Sequence[int] | None = None,
+        expansions: Sequence[int] | None = None,
+        entry_kernels: Sequence[int] | None = None,
+        squeeze_excite: Sequence[bool] | None = None,
+        activations: Sequence[str] | None = None,
+        se_ratio: float = 0.25,
         skip: bool = True,
         dropout: float = 0.0,
         aligned_init: bool = True,
@@ -99,18 +109,18 @@ class MobileNetV2Space(ModelSpace):
         options = SimpleNamespace(
             preset=preset, stem_width=stem_width, stem_stride=stem_stride, first_width=first_width, widths=widths, depths=depths,
             strides=strides, feature_mix=feature_mix, num_classes=num_classes, in_channels=in_channels, kernels=kernels,
-            expansions=expansions, dropout=dropout,
+            expansions=expansions, entry_kernels=entry_kernels, squeeze_excite=squeeze_excite, activations=activations, se_ratio=se_ratio,
+            dropout=dropout,
         )  # fmt: skip
         if problems := problems_of_layout(options):
             raise ValueError("; ".join(problems))
-        layout = layout_of(options)
+        layout, kinds = layout_of(options), candidates_of(options)
         self.layout = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in layout.items()}
+        self.kinds = {k: tuple(v) for k, v in kinds.items()}
         self.num_classes, self.in_channels, self.dropout = num_classes, in_channels, dropout
-        self.shared_weights = shared_weights
+        self.se_ratio, self.shared_weights = se_ratio, shared_weights
 
-        norm_layer = functools.partial(nn.BatchNorm2d, eps=BN_EPS)
         norm_act = get_norm_act_layer(norm_layer, nn.ReLU6)
-        block = functools.partial(InvertedResidual, act_layer=nn.ReLU6, norm_layer=norm_layer)
 
         width = layout["stem_width"]
         self.conv_stem = create_conv2d(in_channels, width, 3, stride=layout["stem_stride"])
@@ -119,18 +129,23 @@ class MobileNetV2Space(ModelSpace):
         first = DepthwiseSeparableConv(width, layout["first_width"], 3, act_layer=nn.ReLU6, norm_layer=norm_layer)
         stages = [nn.Sequential(first)]
         width = layout["first_width"]
+        residuals = inverted_residuals(
+            kinds["kernels"], kinds["expansions"], kinds["squeeze_excite"], kinds["activations"]
+        )
+        bare = bare_convolutions(kinds["entry_kernels"], kinds["activations"])
         for s, (out, depth, stage_stride) in enumerate(
             zip(layout["widths"], layout["depths"], layout["strides"], strict=True), 1
         ):
             blocks = []
             for i in range(depth):
                 stride = stage_stride if i == 0 else 1
-                candidates: dict[str, nn.Module] = {
-                    f"k{k}e{e}": block(width, out, dw_kernel_size=k, stride=stride, exp_ratio=e)
-                    for k in kernels for e in expansions
-                }  # fmt: skip
-                if skip and stride == 1 and width == out:
-                    candidates["skip"] = nn.Identity()
+                same_shape = stride == 1 and width == out
+                candidates: dict[str, nn.Module] = {}
+                for name in residuals if same_shape else [*residuals, *bare]:
+                    definition = definition_of(name, stride=stride, width=out, se_ratio=se_ratio)
+                    candidates[name] = make_block(cast(str, definition), width)
+                if skip and same_shape:
+                    candidates[SKIP] = nn.Identity()
                 blocks.append(LayerChoice(candidates, label=f"stage{s}.{i}"))
                 width = out
             stages.append(nn.Sequential(*blocks))
@@ -141,8 +156,8 @@ class MobileNetV2Space(ModelSpace):
         self.global_pool, self.classifier = create_classifier(layout["feature_mix"], num_classes, pool_type="avg")
         efficientnet_init_weights(self)
         if aligned_init:
-            for residuals in self._candidates():
-                align_candidates(residuals)
+            for alike in self._alike():
+                align_candidates(alike)
         self._share_weights()
 
     # What the latency of the fixed part is made of, by the names of the published tables.
@@ -166,16 +181,17 @@ class MobileNetV2Space(ModelSpace):
         x = nn.functional.dropout(x, self.dropout, self.training)
         return self.classifier(x)
 
-    def _candidates(self) -> list[list[InvertedResidual]]:
-        """The inverted residuals of every choice; a search may have let go of some."""
+    def _alike(self) -> list[list[Any]]:
+        """The inverted residuals of every choice, and the bare convolutions of it; a search may have let go of some."""
         choices: list[Any] = [module for module in self.modules() if isinstance(module, LayerChoice)]
         blocks = [[choice[name] for name in choice.names] for choice in choices]
-        return [[block for block in of_one if isinstance(block, InvertedResidual)] for of_one in blocks]
+        kinds = (InvertedResidual, ConvBnAct)
+        found = [[block for block in of_one if isinstance(block, kind)] for of_one in blocks for kind in kinds]
+        return [alike for alike in found if len(alike) > 1]
 
     def _share_weights(self) -> None:
-        for candidates in self._candidates() if self.shared_weights else ():
-            if len(candidates) > 1:
-                share_weights(candidates)
+        for alike in self._alike() if self.shared_weights else ():
+            share_weights(alike)
 
     def _apply(self, fn: Any, recurse: bool = True) -> MobileNetV2Space:
         super()._apply(fn, recurse)  # to another device or format: every parameter has got memory of its own
@@ -211,9 +227,10 @@ class MobileNetV2Space(ModelSpace):
         ):
             stage = []
             for i in range(depth):
-                choice = re.fullmatch(r"k(\d+)e(\d+)", sample[f"stage{s}.{i}"])
-                if choice is not None:
-                    stage.append(f"ir_r1_k{choice[1]}_s{stage_stride if i == 0 else 1}_e{choice[2]}_c{out}")
+                stride = stage_stride if i == 0 else 1
+                choice = str(sample[f"stage{s}.{i}"])
+                if definition := definition_of(choice, stride=stride, width=out, se_ratio=self.se_ratio):
+                    stage.append(definition)
             if stage:
                 stages.append(stage)
         return {
@@ -227,38 +244,3 @@ class MobileNetV2Space(ModelSpace):
             "in_chans": self.in_channels,
             "drop_rate": self.dropout,
         }
-
-
-@describe.register
-def _(module: InvertedResidual, input_shape: Shape, output_shape: Shape) -> str:
-    expand = module.conv_pw.out_channels / module.conv_pw.in_channels
-    return _expanded_conv(module, input_shape, output_shape, expand)
-
-
-@other_names.register
-def _(module: InvertedResidual, input_shape: Shape, output_shape: Shape) -> tuple[tuple[str, ...], ...]:
-    key = _expanded_conv(module, input_shape, output_shape, module.conv_pw.out_channels)
-    return ((f"{key}-se:0-hs:0",),)
-
-
-@other_names.register
-def _(module: DepthwiseSeparableConv, input_shape: Shape, output_shape: Shape) -> tuple[tuple[str, ...], ...]:
-    key = _expanded_conv(module, input_shape, output_shape, input_shape[0])
-    return ((f"{key}-se:0-hs:0",),)
-
-
-@describe.register
-def _(module: DepthwiseSeparableConv, input_shape: Shape, output_shape: Shape) -> str:
-    return _expanded_conv(module, input_shape, output_shape, 1)
-
-
-def _expanded_conv(module: Any, input_shape: Shape, output_shape: Shape, expand: float) -> str:
-    """The key of a block in the published ProxylessNAS tables.
-
-    Those of once-for-all go on with squeeze-and-excitation and the activation, and ``expand`` is a number of channels there.
-    """
-    kernel, stride = module.conv_dw.kernel_size[0], module.conv_dw.stride[0]
-    return (
-        f"expanded_conv-input:{shape_text(input_shape)}-output:{shape_text(output_shape)}"
-        f"-expand:{expand:g}-kernel:{kernel}-stride:{stride}-idskip:{int(module.has_skip)}"
-    )

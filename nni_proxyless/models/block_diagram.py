@@ -38,6 +38,7 @@ NAMES = {
     "er": "Fused",
     "cn": "Conv",
 }  # timm's block types, as the papers call them
+ACTIVATIONS = {"ReLU": "RE", "Hardswish": "HS", "SiLU": "SW", "Mish": "MI"}  # other ones than that of the network
 TIMM_DEFAULTS = {"stem_size": 32, "num_features": 1280, "num_classes": 1000, "in_chans": 3}
 
 
@@ -48,7 +49,7 @@ class Block:
     Attributes
     ----------
     label
-        Such as ``'MB6 5x5'``.
+        Such as ``'MB6 5x5'``, or ``'MB6 5x5 SE HS'`` with squeeze-and-excitation and another activation than the network's.
     channels
         Of its output; 0 for one that is left out.
     kernel, expansion
@@ -218,7 +219,12 @@ def _block(name: str, arguments: Mapping[str, Any]) -> tuple[Block, int]:
         )
     expansion = arguments.get("exp_ratio", 1.0)
     text = "" if kind == "cn" else f"{expansion:g}"
-    return Block(f"{NAMES[kind]}{text} {kernel}x{kernel}", arguments["out_chs"], kernel, expansion), arguments["stride"]
+    activation = getattr(arguments["act_layer"], "__name__", None)
+    more = (" SE" if arguments.get("se_ratio") else "") + (
+        f" {ACTIVATIONS.get(activation, activation)}" if activation else ""
+    )
+    label = f"{NAMES[kind]}{text} {kernel}x{kernel}{more}"
+    return Block(label, arguments["out_chs"], kernel, expansion), arguments["stride"]
 
 
 def places_of(choices: Mapping[str, Any]) -> list[str]:

@@ -33,6 +33,7 @@ _logger = logging.getLogger(__name__)
 COLORS = {1: "#ffffff", 3: "#f9dc7c", 5: "#56a9d9", 7: "#a8480f", 9: "#3d1452"}
 OTHER_KERNEL, NO_KERNEL = "#8f8f8f", "#e4e4e4"
 LEFT_OUT = "a dotted line"
+MARKS = {"SE": "squeeze-and-excitation", "RE": "ReLU", "HS": "hard-swish", "SW": "swish", "MI": "Mish"}  # of labels
 ENDINGS = (".svg", ".png")
 
 # Inches.
@@ -61,7 +62,8 @@ def draw_networks(diagrams: Sequence[NetworkDiagram], title: str = "") -> Figure
         *(ALL_WIDTHS / sum(block.channels for block in diagram.blocks if _to_scale(block)) for diagram in diagrams),
     )
     inch_per_expansion = TALLEST / max(6.0, *(block.expansion or 1 for block in searched))
-    row = TITLE + LABEL + TALLEST + NOTES
+    label = max(LABEL, *(_reach(block, inch_per_expansion) - TALLEST / 2 for block in searched))
+    row = TITLE + label + TALLEST + NOTES
     above = MARGIN + (0.3 if title else 0)
     height = above + row * len(diagrams) + LEGEND
     legend = _legend(diagrams, inch_per_channel)
@@ -75,7 +77,7 @@ def draw_networks(diagrams: Sequence[NetworkDiagram], title: str = "") -> Figure
     if title:
         axes.text(MARGIN, height - MARGIN, title, fontsize=12, fontweight="bold", va="center")
     for r, diagram in enumerate(diagrams):
-        _draw_row(axes, diagram, r, height - above - r * row, inch_per_channel, inch_per_expansion)
+        _draw_row(axes, diagram, r, height - above - r * row, label, inch_per_channel, inch_per_expansion)
     _draw_legend(axes, legend)
     return figure
 
@@ -115,6 +117,11 @@ def _to_scale(block: Block) -> bool:
     return block.kernel is not None
 
 
+def _reach(block: Block, inch_per_expansion: float) -> float:
+    """From the middle of a block to the end of its label, in inches."""
+    return inch_per_expansion * (block.expansion or 1) / 2 + 0.05 + 0.066 * len(block.label)
+
+
 def _width(block: Block, inch_per_channel: float) -> float:
     return block.channels * inch_per_channel if _to_scale(block) else 0.0 if block.skipped else PLAIN_WIDTH
 
@@ -132,12 +139,18 @@ def _row_width(diagram: NetworkDiagram, inch_per_channel: float) -> float:
 
 
 def _draw_row(
-    axes: Axes, diagram: NetworkDiagram, r: int, top: float, inch_per_channel: float, inch_per_expansion: float
+    axes: Axes,
+    diagram: NetworkDiagram,
+    r: int,
+    top: float,
+    label: float,
+    inch_per_channel: float,
+    inch_per_expansion: float,
 ) -> None:
-    """A network from left to right, below ``top``."""
+    """A network from left to right, below ``top``, with so much room for labels."""
     from matplotlib.patches import Rectangle
 
-    middle = top - TITLE - LABEL - TALLEST / 2
+    middle = top - TITLE - label - TALLEST / 2
     under = middle - TALLEST / 2 - 0.07
     name = axes.text(MARGIN, top - 0.1, diagram.name, fontsize=10, fontweight="bold", va="center")
     axes.annotate(
@@ -205,6 +218,8 @@ def _legend(diagrams: Sequence[NetworkDiagram], inch_per_channel: float) -> list
     items += [(channels * inch_per_channel, "white", ""), words(f"{channels}", 0.25)]
     if any(block.skipped for block in blocks):
         items += [(0.2, LEFT_OUT, ""), words("left out")]
+    marks = {mark for block in blocks if _to_scale(block) for mark in block.label.split()[2:]}
+    items += [words(f"{mark}: {MARKS[mark]}", 0.15) for mark in sorted(marks & MARKS.keys())]
     return items
 
 

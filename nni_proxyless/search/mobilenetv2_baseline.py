@@ -43,6 +43,11 @@ MOBILENETV2: dict[str, Any] = {
 }  # fmt: skip
 IMAGENET_STRIDE = 32  # of MobileNetV2, from image to last map
 CHOICE = "k3e6"  # its block
+PLAIN: dict[str, Any] = {
+    "entry_kernels": [],
+    "squeeze_excite": [False],
+    "activations": ["relu6"],
+}  # and what it has not
 
 
 def scaled(layout: Mapping[str, Any], width: float) -> dict[str, Any]:
@@ -78,16 +83,17 @@ def reference_networks(searched: Architecture, widths: Sequence[float]) -> list[
     UserError
         The network is of a space without stages to scale.
     """
-    layout = None
-    if searched.network is not None:
-        layout = getattr(make_space(searched.space["name"], searched.space["arguments"]), "layout", None)
+    space: Any = None if searched.network is None else make_space(searched.space["name"], searched.space["arguments"])
+    layout = getattr(space, "layout", None)
     if not isinstance(layout, Mapping):
         raise UserError(
             f"reference: the space {searched.space['name']!r} has no layout of stages whose widths could be scaled; allowed: "
             "mobilenetv2, and spaces made of it. Of any space: --random N --widths"
         )
     base, structure = reference_layout(layout)
-    return [_reference_network(searched, scaled(base, width), width, structure) for width in widths]
+    opened = getattr(space, "kinds", {})
+    closed = {name: value for name, value in PLAIN.items() if tuple(opened.get(name, value)) != tuple(value)}
+    return [_reference_network(searched, {**scaled(base, width), **closed}, width, structure) for width in widths]
 
 
 def measure_baselines(searched: Architecture, networks: Sequence[Architecture]) -> float | None:

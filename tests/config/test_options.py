@@ -67,6 +67,7 @@ WRONG = {
         {"preset": "small", "stem_width": 9, "first_width": 0, "feature_mix": 4, "num_classes": 0, "in_channels": 0, "dropout": 1},
         {"preset": "small", "widths": [16], "depths": [1, 1], "strides": [1, 1, 1]},
         {"preset": "small", "widths": [], "depths": [0, 1, 1], "strides": [3, 1, 1], "stem_stride": 4, "kernels": [3, 4], "expansions": [1, 1]},
+        {"preset": "open", "entry_kernels": [2, 2], "squeeze_excite": [1], "activations": ["relu6", "gelu"], "se_ratio": 2},
     ],
     ("nni_proxyless.estimators", "device"): [
         {},

@@ -231,7 +231,7 @@ def test_other_blocks_of_timm(tmp_path):
     }
     net = diagram_of_definition("mine", definition, (3, 64, 64))
     assert [b.label for b in net.blocks] == [
-        "Conv 3x3", "Conv 3x3", "Fused4 3x3", "Fused4 3x3", "MB2.5 11x11", "Conv 1x1", "Pool, linear",
+        "Conv 3x3", "Conv 3x3", "Fused4 3x3", "Fused4 3x3", "MB2.5 11x11 SE", "Conv 1x1", "Pool, linear",
     ]  # fmt: skip
     save_picture(draw_networks([net]), tmp_path / "a.svg")
     with pytest.raises(UserError, match=r"^picture .*a\.pdf: '\.pdf' is not allowed here; allowed: \.svg, \.png$"):

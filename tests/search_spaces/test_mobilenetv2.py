@@ -19,7 +19,7 @@ from nni_proxyless.derive import Architecture, count_macs, count_parameters, to_
 from nni_proxyless.models.published import NETWORKS
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "published_architectures.json"
-SIZES = {"imagenet": 224, "cifar": 32, "small": 16}
+SIZES = {"imagenet": 224, "cifar": 32, "small": 16, "open": 32, "open-imagenet": 224}
 
 # Published networks (han-cai/files): layout, candidates of the blocks in order ("-" a skip), parameters, MACs.
 PUBLISHED = {
@@ -90,7 +90,7 @@ def test_a_preset_runs_on_its_images(preset):
     space.blocks.register_forward_hook(lambda module, args, output: maps.append(output.shape[-1]))
     with torch.no_grad():
         assert space(images(space, SIZES[preset])).shape == (2, 7)
-    assert maps == [{"imagenet": 7, "cifar": 4, "small": 4}[preset]]
+    assert maps == [{"imagenet": 7, "cifar": 4, "small": 4, "open": 4, "open-imagenet": 7}[preset]]
 
 
 # -- arguments -----------------------------------------------------------------------------------------------------------
@@ -116,7 +116,10 @@ def test_all_wrong_arguments_are_named_at_once():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"preset": "imagnet"}, "preset is 'imagnet'; allowed: imagenet, cifar, small. Did you mean 'imagenet'?"),
+        (
+            {"preset": "imagnet"},
+            "preset is 'imagnet'; allowed: imagenet, cifar, small, open, open-imagenet. Did you mean 'imagenet'?",
+        ),
         ({"widths": [16]}, "widths, depths and strides have 1, 3, 3 entries; allowed: the same number, one per stage"),
         ({"strides": [1, 2, 4]}, "strides[2] is 4; allowed: 1, 2"),
         ({"kernels": []}, r"kernels is []; allowed: a list of different whole numbers"),
