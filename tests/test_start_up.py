@@ -122,6 +122,8 @@ QUICK = [
     (2, "draw empty"),
     (2, "export empty/architecture.json"),
     (2, "reference empty"),
+    (2, "space none.yml"),
+    (2, "space space.nonsense=1"),
     (2, "latency build --space mobilenetv2 presett=small --output table.yaml"),
     (2, "latency export --space mobilenetv3 --output folder"),
     (2, "latency check none.yaml"),

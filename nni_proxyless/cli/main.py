@@ -32,6 +32,7 @@ from .log import log_to_stderr
 from .reference import add_reference_command
 from .report import add_report_command
 from .search import add_search_command
+from .space import add_space_command
 from .train import add_train_command
 from .watch import add_watch_command
 
@@ -94,6 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     add_init_command(commands)
 
     add_check_command(commands)
+
+    add_space_command(commands)
 
     add_train_command(commands)
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from ..models.architecture import Architecture
 
-__all__ = ["SearchParts", "build", "make_evaluator", "space_arguments_for", "strategy_can"]
+__all__ = ["SearchParts", "build", "make_evaluator", "searchable_space", "space_arguments_for", "strategy_can"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,12 +196,7 @@ def build(
         space = make_searchable_space(name, arguments)
     else:
         name = config.space.name
-        space_class = registry.load("nni_proxyless.search_spaces", name)
-        arguments = space_arguments_for(space_class, config.space.arguments, data)
-        space = make_searchable_space(name, arguments)
-        accepted = registry.accepted_arguments(space_class)
-        advice = where_classes_are_given(accepted, config.space.arguments, data.num_classes)
-        require_outputs(space, data, f"space: {name}", advice, precision=config.trainer.precision)
+        arguments, space = searchable_space(config, data)
     estimator = make_estimator(config.latency.estimator)
     kept = folder / "latencies.yaml"
     if finished is not None and isinstance(estimator, DeviceEstimator) and not kept.exists():
@@ -209,6 +204,24 @@ def build(
     table = base / config.latency.table if config.latency.table and finished is None else None
     profiler = make_profiler(space, data.shape, estimator, table, kept, {"name": name, "arguments": arguments})
     return SearchParts(config, folder, base, data, images, arguments, space, estimator, profiler)
+
+
+def searchable_space(config: SearchConfig, data: ImageData) -> tuple[dict[str, Any], ModelSpace]:
+    """The space of a search, for its images, and the arguments that it is made with.
+
+    Raises
+    ------
+    UserError
+        It is no space, has nothing to search in it, or answers with another number of outputs than there are classes.
+    """
+    name = config.space.name
+    space_class = registry.load("nni_proxyless.search_spaces", name)
+    arguments = space_arguments_for(space_class, config.space.arguments, data)
+    space = make_searchable_space(name, arguments)
+    accepted = registry.accepted_arguments(space_class)
+    advice = where_classes_are_given(accepted, config.space.arguments, data.num_classes)
+    require_outputs(space, data, f"space: {name}", advice, precision=config.trainer.precision)
+    return arguments, space
 
 
 def make_evaluator(config: SearchConfig, folder: Path, images: Parts, *callbacks: Callback) -> Lightning:

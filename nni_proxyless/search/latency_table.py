@@ -45,6 +45,7 @@ __all__ = [
     "make_profiler",
     "measure_derived",
     "measuring_alone",
+    "profiler_without_measuring",
     "said_of_fit",
     "say_drift",
     "target_in_ms",
@@ -78,7 +79,7 @@ def make_profiler(
     description
         Name and arguments of the space, for the head of a table that is measured.
     """
-    try:
+    with _said_of("latency"):
         if not kept.exists():
             table = _find_table(space, input_shape, estimator, table_path, kept, description)
             if table is None:
@@ -91,10 +92,38 @@ def make_profiler(
         if not is_helper():  # those have another number of processes, and read what the first has measured
             _require(table, estimator, input_shape, GOES_ON)
         return LatencyProfiler(space, table, input_shape)
+
+
+def profiler_without_measuring(
+    space: ModelSpace, input_shape: Shape, estimator: LatencyEstimator, table_path: Path | None, where: str = "latency"
+) -> LatencyProfiler | None:
+    """Latencies of a space from the table, if it is there, or from an estimator that measures nothing; else None.
+
+    Parameters
+    ----------
+    where
+        The section of the file, for messages.
+
+    Raises
+    ------
+    UserError
+        The table is of something else, or lacks a row.
+    """
+    with _said_of(where):
+        if table_path is not None and table_path.exists():
+            return LatencyProfiler(space, _read(table_path, estimator, input_shape), input_shape)
+        _require_table(estimator, table_path)
+        return None if isinstance(estimator, DeviceEstimator) else LatencyProfiler(space, estimator, input_shape)
+
+
+@contextmanager
+def _said_of(where: str) -> Iterator[None]:
+    try:
+        yield
     except ValueError as error:  # a TableError, or a table that makes no sense for this space
-        raise UserError(f"latency.table: {error}") from error
+        raise UserError(f"{where}.table: {error}") from error
     except KeyError as error:
-        raise UserError(f"latency.table: {error.args[0]}") from error
+        raise UserError(f"{where}.table: {error.args[0]}") from error
 
 
 def _find_table(
@@ -103,8 +132,7 @@ def _find_table(
 ) -> LookupTable | None:  # fmt: skip
     if path is not None and path.exists():
         return _read(path, estimator, input_shape)
-    if isinstance(estimator, TableOnly):
-        raise TableError(f"{path or 'none is named'}: not there; latency.estimator.name 'table' measures nothing")
+    _require_table(estimator, path)
     if not isinstance(estimator, DeviceEstimator):
         return None
     with nullcontext() if path is None else building(path):
@@ -119,6 +147,11 @@ def _find_table(
             _logger.info("latencies: written to %s", path)
         partial.unlink(missing_ok=True)
     return table
+
+
+def _require_table(estimator: LatencyEstimator, path: Path | None) -> None:
+    if isinstance(estimator, TableOnly):
+        raise TableError(f"{path or 'none is named'}: not there; latency.estimator.name 'table' measures nothing")
 
 
 def _read(path: Path, estimator: LatencyEstimator, input_shape: Shape) -> LookupTable:

@@ -14,28 +14,13 @@ import torch
 from nni_proxyless.cli.main import main as command
 from nni_proxyless.config.read import file_and_overrides, read_config
 from nni_proxyless.config.search_config import SearchConfig
+from nni_proxyless.search.search_time import stages_of as stages
+from nni_proxyless.search.search_time import training_share
 
 from ..common import record
 
 N_CLASSES = 10  # of the noise, and outputs of the network: at least so many, and no more than the real data set has
 SHARES = {"data.alphas": 0.25, "data.validation": 0.05}
-
-
-def stages(config: SearchConfig) -> dict[str, int]:
-    """Stage -> its epochs."""
-    given, epochs = config.strategy.arguments, config.training.epochs
-    found = {"warm-up": given.get("warmup_epochs", 0)}
-    if config.strategy.name == "dsnas":
-        found["search"] = given.get("search_epochs") or (epochs - found["warm-up"]) // 2
-        found["child"] = epochs - sum(found.values())
-    else:
-        found["search"] = epochs - found["warm-up"]
-    return {stage: n for stage, n in found.items() if n}
-
-
-def training_share(config: SearchConfig) -> float:
-    """Of the images, those that an epoch trains the weights on."""
-    return 1 - config.data.validation - (config.data.alphas if config.strategy.name != "dsnas" else 0)
 
 
 def images_per_second(
