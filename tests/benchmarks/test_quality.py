@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -10,6 +11,7 @@ import pytest
 
 from experiments.benchmarks.quality import run as quality
 from experiments.benchmarks.quality.cell import (
+    CIFAR10,
     GRIDS,
     INPUT_SHAPE,
     any_net,
@@ -82,3 +84,14 @@ def test_a_grid_that_is_not_done_says_what_lacks(tmp_path):
     done.write_text(json.dumps(a_cell("dsnas", 0, 0.9)))
     with pytest.raises(SystemExit, match=r"3 of 4 cells are not done: two-path-0.5-0, random-0.5-0, mobilenetv2-0.5-0"):
         quality.collect(GRID, tmp_path)
+
+
+def test_a_grid_of_color_images_asks_for_them():
+    grid = dataclasses.replace(GRID, **CIFAR10, images=200, n_more_test=300)
+    net = any_net(grid)
+    assert net.input_shape == (3, 32, 32)
+    assert net.space["arguments"]["in_channels"] == 3
+    assert net.data == {
+        "name": "experiments.benchmarks.common.cifar10:part_of_cifar10", "arguments": {"n_train": 200, "n_more_test": 300},
+    }  # fmt: skip
+    assert build_network(net).conv_stem.in_channels == 3

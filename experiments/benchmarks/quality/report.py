@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common import record
-from .cell import BATCH
+from .cell import BATCH, CIFAR10, FASHION_MNIST
 
 BASELINES = ("random", "mobilenetv2")
 SEARCHED = {
@@ -15,6 +15,7 @@ SEARCHED = {
     "nni-darts": "NNI DARTS", "nni-gumbel-darts": "NNI GumbelDARTS", "nni-proxyless": "NNI Proxyless",
     "nni-random": "NNI RandomOneShot",
 }  # fmt: skip
+DATASETS = {FASHION_MNIST: "Fashion-MNIST", CIFAR10["dataset"]: "CIFAR-10", "synthetic": "noise"}
 NAMES = SEARCHED | {"random": "best of random networks", "mobilenetv2": "MobileNetV2"}
 
 
@@ -37,7 +38,7 @@ def markdown(result: dict[str, Any]) -> list[str]:
     lines = [
         *record.head(result), "",
         *([f"The command went on where it had been stopped: {n_before} of {len(cells)} cells were done.", ""] if n_before else []),
-        f"{grid['images']} training images of Fashion-MNIST, judged on all 10,000 test images{more}; {len(grid['seeds'])} seed(s). A search is "
+        f"{grid['images']} training images of {DATASETS[grid.get('dataset', FASHION_MNIST)]}, judged on all 10,000 test images{more}; {len(grid['seeds'])} seed(s). A search is "
         f"{grid['search_epochs']} epochs in batches of {grid['search_batch_size']}, its network then trains for {grid['final_epochs']} from scratch in "
         f"batches of {grid['batch_size']}, as all networks do.{judged} Of random networks {grid.get('n_drawn', grid['n_random'])} a seed are trained so, and what counts is the best on held-out "
         f"images of {grid['n_random']}, which is what the compute of a search and its training trains: the mean over all sets of so many; milliseconds and sizes in their row are of the best of all. Accuracy in per cent with standard errors; milliseconds of "

@@ -2,8 +2,8 @@
 
     python -m experiments.benchmarks.quality.run --grid core --folder quality --output quality.json
 
-A grid of methods, targets and seeds on Fashion-MNIST, run as an NNI experiment; what a cell does says :mod:`.cell`. The
-same command goes on where it was stopped: what lies in the folder is not done again. A target is what MobileNetV2's block takes
+A grid of methods, targets and seeds on Fashion-MNIST, or on CIFAR-10 (``core-cifar10``), run as an NNI experiment; what a cell does says
+:mod:`.cell`. The same command goes on where it was stopped: what lies in the folder is not done again. A target is what MobileNetV2's block takes
 in every place at some width, so that MobileNetV2 stands exactly there. At the end all networks are timed in turns in one run, and
 methods are compared seed by seed (paired t-test).
 """
@@ -35,7 +35,7 @@ from nni_proxyless.search.mobilenetv2_baseline import reference_networks
 
 from .. import ROOT
 from ..common import record
-from .cell import BATCH, GRIDS, INPUT_SHAPE, Grid, any_net, cell, profiler_of, run, space_of
+from .cell import BATCH, GRIDS, Grid, any_net, cell, profiler_of, run, space_of
 from .report import BASELINES, markdown, picture
 
 MODULE = "experiments.benchmarks.quality.run"
@@ -44,9 +44,9 @@ MODULE = "experiments.benchmarks.quality.run"
 # -- before: the table, and what MobileNetV2 takes ---------------------------------------------------------------------------
 
 
-def in_turns(nets: list[Architecture], repeats: int = 60) -> list[float]:
+def in_turns(grid: Grid, nets: list[Architecture], repeats: int = 60) -> list[float]:
     """Milliseconds of networks, timed in turns in one run."""
-    estimator = DeviceEstimator(device="cpu", threads=1, batch=BATCH, repeats=repeats, runtime="torch")
+    estimator = DeviceEstimator(device="cpu", threads=1, batch=BATCH, repeats=repeats, runtime=grid.runtime)
     return [m.median_ms for m in estimator.measure([(build_network(net), net.input_shape) for net in nets])]
 
 
@@ -55,10 +55,24 @@ def prepare(grid: Grid, folder: Path, short: bool) -> None:
     table, targets = folder / "table.yaml", folder / "targets.json"
     if not table.exists():
         arguments = [f"{name}={value}" for name, value in grid.space.items() if name != "name"]
-        space = ["--space", grid.space["name"], *arguments, f"in_channels={INPUT_SHAPE[0]}", "num_classes=10"]
-        size = ["--resolution", str(INPUT_SHAPE[1]), "--channels", str(INPUT_SHAPE[0]), "--batch", str(BATCH)]
+        space = ["--space", grid.space["name"], *arguments, f"in_channels={grid.input_shape[0]}", "num_classes=10"]
+        size = ["--resolution", str(grid.input_shape[1]), "--channels", str(grid.input_shape[0]), "--batch", str(BATCH)]
         few = ["--repeats", "15"] if short else []
-        run(["latency", "build", *space, *size, "--threads", "1", "--runtime", "torch", *few, "--output", str(table)])
+        run(
+            [
+                "latency",
+                "build",
+                *space,
+                *size,
+                "--threads",
+                "1",
+                "--runtime",
+                grid.runtime,
+                *few,
+                "--output",
+                str(table),
+            ]
+        )
     if not targets.exists():
         base = any_net(grid)
         profiler = profiler_of(base, table)
@@ -74,7 +88,7 @@ def prepare(grid: Grid, folder: Path, short: bool) -> None:
                 dataclasses.replace(base, choices=choices, network=space.timm_definition(choices))
             )  # fmt: skip
         references = reference_networks(base, grid.widths)
-        ms = in_turns([*references, *sample])
+        ms = in_turns(grid, [*references, *sample])
         # Today's speed of the machine by that of the table's day.
         scale = statistics.median(
             measured / float(profiler.profile(net.choices))
@@ -146,11 +160,11 @@ def collect(grid: Grid, folder: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths.values()]
 
 
-def time_all(cells: list[dict[str, Any]], folder: Path, rounds: int) -> None:
+def time_all(grid: Grid, cells: list[dict[str, Any]], folder: Path, rounds: int) -> None:
     """Note what each network takes by what MobileNetV2 of its target takes, timed in turns: the median of some rounds."""
     nets = [Architecture.read(folder / found["architecture"]) for found in cells]
     torch.set_num_threads(1)
-    ms = [in_turns(nets, 30) for _ in range(rounds)]
+    ms = [in_turns(grid, nets, 30) for _ in range(rounds)]
     for i, found in enumerate(cells):
         same = [
             j for j, other in enumerate(cells) if other["method"] == "mobilenetv2" and other["width"] == found["width"]
@@ -217,7 +231,7 @@ def main(arguments: list[str] | None = None) -> None:
     n_before = len(list(folder.glob("cells/*/cell.json")))
     experiment(options, grid, folder)
     cells = collect(grid, folder)
-    time_all(cells, folder, 1 if options.grid == "short" else 3)
+    time_all(grid, cells, folder, 1 if options.grid == "short" else 3)
     for name in ("trial", "cell", "short", "port"):
         delattr(options, name)
     result = record.provenance(__file__, options, time.monotonic() - began) | {
