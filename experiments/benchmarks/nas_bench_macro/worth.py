@@ -1,0 +1,117 @@
+"""What verdicts and found networks are worth, by the table."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from nni_proxyless.search.additive_fit import fit_additive
+
+from .space import CHOICES, LABELS, sample_of
+from .table import Table, Window
+
+CANDIDATES = dict.fromkeys(LABELS, CHOICES)
+HOW = ("by_probabilities", "by_supernet")
+
+
+def agreement(score: Sequence[float] | np.ndarray, accuracy: Sequence[float] | np.ndarray) -> dict[str, float]:
+    """Pearson's r and Kendall's tau of a score, the higher the better, with the truth; 0 where all are scored alike."""
+    if np.ptp(score) == 0 or np.ptp(accuracy) == 0:
+        return {"r": 0.0, "tau": 0.0}
+    return {
+        "r": float(stats.pearsonr(score, accuracy).statistic),
+        "tau": float(stats.kendalltau(score, accuracy).statistic),
+    }
+
+
+def worth(verdicts: Mapping[str, Sequence[Any]], table: Table, window: Window) -> dict[str, Any]:
+    """How well verdicts on networks of a window agree with the table: log-loss, accuracy, and what a sum over choices makes of log-loss.
+
+    Returns
+    -------
+    dict
+        ``log_loss``, ``accuracy``: over the networks that were judged; ``smoothed``: of the fitted sums, over all of the window;
+        ``cross_validated``: the correlation that the fit itself tells, without the table.
+    """
+    truth = table.accuracy[[table.index(name) for name in verdicts["names"]]]
+    log_loss, accuracy = (np.asarray(verdicts[key], dtype=float) for key in ("log_loss", "accuracy"))
+    fit = fit_additive([sample_of(name) for name in verdicts["names"]], log_loss.tolist(), CANDIDATES)
+    smoothed = [-fit.predict(sample_of(name)) for name in table.names(window.indices)]
+    return {
+        "log_loss": agreement(-log_loss, truth), "accuracy": agreement(accuracy, truth), "smoothed": agreement(smoothed, window.accuracy),
+        "cross_validated": {"r": fit.correlation, "tau": fit.rank_correlation}, "networks": len(truth),
+    }  # fmt: skip
+
+
+def summary(table: Table, budgets: Sequence[float], cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What random networks of each budget are worth, and the mean over seeds of what was found and of how well verdicts agree."""
+    windows = {f"{share:g}": table.window(share) for share in budgets}
+    return {
+        "chance": {share: window.chance() | {"noise": table.noise(window)} for share, window in windows.items()},
+        "found": found_by_searches(cells),
+        "recipes": told_by_supernets(cells),
+    }
+
+
+def found_by_searches(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row per method, budget and way to choose."""
+    rows = []
+    searches = [one for one in cells if one["kind"] == "search"]
+    for method, budget in dict.fromkeys((one["name"], one["budget"]) for one in searches):
+        mine = [one for one in searches if (one["name"], one["budget"]) == (method, budget)]
+        for how in HOW:
+            networks = [one[how] for one in mine if how in one]
+            if networks:
+                seconds = [sum(one[step]["seconds"] for step in HOW[: HOW.index(how) + 1]) for one in mine]
+                rows.append(
+                    {
+                        "method": method,
+                        "budget": budget,
+                        "how": how,
+                        **means(networks),
+                        "seconds": statistics.mean(seconds),
+                    }
+                )
+    return rows
+
+
+def told_by_supernets(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row per recipe and budget."""
+    rows = []
+    supernets = [one for one in cells if one["kind"] == "supernet"]
+    for recipe, budget in dict.fromkeys((one["name"], budget) for one in supernets for budget in one["budgets"]):
+        mine = [
+            (one, one["budgets"][budget]) for one in supernets if one["name"] == recipe and budget in one["budgets"]
+        ]
+        told = [of["worth"] for _, of in mine]
+        selected = {
+            method: means([of["selected"][method] for _, of in mine]) | {
+                "judged": statistics.mean(of["selected"][method]["judged"] for _, of in mine),
+            }
+            for method in mine[0][1]["selected"] if method != "seconds"
+        }  # fmt: skip
+        rows.append({
+            "recipe": recipe, "budget": float(budget), "seeds": len(mine),
+            **{kind: {key: statistics.mean(t[kind][key] for t in told) for key in ("r", "tau")} for kind in
+               ("log_loss", "accuracy", "smoothed", "cross_validated")},
+            "selected": selected, "training_seconds": statistics.mean(one["training"]["seconds"] for one, _ in mine),
+            "seconds_per_network": statistics.mean(
+                of["verdicts"]["seconds"] / len(of["verdicts"]["names"]) for _, of in mine
+            ),
+        })  # fmt: skip
+    return rows
+
+
+def means(networks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of networks by their standing: mean and standard error of accuracy, mean regret and rank."""
+    accuracy = [network["accuracy"] for network in networks]
+    error = statistics.stdev(accuracy) / len(accuracy) ** 0.5 if len(accuracy) > 1 else None
+    return {
+        "accuracy": statistics.mean(accuracy), "standard_error": error, "accuracies": accuracy,
+        "regret": statistics.mean(network["regret"] for network in networks),
+        "rank": statistics.mean(network["rank"] for network in networks), "of": networks[0]["of"],
+    }  # fmt: skip
