@@ -34,7 +34,7 @@ from nni_proxyless.search.random_baseline import draw_within_budget
 from .. import ROOT
 from ..common import record
 from ..common.planted import silence
-from ..quality.cell import CIFAR10, SPACE, Grid, any_net, counted, space_of, train
+from ..quality.cell import CIFAR10, OPEN, SPACE, Grid, any_net, counted, space_of, train
 from .report import markdown, picture
 
 AT_LEAST = 3.0  # deviation between networks by the noise of a training
@@ -77,12 +77,16 @@ class Setting:
         ]
 
 
-OLD = dict(SPACE)
-OPEN = {"name": "mobilenetv2", "preset": "open"}
+SPACES: dict[str, dict[str, Any]] = {
+    "core": SPACE,
+    "open-halved": {"name": "mobilenetv2", **OPEN},
+    "open": {"name": "mobilenetv2", "preset": "open"},
+}
 SETTINGS = {
-    "full": Setting({"core": OLD, "open": OPEN}, Grid((), (), (), final_epochs=12, images=10_000, n_more_test=40_000, **CIFAR10)),
+    "full": Setting(
+        SPACES, Grid((), (), (), final_epochs=12, images=10_000, n_more_test=40_000, **CIFAR10)),
     "short": Setting(
-        {"core": OLD | {"widths": [8, 16, 16], "depths": [2, 1, 1]}}, networks=2,
+        {"core": SPACE | {"widths": [8, 16, 16], "depths": [2, 1, 1]}}, networks=2,
         grid=Grid((), (), (), final_epochs=1, images=120, dataset="synthetic", input_shape=(3, 16, 16)),
     ),
 }  # fmt: skip
@@ -125,8 +129,8 @@ def cell(name: str, space: str, i: int, training: int, folder: Path) -> dict[str
     }
 
 
-def make_cells(name: str, folder: Path, processes: int) -> list[dict[str, Any]]:
-    cells = SETTINGS[name].cells()
+def make_cells(name: str, cells: list[tuple[str, int, int]], folder: Path, processes: int) -> list[dict[str, Any]]:
+    """All trainings, so many at a time; what they have left."""
     if processes == 1:
         return [cell(name, *which, folder) for which in cells]
     found = []
@@ -176,6 +180,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--short", action="store_true", help="noise for images, two networks: shows that everything runs"
     )
+    parser.add_argument("--spaces", nargs="+", choices=sorted(SPACES), help="(default: all)")
     parser.add_argument("--processes", type=int, help="trainings at a time, one thread each (default: 2; short: 1)")
     parser.add_argument(
         "--folder", type=path_argument, default=Path("gate"), help="of all that is made (default: %(default)s)"
@@ -194,10 +199,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("nni_proxyless").setLevel(logging.WARNING)
     began, setting = time.perf_counter(), SETTINGS[name]
     spaces: dict[str, Any] = {}
-    for space in setting.spaces:
+    for space in options.spaces or setting.spaces:
         networks = [read(path) for path in networks_of(setting, space, folder)]
         spaces[space] = {"networks": networks}
-    cells = make_cells(name, folder, options.processes)
+    cells = make_cells(name, [which for which in setting.cells() if which[0] in spaces], folder, options.processes)
     for space, found in spaces.items():
         for i, network in enumerate(found["networks"]):
             network["accuracies"] = [
@@ -210,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                    noise=found["compared"]["ratio"] - found["compared"]["low"])
         for space, found in spaces.items() if space != "core"
     ]  # fmt: skip
-    result = record.provenance(__file__, argparse.Namespace(short=options.short), time.perf_counter() - began) | {
+    result = record.provenance(__file__, argparse.Namespace(short=options.short, spaces=options.spaces), time.perf_counter() - began) | {
         "threads": 1, "bars": bars, "setting": dataclasses.asdict(setting), "spaces": spaces,
     }  # fmt: skip
     return record.finish(result, options, markdown, picture)
