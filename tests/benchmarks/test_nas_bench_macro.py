@@ -210,8 +210,9 @@ def test_the_command_judges_by_the_table_and_goes_on(tmp_path, monkeypatch, tabl
     for row in (by_probabilities, by_supernet):
         assert row["accuracy"] == pytest.approx(chance["maximum"] - row["regret"])
     search = tmp_path / "cells" / "search-two-path-0.5-0"
-    selected = json.loads((search / "selected" / "architecture.json").read_text())
+    selected = json.loads((search / "search" / "architecture.json").read_text())
     assert table.accuracy[table.index(selected["choices"])] == pytest.approx(by_supernet["accuracy"])
+    assert setting.n_judged <= selected["search"]["selection"]["judged"] <= setting.n_judged + 1  # and the solver's
     assert selected["macs"] == table.macs[table.index(selected["choices"])] <= 0.5 * table.macs.max()
     (recipe,) = result["recipes"]
     assert set(recipe["selected"]) == set(cells.METHODS_OF_SELECTION)
@@ -222,6 +223,7 @@ def test_the_command_judges_by_the_table_and_goes_on(tmp_path, monkeypatch, tabl
 
     monkeypatch.setattr(cells, "command", None)  # a search would call it
     monkeypatch.setattr(cells, "train", None)
+    monkeypatch.setattr(cells, "FinishedSearch", None)
     for done in tmp_path.glob("cells/*/cell.json"):
         done.unlink()
     assert macro.main(words) == 0

@@ -1,7 +1,7 @@
 """One cell: one search, or one supernet, from nothing to what the table says of the networks that it finds.
 
     search-METHOD-BUDGET-SEED                a search by this package's command, with multiply-adds for milliseconds; the network that its
-                                             probabilities leave, and the one that its supernet judges best
+                                             supernet selects in the end, and the one that its probabilities choose
     supernet-RECIPE[-BUDGET]-SEED            a supernet by :mod:`.supernet`; verdicts on random networks of every budget; the networks that
                                              the methods of selection find with it
 
@@ -31,6 +31,7 @@ from nni_proxyless.data import ImageData, Parts, loader, split
 from nni_proxyless.data.validate import make_images
 from nni_proxyless.models.architecture import Architecture
 from nni_proxyless.models.timm_model import load_weights
+from nni_proxyless.search.derivation import FinishedSearch
 from nni_proxyless.search.judging import Verdict, judge_networks
 from nni_proxyless.search.selection import METHODS as METHODS_OF_SELECTION
 from nni_proxyless.search.selection import select
@@ -178,7 +179,7 @@ def search_yml(setting: Setting, method: str, budget: float, seed: int, output: 
         "data": {**setting.data, "batch_size": setting.batch_size, "alphas": 0.2, "validation": setting.validation},
         "strategy": strategy_of(setting, method),
         "latency": {"target_ms": f"{100 * budget:g}%", "estimator": {"name": "macs"}},
-        "search": {"select": "probabilities"},  # what the supernet selects is derived afterwards
+        "search": {"select": "supernet", "judged": setting.n_judged},
         "training": {
             "epochs": setting.search_epochs, "optimizer": "sgd", "learning_rate": setting.learning_rate,
             "calibration_images": setting.calibration_images,
@@ -190,7 +191,7 @@ def search_yml(setting: Setting, method: str, budget: float, seed: int, output: 
 def search_cell(
     setting: Setting, table: Table, method: str, budget: float | None, seed: int, folder: Path
 ) -> dict[str, Any]:
-    """A search; the networks that its probabilities and its supernet choose, by the table."""
+    """A search that ends with the selection by its supernet; that network, and the one that its probabilities choose, by the table."""
     assert budget is not None
     window, run = table.window(budget), folder / "search"
 
@@ -202,17 +203,19 @@ def search_cell(
                 config = search_yml(setting, method, budget, seed, run)
                 write_text(folder / "search.yml", yaml.safe_dump(config, sort_keys=False))
                 run_command(["search", str(folder / "search.yml")])
-        return table.standing(Architecture.read(run / "architecture.json").choices, window)
+        left = Architecture.read(run / "architecture.json")
+        return {"choices": left.choices, "selection": left.search.get("selection", {})}
 
-    def selected() -> dict[str, Any]:
-        words = ["derive", str(run), "--budget-ms", repr(window.high / 1e6), "--judge", str(setting.n_judged)]
-        run_command([*words, "--output", str(folder / "selected")])
-        return table.standing(Architecture.read(folder / "selected" / "architecture.json").choices, window)
+    def chosen_by_probabilities() -> dict[str, Any]:
+        return {"choices": FinishedSearch.read(run).best(window.high / 1e6)}
 
-    found = {"by_probabilities": step(folder / "searched.json", searched)}
-    if method != "dsnas":  # whose other candidates are gone
-        found["by_supernet"] = step(folder / "selected.json", selected)
-    return found
+    left, probable = step(folder / "searched.json", searched), step(folder / "probable.json", chosen_by_probabilities)
+    judging = left["selection"].get("seconds", 0.0)
+    return {
+        "by_probabilities": table.standing(probable["choices"], window) | {"seconds": left["seconds"] - judging},
+        "by_supernet": table.standing(left["choices"], window) | {"seconds": left["seconds"]},
+        "selection": left["selection"],
+    }
 
 
 # -- supernets -------------------------------------------------------------------------------------------------------------
