@@ -5,12 +5,12 @@ The space asks here in its constructor, and so does whoever checks a file of set
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nni_proxyless.core.errors import did_you_mean
 
-__all__ = ["ACTIVATIONS", "PRESETS", "candidates_of", "layout_of", "problems_of_layout"]
+__all__ = ["ACTIVATIONS", "PRESETS", "candidates_of", "layout_of", "problems_of_layout", "widths_of"]
 
 LAYOUT = ("stem_width", "stem_stride", "first_width", "widths", "depths", "strides", "feature_mix")
 
@@ -66,6 +66,11 @@ def layout_of(options: Any) -> dict[str, Any]:
     return {name: preset[name] if (given := getattr(options, name)) is None else given for name in LAYOUT}
 
 
+def widths_of(layout: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
+    """Of each stage the widths that it may have; of most one."""
+    return tuple(tuple(some) if _is_list(some) else (some,) for some in layout["widths"])
+
+
 def candidates_of(options: Any) -> dict[str, Any]:
     """What blocks choose from, in the same way."""
     preset = {**CANDIDATES, **PRESETS[options.preset]}
@@ -95,8 +100,12 @@ def problems_of_layout(options: Any) -> list[str]:
             problems.append(f"{name} is {values!r}; allowed: a list with one entry per stage")
             continue
         for i, value in enumerate(values):
-            if name != "strides":
-                whole(f"{name}[{i}]", value, *((8, 8) if name == "widths" else (1, 1)))
+            several = name == "widths" and _is_list(value)
+            if several and not (value and _different(value)):
+                problems.append(f"widths[{i}] is {value!r}; allowed: a multiple of 8, or a list of different ones")
+            elif name != "strides":
+                for one in value if several else (value,):
+                    whole(f"{name}[{i}]", one, *((8, 8) if name == "widths" else (1, 1)))
     if not problems and len({len(v) for v in stages.values()}) > 1:
         problems.append(
             f"widths, depths and strides have {', '.join(str(len(v)) for v in stages.values())} entries; allowed: the same number, one per stage"
@@ -105,6 +114,8 @@ def problems_of_layout(options: Any) -> list[str]:
     for name, value in [("stem_stride", layout["stem_stride"]), *((f"strides[{i}]", v) for i, v in enumerate(strides))]:
         if isinstance(value, bool) or not isinstance(value, int) or value not in (1, 2):
             problems.append(f"{name} is {value!r}; allowed: 1, 2")
+    if not problems:
+        problems += _problems_of_open_widths(layout)
     candidates = candidates_of(options)
     for name in ("kernels", "expansions", "entry_kernels"):
         values = candidates[name]
@@ -131,9 +142,26 @@ def problems_of_layout(options: Any) -> list[str]:
     return problems
 
 
+def _problems_of_open_widths(layout: Mapping[str, Any]) -> list[str]:
+    """With stride 1 a block has a residual if the widths agree, so they must always, or never."""
+    before: tuple[int, ...] = (layout["first_width"],)
+    stages, problems = widths_of(layout), []
+    for i, (some, stride) in enumerate(zip(stages, layout["strides"], strict=True)):
+        if stride == 1 and len({*some, *before}) > 1 and {*some} & {*before}:
+            problems.append(
+                f"widths[{i}] is {layout['widths'][i]!r}, behind {before} with stride 1; allowed: none in common, or one and the same"
+            )
+        before = some
+    return problems
+
+
+def _is_list(values: Any) -> bool:
+    return isinstance(values, Sequence) and not isinstance(values, (str, bytes))
+
+
 def _different(values: Any) -> bool:
     """Whether it is a list without repetitions."""
-    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
+    if not _is_list(values):
         return False
     return all(value not in values[:i] for i, value in enumerate(values))
 

@@ -26,9 +26,13 @@ from timm.models._efficientnet_blocks import ConvBnAct, DepthwiseSeparableConv, 
 from timm.models._efficientnet_builder import efficientnet_init_weights
 from torch import Tensor, nn
 
+from nni_proxyless.latency.operation import Operation, Shape
+
 from . import block_keys  # noqa: F401  (registers the keys of blocks in tables)
 from .blocks import BN_EPS, SKIP, bare_convolutions, definition_of, inverted_residuals, make_block, norm_layer
-from .layout import PRESETS, candidates_of, layout_of, problems_of_layout
+from .by_width import blocks_by_width, operations_by_width
+from .layout import PRESETS, candidates_of, layout_of, problems_of_layout, widths_of
+from .narrow import Narrow, make_elastic, narrow_conv
 from .shared_weights import align_candidates, share_weights
 
 __all__ = ["PRESETS", "MobileNetV2Space"]
@@ -48,7 +52,9 @@ class MobileNetV2Space(ModelSpace):
     first_width
         Output channels of the fixed first block.
     widths, depths, strides
-        One entry per stage: output channels, number of blocks, stride of the first block.
+        One entry per stage: output channels, number of blocks, stride of the first block. A list of channels in the place of a
+        number is a choice of the stage, ``stage1.width`` and so on: see :mod:`.narrow`. It is searched by DSNAS, or with
+        ``update: reinforce``.
     feature_mix
         Channels of the last 1x1 convolution.
     num_classes, in_channels
@@ -88,7 +94,7 @@ class MobileNetV2Space(ModelSpace):
         stem_width: int | None = None,
         stem_stride: int | None = None,
         first_width: int | None = None,
-        widths: Sequence[int] | None = None,
+        widths: Sequence[int | Sequence[int]] | None = None,
         depths: Sequence[int] | None = None,
         strides: Sequence[int] | None = None,
         feature_mix: int | None = None,
@@ -115,7 +121,9 @@ class MobileNetV2Space(ModelSpace):
         if problems := problems_of_layout(options):
             raise ValueError("; ".join(problems))
         layout, kinds = layout_of(options), candidates_of(options)
-        self.layout = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in layout.items()}
+        self.layout: dict[str, Any] = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in layout.items()}
+        self.widths = widths_of(layout)
+        self.widths_are_open = any(len(some) > 1 for some in self.widths)
         self.kinds = {k: tuple(v) for k, v in kinds.items()}
         self.num_classes, self.in_channels, self.dropout = num_classes, in_channels, dropout
         self.se_ratio, self.shared_weights = se_ratio, shared_weights
@@ -133,21 +141,25 @@ class MobileNetV2Space(ModelSpace):
             kinds["kernels"], kinds["expansions"], kinds["squeeze_excite"], kinds["activations"]
         )
         bare = bare_convolutions(kinds["entry_kernels"], kinds["activations"])
-        for s, (out, depth, stage_stride) in enumerate(
-            zip(layout["widths"], layout["depths"], layout["strides"], strict=True), 1
+        varies = False  # whether the input of the next block has one of several widths
+        for s, (some, depth, stage_stride) in enumerate(
+            zip(self.widths, layout["depths"], layout["strides"], strict=True), 1
         ):
-            blocks = []
+            blocks: list[nn.Module] = []
             for i in range(depth):
-                stride = stage_stride if i == 0 else 1
+                stride, out = stage_stride if i == 0 else 1, max(some)
                 same_shape = stride == 1 and width == out
                 candidates: dict[str, nn.Module] = {}
                 for name in residuals if same_shape else [*residuals, *bare]:
                     definition = definition_of(name, stride=stride, width=out, se_ratio=se_ratio)
-                    candidates[name] = make_block(cast(str, definition), width)
+                    block = make_block(cast(str, definition), width)
+                    candidates[name] = make_elastic(block, se_ratio) if varies else block
                 if skip and same_shape:
                     candidates[SKIP] = nn.Identity()
                 blocks.append(LayerChoice(candidates, label=f"stage{s}.{i}"))
-                width = out
+                if i == 0 and len(some) > 1:
+                    blocks.append(LayerChoice({str(w): Narrow(w) for w in some}, label=f"stage{s}.width"))
+                width, varies = out, len(some) > 1
             stages.append(nn.Sequential(*blocks))
         self.blocks = nn.Sequential(*stages)
 
@@ -176,7 +188,8 @@ class MobileNetV2Space(ModelSpace):
         """Logits, shape (batch, num_classes), of images of shape (batch, in_channels, height, width)."""
         x = self.bn1(self.conv_stem(x))
         x = self.blocks(x)
-        x = self.bn2(self.conv_head(x))
+        open_head = self.widths_are_open
+        x = self.bn2(narrow_conv(self.conv_head, x, self.conv_head.out_channels) if open_head else self.conv_head(x))
         x = self.global_pool(x)
         x = nn.functional.dropout(x, self.dropout, self.training)
         return self.classifier(x)
@@ -211,27 +224,39 @@ class MobileNetV2Space(ModelSpace):
         network: Any = copy.copy(self)
         # A shallow copy: NNI's own freeze would copy every candidate, several times over.
         network._modules = dict(self._modules)
-        stages: list[list[nn.Module]] = [
-            [block[sample[block.label]] if isinstance(block, LayerChoice) else block for block in stage]
-            for stage in cast(Any, self.blocks)
-        ]
+        if self.widths_are_open:
+            stages, head = blocks_by_width(self, sample)
+            network.conv_head, network.widths_are_open = head, False
+        else:
+            stages = [
+                [block[sample[block.label]] if isinstance(block, LayerChoice) else block for block in stage]
+                for stage in cast(Any, self.blocks)
+            ]
         kept = [[block for block in stage if type(block) is not nn.Identity] for stage in stages]
         network.blocks = nn.Sequential(*(nn.Sequential(*stage) for stage in kept if stage))
         return network
 
+    def width_in(self, sample: Mapping[str, Any], stage: int) -> int:
+        """Output channels of a stage, from 1 on, in the network of this architecture."""
+        some = self.widths[stage - 1]
+        return some[0] if len(some) == 1 else int(sample[f"stage{stage}.width"])
+
+    def definition_in(self, stage: int, i: int, candidate: str, width: int) -> str | None:
+        """A candidate of a stage's block i, from 0 on, in timm's notation; None for a skip."""
+        stride = self.layout["strides"][stage - 1] if i == 0 else 1
+        return definition_of(candidate, stride=stride, width=width, se_ratio=self.se_ratio)
+
+    def own_operations(self, input_shape: Shape) -> list[Operation] | None:
+        """As :func:`~nni_proxyless.latency.trace_operations` gives them, where widths are open; None: they are found by running the space."""
+        return operations_by_width(self, input_shape) if self.widths_are_open else None
+
     def timm_definition(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Which timm ``EfficientNet`` the architecture is, in plain types; see :func:`nni_proxyless.derive.to_timm`."""
         stages = [[f"ds_r1_k3_s1_c{self.layout['first_width']}"]]
-        for s, (out, depth, stage_stride) in enumerate(
-            zip(self.layout["widths"], self.layout["depths"], self.layout["strides"], strict=True), 1
-        ):
-            stage = []
-            for i in range(depth):
-                stride = stage_stride if i == 0 else 1
-                choice = str(sample[f"stage{s}.{i}"])
-                if definition := definition_of(choice, stride=stride, width=out, se_ratio=self.se_ratio):
-                    stage.append(definition)
-            if stage:
+        for s, depth in enumerate(self.layout["depths"], 1):
+            width = self.width_in(sample, s)
+            definitions = (self.definition_in(s, i, str(sample[f"stage{s}.{i}"]), width) for i in range(depth))
+            if stage := [definition for definition in definitions if definition is not None]:
                 stages.append(stage)
         return {
             "blocks": stages,

@@ -53,7 +53,7 @@ from nni_proxyless.latency.choices import InputSet, as_nni_has_it
 from nni_proxyless.latency.objectives.penalty import logits_of
 from nni_proxyless.latency.objectives.penalty_sum import Penalties
 
-from .oneshot.refusal import unchanged_if_refused
+from .oneshot.refusal import refuse_other_shapes, unchanged_if_refused
 from .refused import REFUSED
 from .supernet.layers import choices_of
 
@@ -64,10 +64,13 @@ class _Peer:
     """What they have in common as strategies; stands before NNI's class among the bases."""
 
     _choices: dict[str, list[Any]]
+    _adds_up = True  # what the candidates of a choice give
 
     def mutate_model(self, model: ModelSpace) -> ModelSpace:
         try:
             self._choices = {str(label): _choices_of(label, mutable) for label, mutable in model.simplify().items()}
+            if self._adds_up:
+                refuse_other_shapes(model)
             with unchanged_if_refused(model):
                 supernet: ModelSpace = super().mutate_model(model)  # type: ignore[misc]  # NNI's
         except (TypeError, ValueError) as error:
@@ -350,6 +353,7 @@ class RandomOneShot(_Peer, nni.nas.strategy.RandomOneShot):
     """
 
     needs_held_out_data = False
+    _adds_up = False
 
     def __init__(self, *, penalty: Any = None, mutation_hooks: list[Any] | None = None):
         limits = [(part.profiler, part.target_ms) for part in _parts(penalty) if part.target_ms is not None]

@@ -210,6 +210,9 @@ class ProxylessNAS(SampledStrategy):
     module_class = ProxylessModule
     keeps_candidates = True
 
+    def compares_candidates(self) -> bool:
+        return self.update != "reinforce"
+
     def penalty_problem(self) -> str | None:
         if self.update == "reinforce":
             return reward_problem(self.penalty)

@@ -173,6 +173,7 @@ def trace_operations(space: ModelSpace, input_shape: Shape) -> list[Operation]:
     others; a space may group them by an attribute ``fixed_operations``, a dict name -> names of submodules that run one after the
     other. The name becomes the head of the key. What runs several times counts several times. Products of matrices and
     convolutions that a module which is taken apart computes by itself are one operation per call, :attr:`Operation.is_beside`.
+    A space whose choices change shapes may say its operations itself, by a method ``own_operations(input_shape)``; None: it does not.
 
     Parameters
     ----------
@@ -192,6 +193,9 @@ def trace_operations(space: ModelSpace, input_shape: Shape) -> list[Operation]:
 
 def operations_of(space: ModelSpace, input_shape: Shape) -> list[Operation]:
     """The same, without a copy: the operations hold the space's own modules. It runs in the mode it is in."""
+    own = getattr(space, "own_operations", None)
+    if own is not None and (found := own(input_shape)) is not None:
+        return found
     from .tracing import Trace  # it makes operations
 
     operations = Trace(space, input_shape).operations

@@ -125,9 +125,9 @@ class LatencyProfiler(ExpressionProfiler):
             self.expression = functools.reduce(operator.add, terms)
         else:
             self.expression = MutableExpression.max(terms) if len(terms) > 1 else self.fixed_ms
-        if self.fixed_ms < 0 and self.bounds()[0] <= 0:
+        if self.fixed_ms < 0 and self._least() <= 0:
             raise ValueError(
-                f"constant and calibration of the table make {in_words(self.bounds()[0])} {self.unit} of the cheapest network; check the table again"
+                f"constant and calibration of the table make {in_words(self._least())} {self.unit} of the cheapest network; check the table again"
             )
 
     def predicted_ms(self, sample: Mapping[str, Any]) -> float:
@@ -164,6 +164,14 @@ class LatencyProfiler(ExpressionProfiler):
         costs = [list(costs.values()) for costs in self.candidate_ms.values()]
         cheapest, dearest = [self.fixed_ms, *map(min, costs)], [self.fixed_ms, *map(max, costs)]
         return (sum(cheapest), sum(dearest)) if self.combine == "sum" else (max(cheapest), max(dearest))
+
+    def _least(self) -> float:
+        """Cost of the cheapest network, nested choices included."""
+        if not self.nested_ms:
+            return self.bounds()[0]
+        from .objectives.extremes import fastest  # it is about profilers
+
+        return fastest(self)[1]
 
     @staticmethod
     def _estimate(estimator: LatencyEstimator, operation: Operation) -> float:

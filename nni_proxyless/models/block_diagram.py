@@ -228,9 +228,11 @@ def _block(name: str, arguments: Mapping[str, Any]) -> tuple[Block, int]:
 
 
 def places_of(choices: Mapping[str, Any]) -> list[str]:
-    """The skipped blocks, from labels such as ``stage2.1``; nothing for a space with other labels."""
+    """The skipped blocks, from labels such as ``stage2.1``; nothing for a space with other labels, but for ``stage2.width``."""
     stages: dict[int, dict[int, str]] = {}
     for label, choice in choices.items():
+        if re.fullmatch(r"stage\d+\.width", label):
+            continue
         match = re.fullmatch(r"stage(\d+)\.(\d+)", label)
         if match is None:
             return []

@@ -15,7 +15,7 @@ from ..core.errors import UserError
 from ..latency import LatencyPenalty, LatencyProfiler
 from ..latency.objectives.penalty_sum import Penalties
 from ..latency.operation import Shape
-from .latency_table import make_estimator, make_profiler, target_in_ms
+from .latency_table import latency_range, make_estimator, make_profiler, target_in_ms
 
 __all__ = ["Cost", "join", "make_costs"]
 
@@ -65,7 +65,7 @@ def make_costs(
             profiler = make_profiler(space, input_shape, estimator, table, folder / f"latencies.{name}.yaml")
         except UserError as error:
             raise UserError(str(error).replace("latency.", f"{where}.", 1)) from error
-        lowest, highest = profiler.bounds()
+        lowest, highest = latency_range(profiler)
         target = target_in_ms(section.target, highest)
         assert target is not None
         if target <= lowest:

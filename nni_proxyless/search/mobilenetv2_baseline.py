@@ -51,7 +51,7 @@ PLAIN: dict[str, Any] = {
 
 
 def scaled(layout: Mapping[str, Any], width: float) -> dict[str, Any]:
-    """A layout with its channels times ``width``."""
+    """A layout with its channels times ``width``; of a stage that chooses its own, the widest."""
 
     def channels(n: int) -> int:
         return make_divisible(n * width)
@@ -60,7 +60,7 @@ def scaled(layout: Mapping[str, Any], width: float) -> dict[str, Any]:
         **layout,
         "stem_width": channels(layout["stem_width"]),
         "first_width": channels(layout["first_width"]),
-        "widths": tuple(channels(n) for n in layout["widths"]),
+        "widths": tuple(channels(max(n) if isinstance(n, (list, tuple)) else n) for n in layout["widths"]),
         "feature_mix": max(layout["feature_mix"], channels(layout["feature_mix"])),
     }
 

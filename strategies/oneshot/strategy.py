@@ -22,7 +22,7 @@ from .constraints import limits_of
 from .data import ReplayableLoader, divided
 from .identity import identity_of_penalty, options_of
 from .module import SampledOneShotModule
-from .refusal import SpaceError, SpaceSnapshot, refuse_cell, refuse_values, unchanged_if_refused
+from .refusal import SpaceError, SpaceSnapshot, refuse_cell, refuse_other_shapes, refuse_values, unchanged_if_refused
 from .resume import CheckpointLoop
 
 __all__ = ["SampledStrategy"]
@@ -196,7 +196,13 @@ class SampledStrategy(OneShotStrategy):
             except SpaceError as error:
                 raise SpaceError(f"{type(self).__name__} cannot search {type(model).__name__}: {error}") from None
 
+    def compares_candidates(self) -> bool:
+        """Whether the gradient of a step goes to several candidates of a choice, whose outputs must then be of one shape."""
+        return False
+
     def _mutated(self, model: ModelSpace) -> ModelSpace:
+        if self.compares_candidates():
+            refuse_other_shapes(model)
         generator = torch.Generator().manual_seed(self.seed)
         self._gates = {}
         for label, mutable in sorted(model.simplify().items()):
