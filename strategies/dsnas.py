@@ -23,6 +23,7 @@ Where r vanishes, where paper and official code differ, and which option selects
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -30,7 +31,7 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
-from nni_proxyless.core.ranges import AtLeast, GreaterThan, UpTo
+from nni_proxyless.core.ranges import AtLeast, GreaterThan, NotIdentity, UpTo
 
 from .estimators import entropy, is_decided, loss_reward_term, path_log_probs
 from .oneshot.baseline import MovingBaseline
@@ -44,6 +45,8 @@ from .supernet.gate import Gate
 
 __all__ = ["DSNAS"]
 
+Selector = Callable[[Any, Mapping[str, Any]], Any]
+
 
 class DSNASModule(SampledOneShotModule):
     """The search as a Lightning module: one backward pass per batch, for the weights and the logits."""
@@ -54,6 +57,7 @@ class DSNASModule(SampledOneShotModule):
         super().__init__(training_module, options=options, **parts)
         self.baseline = MovingBaseline(options.baseline_weight, "after")
         self.child_since: int | None = None  # epoch
+        self.selection: dict[str, Any] | None = None  # its record
         self.statistics = FreshStatistics()
 
     @property
@@ -97,13 +101,29 @@ class DSNASModule(SampledOneShotModule):
             if decided and stays_feasible(self.limits, self.gates, gate):
                 self._fix(gate)
         if over:
-            chosen = self.most_probable()
+            chosen = self._last_choices()
             for gate in self.searched:
                 if not gate.fixed:
                     self._fix(gate, chosen[gate])
         if len(self.fixed) == len(self.searched):
             self.child_since = self.trainer.current_epoch
             self._become_child()
+
+    def _last_choices(self) -> dict[Gate, int]:
+        """Of the choices that are left: those of the selector if there is one, else the most probable ones within the targets."""
+        if self.options.selector is None or len(self.fixed) == len(self.searched):
+            return self.most_probable()
+        made = {gate.label: gate.value(gate.most_probable()) for gate in self.fixed}
+        found = self.options.selector(self, made)
+        if self.trainer.world_size > 1:  # networks that are all but equal may come in another order elsewhere
+            found = self.trainer.strategy.broadcast(found)
+        if found is None:
+            return self.most_probable()
+        sample, self.selection = found
+        return {
+            gate: next(i for i in range(len(gate.choices)) if gate.value(i) == sample[gate.label])
+            for gate in self.gates
+        }
 
     def _fix(self, gate: Gate, index: int | None = None) -> None:
         gate.fix(index)
@@ -168,6 +188,7 @@ class DSNASModule(SampledOneShotModule):
             "fixed": {gate.label: gate.choice for gate in self.fixed},
             "baseline": self.baseline.value,
             "child_since": self.child_since,
+            "selection": self.selection,
         }
 
     def load_method_state(self, state: dict[str, Any]) -> None:
@@ -176,6 +197,7 @@ class DSNASModule(SampledOneShotModule):
             if gate.label in state["fixed"]:
                 self._fix(gate, state["fixed"][gate.label])
         self.child_since = state["child_since"]
+        self.selection = state.get("selection")
         if self.child_since is not None:
             self._become_child()
 
@@ -206,6 +228,9 @@ class DSNAS(SampledStrategy):
         ``'per-process'``: every process samples its own network; ``'shared'``: all the same.
     baseline_weight
         Of the newest loss in the moving average c.
+    selector
+        Chooses, in the place of probabilities, for the choices that are left when the search stage is over and the supernet still has all
+        candidates: ``selector(module, made) -> (network, record)``, label -> choice; None: by probabilities.
     """
 
     search_epochs: Annotated[int | None, AtLeast(1)] = None
@@ -213,6 +238,7 @@ class DSNAS(SampledStrategy):
     reward: Literal["loss", "gradient"] = "loss"
     paths: Literal["per-process", "shared"] = "per-process"
     baseline_weight: Annotated[float, GreaterThan(0), UpTo(1)] = 0.1
+    selector: Annotated[Selector | None, NotIdentity()] = None
 
     module_class = DSNASModule
     initial_spread = 1e-2  # official code: docs/methods/dsnas.md

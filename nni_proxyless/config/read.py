@@ -40,7 +40,9 @@ NAMED = (
     _Named(("space",), "nni_proxyless.search_spaces", frozenset()),
     _Named(("data",), "nni_proxyless.datasets", frozenset()),
     _Named(
-        ("strategy",), "nni_proxyless.strategies", frozenset({"penalty", "seed", "mutation_hooks", "checkpoint_dir"})
+        ("strategy",),
+        "nni_proxyless.strategies",
+        frozenset({"penalty", "seed", "mutation_hooks", "checkpoint_dir", "selector"}),
     ),
     _Named(("latency", "estimator"), "nni_proxyless.estimators", frozenset()),
 )

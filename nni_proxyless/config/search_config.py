@@ -170,7 +170,7 @@ class SearchSection(Section):
     select: Literal["supernet", "probabilities"] = Field(
         "probabilities",
         description="`probabilities`: the most probable network within the targets; `supernet`: the best of networks that use the targets up, as the "
-        "supernet judges them on held-out images; of a strategy that keeps its candidates, as `proxyless`, of others as `probabilities`",
+        "supernet judges them on held-out images; of the strategies `proxyless` and `dsnas`, of others as `probabilities`",
     )
     judged: int = Field(32, ge=2, description="networks that the supernet judges")
 

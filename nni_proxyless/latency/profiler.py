@@ -5,9 +5,10 @@ Symbols: p_c, the probability of choice c of a label; F_c, its cost; F_0, the co
 
 from __future__ import annotations
 
+import copy
 import functools
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -158,6 +159,25 @@ class LatencyProfiler(ExpressionProfiler):
         tensors = [value for value in found if isinstance(value, Tensor)]
         least = max((value for value in found if not isinstance(value, Tensor)), default=0.0)
         return torch.stack(tensors).amax().clamp_min(least) if tensors else least
+
+    def decided(self, made: Mapping[str, Any]) -> LatencyProfiler:
+        """The costs of the networks in which these choices are made, label -> choice; ``profile`` stays as it is."""
+        profiler = copy.copy(self)
+        join: Any = operator.add if self.combine == "sum" else max
+
+        def left(label: str, choices: Iterable[Any]) -> tuple[Any, ...]:
+            return tuple(choice for choice in choices if label not in made or choice == made[label])
+
+        profiler.candidate_ms = {
+            label: {choice: costs[choice] for choice in left(label, costs)}
+            for label, costs in self.candidate_ms.items()
+        }
+        profiler.nested_ms = {}
+        for conditions, ms in self.nested_ms.items():
+            some = tuple((label, left(label, choices)) for label, choices in conditions)
+            if all(choices for _, choices in some):
+                profiler.nested_ms[some] = join(profiler.nested_ms.get(some, 0.0), ms)
+        return profiler
 
     def bounds(self) -> tuple[float, float]:
         """Cost of the cheapest and of the dearest network, nested choices left out."""

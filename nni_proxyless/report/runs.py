@@ -156,7 +156,10 @@ class Found:
         if self.trial is None:
             taken = [epoch["seconds"] for epoch in self.history if "seconds" in epoch]
             selection = {} if self.architecture is None else self.architecture.search.get("selection", {})
-            return sum(taken) + selection.get("seconds", 0.0) if taken else None
+            after = (
+                0.0 if "epoch" in selection else selection.get("seconds", 0.0)
+            )  # else one of the epochs has it already
+            return sum(taken) + after if taken else None
         if self.trial.started is None:
             return None
         if self.trial.ended is not None:

@@ -26,7 +26,6 @@ from .costs import Cost
 from .latency_table import measure_derived
 from .monitor import DerivedNetworkMonitor
 from .run_folder import history
-from .supernet_selection import Selected
 
 __all__ = ["SearchResult", "found_finished", "save_result"]
 
@@ -77,7 +76,9 @@ def _final(
     }
 
 
-def save_result(parts: SearchParts, monitor: DerivedNetworkMonitor, selected: Selected | None = None) -> SearchResult:
+def save_result(
+    parts: SearchParts, monitor: DerivedNetworkMonitor, selection: Mapping[str, Any] | None = None
+) -> SearchResult:
     """Write what the search has found to its folder."""
     assert monitor.last is not None
     assert monitor.network is not None
@@ -110,7 +111,7 @@ def save_result(parts: SearchParts, monitor: DerivedNetworkMonitor, selected: Se
             "accuracy": metrics["default"],
             **accuracies,
             **({"costs": _of_costs(monitor.costs, metrics)} if monitor.costs else {}),
-            **({"selection": selected.record()} if selected else {}),
+            **({"selection": dict(selection)} if selection else {}),
         },
     )
     write_weights(folder / "weights.safetensors", weights)

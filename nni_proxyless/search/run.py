@@ -5,6 +5,7 @@ SearchConfig -> :class:`.build.SearchParts` -> one Lightning fit -> architecture
 
 from __future__ import annotations
 
+import functools
 import logging
 import shutil
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from .nni_trial import inside_nni, is_helper, share_with_helpers
 from .result import SearchResult, found_finished, save_result
 from .run_folder import as_file_in, begin_or_resume, differences, history, is_finished, locked, recorder
 from .supernet_files import shapes_of, write_supernet
-from .supernet_selection import select_at_end
+from .supernet_selection import select_at_end, select_open
 
 __all__ = ["is_finished", "run_search"]
 
@@ -109,6 +110,8 @@ def _search(
     lowest, highest = map(in_words, parts.latency_range)
     _logger.info("space: %d choices, %s to %s %s", len(space.simplify()), lowest, highest, unit)
     strategy = parts.strategy
+    if config.search.select == "supernet" and hasattr(strategy, "selector"):
+        strategy.selector = functools.partial(select_open, parts)
     calibration, validation = parts.judging_loaders
     monitor = DerivedNetworkMonitor(
         profiler=parts.profiler,
@@ -144,9 +147,10 @@ def _search(
     if monitor.last is None:  # killed after the last epoch: there was nothing left to train
         monitor.last = {**history(folder)[-1], **monitor.derive(strategy.oneshot_module)}
     write_supernet(folder, monitor.probs, monitor.supernet, shapes)
-    selected = None
+    record = getattr(strategy.oneshot_module, "selection", None)
     if config.search.select == "supernet" and strategy_can("keeps_candidates", config, default=False):
         selected = select_at_end(parts, monitor, strategy.oneshot_module)
-    result = save_result(parts, monitor, selected)
+        record = selected and selected.record()
+    result = save_result(parts, monitor, record)
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     return result

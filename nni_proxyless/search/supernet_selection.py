@@ -27,12 +27,14 @@ from torch.utils.data import Subset
 
 from ..core.atomic_files import write_text
 from ..core.progress import bar
+from ..core.random_state import generators_kept
 from ..data.image_parts import loader
 from ..latency import BudgetError, LatencyProfiler
 from ..latency.objectives.budget import log_probability
 from ..latency.objectives.extremes import out_of_reach, slowest_within
 from ..latency.objectives.limits import Limit
 from ..models.space import make_space
+from .additive_fit import key
 from .build import SearchParts, strategy_can
 from .judging import CPU, Verdict, judge_networks
 from .monitor import DerivedNetworkMonitor
@@ -40,7 +42,7 @@ from .selection import DEFAULT_METHOD, Sample, Selection, candidates_of, name_of
 from .supernet_files import JUDGED
 from .uniform_draws import CLOSE, draw_networks
 
-__all__ = ["JudgingImages", "Selected", "judging_images", "select_at_end", "select_network"]
+__all__ = ["JudgingImages", "Selected", "judging_images", "select_at_end", "select_network", "select_open"]
 
 _logger = logging.getLogger(__name__)
 
@@ -138,6 +140,7 @@ def select_network(
     at_least: float | None = None,
     method: str = DEFAULT_METHOD,
     first: Sequence[Sample] = (),
+    made: Mapping[str, Any] | None = None,
     supernet: ModelSpace | None = None,
     device: torch.device = CPU,
 ) -> Selected:
@@ -153,6 +156,8 @@ def select_network(
         What each drawn network costs at least. None: 95 % of what the slowest within the limits does; nothing without a budget.
     first
         Networks that are judged among the n; those within the limits.
+    made
+        Label -> choice that the network has for good; None: nothing is chosen yet.
     supernet
         What a strategy has made of ``space``, with its weights.
     device
@@ -164,24 +169,28 @@ def select_network(
         No network is within the limits; the message names the fastest that can be reached.
     """
     began = time.perf_counter()
+    made = made or {}
+    candidates = {label: (key(made[label]),) if label in made else of for label, of in candidates_of(space).items()}
+    profiler, also = profiler.decided(made), [(cost.decided(made), most) for cost, most in also]
     limits = [(profiler, budget), *also]
     if at_least is None:
         at_least, budget = _band(limits)
     within = [sample for sample in first if all(cost.profile(sample) <= most for cost, most in limits)]
 
     def draw(n: int, seed: int) -> list[Sample]:
-        return draw_networks(space, profiler, n, budget, seed, least=at_least, also=also, most_draws=DRAWS * n)
+        return draw_networks(
+            space, profiler, n, budget, seed, least=at_least, also=also, made=made, most_draws=DRAWS * n
+        )
 
+    weights = space if supernet is None else supernet
     with bar(n, "judged", "network") as done:
 
         def judge(samples: list[Sample], batches: Any = images.few) -> list[Verdict]:
             done.total = max(done.total, done.n + len(samples))
-            return judge_networks(
-                supernet or space, samples, images.calibration, batches, device, profiler, done.update
-            )
+            return judge_networks(weights, samples, images.calibration, batches, device, profiler, done.update)
 
         found = select(
-            method, judge=judge, draw=draw, profiler=profiler, budget=budget, n=n, seed=seed, candidates=candidates_of(space), also=also,
+            method, judge=judge, draw=draw, profiler=profiler, budget=budget, n=n, seed=seed, candidates=candidates, also=also,
             at_least=at_least, judge_again=None if images.more is None else functools.partial(judge, batches=images.more), first=within,
         )  # fmt: skip
     if len(found.verdicts) < n:
@@ -204,18 +213,51 @@ def select_at_end(parts: SearchParts, monitor: DerivedNetworkMonitor, module: An
     Selected or None
         None where no network is within all targets: the network stays what it is.
     """
+    selected = _within_targets(parts, module, {}, monitor.device)
+    if selected is not None:
+        monitor.last = {**(monitor.last or {}), **monitor.take(module, selected.choices)}
+    return selected
+
+
+def select_open(parts: SearchParts, module: Any, made: Mapping[str, Any]) -> tuple[Sample, dict[str, Any]] | None:
+    """In a search: let the supernet select among the networks that have the choices which are made, and write ``judged.csv``.
+
+    The random numbers of the search are left as they were.
+
+    Parameters
+    ----------
+    module
+        The search as a Lightning module, with the candidates that may be chosen.
+    made
+        Label -> choice.
+
+    Returns
+    -------
+    tuple or None
+        The network, and the record of its selection; None where no network is within all targets.
+    """
+    with generators_kept():
+        selected = _within_targets(parts, module, made, module.device)
+    return (
+        None
+        if selected is None
+        else (selected.choices, {**selected.record(), "epoch": int(module.trainer.current_epoch)})
+    )
+
+
+def _within_targets(parts: SearchParts, module: Any, made: Mapping[str, Any], device: torch.device) -> Selected | None:
     config, target = parts.config, parts.target
     try:
         selected = select_network(
             make_space(config.space.name, parts.space_arguments), parts.profiler, judging_images(parts), n=config.search.judged,
             seed=config.seed, budget=math.inf if target is None else target,
-            also=[(cost.profiler, cost.target) for cost in parts.costs.values()], first=[monitor.sample], supernet=module.model, device=monitor.device,
+            also=[(cost.profiler, cost.target) for cost in parts.costs.values()], first=[module.export()], made=made, supernet=module.model,
+            device=device,
         )  # fmt: skip
     except BudgetError as error:
         _logger.warning("the supernet selects no network: %s", error)
         return None
-    monitor.last = {**(monitor.last or {}), **monitor.take(module, selected.choices)}
-    selected.write(parts.folder / JUDGED, monitor.probs)
+    selected.write(parts.folder / JUDGED, getattr(module, "export_searched_probs", module.export_probs)())
     return selected
 
 

@@ -39,6 +39,7 @@ def draw_networks(
     *,
     least: float | None = None,
     also: Sequence[Limit] = (),
+    made: Mapping[str, Any] | None = None,
     most_draws: int = MOST_DRAWS,
 ) -> list[dict[str, Any]]:
     """Choices of up to n different networks within a budget, each as likely as the others; fewer where no more are found.
@@ -53,6 +54,8 @@ def draw_networks(
         What each costs at least. None: 95 % of the budget.
     also
         Further limits that hold at once.
+    made
+        Label -> choice that all of them have; ``profiler`` knows no other.
     most_draws
         Networks that are looked at.
     """
@@ -61,7 +64,7 @@ def draw_networks(
     limits = [(profiler, budget), *also]
     found: dict[str, dict[str, Any]] = {}
     seen: set[str] = set()
-    for sample in itertools.islice(_candidates(space, profiler, least, budget, seed), most_draws):
+    for sample in itertools.islice(_candidates(space, profiler, least, budget, seed, made or {}), most_draws):
         name = repr(sorted(sample.items()))
         if name in seen:
             continue
@@ -74,7 +77,7 @@ def draw_networks(
 
 
 def _candidates(
-    space: ModelSpace, profiler: LatencyProfiler, least: float, budget: float, seed: int
+    space: ModelSpace, profiler: LatencyProfiler, least: float, budget: float, seed: int, made: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """Networks that may be within, each that is as likely as the others; without end, unless there are none."""
     mutables = space.simplify()
@@ -88,7 +91,7 @@ def _candidates(
         sample: dict[str, Any] = {}
         for mutable in mutables.values():
             mutable.random(sample, draw)
-        yield {str(label): choice for label, choice in sample.items()}  # NNI's labels are no plain texts
+        yield {**{str(label): choice for label, choice in sample.items()}, **made}  # NNI's labels are no plain texts
 
 
 def _counted(profiler: LatencyProfiler, least: float, budget: float, seed: int) -> Iterator[dict[str, Any]]:

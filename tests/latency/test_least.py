@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from nni_proxyless.latency import BudgetError, LatencyProfiler, least_under_budget
-from nni_proxyless.latency.objectives.extremes import slowest_within
+from nni_proxyless.latency.objectives.extremes import fastest, slowest, slowest_within
+from nni_proxyless.search.uniform_draws import draw_networks
 
 from .test_budget import OfEveryKind, OfNames, Small, all_networks, profiler_of
 
@@ -113,3 +114,26 @@ def test_wrong_scores_are_refused_by_name(changes, message):
     assert message in str(caught.value)
     with pytest.raises(ValueError, match=r"at_least_ms is 6\.0; allowed: up to the budget, 5\.0 ms"):
         least_under_budget(sound, profiler, 5.0, at_least_ms=6.0)
+
+
+def test_choices_that_are_made_leave_the_others():
+    """In 12 spaces of every kind: fastest, slowest and least among the networks that have a choice in common."""
+    for seed in range(12):
+        draw, space = random.Random(seed), OfEveryKind(seed)
+        profiler = profiler_of(space, (2,), lambda d=draw: d.uniform(0, 3))
+        label = draw.choice(sorted(profiler.candidate_ms))
+        made = {label: draw.choice(list(profiler.candidate_ms[label])), "which": [1]}
+        decided = profiler.decided(made)
+        left = [s for s in all_networks(profiler) if s[label] == made[label]]
+        costs = sorted(map(profiler.profile, left))
+        assert fastest(decided)[1] == pytest.approx(costs[0], rel=1e-10)
+        assert slowest(decided)[1] == pytest.approx(costs[-1], rel=1e-10)
+        scores = random_scores(draw, decided.candidate_ms)
+        found = least_under_budget(scores, decided, costs[len(costs) // 2])
+        assert found[label] == made[label]
+        assert profiler.profile(found) <= costs[len(costs) // 2]
+        drawn = draw_networks(space, decided, 5, costs[len(costs) // 2], seed, least=-math.inf, made=made)
+        assert len({repr(sorted(s.items())) for s in drawn}) == min(
+            5, len({repr(sorted(s.items())) for s in left[: len(costs) // 2 + 1]})
+        )
+        assert all(s[label] == made[label] and s["which"] == [1] for s in drawn)

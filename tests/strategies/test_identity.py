@@ -34,7 +34,8 @@ WITHOUT_EFFECT = ("log_prob_every_n_step", "checkpoint_dir", "checkpoint_every")
 
 def options(method: type) -> list[str]:
     """All that a strategy takes, but its penalty and what NNI's strategies take."""
-    return [name for name in inspect.signature(method).parameters if name not in ("penalty", "mutation_hooks")]
+    given = ("penalty", "mutation_hooks", "selector")
+    return [name for name in inspect.signature(method).parameters if name not in given]
 
 
 @pytest.mark.parametrize(("method", "option"), [(method, name) for method in METHODS for name in options(method)])
