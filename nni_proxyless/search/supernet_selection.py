@@ -29,7 +29,7 @@ from ..core.atomic_files import write_text
 from ..core.progress import bar
 from ..core.random_state import generators_kept
 from ..data.image_parts import loader
-from ..latency import BudgetError, LatencyProfiler
+from ..latency import BudgetError, LatencyProfiler, least_under_budget
 from ..latency.objectives.budget import log_probability
 from ..latency.objectives.extremes import out_of_reach, slowest_within
 from ..latency.objectives.limits import Limit
@@ -176,6 +176,9 @@ def select_network(
     if at_least is None:
         at_least, budget = _band(limits)
     within = [sample for sample in first if all(cost.profile(sample) <= most for cost, most in limits)]
+    if not within:  # nor may the draw find any; raises where there is none
+        anything = {label: dict.fromkeys(of, 0.0) for label, of in candidates.items()}
+        within = [least_under_budget(anything, profiler, budget, also=also, at_least_ms=at_least)]
 
     def draw(n: int, seed: int) -> list[Sample]:
         return draw_networks(

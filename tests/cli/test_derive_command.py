@@ -189,6 +189,8 @@ def test_the_supernet_selects(method, searched, tmp_path, monkeypatch, capsys):
         float(rows[selected]["accuracy"]), abs=0.004
     )
 
+    if method != "mixture":
+        return
     assert main([*words, "again"]) == 0
     for name in ("judged.csv", "weights.safetensors"):
         assert (tmp_path / "net" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
