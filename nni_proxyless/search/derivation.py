@@ -242,7 +242,7 @@ def derive_judged(
     Parameters
     ----------
     at_least
-        What each drawn network costs at least; None: 95 % of what the slowest one within the budget does.
+        What each drawn network costs at least; None: 95 % of the budget, or less where no network costs so much.
 
     Raises
     ------

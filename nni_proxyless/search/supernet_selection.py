@@ -15,6 +15,7 @@ import functools
 import io
 import logging
 import math
+import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from ..core.random_state import generators_kept
 from ..data.image_parts import loader
 from ..latency import BudgetError, LatencyProfiler, least_under_budget
 from ..latency.objectives.budget import log_probability
-from ..latency.objectives.extremes import out_of_reach, slowest_within
+from ..latency.objectives.extremes import slowest
 from ..latency.objectives.limits import Limit
 from ..models.space import make_space
 from .additive_fit import key
@@ -48,6 +49,7 @@ _logger = logging.getLogger(__name__)
 
 FEW = 2048  # images that judge all networks; more of them judge the last few
 DRAWS = 200  # networks that are looked at for each that is to be judged
+SHARES = (1 - CLOSE, 0.9, 0.8, 0.6, 0.4, 0.2)  # of the budget; the first of them that some network uses
 
 
 class JudgingImages(NamedTuple):
@@ -153,7 +155,8 @@ def select_network(
     profiler, budget, also
         What a network may cost at most, by ``profiler`` and by further (profiler, budget) pairs.
     at_least
-        What each drawn network costs at least. None: 95 % of what the slowest within the limits does; nothing without a budget.
+        What each drawn network costs at least. None: 95 % of the budget, or of the slowest network, where that costs less; less where no network
+        costs so much; nothing without a budget.
     first
         Networks that are judged among the n; those within the limits.
     made
@@ -173,17 +176,25 @@ def select_network(
     candidates = {label: (key(made[label]),) if label in made else of for label, of in candidates_of(space).items()}
     profiler, also = profiler.decided(made), [(cost.decided(made), most) for cost, most in also]
     limits = [(profiler, budget), *also]
-    if at_least is None:
-        at_least, budget = _band(limits)
     within = [sample for sample in first if all(cost.profile(sample) <= most for cost, most in limits)]
-    if not within:  # nor may the draw find any; raises where there is none
-        anything = {label: dict.fromkeys(of, 0.0) for label, of in candidates.items()}
-        within = [least_under_budget(anything, profiler, budget, also=also, at_least_ms=at_least)]
+    least, most, one = _band(limits, candidates)
+    if at_least is None:
+        at_least, budget = least, most
+    within = within or [one]  # the draw may find none
 
     def draw(n: int, seed: int) -> list[Sample]:
-        return draw_networks(
+        found = draw_networks(
             space, profiler, n, budget, seed, least=at_least, also=also, made=made, most_draws=DRAWS * n
         )
+        if len(found) == n:
+            return found
+        # Where costs are no sum over labels, draws near the ends of a space find few: the best ones by random scores are at least various.
+        chance, more = random.Random(seed), {name_of(sample): sample for sample in found}
+        for _ in range(2 * n):
+            scores = {label: {choice: chance.gauss(0, 1) for choice in of} for label, of in candidates.items()}
+            sample = least_under_budget(scores, profiler, budget, also=also, at_least_ms=at_least)
+            more.setdefault(name_of(sample), sample)
+        return list(more.values())[:n]
 
     weights = space if supernet is None else supernet
     with bar(n, "judged", "network") as done:
@@ -264,15 +275,22 @@ def _within_targets(parts: SearchParts, module: Any, made: Mapping[str, Any], de
     return selected
 
 
-def _band(limits: Sequence[Limit]) -> tuple[float, float]:
-    """What networks cost that use the budget up as far as they can: at least, and at most."""
-    profiler, budget = limits[0]
+def _band(limits: Sequence[Limit], candidates: Mapping[str, Sequence[Any]]) -> tuple[float, float, Sample]:
+    """What networks cost that use the budget up as far as they can, at least and at most; and one of them.
+
+    The dearest network within a budget is a sum to be met to the last digit, over which a solver may take minutes; whether there is one
+    in a band takes it milliseconds.
+    """
+    (profiler, budget), *also = limits
+    anything = {label: dict.fromkeys(of, 0.0) for label, of in candidates.items()}
     if not math.isfinite(budget) or profiler.combine == "max":
-        return -math.inf, budget
-    slowest = slowest_within(limits)
-    if slowest is None:
-        raise BudgetError(out_of_reach(limits))
-    return slowest[1] * (1 - CLOSE), slowest[1]
+        return -math.inf, budget, least_under_budget(anything, profiler, budget, also=also)
+    most = min(budget, slowest(profiler)[1])
+    for share in SHARES:
+        sample = least_under_budget(anything, profiler, most, also=also, at_least_ms=share * most)
+        if profiler.profile(sample) >= share * most:  # else there is none
+            return share * most, most, sample
+    return -math.inf, most, sample
 
 
 def _or_none(value: float) -> float | None:

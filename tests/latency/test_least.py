@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from nni_proxyless.latency import BudgetError, LatencyProfiler, least_under_budget
-from nni_proxyless.latency.objectives.extremes import fastest, slowest, slowest_within
+from nni_proxyless.latency.objectives.extremes import fastest, slowest
 from nni_proxyless.search.uniform_draws import draw_networks
 
 from .test_budget import OfEveryKind, OfNames, Small, all_networks, profiler_of
@@ -58,7 +58,6 @@ def check(
     if not within:
         with pytest.raises(BudgetError, match=r"that can be reached|no network is within"):
             least_under_budget(scores, profiler, budget, **limits)
-        assert draw.random() < 0.8 or slowest_within([(profiler, budget), (other, also)]) is None
         return "out of reach"
     found = least_under_budget(scores, profiler, budget, **limits)
     assert profiler.profile(found) <= budget
@@ -70,11 +69,6 @@ def check(
 
     spread = sum(max(of.values()) - min(of.values()) for of in scores.values())
     assert total(found) == pytest.approx(min(map(total, among)), abs=1e-9 * (spread or 1))
-    if draw.random() < 0.8:
-        return "nested" if profiler.nested_ms else "plain"  # the other takes longer
-    slowest = slowest_within([(profiler, budget), (other, also)])
-    assert slowest is not None
-    assert slowest[1] == pytest.approx(max(ms for _, ms in within), rel=1e-10)
     return "nested" if profiler.nested_ms else "plain"
 
 

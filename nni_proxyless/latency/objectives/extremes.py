@@ -9,7 +9,7 @@ from typing import Any
 from ..profiler import LatencyProfiler
 from .limits import COST_SCALE, Limit, bound, choices_of, exceeded, program_of, span, terms, verified
 
-__all__ = ["fastest", "out_of_reach", "slowest", "slowest_within"]
+__all__ = ["fastest", "out_of_reach", "slowest"]
 
 
 def fastest(profiler: LatencyProfiler) -> tuple[dict[str, Any], float]:
@@ -31,15 +31,6 @@ def slowest(profiler: LatencyProfiler) -> tuple[dict[str, Any], float]:
     sample = _extreme([(profiler, math.inf)], -1.0)
     assert sample is not None
     return sample, float(profiler.profile(sample))
-
-
-def slowest_within(limits: Sequence[Limit]) -> tuple[dict[str, Any], float] | None:
-    """The network that costs most by the first profiler among those within all limits, and what it costs; None: there is none.
-
-    The first profiler's costs are sums.
-    """
-    sample = _extreme(limits, -1.0)
-    return None if sample is None else (sample, float(limits[0][0].profile(sample)))
 
 
 def _extreme(limits: Sequence[Limit], sign: float) -> dict[str, Any] | None:
