@@ -64,13 +64,15 @@ def picture(result: dict[str, Any], path: Path) -> None:
                     [cell["judged"] for cell in mine], [cell["accuracy"] for cell in mine], [cell["standard_error"] for cell in mine],
                     marker="o", markersize=3, color=f"C{i}", label=method, linewidth=1,
                 )  # fmt: skip
-            axes.axhline(chance["best_of_3"], color="#6b6b6b", linestyle=":", linewidth=1)
-            axes.axhline(chance["maximum"], color="#6b6b6b", linewidth=1)
+            axes.axhline(chance["best_of_3"], color="#6b6b6b", linestyle=":", linewidth=1, label="best of three")
+            axes.axhline(chance["maximum"], color="#6b6b6b", linewidth=1, label="best of all")
             axes.set_title(f"budget {budget:.0%}, r {r:g}", fontsize=9)
             axes.set_xscale("log")
+            axes.set_xticks(setting["networks"], [str(n) for n in setting["networks"]])
+            axes.minorticks_off()
             axes.spines[["top", "right"]].set_visible(False)
         line[0].set_ylabel("accuracy, %")
     for axes in panels[-1]:
         axes.set_xlabel("verdicts")
-    panels[0][0].legend(frameon=False, fontsize=7)
+    panels[0][0].legend(frameon=False, fontsize=7, ncols=2)
     save_picture(figure, path)
