@@ -8,7 +8,9 @@ import json
 import math
 
 import pytest
+import yaml
 
+from experiments.benchmarks.quality import cell as cell_of_grid
 from experiments.benchmarks.quality import run as quality
 from experiments.benchmarks.quality.cell import (
     CIFAR10,
@@ -95,3 +97,20 @@ def test_a_grid_of_color_images_asks_for_them():
         "name": "experiments.benchmarks.common.cifar10:part_of_cifar10", "arguments": {"n_train": 200, "n_more_test": 300},
     }  # fmt: skip
     assert build_network(net).conv_stem.in_channels == 3
+
+
+@pytest.mark.parametrize("select", ["probabilities", "supernet"])
+def test_what_a_search_leaves_is_taken_where_its_supernet_has_selected(tmp_path, monkeypatch, select):
+    grid, said = dataclasses.replace(GRID, select=select), []
+    left = tmp_path / "search" / "architecture.json"
+
+    def command(words):
+        said.append(words[0])
+        if words[0] == "search":
+            any_net(grid).write(left)
+
+    monkeypatch.setattr(cell_of_grid, "run", command)
+    cell_of_grid.search(grid, "two-path", 1.0, 0, tmp_path / "table.yaml", tmp_path)
+    assert yaml.safe_load((tmp_path / "search.yml").read_text())["search"] == {"select": select, "judged": 4}
+    assert said == ["search", *(["derive"] * (select == "probabilities"))]
+    assert (tmp_path / "net" / "architecture.json").exists() == (select == "supernet")

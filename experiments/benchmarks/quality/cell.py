@@ -21,7 +21,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -64,6 +64,8 @@ class Grid:
         Random networks that are trained, n_random or more: with more of them it is known better what the best of n_random is worth.
     n_judged
         Networks that are judged with the weights of a supernet.
+    select
+        How a search ends; with probabilities a network is derived afterwards, where a supernet is left that can judge.
     search_epochs, warmup_epochs, final_epochs
         Of a search in all, of its weights alone, of the final training. A search costs about one final training, as in the papers.
     search_batch_size, batch_size
@@ -89,6 +91,7 @@ class Grid:
     n_random: int = 2
     n_drawn: int = 2
     n_judged: int = 32
+    select: Literal["probabilities", "supernet"] = "probabilities"
     search_epochs: int = 12
     warmup_epochs: int = 4
     final_epochs: int = 18
@@ -140,8 +143,8 @@ GRIDS = {
     "core": Grid(CORE, (0.5,), tuple(range(6, 14)), n_more_test=50_000),
     # Seeds that no setting was chosen on; networks that can differ, see ../gate.
     "core-cifar10": Grid(
-        CORE, (0.5,), tuple(range(20, 32)), n_more_test=40_000, runtime="onnxruntime", space={"name": "mobilenetv2", **OPEN, "shared_weights": True},
-        **CIFAR10,
+        CORE, (0.5,), tuple(range(20, 32)), n_more_test=40_000, runtime="onnxruntime", select="supernet",
+        space={"name": "mobilenetv2", **OPEN, "shared_weights": True}, **CIFAR10,
     ),
     "full": Grid(EVERY, (0.5, 0.75, 1.0), (0, 1, 2, 3, 4), search_epochs=60, warmup_epochs=15, final_epochs=60, images=60_000),
 }  # fmt: skip
@@ -253,7 +256,7 @@ def searched(
                 "latency": {"target_ms": target_ms, "table": str(table),
                             "estimator": {"name": "table", "batch": batch, "threads": 1}},
                 "training": {"epochs": grid.search_epochs, "optimizer": "sgd", "learning_rate": grid.search_learning_rate, "label_smoothing": 0.1},
-                "trainer": CPU,
+                "search": {"select": grid.select, "judged": grid.n_judged}, "trainer": CPU,
             }  # fmt: skip
             write_text(folder / "search.yml", yaml.safe_dump(config, sort_keys=False))
             run(["search", str(folder / "search.yml")])
@@ -264,7 +267,9 @@ def search(grid: Grid, method: str, target_ms: float, seed: int, table: Path, fo
     """One search, and the network that is taken from it; returns its ``architecture.json``."""
     found, within = searched(grid, method, target_ms, seed, table, folder), folder / "net"
     if not (within / "architecture.json").exists():
-        if method == "dsnas":  # within the target and near it; all other candidates are gone
+        if (
+            method == "dsnas" or grid.select == "supernet"
+        ):  # within the target and near it; all other candidates of DSNAS are gone
             Architecture.read(found / "architecture.json").write(within / "architecture.json")
         else:
             words = ["derive", str(found), "--budget-ms", repr(target_ms), "--at-least-ms", repr(0.95 * target_ms)]
