@@ -20,6 +20,7 @@ data: {name: digits, image_size: 8, batch_size: 64}
 strategy: {warmup_epochs: 1, arc_update_every: 2, arc_learning_rate: 0.05}
 latency: {target_ms: 90%, table: table.yaml, estimator: {runtime: torch, warmup: 1, repeats: 15}}
 training: {epochs: 3}
+search: {select: probabilities}
 trainer: {accelerator: cpu, threads: 1}
 """
 MACS = ("latency.estimator={name: macs}", "latency.table=null")  # the same on every machine, and nothing to measure

@@ -168,9 +168,9 @@ class SearchSection(Section):
     """How the network is taken from the supernet at the end."""
 
     select: Literal["supernet", "probabilities"] = Field(
-        "probabilities",
-        description="`probabilities`: the most probable network within the targets; `supernet`: the best of networks that use the targets up, as the "
-        "supernet judges them on held-out images; of the strategies `proxyless` and `dsnas`, of others as `probabilities`",
+        "supernet",
+        description="`supernet`: the best of networks that use the targets up, as the supernet judges them on held-out images, where the strategy is "
+        "`proxyless` or `dsnas`, of others as `probabilities`; `probabilities`: the most probable network within the targets",
     )
     judged: int = Field(32, ge=2, description="networks that the supernet judges")
 

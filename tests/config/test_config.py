@@ -195,3 +195,11 @@ def test_a_file_that_names_no_runtime_gets_the_default_and_a_run_that_of_its_tim
         assert [section.arguments.get("runtime") for section in sections] == [runtime, runtime, None]
     begun = as_file_in(tmp_path, read_config(SearchConfig, tmp_path / "search.yml"), tmp_path)
     assert "latency.estimator.runtime is 'onnxruntime' here, 'torch' there" in differences(tmp_path, begun)
+
+
+def test_a_run_from_before_the_supernet_selected_goes_on_with_probabilities(tmp_path):
+    (tmp_path / "search.yml").write_text("seed: 1\n")
+    for of_run, select in ((False, "supernet"), (True, "probabilities")):
+        assert read_config(SearchConfig, tmp_path / "search.yml", of_run=of_run).search.select == select
+    begun = as_file_in(tmp_path, read_config(SearchConfig, tmp_path / "search.yml"), tmp_path)
+    assert "search.select is 'supernet' here, 'probabilities' there" in differences(tmp_path, begun)

@@ -61,6 +61,7 @@ data: {name: synthetic, n_images: 490, num_classes: 10, channels: 1, image_size:
 space: {name: "tests.core.test_batch_norm:Space"}
 latency: {estimator: {name: macs}}
 training: {epochs: 2}
+search: {judged: 4}
 trainer: {threads: 1, accelerator: cpu}
 """
 

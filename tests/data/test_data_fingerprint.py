@@ -29,6 +29,7 @@ space: {preset: small, widths: [8], depths: [1], strides: [2], stem_width: 8, fe
 strategy: {warmup_epochs: 0, arc_update_every: 1}
 latency: {estimator: {name: macs}}
 training: {epochs: 3}
+search: {select: probabilities}
 trainer: {accelerator: cpu, threads: 1}
 """
 SETTINGS = [("test", "epochs", 2), ("test", "batch_size", 32), ("test", "threads", 1), ("test", "device", "cpu")]

@@ -104,7 +104,7 @@ def test_a_depth_of_tuples_is_searched_derived_and_built_again(tmp_path, monkeyp
         'space: {name: "tests.search.test_choice_values:Space"}\n'
         "strategy: {arc_update_every: 2, arc_learning_rate: 0.01}\n"
         "latency: {estimator: {name: macs}, target_ms: 0.02}\n"
-        "training: {epochs: 1}\ntrainer: {threads: 1, accelerator: cpu}\n"
+        "training: {epochs: 1}\nsearch: {judged: 4}\ntrainer: {threads: 1, accelerator: cpu}\n"
     )
     assert main(["search", "search.yml", "output=run"]) == 0, capsys.readouterr().err
     assert set(read_probabilities(Path("run"))["d"]) == {(1, 8), (3, 16)}

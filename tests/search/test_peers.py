@@ -23,6 +23,7 @@ space: {name: "tests.search.test_peers:Choices"}
 data: {name: synthetic, n_images: 320, num_classes: 2, channels: 1, image_size: 8, batch_size: 16}
 latency: {target_ms: 60%, weight: 10000.0, estimator: {name: macs}}
 training: {epochs: 2, optimizer: adamw, learning_rate: 0.01}
+search: {select: probabilities}
 trainer: {accelerator: cpu, threads: 1}
 """
 

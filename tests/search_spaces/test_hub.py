@@ -22,6 +22,7 @@ SEARCH = """
 data: {name: synthetic, n_images: 64, num_classes: 3, channels: 2, image_size: 16, batch_size: 4}
 latency: {target_ms: 90%, estimator: {name: macs}}
 training: {epochs: 2, optimizer: adamw, learning_rate: 0.01}
+search: {select: probabilities}
 trainer: {accelerator: cpu, threads: 1}
 """
 

@@ -109,7 +109,7 @@ def supernet(grid: Grid, sizes: Sizes, folder: Path) -> Path:
                          "arc_learning_rate": 1e-6},
             "latency": {"target_ms": None, "table": None, "estimator": {"name": "macs"}},
             "training": {"epochs": sizes.epochs, "optimizer": "sgd", "learning_rate": grid.search_learning_rate, "label_smoothing": 0.1},
-            "trainer": CPU,
+            "search": {"select": "probabilities"}, "trainer": CPU,
         }  # fmt: skip
         write_text(folder / "search.yml", yaml.safe_dump(config, sort_keys=False))
         run(["search", str(folder / "search.yml")])
