@@ -38,7 +38,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "stem_width": 16, "stem_stride": 1, "first_width": 8, "widths": (16, 24, 40),
         "depths": (3, 3, 3), "strides": (2, 2, 1), "feature_mix": 128,
     },
-    # For 32x32, three stages of doubling width as in NAS-Bench-Macro (Su et al., K-shot NAS, ICML 2021): at equal multiply-adds its
+    # For 32x32, three stages of doubling width as in NAS-Bench-Macro (Su et al., Prioritized Architecture Sampling, CVPR 2021): at equal multiply-adds its
     # networks differ by what stands at the entries of stages and by depth, so both are open, and blocks may be lighter.
     "open": {
         "stem_width": 16, "stem_stride": 1, "first_width": 16, "widths": (32, 64, 128),
