@@ -23,7 +23,6 @@ Where r vanishes, where paper and official code differ, and which option selects
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -44,8 +43,6 @@ from .oneshot.strategy import SampledStrategy
 from .supernet.gate import Gate
 
 __all__ = ["DSNAS"]
-
-Selector = Callable[[Any, Mapping[str, Any]], Any]
 
 
 class DSNASModule(SampledOneShotModule):
@@ -238,7 +235,7 @@ class DSNAS(SampledStrategy):
     reward: Literal["loss", "gradient"] = "loss"
     paths: Literal["per-process", "shared"] = "per-process"
     baseline_weight: Annotated[float, GreaterThan(0), UpTo(1)] = 0.1
-    selector: Annotated[Selector | None, NotIdentity()] = None
+    selector: Annotated[Any, NotIdentity()] = None
 
     module_class = DSNASModule
     initial_spread = 1e-2  # official code: docs/methods/dsnas.md

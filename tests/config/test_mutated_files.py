@@ -132,7 +132,9 @@ def clear(error: str, *places: str) -> bool:
 def same(ours: Any, theirs: Any) -> bool:
     """Whether what was resolved holds all that the file says; to ours 1e-3 is a number."""
     if isinstance(theirs, dict):
-        return isinstance(ours, dict) and all(key in ours and same(ours[key], value) for key, value in theirs.items())
+        # Where no runtime is named, that of the device is written down.
+        said = {key: value for key, value in theirs.items() if (key, value) != ("runtime", None)}
+        return isinstance(ours, dict) and all(key in ours and same(ours[key], value) for key, value in said.items())
     if isinstance(theirs, list):
         return isinstance(ours, list) and len(ours) == len(theirs) and all(map(same, ours, theirs))
     if isinstance(theirs, str) and isinstance(ours, float):
