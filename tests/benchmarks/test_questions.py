@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 
 import pytest
@@ -16,9 +17,13 @@ EVERY = {question.name: question for question in questions()}
 
 
 @pytest.mark.parametrize("question", EVERY.values(), ids=EVERY)
-def test_every_question_is_whole(question):
+def test_every_question_is_whole(question, capsys):
     assert problems(question) == []
-    assert '"--short"' in (question.folder / "run.py").read_text(encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"^0$"):
+        importlib.import_module(question.module).main(["--help"])
+    usage = capsys.readouterr().out
+    assert "[--short]" in usage
+    assert "[--output OUTPUT]" in usage
 
 
 def test_questions_have_places_of_their_own_and_all_files_belong_to_one():

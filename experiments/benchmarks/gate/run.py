@@ -27,12 +27,12 @@ import numpy as np
 import torch
 from scipy import stats
 
-from nni_proxyless.core.user_path import path_argument
 from nni_proxyless.latency import LatencyProfiler, MacsEstimator
 from nni_proxyless.search.random_baseline import draw_within_budget
 
 from .. import ROOT
 from ..common import record
+from ..common.options import read_options
 from ..common.planted import silence
 from ..quality.cell import CIFAR10, OPEN, SPACE, Grid, any_net, counted, space_of, train
 from .report import markdown, picture
@@ -177,19 +177,10 @@ def compared(accuracies: Sequence[Sequence[float]]) -> dict[str, float]:
 
 def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--short", action="store_true", help="noise for images, two networks: shows that everything runs"
-    )
     parser.add_argument("--spaces", nargs="+", choices=sorted(SPACES), help="(default: all)")
-    parser.add_argument("--processes", type=int, help="trainings at a time, one thread each (default: 2; short: 1)")
-    parser.add_argument(
-        "--folder", type=path_argument, default=Path("gate"), help="of all that is made (default: %(default)s)"
-    )
-    parser.add_argument("--output", type=Path, help="JSON file for the result")
-    parser.add_argument("--picture", type=Path, help="SVG or PNG file for the picture")
-    options = parser.parse_args(arguments)
-    options.processes = options.processes or (1 if options.short else 2)
-    return options
+    return read_options(
+        parser, arguments, short="noise for images, two networks: shows that everything runs", folder="gate", processes="trainings"
+    )  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -30,6 +30,7 @@ from nni_proxyless.core.user_path import path_argument
 
 from .. import ROOT
 from ..common import record
+from ..common.options import read_options
 from ..common.planted import silence
 from .cell import SETTINGS, Setting, cell, name_of_cell
 from .report import markdown, picture
@@ -67,9 +68,6 @@ def make_cells(
 
 def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--short", action="store_true", help="noise for images, a made-up table: shows that everything runs"
-    )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="methods and recipes (default: all)")
     parser.add_argument("--seeds", nargs="+", type=int, help="(default: 0 1 2; short: 0)")
     parser.add_argument(
@@ -77,17 +75,10 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=path_argument,
         help="JSON file of the authors (default: what NNI_PROXYLESS_NAS_BENCH_MACRO names)",
     )
-    parser.add_argument("--processes", type=int, help="cells at a time, one thread each (default: 2; short: 1)")
-    parser.add_argument(
-        "--folder",
-        type=path_argument,
-        default=Path("nas_bench_macro"),
-        help="of all that is made (default: %(default)s)",
-    )
-    parser.add_argument("--output", type=Path, help="JSON file for the result")
-    parser.add_argument("--picture", type=Path, help="SVG or PNG file for the picture")
-    options = parser.parse_args(arguments)
-    options.processes = options.processes or (1 if options.short else 2)
+    options = read_options(
+        parser, arguments, short="noise for images, a made-up table: shows that everything runs", folder="nas_bench_macro",
+        processes="cells",
+    )  # fmt: skip
     setting = SETTINGS["short" if options.short else "full"]
     names = [*setting.methods, *setting.recipes]
     if unknown := [name for name in options.only or () if name not in names]:

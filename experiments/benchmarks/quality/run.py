@@ -35,6 +35,7 @@ from nni_proxyless.search.mobilenetv2_baseline import reference_networks
 
 from .. import ROOT
 from ..common import record
+from ..common.options import read_options
 from .cell import BATCH, GRIDS, Grid, any_net, cell, profiler_of, run, space_of
 from .report import BASELINES, markdown, picture
 
@@ -197,19 +198,13 @@ def compared(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def options_from(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--grid", choices=sorted(GRIDS), default="core", help="(default: %(default)s)")
-    parser.add_argument("--short", action="store_true", help="the same as --grid short")
-    parser.add_argument(
-        "--folder", type=Path, default=Path("quality"), help="of all that is made (default: %(default)s)"
-    )
     parser.add_argument(
         "--concurrency", type=int, default=2, help="trials at a time, one thread each (default: %(default)s)"
     )
     parser.add_argument("--port", type=int, default=8080, help="of NNI's web UI (default: %(default)s)")
-    parser.add_argument("--output", type=Path, help="JSON file for the result")
-    parser.add_argument("--picture", type=Path, help="SVG file")
     parser.add_argument("--trial", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--cell", nargs=3, metavar=("METHOD", "WIDTH", "SEED"), help="only this cell, without NNI")
-    options = parser.parse_args(arguments)
+    options = read_options(parser, arguments, short="the same as --grid short", folder="quality")
     options.grid = "short" if options.short else options.grid
     return options
 

@@ -40,6 +40,7 @@ from nni_proxyless.search.derivation import FinishedSearch
 from nni_proxyless.search.judging import judge_networks
 
 from ..common import record
+from ..common.options import read_options
 from ..common.runtimes import TARGETS, in_own_process
 from ..quality.cell import CPU, INPUT_SHAPE, SPACE, Grid, any_net, run, space_of
 from ..specialization.run import fastest_of_score, timed_in_turns
@@ -200,23 +201,14 @@ def compare(grid: Grid, sizes: Sizes, folder: Path, found: Mapping[str, LookupTa
 def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--short",
-        "--quick",
-        action="store_true",
-        help="a small space, 300 images, few timings: shows that everything runs",
-    )
-    parser.add_argument(
         "--targets", nargs="+", choices=sorted(TARGETS), default=[*NETWORKS_FOR], help="(default: %(default)s)"
     )
     parser.add_argument(
         "--only", choices=("supernet", "tables"), help="make that and end: the supernet needs no quiet machine"
     )
-    parser.add_argument(
-        "--folder", type=Path, default=Path("runtime_networks"), help="of all that is made (default: %(default)s)"
-    )
-    parser.add_argument("--output", type=Path, help="JSON file for the result")
-    parser.add_argument("--picture", type=Path, help="SVG or PNG file for the picture")
-    return parser.parse_args(arguments)
+    return read_options(
+        parser, arguments, short="a small space, 300 images, few timings: shows that everything runs", folder="runtime_networks"
+    )  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

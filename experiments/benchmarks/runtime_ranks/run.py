@@ -18,7 +18,6 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +28,7 @@ from nni_proxyless.latency.runtimes.runtime import Runner, Runtime, make_runtime
 from nni_proxyless.latency.tables.timed_networks import random_samples
 
 from ..common import record
+from ..common.options import read_options
 from ..common.runtimes import SPACES, TARGETS, chosen, in_own_process, in_this_process
 from .report import markdown, picture
 
@@ -97,14 +97,13 @@ def _second(runner: Runner) -> float:
 
 def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--short", "--quick", action="store_true", help="a tiny space, once")
     parser.add_argument("--times", type=int, help="how often all is prepared and timed (default: 2; short: 1)")
     parser.add_argument(
         "--only", nargs="+", metavar="SPACE:TARGET,…", help=f"of {', '.join(SIZES)} and {', '.join(TARGETS)}"
     )
-    parser.add_argument("--output", type=Path, help="JSON file for the result; what is in it is not measured again")
-    parser.add_argument("--picture", type=Path, help="SVG or PNG file for the picture")
-    options = parser.parse_args(arguments)
+    options = read_options(
+        parser, arguments, short="a tiny space, once", output="JSON file for the result; what is in it is not measured again"
+    )  # fmt: skip
     options.times = options.times or (1 if options.short else 2)
     try:
         pairs = chosen(options.only, ["tiny"] if options.short else ["small-16", "small", "imagenet"], EVERY)

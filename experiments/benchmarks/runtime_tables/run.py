@@ -33,6 +33,7 @@ from nni_proxyless.latency.tables.check import agreement, time_networks
 from nni_proxyless.latency.tables.time_in_chunks import in_turn
 
 from ..common import record
+from ..common.options import read_options
 from ..common.runtimes import SPACES, TARGETS, Target, chosen, in_own_process, in_this_process
 from .report import bars, markdown, picture
 
@@ -177,17 +178,14 @@ def make(cells: Cells, space: str, target: str, folder: Path, alone: Callable[..
 
 def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--short", "--quick", action="store_true", help="a tiny space, few networks, few timings")
     parser.add_argument(
         "--only", nargs="+", metavar="SPACE:TARGET,…", help=f"of {', '.join(SPACES)} and {', '.join(TARGETS)}"
     )
     parser.add_argument("--again", action="store_true", help="make cells anew that are in the record already")
-    parser.add_argument(
-        "--folder", type=Path, default=Path("runtime_tables"), help="of the tables (default: %(default)s)"
-    )
-    parser.add_argument("--output", type=Path, help="JSON file for the result; what is in it is not measured again")
-    parser.add_argument("--picture", type=Path, help="SVG or PNG file for the picture")
-    options = parser.parse_args(arguments)
+    options = read_options(
+        parser, arguments, short="a tiny space, few networks, few timings", folder="runtime_tables",
+        output="JSON file for the result; what is in it is not measured again",
+    )  # fmt: skip
     every = [name for name in TARGETS if name not in ONLY_IF_ASKED]
     try:
         options.cells = chosen(options.only, ["tiny"] if options.short else ["small", "imagenet"], every)

@@ -42,6 +42,7 @@ from nni_proxyless.search.derivation import FinishedSearch
 
 from .. import ROOT
 from ..common import record
+from ..common.options import read_options
 from ..common.runtimes import TARGETS, in_own_process
 from ..quality.cell import INPUT_SHAPE, SPACE, Grid, any_net, counted, profiler_of, searched, space_of, train
 from .report import ARMS, EAGER, SHIPPED, compared, markdown, picture
@@ -220,22 +221,11 @@ def measured(networks: list[dict[str, Any]], setting: Setting, folder: Path) -> 
 
 def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--short",
-        "--quick",
-        action="store_true",
-        help="one seed, 300 images, an epoch or two: shows that everything runs",
-    )
-    parser.add_argument("--processes", type=int, help="cells at a time, one thread each (default: 2; short: 1)")
-    parser.add_argument(
-        "--folder", type=Path, default=Path("search_by_runtime"), help="of all that is made (default: %(default)s)"
-    )
     parser.add_argument("--tables", action="store_true", help="build both tables, which wants a quiet machine, and end")
-    parser.add_argument("--output", type=Path, help="JSON file for the result")
-    parser.add_argument("--picture", type=Path, help="SVG or PNG file for the picture")
-    options = parser.parse_args(arguments)
-    options.processes = options.processes or (1 if options.short else 2)
-    return options
+    return read_options(
+        parser, arguments, short="one seed, 300 images, an epoch or two: shows that everything runs", folder="search_by_runtime",
+        processes="cells",
+    )  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -27,6 +27,7 @@ from nni_proxyless.core.user_path import path_argument
 from nni_proxyless.search.selection import METHODS, select
 
 from ..common import record
+from ..common.options import read_options
 from ..nas_bench_macro.cell import draw_of
 from ..nas_bench_macro.space import macs_profiler
 from ..nas_bench_macro.table import Table
@@ -77,18 +78,14 @@ def cell(short: bool, path: Path | None, which: tuple[float, float, int, str]) -
 
 def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--short", action="store_true", help="a made-up table, two judges: shows that everything runs")
     parser.add_argument(
         "--table",
         type=path_argument,
         help="JSON file of the authors (default: what NNI_PROXYLESS_NAS_BENCH_MACRO names)",
     )
-    parser.add_argument("--processes", type=int, help="(default: 2; short: 1)")
-    parser.add_argument("--output", type=Path, help="JSON file for the result")
-    parser.add_argument("--picture", type=Path, help="SVG or PNG file for the picture")
-    options = parser.parse_args(arguments)
-    options.processes = options.processes or (1 if options.short else 2)
-    return options
+    return read_options(
+        parser, arguments, short="a made-up table, two judges: shows that everything runs", processes="ways to select"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
