@@ -177,7 +177,7 @@ def test_a_supernet_learns(recipe):
     y = torch.arange(64) % 2
     images = TensorImages(torch.randn(64, 3, 8, 8) + 4 * y.view(-1, 1, 1, 1), y)
     space = MacroSpace(width=WIDTH, num_classes=2, shared_weights=RECIPES[recipe].shared_weights)
-    made = Recipe(steps=100, batch_size=32, shared_weights=space.shared_weights, sandwich=RECIPES[recipe].sandwich)
+    made = Recipe(steps=200, batch_size=32, shared_weights=space.shared_weights, sandwich=RECIPES[recipe].sandwich)
     assert train(space, images, Paths(made, None, WIDTH, 0), seed=0) < 0.8 * math.log(2)
 
 
@@ -209,8 +209,9 @@ def test_the_command_judges_by_the_table_and_goes_on(tmp_path, monkeypatch, tabl
     by_probabilities, by_supernet = result["found"]
     for row in (by_probabilities, by_supernet):
         assert row["accuracy"] == pytest.approx(chance["maximum"] - row["regret"])
-    search = tmp_path / "cells" / "search-two-path-0.5-0"
-    selected = json.loads((search / "search" / "architecture.json").read_text())
+    assert set(by_supernet["worth"]) == {"probabilities", "log_loss", "accuracy", "smoothed", "cross_validated"}
+    search = tmp_path / "cells" / "search-two-path-0"
+    selected = json.loads((search / "net-0.5" / "architecture.json").read_text())
     assert table.accuracy[table.index(selected["choices"])] == pytest.approx(by_supernet["accuracy"])
     assert setting.n_judged <= selected["search"]["selection"]["judged"] <= setting.n_judged + 1  # and the solver's
     assert selected["macs"] == table.macs[table.index(selected["choices"])] <= 0.5 * table.macs.max()

@@ -59,7 +59,7 @@ def test_both_are_told_and_drawn(found, tmp_path):
     result = found | {
         "machine": {"cpu": "a CPU", "cores": 2}, "threads": 1, "date": "2026-11-29", "versions": {"torch": "2.14"}, "command": "python x",
         "seconds": 60, "bars": [], "targets": {report.SHIPPED: 1.0, report.EAGER: 3.0}, "runtimes": dict.fromkeys(report.ARMS, "x 1"),
-        "setting": {"grid": {"images": 10, "n_more_test": 0, "seeds": [0, 1, 2, 3], "search_epochs": 1, "final_epochs": 1}},
+        "setting": {"grid": {"images": 10, "n_more_test": 0, "seeds": [0, 1, 2, 3], "search_epochs": 2, "warmup_epochs": 1, "final_epochs": 1}},
     }  # fmt: skip
     assert any(
         line.startswith("| by ONNX Runtime, less by eager PyTorch | +1.05 |") for line in report.markdown(result)
@@ -71,23 +71,17 @@ def test_both_are_told_and_drawn(found, tmp_path):
 def test_of_an_eager_search_the_largest_network_that_meets_the_target_is_taken():
     costs = {report.EAGER: {"a": 1.0, "b": 2.0, "c": 3.0}, report.SHIPPED: {"a": 1.0, "b": 0.9, "c": 1.5}}
 
-    def profiler_of(runtime: str):
-        return SimpleNamespace(bounds=lambda: (1.0, 3.0), profile=lambda sample: costs[runtime][sample["label"]])
+    shipped = SimpleNamespace(profile=lambda sample: costs[report.SHIPPED][sample["label"]])
 
     def best(budget: float) -> dict:
         return {"label": max(c for c, ms in costs[report.EAGER].items() if ms <= budget)}
 
-    by_eager = SimpleNamespace(profiler=profiler_of(report.EAGER), best=best)
-    assert search.networks_of(by_eager, report.EAGER, profiler_of(report.SHIPPED), 1.2) == {
-        report.EAGER: {"label": "a"}
-    }
+    found = search.networks_of(best, report.EAGER, (1.0, 3.0), shipped, 1.2)
+    assert found == {report.EAGER: {"label": "a"}}
     with pytest.raises(ValueError, match=r"no network of the search by torch takes at most 0\.5 ms"):
-        search.networks_of(by_eager, report.EAGER, profiler_of(report.SHIPPED), 0.5)
-    by_shipped = SimpleNamespace(best=lambda budget: budget)
-    assert search.networks_of(by_shipped, report.SHIPPED, None, 1.0) == {
-        report.SHIPPED: 1.0,
-        f"{report.SHIPPED}, 80%": 0.8,
-    }
+        search.networks_of(best, report.EAGER, (1.0, 3.0), shipped, 0.5)
+    by_shipped = search.networks_of(lambda budget: {"within": budget}, report.SHIPPED, (1.0, 3.0), shipped, 1.0)
+    assert by_shipped == {report.SHIPPED: {"within": 1.0}, f"{report.SHIPPED}, 80%": {"within": 0.8}}
 
 
 def test_the_score_is_what_candidates_add_to_the_loss():

@@ -1,7 +1,8 @@
 """One cell: one search, or one supernet, from nothing to what the table says of the networks that it finds.
 
-    search-METHOD-BUDGET-SEED                a search by this package's command, with multiply-adds for milliseconds; the network that its
-                                             supernet selects in the end, and the one that its probabilities choose
+    search-METHOD[-BUDGET]-SEED              a search by this package's command, with multiply-adds for milliseconds; the network that its
+                                             supernet selects in the end, and the one that its probabilities choose. ProxylessNAS keeps its
+                                             supernet, so one search without a target serves all budgets; DSNAS lets go of it
     supernet-RECIPE[-BUDGET]-SEED            a supernet by :mod:`.supernet`; verdicts on random networks of every budget; the networks that
                                              the methods of selection find with it
 
@@ -10,6 +11,7 @@ Every step leaves its files in the folder of the cell, with the seconds of CPU t
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import functools
 import json
@@ -35,14 +37,16 @@ from nni_proxyless.search.derivation import FinishedSearch
 from nni_proxyless.search.judging import Verdict, judge_networks
 from nni_proxyless.search.selection import METHODS as METHODS_OF_SELECTION
 from nni_proxyless.search.selection import select
+from nni_proxyless.search.supernet_files import JUDGED
 
-from .space import MacroSpace, macs_profiler, name_of, sample_of
+from .space import LABELS, MacroSpace, macs_profiler, name_of, sample_of
 from .supernet import RECIPES, Paths, train
 from .table import Table, Window
 from .worth import worth
 
 SPACE = "experiments.benchmarks.nas_bench_macro.space:MacroSpace"
 METHODS = ("two-path", "dsnas")
+ONE_SERVES_ALL = ("two-path",)  # budgets: a search leaves its supernet
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Setting:
     width
         Of the space; the table is of width 1.
     search_epochs, warmup_epochs, batch_size, learning_rate
-        Of a search.
+        Of a search; the last epoch of one with DSNAS is the child's, and comes off its warm-up.
     shared_weights, size_bias
         In searches; recipes have their own.
     validation
@@ -80,7 +84,7 @@ class Setting:
     data: Mapping[str, Any] = field(default_factory=lambda: dict(CIFAR10))
     width: float = 1.0
     search_epochs: int = 6
-    warmup_epochs: int = 3
+    warmup_epochs: int = 5
     batch_size: int = 64
     learning_rate: float = 0.06
     shared_weights: bool = False
@@ -95,10 +99,11 @@ class Setting:
         """Kind, name, budget and seed of each; whole seeds first, so that a run that is stopped has some."""
         found: list[tuple[Any, ...]] = []
         for seed in self.seeds:
-            found += [("search", method, budget, seed) for budget in self.budgets for method in self.methods]
-            for recipe in self.recipes:
-                budgets: Sequence[float | None] = self.budgets if RECIPES[recipe].for_one_budget else (None,)
-                found += [("supernet", recipe, budget, seed) for budget in budgets]
+            one_each = [("search", method, method not in ONE_SERVES_ALL) for method in self.methods]
+            one_each += [("supernet", recipe, RECIPES[recipe].for_one_budget) for recipe in self.recipes]
+            for kind, name, for_one_budget in one_each:
+                budgets: Sequence[float | None] = self.budgets if for_one_budget else (None,)
+                found += [(kind, name, budget, seed) for budget in budgets]
         return found
 
 
@@ -111,7 +116,7 @@ SETTINGS = {
     "full": Setting(),
     # Noise for images and a made-up table: that everything runs.
     "short": Setting(
-        recipes=("uniform", "sandwich"), budgets=(0.5,), seeds=(0,), width=0.125, search_epochs=3, warmup_epochs=1, n_judged=4,
+        recipes=("uniform", "sandwich"), budgets=(0.5,), seeds=(0,), width=0.125, search_epochs=3, warmup_epochs=2, n_judged=8,
         n_verdicts=8, steps_share=0.01, calibration_images=32, validation=0.2, batch_size=32,
         data={"name": "synthetic", "n_images": 160},
     ),
@@ -164,22 +169,34 @@ def run_command(words: list[str]) -> None:
 
 
 def strategy_of(setting: Setting, method: str) -> dict[str, Any]:
-    """The section of ``search.yml``; as in :mod:`..quality.cell`, logits move all through the search."""
-    common = {"warmup_epochs": setting.warmup_epochs, "size_bias": setting.size_bias}
+    """The section of ``search.yml``."""
+    common = {"size_bias": setting.size_bias, "arc_learning_rate": 0.01 if method == "dsnas" else 0.006}
     if method == "dsnas":
-        searching = setting.search_epochs - setting.warmup_epochs - 1  # one epoch is the child's
-        return {"name": "dsnas", **common, "search_epochs": searching, "fix_gap": 0.9, "arc_learning_rate": 0.01}
-    return {"name": "proxyless", **common, "update": method, "arc_update_every": 2, "arc_learning_rate": 0.006}
+        searching = setting.search_epochs - setting.warmup_epochs
+        return {
+            "name": "dsnas",
+            **common,
+            "warmup_epochs": setting.warmup_epochs - 1,
+            "search_epochs": searching,
+            "fix_gap": 0.9,
+        }
+    return {
+        "name": "proxyless",
+        **common,
+        "warmup_epochs": setting.warmup_epochs,
+        "update": method,
+        "arc_update_every": 2,
+    }
 
 
-def search_yml(setting: Setting, method: str, budget: float, seed: int, output: Path) -> dict[str, Any]:
+def search_yml(setting: Setting, method: str, budget: float | None, seed: int, output: Path) -> dict[str, Any]:
     return {
         "seed": seed, "output": str(output),
         "space": {"name": SPACE, "width": setting.width, "shared_weights": setting.shared_weights},
         "data": {**setting.data, "batch_size": setting.batch_size, "alphas": 0.2, "validation": setting.validation},
         "strategy": strategy_of(setting, method),
-        "latency": {"target_ms": f"{100 * budget:g}%", "estimator": {"name": "macs"}},
-        "search": {"select": "supernet", "judged": setting.n_judged},
+        "latency": {"target_ms": None if budget is None else f"{100 * budget:g}%", "estimator": {"name": "macs"}},
+        "search": {"select": "probabilities" if budget is None else "supernet", "judged": setting.n_judged},
         "training": {
             "epochs": setting.search_epochs, "optimizer": "sgd", "learning_rate": setting.learning_rate,
             "calibration_images": setting.calibration_images,
@@ -191,9 +208,8 @@ def search_yml(setting: Setting, method: str, budget: float, seed: int, output: 
 def search_cell(
     setting: Setting, table: Table, method: str, budget: float | None, seed: int, folder: Path
 ) -> dict[str, Any]:
-    """A search that ends with the selection by its supernet; that network, and the one that its probabilities choose, by the table."""
-    assert budget is not None
-    window, run = table.window(budget), folder / "search"
+    """A search; within each budget the network that its supernet selects and the one that its probabilities choose, by the table."""
+    run = folder / "search"
 
     def searched() -> dict[str, Any]:
         if not (run / "architecture.json").exists():
@@ -204,18 +220,48 @@ def search_cell(
                 write_text(folder / "search.yml", yaml.safe_dump(config, sort_keys=False))
                 run_command(["search", str(folder / "search.yml")])
         left = Architecture.read(run / "architecture.json")
-        return {"choices": left.choices, "selection": left.search.get("selection", {})}
+        return {"selection_seconds": left.search.get("selection", {}).get("seconds", 0.0)}
 
-    def chosen_by_probabilities() -> dict[str, Any]:
-        return {"choices": FinishedSearch.read(run).best(window.high / 1e6)}
+    search = step(folder / "searched.json", searched)
+    alone = search["seconds"] - search["selection_seconds"]
+    found: dict[str, Any] = {"seconds": alone, "budgets": {}}
+    for share in setting.budgets if budget is None else (budget,):
+        window = table.window(share)
+        chosen = step(folder / f"probable-{share:g}.json", functools.partial(probable, run, window))
+        if budget is None:
+            where = folder / f"net-{share:g}"
+            select_within = functools.partial(judged, setting, run, window, where)
+            judging = step(folder / f"judged-{share:g}.json", select_within)["seconds"]
+        else:
+            where, judging = run, search["selection_seconds"]
+        left = Architecture.read(where / "architecture.json")
+        found["budgets"][f"{share:g}"] = {
+            "by_probabilities": table.standing(chosen["choices"], window) | {"seconds": alone},
+            "by_supernet": table.standing(left.choices, window) | {"seconds": alone + judging},
+            "selection": left.search["selection"], "worth": worth(verdicts_of(where / JUDGED), table, window),
+        }  # fmt: skip
+    return found
 
-    left, probable = step(folder / "searched.json", searched), step(folder / "probable.json", chosen_by_probabilities)
-    judging = left["selection"].get("seconds", 0.0)
-    return {
-        "by_probabilities": table.standing(probable["choices"], window) | {"seconds": left["seconds"] - judging},
-        "by_supernet": table.standing(left["choices"], window) | {"seconds": left["seconds"]},
-        "selection": left["selection"],
-    }
+
+def probable(run: Path, window: Window) -> dict[str, Any]:
+    """The most probable network of a search within a window."""
+    return {"choices": FinishedSearch.read(run).best(window.high / 1e6, window.low / 1e6)}
+
+
+def judged(setting: Setting, run: Path, window: Window, folder: Path) -> dict[str, Any]:
+    """Let the supernet of a search select within a window; the network goes to a folder."""
+    if not (folder / "architecture.json").exists():
+        within = ["--budget-ms", repr(window.high / 1e6), "--at-least-ms", repr(window.low / 1e6)]
+        run_command(["derive", str(run), *within, "--judge", str(setting.n_judged), "--output", str(folder)])
+    return {}
+
+
+def verdicts_of(file: Path) -> dict[str, list[Any]]:
+    """What a search says of the networks that its supernet has judged, as :func:`verdicts` has it, and the log-probabilities."""
+    with file.open(encoding="utf-8", newline="") as text:
+        rows = list(csv.DictReader(text))
+    said = {key: [float(row[key]) for row in rows] for key in ("log_loss", "accuracy", "log_probability")}
+    return {"names": [name_of({label: row[label] for label in LABELS}) for row in rows], **said}
 
 
 # -- supernets -------------------------------------------------------------------------------------------------------------

@@ -48,9 +48,19 @@ def markdown(result: dict[str, Any]) -> list[str]:
         ]  # fmt: skip
         head = ("budget", "search", "network by", "accuracy, %", "above best of 3", "regret", "rank", "CPU minutes")
         lines += [
-            "", f"Searches: {setting['search_epochs']} epochs, {setting['warmup_epochs']} of them for weights alone; the supernet judges "
-            f"{setting['n_judged']} networks.", "", *record.table(head, rows),
+            "", f"Searches: {setting['search_epochs']} epochs, {setting['warmup_epochs']} of them for weights alone (DSNAS: one less, and one of its child); "
+            f"the supernet judges {setting['n_judged']} networks. ProxylessNAS: one search without a target for all budgets of a seed.",
+            "", *record.table(head, rows), "", "How well the verdicts of these searches agree with the table on the networks that were judged: "
+            "correlation r and Kendall's tau; the smoothed log-loss on all networks of the budget.", "",
         ]  # fmt: skip
+        kinds = ("probabilities", "log_loss", "accuracy", "smoothed", "cross_validated")
+        rows = [
+            (f"{row['budget']:.0%}", NAMES[row["method"]], *(_agreement(row["worth"][kind]) for kind in kinds))
+            for row in result["found"] if row["how"] == "by_supernet"
+        ]  # fmt: skip
+        lines += record.table(
+            ("budget", "search", "probabilities", "log-loss", "accuracy", "smoothed log-loss", "as the fit tells"), rows
+        )
     if result["recipes"]:
         rows = [
             (

@@ -31,17 +31,24 @@ def agreement(score: Sequence[float] | np.ndarray, accuracy: Sequence[float] | n
 def worth(verdicts: Mapping[str, Sequence[Any]], table: Table, window: Window) -> dict[str, Any]:
     """How well verdicts on networks of a window agree with the table: log-loss, accuracy, and what a sum over choices makes of log-loss.
 
+    Parameters
+    ----------
+    verdicts
+        ``names``, ``log_loss``, ``accuracy`` and, of a search, ``log_probability`` of networks.
+
     Returns
     -------
     dict
-        ``log_loss``, ``accuracy``: over the networks that were judged; ``smoothed``: of the fitted sums, over all of the window;
+        ``log_loss``, ``accuracy``, ``probabilities``: over the networks that were judged; ``smoothed``: of the fitted sums, over all of the window;
         ``cross_validated``: the correlation that the fit itself tells, without the table.
     """
     truth = table.accuracy[[table.index(name) for name in verdicts["names"]]]
     log_loss, accuracy = (np.asarray(verdicts[key], dtype=float) for key in ("log_loss", "accuracy"))
     fit = fit_additive([sample_of(name) for name in verdicts["names"]], log_loss.tolist(), CANDIDATES)
     smoothed = [-fit.predict(sample_of(name)) for name in table.names(window.indices)]
+    by_probabilities = verdicts.get("log_probability")
     return {
+        **({} if by_probabilities is None else {"probabilities": agreement(by_probabilities, truth)}),
         "log_loss": agreement(-log_loss, truth), "accuracy": agreement(accuracy, truth), "smoothed": agreement(smoothed, window.accuracy),
         "cross_validated": {"r": fit.correlation, "tau": fit.rank_correlation}, "networks": len(truth),
     }  # fmt: skip
@@ -60,34 +67,21 @@ def summary(table: Table, budgets: Sequence[float], cells: Sequence[Mapping[str,
 def found_by_searches(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A row per method, budget and way to choose."""
     rows = []
-    searches = [one for one in cells if one["kind"] == "search"]
-    for method, budget in dict.fromkeys((one["name"], one["budget"]) for one in searches):
-        mine = [one for one in searches if (one["name"], one["budget"]) == (method, budget)]
+    for method, budget, mine in _by_name_and_budget(cells, "search"):
         for how in HOW:
-            networks = [one[how] for one in mine if how in one]
-            if networks:
-                seconds = [network["seconds"] for network in networks]
-                rows.append(
-                    {
-                        "method": method,
-                        "budget": budget,
-                        "how": how,
-                        **means(networks),
-                        "seconds": statistics.mean(seconds),
-                    }
-                )
+            networks = [of[how] for _, of in mine]
+            seconds = statistics.mean(network["seconds"] for network in networks)
+            rows.append({
+                "method": method, "budget": float(budget), "how": how, **means(networks), "seconds": seconds,
+                "worth": _mean_worth([of["worth"] for _, of in mine]),
+            })  # fmt: skip
     return rows
 
 
 def told_by_supernets(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """A row per recipe and budget."""
     rows = []
-    supernets = [one for one in cells if one["kind"] == "supernet"]
-    for recipe, budget in dict.fromkeys((one["name"], budget) for one in supernets for budget in one["budgets"]):
-        mine = [
-            (one, one["budgets"][budget]) for one in supernets if one["name"] == recipe and budget in one["budgets"]
-        ]
-        told = [of["worth"] for _, of in mine]
+    for recipe, budget, mine in _by_name_and_budget(cells, "supernet"):
         selected = {
             method: means([of["selected"][method] for _, of in mine]) | {
                 "judged": statistics.mean(of["selected"][method]["judged"] for _, of in mine),
@@ -95,15 +89,31 @@ def told_by_supernets(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
             for method in mine[0][1]["selected"] if method != "seconds"
         }  # fmt: skip
         rows.append({
-            "recipe": recipe, "budget": float(budget), "seeds": len(mine),
-            **{kind: {key: statistics.mean(t[kind][key] for t in told) for key in ("r", "tau")} for kind in
-               ("log_loss", "accuracy", "smoothed", "cross_validated")},
+            "recipe": recipe, "budget": float(budget), "seeds": len(mine), **_mean_worth([of["worth"] for _, of in mine]),
             "selected": selected, "training_seconds": statistics.mean(one["training"]["seconds"] for one, _ in mine),
             "seconds_per_network": statistics.mean(
                 of["verdicts"]["seconds"] / len(of["verdicts"]["names"]) for _, of in mine
             ),
         })  # fmt: skip
     return rows
+
+
+def _by_name_and_budget(
+    cells: Sequence[Mapping[str, Any]], kind: str
+) -> list[tuple[str, str, list[tuple[Mapping[str, Any], Mapping[str, Any]]]]]:
+    """Name, budget and, of each seed, the cell and what it found at this budget."""
+    groups: dict[tuple[str, str], list[tuple[Mapping[str, Any], Mapping[str, Any]]]] = {}
+    for one in cells:
+        if one["kind"] == kind:
+            for budget, of in one["budgets"].items():
+                groups.setdefault((one["name"], budget), []).append((one, of))
+    return [(name, budget, mine) for (name, budget), mine in groups.items()]
+
+
+def _mean_worth(told: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Over seeds, of each kind of verdict."""
+    kinds = [kind for kind in told[0] if kind != "networks"]
+    return {kind: {key: statistics.mean(t[kind][key] for t in told) for key in ("r", "tau")} for kind in kinds}
 
 
 def means(networks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

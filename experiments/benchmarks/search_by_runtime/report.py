@@ -98,7 +98,8 @@ def markdown(result: dict[str, Any]) -> list[str]:
     lines = [
         *record.head(result), "",
         f"{grid['images']} training images of Fashion-MNIST, judged on 10,000 test images and {grid['n_more_test']:,} that did not train; "
-        f"{len(grid['seeds'])} seed(s). A search is {grid['search_epochs']} epochs, its network then trains for {grid['final_epochs']} from scratch. "
+        f"seeds {grid['seeds'][0]} to {grid['seeds'][-1]}. A search is {grid['search_epochs']} epochs, {grid['warmup_epochs']} of them of weights alone; "
+        f"{_verdict(result)}. The network then trains for {grid['final_epochs']} epochs from scratch. "
         f"Target: {targets[SHIPPED]:.4g} ms in {result['runtimes'][SHIPPED]}, one image, one thread; such networks take {targets[EAGER]:.4g} ms "
         f"in {result['runtimes'][EAGER]} on average, which the other search has for its target. Means and standard errors.", "",
     ]  # fmt: skip
@@ -146,6 +147,18 @@ def markdown(result: dict[str, Any]) -> list[str]:
         "all such experiments. Equal accuracy: log-linear between the two networks of a search by ONNX Runtime, means over seeds; the interval is "
         "a bootstrap over seeds.",
     ]  # fmt: skip
+
+
+def _verdict(result: Mapping[str, Any]) -> str:
+    """What says which network is best."""
+    judged = result["setting"].get("judged", 0)
+    if not judged:
+        return "which network is best, its probabilities say"
+    verdicts = result["verdicts"]
+    correlations = [one["correlation"] for one in verdicts if one["correlation"] is not None]
+    of = f" (cross-validated correlation {min(correlations):.2f} to {max(correlations):.2f})" if correlations else ""
+    images = verdicts[0]["images"]
+    return f"which network is best says the fit to the log-losses of {judged} networks that its supernet judges by {images} images{of}"
 
 
 def _mean(values: Sequence[float], digits: int) -> str:

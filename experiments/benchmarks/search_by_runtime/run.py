@@ -5,9 +5,12 @@
 Networks are to run in ONNX Runtime, one image at a time, one thread, within a target in its milliseconds. Two users search for them on
 Fashion-MNIST, with the same space, strategy, images, epochs and seed:
 
-- *by ONNX Runtime*: with a table of ONNX Runtime, at the target. The most probable network within it is trained.
-- *by eager PyTorch*: with a table of eager PyTorch, at the milliseconds that networks of the target take there on average. Of the most
-  probable networks within every eager budget the one is trained that takes longest in ONNX Runtime and still meets the target.
+- *by ONNX Runtime*: with a table of ONNX Runtime, at the target. The best network within it is trained.
+- *by eager PyTorch*: with a table of eager PyTorch, at the milliseconds that networks of the target take there on average. Of the
+  best networks within every eager budget the one is trained that takes longest in ONNX Runtime and still meets the target.
+
+Which network is the best one say the probabilities at the end of the search (``--verdict probabilities``), or what each choice adds to the log-loss
+of networks that the supernet judges (``--verdict supernet``); in such a search all epochs but one train paths that are drawn without probabilities.
 
 The final training is the same, from scratch. Accuracies are compared seed by seed (paired t-test). Of the first search a second network is
 trained, within 80 % of the target: what accuracy costs in milliseconds, and so how much faster a network of the other's accuracy is.
@@ -26,19 +29,23 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import Subset
 
 from nni_proxyless.core.atomic_files import write_text
+from nni_proxyless.data import loader
 from nni_proxyless.derive import build_network
-from nni_proxyless.latency import LatencyProfiler, LookupTable, build_lookup_table
+from nni_proxyless.latency import LatencyProfiler, LookupTable, build_lookup_table, least_under_budget
 from nni_proxyless.latency.tables.timed_networks import random_samples
 from nni_proxyless.models.architecture import Architecture
 from nni_proxyless.search.derivation import FinishedSearch
+from nni_proxyless.search.supernet_files import JUDGED
+from nni_proxyless.search.supernet_selection import judging_images, select_network
 
 from .. import ROOT
 from ..common import record
@@ -59,6 +66,10 @@ class Setting:
 
     Attributes
     ----------
+    judged
+        Networks that the supernet of a search judges; 0: its probabilities choose.
+    images
+        That judge one, about. A fit to many networks averages over what few images are wrong about.
     share
         Where the target lies between the fastest and the slowest network in the shipped runtime.
     networks, operations
@@ -68,6 +79,8 @@ class Setting:
     """
 
     grid: Grid
+    judged: int = 0
+    images: int = 500
     share: float = 0.2  # a pilot: at 0.35, one seed, 80 % of the target cost 0.3 points only
     networks: int = 30
     operations: int = 150
@@ -75,13 +88,21 @@ class Setting:
 
 
 WIDE = SPACE | {"kernels": [3, 5, 7]}
-SETTINGS = {
-    "long": Setting(Grid(("two-path",), (), tuple(range(8)), n_more_test=50_000, space=WIDE)),
-    "short": Setting(
-        Grid(("two-path",), (), (0,), search_epochs=2, warmup_epochs=1, final_epochs=1, images=300, space=WIDE | {"depths": [2, 1, 1]}),
-        networks=2, operations=2, final=3,
-    ),
-}  # fmt: skip
+LONG = Grid(("two-path",), (), tuple(range(8)), n_more_test=50_000, space=WIDE)
+SHORT = Grid(
+    ("two-path",), (), (0,), search_epochs=2, warmup_epochs=1, final_epochs=1, images=300, space=WIDE | {"depths": [2, 1, 1]},
+)  # fmt: skip
+PROBABILITIES, SUPERNET = VERDICTS = ("probabilities", "supernet")
+
+
+def setting_of(verdict: str, *, short: bool = False) -> Setting:
+    """What is compared, with the verdict of probabilities or of the supernet; ``short``: only that it runs."""
+    if short:
+        return Setting(SHORT, judged=8 if verdict == SUPERNET else 0, images=20, networks=2, operations=2, final=3)
+    if verdict == SUPERNET:  # seeds that were in no trial of it
+        grid = dataclasses.replace(LONG, seeds=tuple(range(8, 16)), warmup_epochs=LONG.search_epochs - 1)
+        return Setting(grid, judged=200)
+    return Setting(LONG)
 
 
 # -- before: two tables and two targets ------------------------------------------------------------------------------------------
@@ -126,21 +147,58 @@ def prepare(setting: Setting, folder: Path) -> dict[str, float]:
 # -- a cell ----------------------------------------------------------------------------------------------------------------------
 
 
-def networks_of(search: FinishedSearch, arm: str, shipped: LatencyProfiler, target: float) -> dict[str, dict[str, Any]]:
-    """The networks that are taken from a search, by the name of their arm."""
+Best = Callable[[float], dict[str, Any]]
+"""The best network within a budget, by the verdict of a search."""
+
+
+def verdict_of(
+    search: FinishedSearch, target: float, setting: Setting, seed: int, folder: Path
+) -> tuple[Best, dict[str, Any]]:
+    """What a search says of networks: its probabilities, or the fit to networks within the target that its supernet judges; and its record.
+
+    The verdicts go to ``judged.csv`` in the folder.
+    """
+    if not setting.judged:
+        return search.best, {"by": PROBABILITIES}
+    images = judging_images(search.parts)
+    held_out: Any = images.few.dataset
+    few = Subset(held_out, range(0, len(held_out), max(1, len(held_out) // setting.images)))
+    selected = select_network(
+        search.space, search.profiler, images._replace(few=loader(few, setting.grid.batch_size), more=None), n=setting.judged, seed=seed,
+        budget=target, method="ridge",
+    )  # fmt: skip
+    selected.write(folder / JUDGED, search.probs)
+    scores = selected.selection.fit.scores
+    return lambda budget: least_under_budget(scores, search.profiler, budget), selected.record()
+
+
+def networks_of(
+    best: Best, arm: str, bounds: tuple[float, float], shipped: LatencyProfiler, target: float
+) -> dict[str, dict[str, Any]]:
+    """The networks that are taken from a search, by the name of their arm.
+
+    Parameters
+    ----------
+    best
+        By the costs that the search had.
+    bounds
+        The fastest and the slowest network by these costs.
+    target
+        By ``shipped``.
+    """
     if arm == SHIPPED:
-        return {SHIPPED: search.best(target), f"{SHIPPED}, {SMALLER:.0%}": search.best(SMALLER * target)}
-    low, high = search.profiler.bounds()
-    samples = [search.best(float(budget)) for budget in np.linspace(low * (1 + 1e-9), high, BUDGETS)]
+        return {SHIPPED: best(target), f"{SHIPPED}, {SMALLER:.0%}": best(SMALLER * target)}
+    low, high = bounds
+    samples = [best(float(budget)) for budget in np.linspace(low * (1 + 1e-9), high, BUDGETS)]
     fitting = [sample for sample in samples if shipped.profile(sample) <= target]
     if not fitting:
         raise ValueError(f"no network of the search by {arm} takes at most {target:.4g} ms in {SHIPPED}")
     return {EAGER: max(fitting, key=lambda sample: float(shipped.profile(sample)))}
 
 
-def cell(name: str, arm: str, seed: int, folder: Path) -> None:
+def cell(setting: Setting, arm: str, seed: int, folder: Path) -> None:
     """One search and the training of its networks; everything is kept in the folder, at last ``cell.json``."""
-    setting, mine = SETTINGS[name], folder / "cells" / f"{arm}-{seed}"
+    mine = folder / "cells" / f"{arm}-{seed}"
     if (mine / "cell.json").exists():
         return
     os.chdir(ROOT)  # where the images are found that the settings name
@@ -152,34 +210,38 @@ def cell(name: str, arm: str, seed: int, folder: Path) -> None:
         searched(setting.grid, "two-path", targets[arm], seed, table_of(arm, folder), mine, batch=1)
     )
     seconds = {"search": round(time.process_time() - began, 1)}
+    best, verdict = verdict_of(search, targets[arm], setting, seed, mine)
+    seconds["verdict"] = round(time.process_time() - began - seconds["search"], 1)
     base = any_net(setting.grid)
     profilers = {target: profiler_of(base, table_of(target, folder)) for target in (SHIPPED, EAGER)}
+    taken = networks_of(best, arm, search.profiler.bounds(), profilers[SHIPPED], targets[SHIPPED])
     found = []
-    for taken, choices in networks_of(search, arm, profilers[SHIPPED], targets[SHIPPED]).items():
-        place = mine / taken.replace(", ", "-").replace("%", "") / "architecture.json"
+    for name, choices in taken.items():
+        place = mine / name.replace(", ", "-").replace("%", "") / "architecture.json"
         network = counted(dataclasses.replace(base, choices=choices, network=space_of(base).timm_definition(choices)))
         network.write(place)
         trained = train(setting.grid, place, seed)
         table_ms = {target: float(profiler.profile(choices)) for target, profiler in profilers.items()}
         found.append({
-            "arm": taken, "seed": seed, **trained, "table_ms": table_ms, "macs": network.macs, "n_params": network.n_params,
+            "arm": name, "seed": seed, **trained, "table_ms": table_ms, "macs": network.macs, "n_params": network.n_params,
             "choices": choices,
         })  # fmt: skip
     seconds["all"] = round(time.process_time() - began, 1)
-    write_text(mine / "cell.json", json.dumps({"networks": found, "cpu_seconds": seconds}, indent=1) + "\n")
+    left = {"arm": arm, "seed": seed, "verdict": verdict, "networks": found, "cpu_seconds": seconds}
+    write_text(mine / "cell.json", json.dumps(left, indent=1) + "\n")
 
 
-def make_cells(name: str, folder: Path, processes: int) -> list[dict[str, Any]]:
+def make_cells(setting: Setting, folder: Path, processes: int) -> list[dict[str, Any]]:
     """All cells, whole seeds first, so many at a time; what they have left."""
-    cells = [(arm, seed) for seed in SETTINGS[name].grid.seeds for arm in ARMS]
+    cells = [(arm, seed) for seed in setting.grid.seeds for arm in ARMS]
     paths = {(arm, seed): folder / "cells" / f"{arm}-{seed}" / "cell.json" for arm, seed in cells}
     missing = [one for one in cells if not paths[one].exists()]
     if missing and processes == 1:
         for arm, seed in missing:
-            cell(name, arm, seed, folder)
+            cell(setting, arm, seed, folder)
     elif missing:
         with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=1) as pool:
-            done = [pool.apply_async(cell, (name, arm, seed, folder)) for arm, seed in missing]
+            done = [pool.apply_async(cell, (setting, arm, seed, folder)) for arm, seed in missing]
             for (arm, seed), one in zip(missing, done, strict=True):
                 one.get()
                 print(f"{arm}, seed {seed}: done", file=sys.stderr, flush=True)
@@ -221,6 +283,12 @@ def measured(networks: list[dict[str, Any]], setting: Setting, folder: Path) -> 
 
 def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--verdict",
+        choices=VERDICTS,
+        default=PROBABILITIES,
+        help="what says which network is best (default: %(default)s)",
+    )
     parser.add_argument("--tables", action="store_true", help="build both tables, which wants a quiet machine, and end")
     return read_options(
         parser, arguments, short="one seed, 300 images, an epoch or two: shows that everything runs", folder="search_by_runtime",
@@ -230,18 +298,21 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = options_from(arguments)
-    name, folder = "short" if options.short else "long", options.folder.resolve()
+    setting, folder = setting_of(options.verdict, short=options.short), options.folder.resolve()
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # of the processes that are started
     logging.getLogger("nni_proxyless").setLevel(logging.WARNING)
     began = time.perf_counter()
-    targets = prepare(SETTINGS[name], folder)
+    targets = prepare(setting, folder)
     if options.tables:
         return 0
-    cells = make_cells(name, folder, options.processes)
-    networks = measured([network for one in cells for network in one["networks"]], SETTINGS[name], folder)
-    result = record.provenance(__file__, argparse.Namespace(short=options.short), time.perf_counter() - began) | {
-        "threads": 1, "bars": [], "setting": dataclasses.asdict(SETTINGS[name]), "targets": targets, "networks": networks,
-        "cpu_seconds": [one["cpu_seconds"] for one in cells], "compared": compared(networks, SMALLER),
+    cells = make_cells(setting, folder, options.processes)
+    networks = measured([network for one in cells for network in one["networks"]], setting, folder)
+    shown = argparse.Namespace(
+        short=options.short, verdict=None if options.verdict == PROBABILITIES else options.verdict
+    )
+    result = record.provenance(__file__, shown, time.perf_counter() - began) | {
+        "threads": 1, "bars": [], "setting": dataclasses.asdict(setting), "targets": targets, "networks": networks,
+        "cpu_seconds": [one["cpu_seconds"] for one in cells], "verdicts": [one["verdict"] for one in cells], "compared": compared(networks, SMALLER),
         "runtimes": {target: LookupTable.read(table_of(target, folder)).conditions["runtime"] for target in (SHIPPED, EAGER)},
     }  # fmt: skip
     return record.finish(result, options, markdown, picture)
