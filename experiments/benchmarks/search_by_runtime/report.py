@@ -141,6 +141,14 @@ def markdown(result: dict[str, Any]) -> list[str]:
             "",
             f"At equal accuracy the network by eager PyTorch takes {ratio:.2f} times as long in ONNX Runtime{told}.",
         ]
+    if result.get("left_out"):
+        of_cells = list(result["left_out"].values())
+        numbers = list(of_cells[0])
+        means = (f"{statistics.mean(one[n] for one in of_cells):.2f}" for n in numbers)
+        lines += [
+            "", "How well the fit to so many judged networks predicts the log-loss of the others (correlation, mean of all searches):", "",
+            *record.table(("networks", *numbers), [("correlation", *means)]),
+        ]  # fmt: skip
     return [
         *lines, "",
         "p: paired t-test over seeds, two-sided. *Would be seen*: the difference that so many pairs of this scatter show with p < 0.05 in 80 % of "

@@ -21,6 +21,7 @@ What lies in the folder is not made again: the same command goes on where it was
 from __future__ import annotations
 
 import argparse
+import csv
 import dataclasses
 import json
 import logging
@@ -35,6 +36,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
 from torch.utils.data import Subset
 
 from nni_proxyless.core.atomic_files import write_text
@@ -43,6 +45,7 @@ from nni_proxyless.derive import build_network
 from nni_proxyless.latency import LatencyProfiler, LookupTable, build_lookup_table, least_under_budget
 from nni_proxyless.latency.tables.timed_networks import random_samples
 from nni_proxyless.models.architecture import Architecture
+from nni_proxyless.search.additive_fit import fit_additive
 from nni_proxyless.search.derivation import FinishedSearch
 from nni_proxyless.search.supernet_files import JUDGED
 from nni_proxyless.search.supernet_selection import judging_images, select_network
@@ -57,6 +60,7 @@ from .report import ARMS, EAGER, SHIPPED, compared, markdown, picture
 SMALLER = 0.8  # of the target, for the second network of a search by the shipped runtime
 BUDGETS = 200  # eager ones, from the fastest to the slowest network
 EQUIVALENT = 0.03  # networks that take the target within this share, of random ones
+FITTED, DRAWS = (16, 32, 64, 128), 10  # networks that a fit is made to, to see what their number is worth
 COPIES = 5  # of every network when it is timed at the end: where its weights lie in memory makes it faster or slower
 
 
@@ -172,6 +176,25 @@ def verdict_of(
     return lambda budget: least_under_budget(scores, search.profiler, budget), selected.record()
 
 
+def left_out(file: Path) -> dict[int, float]:
+    """How well the fit to so many of the networks that were judged predicts the log-losses of the others: correlation, mean of some draws."""
+    with file.open(encoding="utf-8", newline="") as text:
+        rows = list(csv.DictReader(text))
+    labels = list(rows[0])[list(rows[0]).index("selected") + 1 :]
+    samples = [{label: row[label] for label in labels} for row in rows]
+    losses = np.array([float(row["log_loss"]) for row in rows])
+    candidates = {label: sorted({sample[label] for sample in samples}) for label in labels}
+    draw, found = np.random.default_rng(0), {}
+    for n in (n for n in FITTED if n <= 0.8 * len(rows)):
+        agreements = []
+        for _ in range(DRAWS):
+            some, rest = np.split(draw.permutation(len(rows)), [n])
+            fit = fit_additive([samples[i] for i in some], losses[some].tolist(), candidates)
+            agreements.append(stats.pearsonr([fit.predict(samples[i]) for i in rest], losses[rest]).statistic)
+        found[n] = float(np.mean(agreements))
+    return found
+
+
 def networks_of(
     best: Best, arm: str, bounds: tuple[float, float], shipped: LatencyProfiler, target: float
 ) -> dict[str, dict[str, Any]]:
@@ -196,10 +219,15 @@ def networks_of(
     return {EAGER: max(fitting, key=lambda sample: float(shipped.profile(sample)))}
 
 
+def cell_of(arm: str, seed: int, folder: Path) -> Path:
+    return folder / "cells" / f"{arm}-{seed}" / "cell.json"
+
+
 def cell(setting: Setting, arm: str, seed: int, folder: Path) -> None:
     """One search and the training of its networks; everything is kept in the folder, at last ``cell.json``."""
-    mine = folder / "cells" / f"{arm}-{seed}"
-    if (mine / "cell.json").exists():
+    done = cell_of(arm, seed, folder)
+    mine = done.parent
+    if done.exists():
         return
     os.chdir(ROOT)  # where the images are found that the settings name
     torch.set_num_threads(1)
@@ -228,13 +256,13 @@ def cell(setting: Setting, arm: str, seed: int, folder: Path) -> None:
         })  # fmt: skip
     seconds["all"] = round(time.process_time() - began, 1)
     left = {"arm": arm, "seed": seed, "verdict": verdict, "networks": found, "cpu_seconds": seconds}
-    write_text(mine / "cell.json", json.dumps(left, indent=1) + "\n")
+    write_text(done, json.dumps(left, indent=1) + "\n")
 
 
 def make_cells(setting: Setting, folder: Path, processes: int) -> list[dict[str, Any]]:
     """All cells, whole seeds first, so many at a time; what they have left."""
     cells = [(arm, seed) for seed in setting.grid.seeds for arm in ARMS]
-    paths = {(arm, seed): folder / "cells" / f"{arm}-{seed}" / "cell.json" for arm, seed in cells}
+    paths = {(arm, seed): cell_of(arm, seed, folder) for arm, seed in cells}
     missing = [one for one in cells if not paths[one].exists()]
     if missing and processes == 1:
         for arm, seed in missing:
@@ -313,6 +341,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = record.provenance(__file__, shown, time.perf_counter() - began) | {
         "threads": 1, "bars": [], "setting": dataclasses.asdict(setting), "targets": targets, "networks": networks,
         "cpu_seconds": [one["cpu_seconds"] for one in cells], "verdicts": [one["verdict"] for one in cells], "compared": compared(networks, SMALLER),
+        "left_out": {f"{arm}-{seed}": left_out(cell_of(arm, seed, folder).parent / JUDGED) for seed in setting.grid.seeds for arm in ARMS}
+        if setting.judged else {},
         "runtimes": {target: LookupTable.read(table_of(target, folder)).conditions["runtime"] for target in (SHIPPED, EAGER)},
     }  # fmt: skip
     return record.finish(result, options, markdown, picture)
