@@ -81,10 +81,11 @@ def front(package: str = PACKAGE) -> list[str]:
     for question in questions(package):
         results = [result for _, result in recorded(question)]
         verdicts = [b["verdict"] for result in results for b in result.get("bars", [])]
-        dates = sorted({result["date"] for result in results})
+        dates, lacking = sorted({result["date"] for result in results}), len(unrecorded(question))
+        recorded_on = ", ".join(dates) + (f"; {lacking} not yet" if lacking else "") if dates else "not recorded yet"
         rows.append((
             f"[{question.title}]({question.name}/README.md)", question.answer,
-            ", ".join(dates) if not unrecorded(question) else "not recorded yet", record.counted(verdicts),
+            recorded_on, record.counted(verdicts),
         ))  # fmt: skip
     return record.table(("question", "answer", "recorded", "bars"), rows)
 

@@ -54,7 +54,7 @@ def test_what_python_and_editors_leave_is_no_question(made_up):
     assert [question.name for question in questions(package)] == ["whole", "fresh"]
 
 
-def test_a_question_without_a_record_is_named(made_up):
+def test_a_question_without_a_record_is_named(made_up, monkeypatch):
     whole, fresh = questions(made_up[0])
     assert [problems(q) for q in (whole, fresh)] == [[], []]
     assert [[one.file for one in unrecorded(q)] for q in (whole, fresh)] == [[], ["a.json"]]
@@ -62,6 +62,9 @@ def test_a_question_without_a_record_is_named(made_up):
     *_, first, second = results.front(made_up[0])
     assert first == "| [A question?](whole/README.md) | An answer. | 2026-11-29 | 1 missed |"
     assert second == "| [A question?](fresh/README.md) | An answer. | not recorded yet |  |"
+    more = [("a.json", "A"), ("b.json", "B")]
+    monkeypatch.setattr(importlib.import_module(f"{made_up[0]}.whole"), "RECORDS", more)
+    assert results.front(made_up[0])[-2].endswith("| 2026-11-29; 1 not yet | 1 missed |")
 
 
 @pytest.mark.parametrize("name", ["__init__.py", "run.py", "report.py", "README.md"])
