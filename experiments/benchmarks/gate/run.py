@@ -34,7 +34,8 @@ from .. import ROOT
 from ..common import record
 from ..common.options import read_options
 from ..common.planted import silence
-from ..quality.cell import CIFAR10, OPEN, SPACE, Grid, any_net, counted, space_of, train
+from ..quality.cell import any_net, counted, space_of, train
+from ..quality.grids import CIFAR10, OPEN, SPACE, Grid
 from .report import markdown, picture
 
 AT_LEAST = 3.0  # deviation between networks by the noise of a training

@@ -42,7 +42,8 @@ from nni_proxyless.search.judging import judge_networks
 from ..common import record
 from ..common.options import read_options
 from ..common.runtimes import TARGETS, in_own_process
-from ..quality.cell import CPU, INPUT_SHAPE, SPACE, Grid, any_net, run, space_of
+from ..quality.cell import CPU, any_net, run, space_of
+from ..quality.grids import INPUT_SHAPE, SPACE, Grid
 from ..specialization.run import fastest_of_score, timed_in_turns
 from .report import bars, markdown, picture
 

@@ -54,7 +54,8 @@ from .. import ROOT
 from ..common import record
 from ..common.options import read_options
 from ..common.runtimes import TARGETS, in_own_process
-from ..quality.cell import INPUT_SHAPE, SPACE, Grid, any_net, counted, profiler_of, searched, space_of, train
+from ..quality.cell import any_net, counted, profiler_of, searched, space_of, train
+from ..quality.grids import INPUT_SHAPE, SPACE, Grid
 from .report import ARMS, EAGER, SHIPPED, compared, markdown, picture
 
 SMALLER = 0.8  # of the target, for the second network of a search by the shipped runtime
@@ -66,7 +67,7 @@ COPIES = 5  # of every network when it is timed at the end: where its weights li
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A grid of :mod:`..quality.cell` and what is more.
+    """A grid of :mod:`..quality.grids` and what is more.
 
     Attributes
     ----------
