@@ -22,12 +22,15 @@ from .calibration import Calibration
 from .choices import check_values
 from .digits import in_words
 from .estimator import LatencyEstimator
+from .nested_costs import NestedCosts
 from .operation import Conditions, Operation, Shape, trace_operations
 
 if TYPE_CHECKING:
     from .tables.yaml_format import TimedNetwork
 
 __all__ = ["LatencyProfiler"]
+
+CHAIN = 100  # additions, one inside the other
 
 
 class LatencyProfiler(ExpressionProfiler):
@@ -114,22 +117,30 @@ class LatencyProfiler(ExpressionProfiler):
         for label, costs in sorted(self.candidate_ms.items()):
             if any(costs.values()):
                 terms.append(MutableExpression.switch_case(mutables[label], costs))
-        for conditions, ms in self.nested_ms.items():
-            term: Any = ms
-            for label, choices in reversed(conditions):
-                term = MutableExpression.switch_case(
-                    mutables[label], {value: term if value in choices else 0.0 for value in mutables[label].values}
-                )
-            terms.append(term)
         self._terms = terms
-        if self.combine == "sum":
-            self.expression = functools.reduce(operator.add, terms)
-        else:
-            self.expression = MutableExpression.max(terms) if len(terms) > 1 else self.fixed_ms
+        self._nested = NestedCosts(
+            self.nested_ms, {label: tuple(mutables[label].values) for label in self.candidate_ms}
+        )
+        self._plain = self._joined(terms)
+        self.expression = self._joined([*terms, *(_term(mutables, *nested) for nested in self.nested_ms.items())])
         if self.fixed_ms < 0 and self._least() <= 0:
             raise ValueError(
                 f"constant and calibration of the table make {in_words(self._least())} {self.unit} of the cheapest network; check the table again"
             )
+
+    def profile(self, sample: Mapping[str, Any]) -> float:
+        """Cost of one architecture, label -> choice.
+
+        Raises
+        ------
+        KeyError
+            A label that makes a difference is missing.
+        RuntimeError, ValueError
+            A choice is none of its label.
+        """
+        plain: float = self._plain if isinstance(self._plain, float) else self._plain.evaluate(dict(sample))
+        nested = self._nested.of(sample)
+        return float(sum(nested, plain) if self.combine == "sum" else max((plain, *nested)))
 
     def predicted_ms(self, sample: Mapping[str, Any]) -> float:
         """Latency of one architecture without the calibration of the table, the bare sum of its rows."""
@@ -153,9 +164,14 @@ class LatencyProfiler(ExpressionProfiler):
         Tensor or float
             Differentiable in the probabilities. Of a maximum, the worst label alone has a gradient; equal ones share it.
         """
+        nested: Any = self._nested.expected(sample)
         if self.combine == "sum":
-            return expression_expectation(self.expression, dict(sample))
+            plain: Any = expression_expectation(self._plain, dict(sample))
+            if self._nested:
+                plain = plain + (nested.sum() if isinstance(nested, Tensor) else float(nested.sum()))
+            return plain
         found: list[Any] = [expression_expectation(term, dict(sample)) for term in self._terms]
+        found += nested.unbind() if isinstance(nested, Tensor) else nested.tolist()
         tensors = [value for value in found if isinstance(value, Tensor)]
         least = max((value for value in found if not isinstance(value, Tensor)), default=0.0)
         return torch.stack(tensors).amax().clamp_min(least) if tensors else least
@@ -193,9 +209,27 @@ class LatencyProfiler(ExpressionProfiler):
 
         return fastest(self)[1]
 
+    def _joined(self, terms: list[Any]) -> Any:
+        if self.combine == "max":
+            return MutableExpression.max(terms) if len(terms) > 1 else terms[0]
+        # Sums of sums: NNI adds up by recursion, and a chain of a thousand is too deep for that.
+        while len(terms) > CHAIN:
+            terms = [functools.reduce(operator.add, terms[i : i + CHAIN]) for i in range(0, len(terms), CHAIN)]
+        return functools.reduce(operator.add, terms)
+
     @staticmethod
     def _estimate(estimator: LatencyEstimator, operation: Operation) -> float:
         ms = float(estimator.estimate(operation))
         if not ms >= 0:
             raise ValueError(f"latency of '{operation.key}' is {ms} ms; allowed: 0 or more")
         return ms
+
+
+def _term(mutables: Mapping[str, Any], conditions: Conditions, ms: float) -> Any:
+    """What it costs where all conditions hold, as an expression of NNI."""
+    term: Any = ms
+    for label, choices in reversed(conditions):
+        term = MutableExpression.switch_case(
+            mutables[label], {value: term if value in choices else 0.0 for value in mutables[label].values}
+        )
+    return term

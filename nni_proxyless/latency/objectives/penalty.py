@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import copy
 import math
-import numbers
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, Literal
 
 import torch
@@ -215,8 +215,8 @@ class LatencyPenalty(ExpectationProfilerPenalty):
 
     def profile(self, sample: dict[str, Any]) -> Any:
         """E under the probabilities ``sample``: exact for a sum, for a maximum the lower bound that the profiler gives."""
-        if isinstance(self.profiler, LatencyProfiler) and self.profiler.combine == "max":
-            return self.profiler.expectation(sample)  # NNI would go through all networks
+        if isinstance(self.profiler, LatencyProfiler) and (self.profiler.combine == "max" or self.profiler.nested_ms):
+            return self.profiler.expectation(sample)  # NNI would go through all networks, or all pairs of choices
         return super().profile(sample)
 
     def _of_path(self, sample: dict[str, Any], path: dict[str, Any] | None) -> Any:
@@ -273,11 +273,12 @@ class LatencyPenalty(ExpectationProfilerPenalty):
         expression = self.profiler.expression
         if not (torch.is_grad_enabled() and loss.requires_grad and isinstance(expression, MutableExpression)):
             return sample
-        plain = {
-            label: spec
-            for label, spec in expression.simplify().items()
-            if isinstance(sample.get(label), dict) and not any(isinstance(p, Tensor) for p in sample[label].values())
+        numbers = {
+            label
+            for label, probs in sample.items()
+            if isinstance(probs, dict) and not any(isinstance(p, Tensor) for p in probs.values())
         }
+        plain = {label: spec for label, spec in expression.simplify().items() if label in numbers} if numbers else {}
         if not plain:
             return sample
         found = {} if self.model_space is None else logits_of(self.model_space)
@@ -327,7 +328,7 @@ class LatencyPenalty(ExpectationProfilerPenalty):
 
 def _above(value: Any, least: float) -> bool:
     """Whether it is a finite number greater than ``least``."""
-    return isinstance(value, numbers.Real) and least < float(value) < math.inf
+    return isinstance(value, Real) and least < float(value) < math.inf
 
 
 def _equal(numbers: dict[Any, float], tensors: dict[Any, Tensor]) -> bool:
