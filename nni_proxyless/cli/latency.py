@@ -41,7 +41,7 @@ def add_latency_command(commands: Any) -> None:
     _runtime_arguments(build, default="onnxruntime on a CPU, torch on other devices")
     build.add_argument("--method", choices=("networks", "isolated", "fit", "profile"),
                        help="operations timed inside whole networks, or one by one, or fitted to whole networks, or fitted with the help of "
-                       "what the runtime says of its nodes (default: networks with eager torch, fit with other runtimes)")  # fmt: skip
+                       "what the runtime says of its nodes (default: networks with eager torch, fit with other runtimes and where choices change shapes)")  # fmt: skip
     build.add_argument("--networks", type=int, metavar="N",
                        help="to fit to (default: two per row, or as many as four minutes allow)")  # fmt: skip
     build.add_argument("--repeats", type=int, metavar="N",
@@ -118,8 +118,8 @@ def _build(arguments: argparse.Namespace) -> int:
         estimator = DeviceEstimator(device=arguments.device, threads=arguments.threads, batch=arguments.batch,
                                     precision=arguments.precision, warmup=arguments.warmup, repeats=150 if arguments.repeats is None else arguments.repeats,
                                     runtime=arguments.runtime, options=options)  # fmt: skip
-        method = arguments.method or method_for(estimator)
-        require_method(estimator, method, arguments.networks)
+        method = arguments.method or method_for(estimator, space)
+        require_method(estimator, space, method, arguments.networks)
         if method in FITTED and arguments.repeats is None:
             # Preparing a network takes longer, and more networks are worth more than more timings.
             estimator.repeats = OF_PROGRAMS if estimator.runs_programs else 30

@@ -29,6 +29,7 @@ __all__ = [
     "Conditions",
     "Operation",
     "Shape",
+    "choice_of_shapes",
     "describe",
     "floating_type",
     "is_free",
@@ -163,6 +164,18 @@ def is_free(module: nn.Module) -> bool:
     return isinstance(module, nn.Identity)
 
 
+def choice_of_shapes(space: nn.Module) -> str | None:
+    """The first choice whose candidates give different shapes, which they say by ``changes_shape``; None: there is none."""
+    from nni.nas.nn.pytorch import LayerChoice  # it takes seconds
+
+    for choice in space.modules():
+        if isinstance(choice, LayerChoice) and any(
+            getattr(choice[name], "changes_shape", False) for name in choice.names
+        ):
+            return str(choice.label)
+    return None
+
+
 def trace_operations(space: ModelSpace, input_shape: Shape) -> list[Operation]:
     """All operations of a model space: what every network runs, and every candidate of every choice.
 
@@ -173,7 +186,8 @@ def trace_operations(space: ModelSpace, input_shape: Shape) -> list[Operation]:
     others; a space may group them by an attribute ``fixed_operations``, a dict name -> names of submodules that run one after the
     other. The name becomes the head of the key. What runs several times counts several times. Products of matrices and
     convolutions that a module which is taken apart computes by itself are one operation per call, :attr:`Operation.is_beside`.
-    A space whose choices change shapes may say its operations itself, by a method ``own_operations(input_shape)``; None: it does not.
+    A space whose choices change shapes (:func:`choice_of_shapes`) may say its operations itself, by a method
+    ``own_operations(input_shape)``; None: it does not.
 
     Parameters
     ----------

@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from nni.mutable import Mutable
-from nni.nas.nn.pytorch import Cell, LayerChoice, MutableModule
+from nni.nas.nn.pytorch import Cell, MutableModule
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
+
+from nni_proxyless.latency.operation import choice_of_shapes
 
 __all__ = ["SpaceError", "SpaceSnapshot", "refuse_cell", "refuse_other_shapes", "refuse_values", "unchanged_if_refused"]
 
@@ -62,14 +64,12 @@ def refuse_cell(module: nn.Module, name: str, memo: dict[str, Any], mutate_kwarg
 
 def refuse_other_shapes(space: nn.Module) -> None:
     """Refuse a space with a choice that changes shapes: what its candidates give cannot be compared, nor added up."""
-    for module in space.modules():
-        if isinstance(module, LayerChoice):
-            choice: Any = module
-            if any(getattr(choice[name], "changes_shape", False) for name in choice.names):
-                raise SpaceError(
-                    f"choice {str(choice.label)!r} gives another shape with each candidate, and candidates cannot be compared then; allowed: "
-                    "ProxylessNAS with update 'reinforce', DSNAS, nni-random"
-                )
+    label = choice_of_shapes(space)
+    if label is not None:
+        raise SpaceError(
+            f"choice {label!r} gives another shape with each candidate, and candidates cannot be compared then; allowed: "
+            "ProxylessNAS with update 'reinforce', DSNAS, nni-random"
+        )
 
 
 def refuse_values(module: nn.Module, name: str, memo: dict[str, Any], mutate_kwargs: dict[str, Any]) -> bool:

@@ -423,10 +423,10 @@ def test_a_fitted_table_that_has_lost_its_constant_is_refused(tmp_path):
 
 
 def test_the_method_follows_from_the_runtime():
-    assert method_for(DeviceEstimator(runtime="torch")) == "networks"
+    assert method_for(DeviceEstimator(runtime="torch"), Tiny()) == "networks"
     other = Known()
     other.runtime = "another"  # type: ignore[attr-defined]
-    assert method_for(other) == "fit"
+    assert method_for(other, Tiny()) == "fit"
     assert build_lookup_table(Tiny(), SHAPE, other).measured["method"] == "fit"
     with pytest.raises(ValueError, match="networks is 20, but method is 'networks'"):
         build_lookup_table(Tiny(), SHAPE, DeviceEstimator(runtime="torch"), networks=20)

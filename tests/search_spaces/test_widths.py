@@ -17,8 +17,16 @@ from timm.models.efficientnet import EfficientNet
 from torch import nn
 
 from nni_proxyless.derive import count_macs, count_parameters, to_timm
-from nni_proxyless.latency import LatencyProfiler, MacsEstimator, ParametersEstimator, trace_operations
+from nni_proxyless.latency import (
+    DeviceEstimator,
+    LatencyProfiler,
+    MacsEstimator,
+    ParametersEstimator,
+    build_lookup_table,
+    trace_operations,
+)
 from nni_proxyless.latency.objectives.budget import fastest, slowest
+from nni_proxyless.latency.tables.build import method_for
 from nni_proxyless.models.block_diagram import places_of
 
 from .test_mobilenetv2 import architecture, images, trained_a_little
@@ -137,6 +145,18 @@ def test_operations_run_and_equal_keys_are_equal_work():
     assert {f"Conv_1-input:4x4x{w}-output:4x4x16" for w in (24, 32, 40)} <= set(works)
     assert all(torch.equal(tensor, before[name]) for name, tensor in space.state_dict().items())
     assert places_of({"stage1.0": "k3e1", "stage1.width": "8", "stage1.1": "skip"}) == ["#", "#-"]
+
+
+def test_its_networks_are_not_timed_inside_of_a_supernet_that_computes_more():
+    """So eager torch has a table that is fitted to whole networks."""
+    space = space_of(**{**WIDTHS, "widths": ([8, 24], 16), "depths": (1, 1), "strides": (2, 2)})
+    estimator = DeviceEstimator(runtime="torch", repeats=2, warmup=1)
+    assert method_for(estimator, space_of(**TINY)) == "networks"
+    assert build_lookup_table(space, SHAPE, estimator, networks=12).measured["method"] == "fit"
+    with pytest.raises(
+        ValueError, match=r"choice 'stage1\.width' gives another shape with each candidate.*'fit', 'isolated'"
+    ):
+        build_lookup_table(space, SHAPE, estimator, method="networks")
 
 
 @pytest.mark.parametrize("strategy", [DSNAS(warmup_epochs=1, search_epochs=1, fix_gap=1.0), ProxylessNAS(update="reinforce", warmup_epochs=1, arc_update_every=2, reinforce_samples=2)])  # fmt: skip

@@ -64,12 +64,12 @@ SHORT = Sizes(operations=3, networks=4, calls=1, warmup=1, check=4, n=8, fitted=
 def build(space: str, target: str, table: Path, sizes: Sizes) -> dict[str, Any]:
     """Build the table of a cell and write it; the seconds are those of everything but imports."""
     one, on = SPACES[space], TARGETS[target]
-    estimator = on.estimator(repeats=1, warmup=sizes.warmup)
-    method = method_for(estimator)
+    made, estimator = one.make(), on.estimator(repeats=1, warmup=sizes.warmup)
+    method = method_for(estimator, made)
     estimator.repeats = _repeats(on, sizes.operations if method == "networks" else sizes.networks, sizes)
     n = sizes.fitted if method == "fit" else None
     began = time.perf_counter()
-    built = build_lookup_table(one.make(), one.shape, estimator, networks=n)
+    built = build_lookup_table(made, one.shape, estimator, networks=n)
     seconds = time.perf_counter() - began
     table.parent.mkdir(parents=True, exist_ok=True)
     built.write(table)

@@ -26,7 +26,7 @@ from nni.nas.nn.pytorch import ModelSpace
 from ..digits import significant
 from ..estimators.device import DeviceEstimator, Measurement
 from ..estimators.timing import spread, wait_policy_of
-from ..operation import Operation, Shape, shape_text, trace_operations
+from ..operation import Operation, Shape, choice_of_shapes, shape_text, trace_operations
 from .drift import without_drift
 from .fit_networks import NORMAL_P95, fit_networks, fitted_operations
 from .kept_timings import KeptTimings, Run
@@ -67,7 +67,7 @@ def build_lookup_table(
         Where and how to measure. Each candidate runs ``estimator.repeats`` times at every place where it may stand; with ``fit``
         each network runs so often.
     method
-        See above. None: :func:`method_for` the estimator.
+        See above. None: :func:`method_for` the estimator and the space.
     networks
         How many to fit to. None: two per row, or as many as four minutes allow. With another method there is no choice.
     description
@@ -83,8 +83,8 @@ def build_lookup_table(
     ValueError
         Unknown method; or the space does not run on that shape, or holds choices whose cost would be missed.
     """
-    method = method_for(estimator) if method is None else method
-    require_method(estimator, method, networks)
+    method = method_for(estimator, space) if method is None else method
+    require_method(estimator, space, method, networks)
     if method in FITTED:
         return _fitted(space, input_shape, estimator, method, networks, description, partial, progress)
     estimator = cast(DeviceEstimator, estimator)
@@ -124,13 +124,13 @@ def build_lookup_table(
     )
 
 
-def require_method(estimator: TimesNetworks, method: str, networks: int | None) -> None:
+def require_method(estimator: TimesNetworks, space: ModelSpace, method: str, networks: int | None) -> None:
     """Refuse what cannot be built, before anything is waited for or measured.
 
     Raises
     ------
     ValueError
-        Unknown method, one that the runtime cannot be measured with, or a number of networks that is none for the method.
+        Unknown method, one that the runtime or the space cannot be measured with, or a number of networks that is none for the method.
     """
     if method not in METHODS:
         raise ValueError(f"method is {method!r}; allowed: {', '.join(METHODS)}")
@@ -140,18 +140,27 @@ def require_method(estimator: TimesNetworks, method: str, networks: int | None) 
         )
     if networks is not None and networks < FEWEST:
         raise ValueError(f"networks is {networks}; allowed: {FEWEST} or more")
+    if method == "networks" and (label := choice_of_shapes(space)) is not None:
+        raise ValueError(
+            f"method is 'networks', but choice {label!r} gives another shape with each candidate: the space computes more there than its networks "
+            "do, so times inside of it are not theirs; allowed: methods 'fit', 'isolated'"
+        )
     if method == "networks" and isinstance(estimator, DeviceEstimator):
         estimator.require_inside()
     if method == "profile" and not getattr(estimator, "profiles", False):
         raise ValueError(
             f"runtime {estimator.conditions['runtime']} does not say what the parts of a network take, as method 'profile' asks it to; "
-            f"allowed with it: method {method_for(estimator)!r}"
+            f"allowed with it: method {method_for(estimator, space)!r}"
         )
 
 
-def method_for(estimator: TimesNetworks) -> Method:
-    """How to build a table: the operations of eager torch can be timed where they stand, those of other runtimes cannot."""
-    return "networks" if getattr(estimator, "runtime", "torch") == "torch" else "fit"
+def method_for(estimator: TimesNetworks, space: ModelSpace) -> Method:
+    """How to build a table: the operations of eager torch can be timed where they stand, those of other runtimes cannot.
+
+    Nor can those of a space whose choices change shapes: it computes more than its networks do.
+    """
+    inside = getattr(estimator, "runtime", "torch") == "torch" and choice_of_shapes(space) is None
+    return "networks" if inside else "fit"
 
 
 def _fitted(
