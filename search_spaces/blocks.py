@@ -18,19 +18,30 @@ import itertools
 import re
 from collections.abc import Sequence
 
+from timm.layers import get_norm_act_layer
 from timm.models._efficientnet_blocks import SqueezeExcite
 from timm.models._efficientnet_builder import EfficientNetBuilder, decode_arch_def
 from torch import nn
 
 from .layout import ACTIVATIONS
 
-__all__ = ["BN_EPS", "SKIP", "bare_convolutions", "definition_of", "inverted_residuals", "make_block", "norm_layer"]
+__all__ = [
+    "BN_EPS",
+    "SKIP",
+    "bare_convolutions",
+    "definition_of",
+    "inverted_residuals",
+    "make_block",
+    "norm_act",
+    "norm_layer",
+]
 
 BN_EPS = 1e-3  # of the official search code, search/imagenet_arch_search.py
 SKIP = "skip"
 _NAME = re.compile(r"(?:k(?P<kernel>\d+)e(?P<expansion>\d+)(?P<se>se)?|conv(?P<bare>\d+))(?P<activation>re|hs|sw|mi)?")
 
 norm_layer = functools.partial(nn.BatchNorm2d, eps=BN_EPS)
+norm_act = get_norm_act_layer(norm_layer, nn.ReLU6)
 
 
 def inverted_residuals(

@@ -10,7 +10,7 @@ from typing import Any
 
 from nni_proxyless.core.errors import did_you_mean
 
-__all__ = ["ACTIVATIONS", "PRESETS", "candidates_of", "layout_of", "problems_of_layout", "widths_of"]
+__all__ = ["ACTIVATIONS", "PRESETS", "candidates_of", "layout_of", "problems_of_layout", "shapes_of"]
 
 LAYOUT = ("stem_width", "stem_stride", "first_width", "widths", "depths", "strides", "feature_mix")
 
@@ -66,9 +66,14 @@ def layout_of(options: Any) -> dict[str, Any]:
     return {name: preset[name] if (given := getattr(options, name)) is None else given for name in LAYOUT}
 
 
-def widths_of(layout: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
-    """Of each stage the widths that it may have; of most one."""
-    return tuple(tuple(some) if _is_list(some) else (some,) for some in layout["widths"])
+def shapes_of(layout: Mapping[str, Any], resolution: int | Sequence[int] | None) -> dict[str, tuple[Any, ...]]:
+    """Label -> the values of what decides shapes: ``resolution``, ``stem.stride``, ``stem.width``, ``stage1.width`` and so on.
+
+    It is a choice where there are several. A resolution of None is that of the images.
+    """
+    given = {"resolution": resolution, "stem.stride": layout["stem_stride"], "stem.width": layout["stem_width"]}
+    widths = {f"stage{s}.width": width for s, width in enumerate(layout["widths"], 1)}
+    return {label: _several(value) for label, value in {**given, **widths}.items()}
 
 
 def candidates_of(options: Any) -> dict[str, Any]:
@@ -89,9 +94,20 @@ def problems_of_layout(options: Any) -> list[str]:
             kind = f"multiples of {multiple}" if multiple > 1 else f"whole numbers of {least} or more"
             problems.append(f"{name} is {value!r}; allowed: {kind}")
 
+    def each(name: str, value: Any, allowed: str) -> tuple[Any, ...]:
+        """The values of a choice, or the only one."""
+        if _is_list(value) and not (value and _different(value)):
+            problems.append(f"{name} is {value!r}; allowed: {allowed}, or a list of different ones")
+            return ()
+        return _several(value)
+
     # Multiples of 8: timm rounds the expanded width to 8, and so do the paper's networks.
-    for name in ("stem_width", "first_width", "feature_mix"):
+    for name in ("first_width", "feature_mix"):
         whole(name, layout[name], 8, 8)
+    for one in each("stem_width", layout["stem_width"], "a multiple of 8"):
+        whole("stem_width", one, 8, 8)
+    for one in () if options.resolution is None else each("resolution", options.resolution, "a whole number"):
+        whole("resolution", one)
     whole("num_classes", options.num_classes)
     whole("in_channels", options.in_channels)
     stages = {name: layout[name] for name in ("widths", "depths", "strides")}
@@ -100,18 +116,18 @@ def problems_of_layout(options: Any) -> list[str]:
             problems.append(f"{name} is {values!r}; allowed: a list with one entry per stage")
             continue
         for i, value in enumerate(values):
-            several = name == "widths" and _is_list(value)
-            if several and not (value and _different(value)):
-                problems.append(f"widths[{i}] is {value!r}; allowed: a multiple of 8, or a list of different ones")
-            elif name != "strides":
-                for one in value if several else (value,):
-                    whole(f"{name}[{i}]", one, *((8, 8) if name == "widths" else (1, 1)))
+            if name == "widths":
+                for one in each(f"widths[{i}]", value, "a multiple of 8"):
+                    whole(f"widths[{i}]", one, 8, 8)
+            elif name == "depths":
+                whole(f"depths[{i}]", value)
     if not problems and len({len(v) for v in stages.values()}) > 1:
         problems.append(
             f"widths, depths and strides have {', '.join(str(len(v)) for v in stages.values())} entries; allowed: the same number, one per stage"
         )
     strides = layout["strides"] if isinstance(layout["strides"], (list, tuple)) else ()
-    for name, value in [("stem_stride", layout["stem_stride"]), *((f"strides[{i}]", v) for i, v in enumerate(strides))]:
+    of_stem = each("stem_stride", layout["stem_stride"], "1, 2")
+    for name, value in [*(("stem_stride", v) for v in of_stem), *((f"strides[{i}]", v) for i, v in enumerate(strides))]:
         if isinstance(value, bool) or not isinstance(value, int) or value not in (1, 2):
             problems.append(f"{name} is {value!r}; allowed: 1, 2")
     if not problems:
@@ -145,7 +161,7 @@ def problems_of_layout(options: Any) -> list[str]:
 def _problems_of_open_widths(layout: Mapping[str, Any]) -> list[str]:
     """With stride 1 a block has a residual if the widths agree, so they must always, or never."""
     before: tuple[int, ...] = (layout["first_width"],)
-    stages, problems = widths_of(layout), []
+    stages, problems = [_several(some) for some in layout["widths"]], []
     for i, (some, stride) in enumerate(zip(stages, layout["strides"], strict=True)):
         if stride == 1 and len({*some, *before}) > 1 and {*some} & {*before}:
             problems.append(
@@ -153,6 +169,10 @@ def _problems_of_open_widths(layout: Mapping[str, Any]) -> list[str]:
             )
         before = some
     return problems
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if _is_list(value) else (value,)
 
 
 def _is_list(values: Any) -> bool:

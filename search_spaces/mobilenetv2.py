@@ -2,6 +2,7 @@
 
 Source: mit-han-lab/proxylessnas at bf58b5c, search/imagenet_arch_search.py:64-66.
 
+    resize                    to another resolution, where one is asked for
     conv_stem, bn1            3x3 convolution
     blocks.0.0                the first block, always depthwise 3x3 without expansion
     blocks.{s}.{i}            stage s = 1 …, block i = 0 …: a choice labeled ``stage{s}.{i}``
@@ -9,6 +10,9 @@ Source: mit-han-lab/proxylessnas at bf58b5c, search/imagenet_arch_search.py:64-6
     global_pool, classifier
 
 A candidate ``k5e3`` is an inverted residual with a depthwise 5x5 kernel and expansion 3; ``skip`` leaves the block out; others: :mod:`.blocks`.
+What decides shapes may be a choice as well: ``resolution``, ``stem.stride``, ``stem.width``, ``stage{s}.width``. Its candidates
+(:class:`.Resize`, :class:`.Subsample`, :class:`.Narrow`) stand before and behind convolutions that all of them share.
+
 All names are those of timm's ``EfficientNet``, and :meth:`MobileNetV2Space.timm_definition` says which ``EfficientNet``
 a chosen architecture is: the weights go over by name.
 """
@@ -16,24 +20,26 @@ a chosen architecture is: the weights go over by name.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, Literal, cast
 
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
-from timm.layers import create_classifier, create_conv2d, get_norm_act_layer
+from timm.layers import create_classifier, create_conv2d
 from timm.models._efficientnet_blocks import ConvBnAct, DepthwiseSeparableConv, InvertedResidual
 from timm.models._efficientnet_builder import efficientnet_init_weights
 from torch import Tensor, nn
 
+from nni_proxyless.core.resize import Resize
 from nni_proxyless.latency.operation import Operation, Shape
 
 from . import block_keys  # noqa: F401  (registers the keys of blocks in tables)
-from .blocks import BN_EPS, SKIP, bare_convolutions, definition_of, inverted_residuals, make_block, norm_layer
-from .by_width import blocks_by_width, operations_by_width
-from .layout import PRESETS, candidates_of, layout_of, problems_of_layout, widths_of
+from .blocks import BN_EPS, SKIP, bare_convolutions, definition_of, inverted_residuals, make_block, norm_act, norm_layer
+from .by_shape import operations_by_shape, parts_by_shape
+from .layout import PRESETS, candidates_of, layout_of, problems_of_layout, shapes_of
 from .narrow import Narrow, make_elastic, narrow_conv
 from .shared_weights import align_candidates, share_weights
+from .subsample import Subsample
 
 __all__ = ["PRESETS", "MobileNetV2Space"]
 
@@ -47,8 +53,11 @@ class MobileNetV2Space(ModelSpace):
         ``'imagenet'``: the paper's space, 21 choices, 2.2e17 networks. ``'cifar'``: the same for 32x32 images.
         ``'small'``: 9 choices, for small images on a small machine. ``'open'``, for 32x32, and ``'open-imagenet'``: bare
         convolutions at the entries of stages, more depth, expansion 1 as well. All arguments that are None come from it.
+    resolution
+        Height and width in pixels to which the network resizes its images; None: they stay as they are. A list is a choice,
+        ``resolution``, searched as ``widths``.
     stem_width, stem_stride
-        Channels and stride of the first convolution.
+        Channels and stride of the first convolution. A list is a choice, ``stem.width`` or ``stem.stride``, searched as ``widths``.
     first_width
         Output channels of the fixed first block.
     widths, depths, strides
@@ -91,8 +100,9 @@ class MobileNetV2Space(ModelSpace):
         self,
         preset: Literal["imagenet", "cifar", "small", "open", "open-imagenet"] = "imagenet",
         *,
-        stem_width: int | None = None,
-        stem_stride: int | None = None,
+        resolution: int | Sequence[int] | None = None,
+        stem_width: int | Sequence[int] | None = None,
+        stem_stride: int | Sequence[int] | None = None,
         first_width: int | None = None,
         widths: Sequence[int | Sequence[int]] | None = None,
         depths: Sequence[int] | None = None,
@@ -113,8 +123,8 @@ class MobileNetV2Space(ModelSpace):
     ):
         super().__init__()
         options = SimpleNamespace(
-            preset=preset, stem_width=stem_width, stem_stride=stem_stride, first_width=first_width, widths=widths, depths=depths,
-            strides=strides, feature_mix=feature_mix, num_classes=num_classes, in_channels=in_channels, kernels=kernels,
+            preset=preset, resolution=resolution, stem_width=stem_width, stem_stride=stem_stride, first_width=first_width, widths=widths,
+            depths=depths, strides=strides, feature_mix=feature_mix, num_classes=num_classes, in_channels=in_channels, kernels=kernels,
             expansions=expansions, entry_kernels=entry_kernels, squeeze_excite=squeeze_excite, activations=activations, se_ratio=se_ratio,
             dropout=dropout,
         )  # fmt: skip
@@ -122,32 +132,34 @@ class MobileNetV2Space(ModelSpace):
             raise ValueError("; ".join(problems))
         layout, kinds = layout_of(options), candidates_of(options)
         self.layout: dict[str, Any] = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in layout.items()}
-        self.widths = widths_of(layout)
-        self.widths_are_open = any(len(some) > 1 for some in self.widths)
+        self.shapes = shapes_of(layout, resolution)
+        self.shapes_are_open = any(len(some) > 1 for some in self.shapes.values())
         self.kinds = {k: tuple(v) for k, v in kinds.items()}
         self.num_classes, self.in_channels, self.dropout = num_classes, in_channels, dropout
         self.se_ratio, self.shared_weights = se_ratio, shared_weights
 
-        norm_act = get_norm_act_layer(norm_layer, nn.ReLU6)
-
-        width = layout["stem_width"]
-        self.conv_stem = create_conv2d(in_channels, width, 3, stride=layout["stem_stride"])
+        width, stride = max(self.shapes["stem.width"]), min(self.shapes["stem.stride"])
+        self.resize = self._choice("resolution", Resize)
+        if self.resize is None and resolution is not None:
+            self.resize = Resize(*self.shapes["resolution"])
+        self.conv_stem = create_conv2d(in_channels, width, 3, stride=stride)
+        self.subsample = self._choice("stem.stride", lambda value: Subsample(value // stride))
         self.bn1 = norm_act(width, inplace=True)
+        self.narrow = self._choice("stem.width", Narrow)
 
         first = DepthwiseSeparableConv(width, layout["first_width"], 3, act_layer=nn.ReLU6, norm_layer=norm_layer)
-        stages = [nn.Sequential(first)]
+        stages = [nn.Sequential(first if self.narrow is None else make_elastic(first, se_ratio))]
         width = layout["first_width"]
         residuals = inverted_residuals(
             kinds["kernels"], kinds["expansions"], kinds["squeeze_excite"], kinds["activations"]
         )
         bare = bare_convolutions(kinds["entry_kernels"], kinds["activations"])
         varies = False  # whether the input of the next block has one of several widths
-        for s, (some, depth, stage_stride) in enumerate(
-            zip(self.widths, layout["depths"], layout["strides"], strict=True), 1
-        ):
+        for s, (depth, stage_stride) in enumerate(zip(layout["depths"], layout["strides"], strict=True), 1):
             blocks: list[nn.Module] = []
+            label = f"stage{s}.width"
             for i in range(depth):
-                stride, out = stage_stride if i == 0 else 1, max(some)
+                stride, out = stage_stride if i == 0 else 1, max(self.shapes[label])
                 same_shape = stride == 1 and width == out
                 candidates: dict[str, nn.Module] = {}
                 for name in residuals if same_shape else [*residuals, *bare]:
@@ -157,9 +169,9 @@ class MobileNetV2Space(ModelSpace):
                 if skip and same_shape:
                     candidates[SKIP] = nn.Identity()
                 blocks.append(LayerChoice(candidates, label=f"stage{s}.{i}"))
-                if i == 0 and len(some) > 1:
-                    blocks.append(LayerChoice({str(w): Narrow(w) for w in some}, label=f"stage{s}.width"))
-                width, varies = out, len(some) > 1
+                if i == 0 and (narrow := self._choice(label, Narrow)) is not None:
+                    blocks.append(narrow)
+                width, varies = out, len(self.shapes[label]) > 1
             stages.append(nn.Sequential(*blocks))
         self.blocks = nn.Sequential(*stages)
 
@@ -186,13 +198,20 @@ class MobileNetV2Space(ModelSpace):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits, shape (batch, num_classes), of images of shape (batch, in_channels, height, width)."""
-        x = self.bn1(self.conv_stem(x))
-        x = self.blocks(x)
-        open_head = self.widths_are_open
-        x = self.bn2(narrow_conv(self.conv_head, x, self.conv_head.out_channels) if open_head else self.conv_head(x))
+        x = x if self.resize is None else self.resize(x)
+        x = self.conv_stem(x)
+        x = self.bn1(x if self.subsample is None else self.subsample(x))
+        x = self.blocks(x if self.narrow is None else self.narrow(x))
+        narrows = self.shapes_are_open
+        x = self.bn2(narrow_conv(self.conv_head, x, self.conv_head.out_channels) if narrows else self.conv_head(x))
         x = self.global_pool(x)
         x = nn.functional.dropout(x, self.dropout, self.training)
         return self.classifier(x)
+
+    def _choice(self, label: str, candidate: Callable[[int], nn.Module]) -> LayerChoice | None:
+        """A choice among the values of what decides shapes; None where there is one."""
+        some = self.shapes[label]
+        return LayerChoice({str(value): candidate(value) for value in some}, label=label) if len(some) > 1 else None
 
     def _alike(self) -> list[list[Any]]:
         """The inverted residuals of every choice, and the bare convolutions of it; a search may have let go of some."""
@@ -224,9 +243,11 @@ class MobileNetV2Space(ModelSpace):
         network: Any = copy.copy(self)
         # A shallow copy: NNI's own freeze would copy every candidate, several times over.
         network._modules = dict(self._modules)
-        if self.widths_are_open:
-            stages, head = blocks_by_width(self, sample)
-            network.conv_head, network.widths_are_open = head, False
+        if self.shapes_are_open:
+            parts = parts_by_shape(self, sample)
+            stages = parts.pop("blocks")
+            network._modules.update(parts)
+            network.shapes_are_open = False
         else:
             stages = [
                 [block[sample[block.label]] if isinstance(block, LayerChoice) else block for block in stage]
@@ -236,10 +257,10 @@ class MobileNetV2Space(ModelSpace):
         network.blocks = nn.Sequential(*(nn.Sequential(*stage) for stage in kept if stage))
         return network
 
-    def width_in(self, sample: Mapping[str, Any], stage: int) -> int:
-        """Output channels of a stage, from 1 on, in the network of this architecture."""
-        some = self.widths[stage - 1]
-        return some[0] if len(some) == 1 else int(sample[f"stage{stage}.width"])
+    def shape_in(self, sample: Mapping[str, Any], label: str) -> Any:
+        """What a label of :attr:`shapes` is in the network of this architecture: a number, or None for the resolution of the images."""
+        some = self.shapes[label]
+        return some[0] if len(some) == 1 else int(sample[label])
 
     def definition_in(self, stage: int, i: int, candidate: str, width: int) -> str | None:
         """A candidate of a stage's block i, from 0 on, in timm's notation; None for a skip."""
@@ -247,21 +268,23 @@ class MobileNetV2Space(ModelSpace):
         return definition_of(candidate, stride=stride, width=width, se_ratio=self.se_ratio)
 
     def own_operations(self, input_shape: Shape) -> list[Operation] | None:
-        """As :func:`~nni_proxyless.latency.trace_operations` gives them, where widths are open; None: they are found by running the space."""
-        return operations_by_width(self, input_shape) if self.widths_are_open else None
+        """As :func:`~nni_proxyless.latency.trace_operations` gives them, where shapes are open; None: they are found by running the space."""
+        return operations_by_shape(self, input_shape) if self.shapes_are_open else None
 
     def timm_definition(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Which timm ``EfficientNet`` the architecture is, in plain types; see :func:`nni_proxyless.derive.to_timm`."""
         stages = [[f"ds_r1_k3_s1_c{self.layout['first_width']}"]]
         for s, depth in enumerate(self.layout["depths"], 1):
-            width = self.width_in(sample, s)
+            width = self.shape_in(sample, f"stage{s}.width")
             definitions = (self.definition_in(s, i, str(sample[f"stage{s}.{i}"]), width) for i in range(depth))
             if stage := [definition for definition in definitions if definition is not None]:
                 stages.append(stage)
+        resolution = self.shape_in(sample, "resolution")
         return {
+            **({} if resolution is None else {"resolution": resolution}),
             "blocks": stages,
-            "stem_size": self.layout["stem_width"],
-            "stem_stride": self.layout["stem_stride"],
+            "stem_size": self.shape_in(sample, "stem.width"),
+            "stem_stride": self.shape_in(sample, "stem.stride"),
             "num_features": self.layout["feature_mix"],
             "act_layer": "relu6",
             "bn_eps": BN_EPS,

@@ -1,7 +1,7 @@
 """Blocks that hold the widest of several widths and run, or freeze, with fewer channels: the first of each layer.
 
 A stage whose width is a choice holds weights for its widest. Behind its first block stands :class:`Narrow`, a candidate of that choice,
-which keeps the first channels. What follows is told by its input: a block with fewer channels than it was made for uses the first
+which keeps the first channels; so it is behind a stem whose width is one. What follows is told by its input: a block with fewer channels than it was made for uses the first
 filters and inputs of its weights, and expands as many channels as it would have been made with. A stage's first block gives the widest
 output whatever it is given, and :class:`Narrow` cuts it.
 
@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.models._efficientnet_blocks import ConvBnAct, InvertedResidual
+from timm.models._efficientnet_blocks import ConvBnAct, DepthwiseSeparableConv, InvertedResidual
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -26,6 +26,7 @@ from .shared_weights import middle_of
 
 __all__ = [
     "ElasticConvBnAct",
+    "ElasticDepthwiseSeparableConv",
     "ElasticInvertedResidual",
     "Narrow",
     "make_elastic",
@@ -90,9 +91,32 @@ class ElasticConvBnAct(ConvBnAct):
         return self.bn1(narrow_conv(self.conv, x, self.conv.out_channels))
 
 
+class ElasticDepthwiseSeparableConv(DepthwiseSeparableConv):
+    """timm's block with stride 1 and no squeeze; given fewer channels than it was made for, the first of its depthwise layer.
+
+    It has a residual where it gives as many channels as it is given.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (batch, w, height, width) with w up to its input channels."""
+        width, out = x.shape[1], self.conv_pw.out_channels
+        if width == self.conv_dw.in_channels:
+            return super().forward(x)
+        y = narrow_norm(self.bn1, narrow_conv(self.conv_dw, x, width))
+        y = narrow_norm(self.bn2, narrow_conv(self.conv_pw, y, out))
+        return y + x if width == out else y
+
+
+ELASTIC: dict[type, type] = {
+    InvertedResidual: ElasticInvertedResidual,
+    ConvBnAct: ElasticConvBnAct,
+    DepthwiseSeparableConv: ElasticDepthwiseSeparableConv,
+}
+
+
 def make_elastic(block: Any, se_ratio: float) -> Any:
     """The same block, which takes fewer channels too."""
-    block.__class__ = {InvertedResidual: ElasticInvertedResidual, ConvBnAct: ElasticConvBnAct}[type(block)]
+    block.__class__ = ELASTIC[type(block)]
     block.se_ratio = se_ratio
     return block
 

@@ -11,7 +11,7 @@ import argparse
 import inspect
 import re
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -29,7 +29,16 @@ from nni_proxyless.core.atomic_files import write_text
 HERE = Path(__file__).resolve().parent
 HEAD = "<!-- Written by docs/reference/generate.py; a test compares. Change the code, not this page. -->"
 SAME_FOR_ALL = {"model_space", "engine"}  # of NNI's strategies; no key of a file
-WORDS = {int: "whole number", float: "number", str: "text", bool: "true, false", Any: "", list: "list", dict: "section"}
+WORDS = {
+    int: "whole number",
+    float: "number",
+    str: "text",
+    bool: "true, false",
+    Any: "",
+    list: "list",
+    Sequence: "list",
+    dict: "section",
+}
 BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 

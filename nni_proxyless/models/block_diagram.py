@@ -112,7 +112,9 @@ def diagram_of_definition(
     from timm.models._efficientnet_builder import decode_arch_def
 
     network = {**TIMM_DEFAULTS, **definition}
-    height, width = (math.ceil(side / network["stem_stride"]) for side in input_shape[1:])
+    resolution = network.get("resolution")
+    sides = input_shape[1:] if resolution is None else (resolution, resolution)
+    height, width = (math.ceil(side / network["stem_stride"]) for side in sides)
     stages = [Stage((Block("Conv 3x3", network["stem_size"]),), (_size(height, width), f"{network['stem_size']} ch"))]
     decoded = decode_arch_def(network["blocks"])
     kept = [stage.count("#") for stage in places if "#" in stage]
@@ -136,7 +138,7 @@ def diagram_of_definition(
             )
         )
     stages.append(Stage((Block("Pool, linear", network["num_classes"]),), (f"{network['num_classes']}", "classes")))
-    source = "×".join(str(n) for n in input_shape)
+    source = "×".join(str(n) for n in input_shape) + ("" if resolution is None else f"\nto {_size(*sides)}")
     return NetworkDiagram(name, figures, source, tuple(stages))
 
 
@@ -228,10 +230,10 @@ def _block(name: str, arguments: Mapping[str, Any]) -> tuple[Block, int]:
 
 
 def places_of(choices: Mapping[str, Any]) -> list[str]:
-    """The skipped blocks, from labels such as ``stage2.1``; nothing for a space with other labels, but for ``stage2.width``."""
+    """The skipped blocks, from labels such as ``stage2.1``; nothing for a space with other labels, but for those of shapes."""
     stages: dict[int, dict[int, str]] = {}
     for label, choice in choices.items():
-        if re.fullmatch(r"stage\d+\.width", label):
+        if re.fullmatch(r"resolution|stem\.(width|stride)|stage\d+\.width", label):
             continue
         match = re.fullmatch(r"stage(\d+)\.(\d+)", label)
         if match is None:

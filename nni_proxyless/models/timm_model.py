@@ -1,7 +1,7 @@
 """The derived network as a timm model, from its block definition and weights. Needs no NNI.
 
 A block definition is what ``MobileNetV2Space.timm_definition`` gives: ``blocks`` in timm's notation, ``stem_stride``,
-``bn_eps``, and further arguments of timm's ``EfficientNet``.
+``bn_eps``, ``resolution`` where the network resizes its images, and further arguments of timm's ``EfficientNet``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from timm.models.efficientnet import EfficientNet, EfficientNetFeatures
 from torch import nn
 
 from ..core.errors import UserError
+from ..core.resize import ResizingConv2d
 from .architecture import Architecture
 
 __all__ = ["build_efficientnet", "feature_levels", "load_weights", "to_timm", "total_stride"]
@@ -68,7 +69,7 @@ def build_efficientnet(cls: type[Network], definition: Mapping[str, Any], **over
         is that of the network; without it every block has the stride that its definition says.
     """
     options = {**definition, **overrides}
-    stem_stride = options.pop("stem_stride")
+    stem_stride, resolution = options.pop("stem_stride"), options.pop("resolution", None)
     if cls is EfficientNetFeatures:
         options = {k: v for k, v in options.items() if k not in ("num_classes", "num_features")}
     # timm's builder takes the stem's stride to be 2, and makes dilations of strides beyond its limit, which is 32 by
@@ -85,6 +86,8 @@ def build_efficientnet(cls: type[Network], definition: Mapping[str, Any], **over
     )
     # timm's stem always has stride 2. With a 3x3 kernel the padding is 1 for either stride, so only the stride changes.
     model.conv_stem.stride = (stem_stride, stem_stride)
+    if resolution is not None:
+        model.conv_stem = ResizingConv2d.of(model.conv_stem, resolution)
     for level in range(len(model.feature_info)):
         info = model.feature_info[level]
         info["reduction"] = info["reduction"] * stem_stride // 2
@@ -97,7 +100,7 @@ def feature_levels(definition: Mapping[str, Any]) -> int:
 
 
 def total_stride(definition: Mapping[str, Any]) -> int:
-    """By how much the last map is smaller than the image."""
+    """By how much the last map is smaller than the image, or than what it is resized to."""
     product = definition["stem_stride"]
     for stride in _stage_strides(definition):
         product *= stride

@@ -85,6 +85,8 @@ def proxyless_derived(
         A file is missing.
     RuntimeError
         A file is damaged, holds something else, or the weights are those of another network.
+    ValueError
+        ``features_only`` of a network that resizes its images: what timm says of reductions would not hold.
     """
     if architecture is None:
         raise TypeError("proxyless_derived: architecture is missing; allowed: the path of an architecture.json")
@@ -93,13 +95,14 @@ def proxyless_derived(
     file = path.parent / weights
     if pretrained and not file.is_file() and "file" not in (kwargs.get("pretrained_cfg_overlay") or {}):
         _missing(file, "weights", "give another file by weights='…', or pretrained=False")
-    stride = total_stride(definition)
+    stride, resolution = total_stride(definition), definition.get("resolution")
+    sides = read.input_shape[1:] if resolution is None else (resolution, resolution)
     cfg = PretrainedCfg(
         file=str(file),
         architecture="proxyless_derived",
         input_size=read.input_shape,  # type: ignore[arg-type]  # three numbers: checked
         num_classes=definition.get("num_classes", 1000),
-        pool_size=tuple(-(-side // stride) for side in read.input_shape[1:]),
+        pool_size=tuple(-(-side // stride) for side in sides),
         **preprocessing(read.data, read.input_shape),
         **LAYERS,
     )
@@ -133,6 +136,11 @@ def proxyless_mobile_14(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 def _create(variant: str, definition: Mapping[str, Any], pretrained: bool, **kwargs: Any) -> nn.Module:
     """timm's own builder, on our block definition; which class gives the maps is decided as for timm's EfficientNets."""
     maps = kwargs.pop("features_only", False)
+    if maps and (resolution := definition.get("resolution")) is not None:
+        raise ValueError(
+            f"{variant}: features_only: the network resizes its images to {resolution}x{resolution}, so its maps have no fixed reduction of what "
+            "it is given; allowed: networks without a resolution of their own"
+        )
     wrapped = maps and ("feature_cfg" in kwargs or "feature_cls" in kwargs)
     bare = maps and not wrapped
     if wrapped:  # stages are one level below ``blocks``

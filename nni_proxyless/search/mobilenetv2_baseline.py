@@ -12,6 +12,7 @@ be; the last layer gets wider but not narrower. A reference network is one of a 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,28 +52,31 @@ PLAIN: dict[str, Any] = {
 
 
 def scaled(layout: Mapping[str, Any], width: float) -> dict[str, Any]:
-    """A layout with its channels times ``width``; of a stage that chooses its own, the widest."""
+    """A layout with its channels times ``width``; of what the space chooses, the widest and the smallest stride."""
 
     def channels(n: int) -> int:
         return make_divisible(n * width)
 
     return {
         **layout,
-        "stem_width": channels(layout["stem_width"]),
+        "stem_width": channels(max(_several(layout["stem_width"]))),
+        "stem_stride": min(_several(layout["stem_stride"])),
         "first_width": channels(layout["first_width"]),
-        "widths": tuple(channels(max(n) if isinstance(n, (list, tuple)) else n) for n in layout["widths"]),
+        "widths": tuple(channels(max(_several(n))) for n in layout["widths"]),
         "feature_mix": max(layout["feature_mix"], channels(layout["feature_mix"])),
     }
 
 
 def reference_layout(layout: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     """Whose channels are scaled, for a space with this layout, and its name in words."""
-    stride = layout["stem_stride"]
-    for stage_stride in layout["strides"]:
-        stride *= stage_stride
-    if stride == IMAGENET_STRIDE:
+    of_stages = math.prod(layout["strides"])
+    if IMAGENET_STRIDE in (stride * of_stages for stride in _several(layout["stem_stride"])):
         return dict(MOBILENETV2), "MobileNetV2"
     return dict(layout), "MobileNetV2's block in the skeleton of the space"
+
+
+def _several(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, (list, tuple)) else (value,)
 
 
 def reference_networks(searched: Architecture, widths: Sequence[float]) -> list[Architecture]:
@@ -93,6 +97,8 @@ def reference_networks(searched: Architecture, widths: Sequence[float]) -> list[
     base, structure = reference_layout(layout)
     opened = getattr(space, "kinds", {})
     closed = {name: value for name, value in PLAIN.items() if tuple(opened.get(name, value)) != tuple(value)}
+    if len(resolutions := getattr(space, "shapes", {}).get("resolution", ())) > 1:
+        closed["resolution"] = max(resolutions)
     return [_reference_network(searched, {**scaled(base, width), **closed}, width, structure) for width in widths]
 
 

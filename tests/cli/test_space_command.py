@@ -7,11 +7,13 @@ import json
 import shlex
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 from nni_proxyless.search_spaces import MobileNetV2Space
 
 from nni_proxyless.cli.main import _parser, main
+from nni_proxyless.derive import count_macs
 from nni_proxyless.latency import (
     DeviceEstimator,
     LatencyProfiler,
@@ -24,22 +26,18 @@ from nni_proxyless.latency import (
 from nni_proxyless.search.search_time import SearchTime, Stage
 
 from ..conftest import ROOT
-from ..runs import TINY
+from ..runs import MACS, TINY
 
 SHAPE = (1, 8, 8)
 
 
+LAYOUT: dict[str, Any] = {
+    "widths": [8, 16], "depths": [2, 2], "strides": [2, 2], "stem_width": 8, "feature_mix": 32, "num_classes": 10, "in_channels": 1,
+}  # fmt: skip
+
+
 def space() -> MobileNetV2Space:
-    return MobileNetV2Space(
-        "small",
-        widths=[8, 16],
-        depths=[2, 2],
-        strides=[2, 2],
-        stem_width=8,
-        feature_mix=32,
-        num_classes=10,
-        in_channels=1,
-    )
+    return MobileNetV2Space("small", **LAYOUT)
 
 
 def all_costs(profiler: LatencyProfiler) -> list[float]:
@@ -87,6 +85,25 @@ def test_a_space_is_what_all_of_its_networks_are(file, table, capsys):
     assert lines[:2] == ["space:    mobilenetv2, 4 choices, 1764 networks", "images:   1x8x8, 10 classes"]
     assert sum(line.startswith("target:") for line in lines) == 2
     assert f"takes {latency['nearest']:.3f} ms" in printed
+
+
+def test_a_space_that_chooses_shapes_is_all_of_its_networks_too(file, capsys):
+    """By an image of another size than the network's, and priced by what each network itself is counted to compute."""
+    shapes = {"resolution": [6, 8], "stem_stride": [1, 2], "stem_width": [8, 16], "kernels": [3], "depths": [1, 1]}
+    words = [f"space.{name}={value}" for name, value in shapes.items()]
+    out = file.with_name("a.json")
+    assert main(["space", str(file), *words, *MACS, "latency.target_ms=50%", "--no-time", "--json", str(out)]) == 0
+    found = json.loads(out.read_text())
+    opened = MobileNetV2Space("small", **{**LAYOUT, **shapes})
+    values = {label: mutable.values for label, mutable in opened.simplify().items()}
+    samples = [dict(zip(values, one, strict=True)) for one in itertools.product(*values.values())]
+    counted = [count_macs(opened.freeze(sample), SHAPE) / 1e6 for sample in samples]
+    latency = found["costs"]["latency"]
+    assert (found["n_networks"], found["n_choices"]) == (len(samples), 5)
+    assert (latency["fastest"], latency["slowest"]) == pytest.approx((min(counted), max(counted)))
+    within = max(macs for macs in counted if macs <= latency["target"])
+    assert 0.99 * within <= latency["nearest"] <= within + 1e-9
+    assert "5 choices, 32 networks" in capsys.readouterr().out
 
 
 def test_without_a_table_it_says_how_to_measure_one(file, capsys):

@@ -17,6 +17,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from timm.models.efficientnet import EfficientNet
 from torch import Tensor
 
 from nni_proxyless import data
@@ -29,6 +30,7 @@ from nni_proxyless.latency.runtimes.runtime import Program
 from nni_proxyless.models.export.check_images import CheckImages
 from nni_proxyless.models.export.int8_accuracy import int8_accuracy
 from nni_proxyless.models.export.onnx_format import write_onnx_for_netron
+from nni_proxyless.models.timm_model import build_efficientnet
 
 from ..runs import MACS, search
 from .derived_nets import TINY, difference, digits, leave, logits, three_nets
@@ -125,6 +127,43 @@ def test_opset_size_and_free_batch_are_as_asked_for(tiny, tmp_path):
         with torch.no_grad():
             assert difference(program(images[:n]), expected[:n]) <= 1e-4
             assert difference(script(images[:n]), expected[:n]) <= 1e-4
+
+
+@pytest.mark.parametrize("resolution", [12, 24])
+def test_a_net_of_another_resolution_takes_images_of_the_data_and_resizes_them_inside(resolution, tmp_path):
+    """In every format; with one image and a free batch. A net of the same weights that is given resized images computes the same."""
+    path = leave(tmp_path / "run", lambda values: "k3e3", **TINY, resolution=resolution)
+    images = digits(13)
+    expected = logits(path, images)
+    plain = dict(Architecture.read(path).network or {})
+    assert plain.pop("resolution") == resolution
+    network = build_efficientnet(EfficientNet, plain).eval()
+    network.load_state_dict(load_weights(path.with_name("weights.safetensors")))
+    resized = torch.nn.functional.interpolate(images, (resolution, resolution), mode="bilinear", align_corners=False)
+    with torch.no_grad():
+        assert difference(network(resized), expected) <= 1e-6
+        assert difference(network(images), expected) > 1e-2
+    for words, batch in (([], 1), (["--dynamic-batch"], 13)):
+        out = tmp_path / f"out{batch}"
+        assert main(["export", str(path), *words, "--output", str(out), *QUICK]) == 0
+        graph = onnx.load(out / "model.onnx").graph
+        assert [side.dim_value for side in graph.input[0].type.tensor_type.shape.dim[1:]] == [1, 16, 16]
+        assert [node.op_type for node in graph.node].count("Resize") == 1
+        assert difference(onnx_logits(out / "model.onnx", images, batch), expected) <= 1e-4
+        assert onnx_logits(out / "model.int8.onnx", images, batch).shape == (13, 10)
+        program = torch.export.load(out / "model.pt2").module()
+        script = read_script(out / "model.torchscript.pt")
+        with torch.no_grad():
+            for run in (program, script):
+                assert difference(torch.cat([run(part) for part in images.split(batch)]), expected) <= 1e-4
+
+
+def test_a_net_of_another_resolution_takes_images_smaller_than_its_stride(tmp_path):
+    path = leave(tmp_path / "run", lambda values: "k3e3", **TINY, resolution=12)
+    words = ["--formats", "onnx", "--input-size", "2", "2", "--output", str(tmp_path), *QUICK]
+    assert main(["export", str(path), *words]) == 0
+    images = digits(5, (2, 2))
+    assert difference(onnx_logits(tmp_path / "model.onnx", images), logits(path, images)) <= 1e-4
 
 
 def read_script(path: Path) -> Callable[[Tensor], Tensor]:

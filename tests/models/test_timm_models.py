@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 import json
@@ -212,6 +213,22 @@ def test_feature_maps_have_the_reductions_they_say(stem_stride, feature_cls, tmp
     last = derived(path, pretrained=True, features_only=True, out_indices=(2,), **asked)
     (only,) = listed(last(images(side=32)))
     assert only.shape == maps[2].shape
+
+
+@torch.no_grad()
+def test_a_net_of_another_resolution_is_a_model_of_timm(tmp_path):
+    """It takes images of any size; its configuration says that of the data, and of its own last map."""
+    path = leave(tmp_path, resolution=24)
+    model = derived(path, pretrained=True)
+    assert (model.pretrained_cfg["input_size"], model.pretrained_cfg["pool_size"]) == ((1, 16, 16), (6, 6))
+    assert model.forward_features(images(side=16)).shape[-2:] == (6, 6)
+    assert torch.equal(model(images(side=16)), copy.deepcopy(model)(images(side=16)))
+    assert model.forward_features(images(side=40)).shape[-2:] == (6, 6)
+    wide = derived(path, pretrained=True, in_chans=3)
+    assert wide(torch.randn(1, 3, 16, 16)).shape == (1, 10)
+    for more in ({}, {"feature_cls": "list"}):
+        with pytest.raises(ValueError, match="features_only: the network resizes its images to 24x24"):
+            derived(path, features_only=True, **more)
 
 
 @torch.no_grad()

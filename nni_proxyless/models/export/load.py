@@ -77,10 +77,13 @@ def check_size(architecture: Architecture, network: nn.Module, shape: Shape, bat
         They are smaller than the total stride of the network, or the network does not run on them.
     """
     side = f"{shape[1]}x{shape[2]}"
-    if architecture.network is not None and min(shape[1:]) < (stride := total_stride(architecture.network)):
-        raise UserError(
-            f"--input-size is {side}; the network makes maps {stride} times smaller; allowed: {stride} or more, each"
-        )
+    definition = architecture.network
+    if definition is not None and "resolution" not in definition:  # else it takes any size
+        stride = total_stride(definition)
+        if min(shape[1:]) < stride:
+            raise UserError(
+                f"--input-size is {side}; the network makes maps {stride} times smaller; allowed: {stride} or more, each"
+            )
     try:
         network(torch.zeros(batch, *shape))
     except RuntimeError as error:
