@@ -4,9 +4,9 @@ from pathlib import Path
 
 PLACE = 1.5
 RECORDS = [
-    ("search_by_runtime_supernet.json", "Searches by the runtime of deployment, the supernet judges", "bench_search_by_runtime.svg"),
-    ("search_by_runtime.json", "Searches by the runtime of deployment, probabilities judge"),
-]  # fmt: skip
+    ("search_by_runtime.json", "Searches by the runtime of deployment", "bench_search_by_runtime.svg"),
+    ("search_by_runtime_supernet.json", "Searches by the runtime of deployment, the supernet judges"),
+]
 
 
 def short(folder: Path) -> list[str]:
