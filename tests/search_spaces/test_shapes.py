@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import re
 from typing import Any
 
@@ -24,7 +23,7 @@ from nni_proxyless.latency import (
     build_lookup_table,
     trace_operations,
 )
-from nni_proxyless.latency.objectives.budget import best_under_budget, fastest, slowest
+from nni_proxyless.latency.objectives.budget import best_under_budget
 from nni_proxyless.latency.operation import operations_of
 from nni_proxyless.models.block_diagram import diagram_of_definition, places_of
 from nni_proxyless.search.mobilenetv2_baseline import reference_networks
@@ -32,6 +31,7 @@ from nni_proxyless.search.mobilenetv2_baseline import reference_networks
 from .test_mobilenetv2 import architecture, images, trained_a_little
 from .test_open_space import TINY, paths_over_all, space_of
 from .test_shared_weights import trained
+from .test_widths import costs_of_all, samples_of, stepped_alone
 
 SHAPES: dict[str, Any] = {
     **TINY, "resolution": [12, 16, 20], "stem_width": [8, 16], "stem_stride": [1, 2], "widths": ([8, 24], 16), "depths": (2, 2),
@@ -40,15 +40,6 @@ SHAPES: dict[str, Any] = {
 SIDE = 16
 SHAPE = (1, SIDE, SIDE)
 OPEN = ("resolution", "stem.stride", "stem.width", "stage1.width")
-
-
-def samples_of(space: MobileNetV2Space) -> list[dict[str, Any]]:
-    """Every combination of shapes, with the candidates of all blocks in turn."""
-    values = {label: list(mutable.values) for label, mutable in space.simplify().items()}
-    shapes = [label for label in values if label in OPEN]
-    combinations = itertools.product(*(values[label] for label in shapes))
-    paths = itertools.cycle(paths_over_all(space))
-    return [{**path, **dict(zip(shapes, one, strict=True))} for path, one in zip(paths, combinations, strict=False)]
 
 
 def timm_model(space: MobileNetV2Space, sample: dict[str, Any], weights: dict[str, torch.Tensor]) -> EfficientNet:
@@ -100,18 +91,8 @@ def test_a_training_step_is_that_of_the_network():
         "stem.width": "8",
         "stage1.width": "8",
     }
-    strategy = ProxylessNAS(update="reinforce")
-    supernet: Any = strategy.mutate_model(space).train()
-    alone = copy.deepcopy(supernet.freeze(sample)).train()
     before = copy.deepcopy(space.state_dict())
-    for label, gate in strategy._gates.items():
-        gate.open(gate.choices.index(sample[label]))
-    x = images(space, SIDE, 8)
-    for network in (supernet, alone):
-        network(x).square().sum().backward()
-    ours, theirs = supernet.freeze(sample).state_dict(), alone.state_dict()
-    for name, tensor in ours.items():
-        torch.testing.assert_close(tensor, theirs[name], rtol=1e-4, atol=1e-5)
+    alone = stepped_alone(space, sample, SIDE)
     for wide, narrow in ((space.conv_stem, alone.conv_stem), (space.blocks[0][0].conv_dw, alone.blocks[0][0].conv_dw)):
         torch.testing.assert_close(wide.weight.grad[:8], narrow.weight.grad, rtol=1e-3, atol=1e-4)
         assert not wide.weight.grad[8:].any()
@@ -133,12 +114,7 @@ def test_costs_are_those_of_the_network_whatever_its_shapes(estimator):
         **{**SHAPES, "resolution": [12, 16], "depths": (1, 1), "squeeze_excite": (False,), "strides": (2, 2)}
     )
     profiler = LatencyProfiler(small, estimator(), SHAPE)
-    values = {label: mutable.values for label, mutable in small.simplify().items()}
-    networks = [dict(zip(values, one, strict=True)) for one in itertools.product(*values.values())]
-    costs = [profiler.profile(sample) for sample in networks]
-    assert (fastest(profiler)[1], slowest(profiler)[1]) == pytest.approx((min(costs), max(costs)))
-    uniform = {label: dict.fromkeys(some, 1 / len(some)) for label, some in values.items()}
-    assert profiler.expectation(uniform) == pytest.approx(sum(costs) / len(costs))
+    costs, uniform = costs_of_all(small, profiler)
     for budget in sorted(costs)[1 : -1 : len(costs) // 5]:
         found = best_under_budget(uniform, profiler, budget, at_least_ms=0.999999 * budget)
         assert profiler.profile(found) == pytest.approx(budget, rel=1e-5)

@@ -41,17 +41,38 @@ SHAPE = (1, 16, 16)
 
 
 def samples_of(space: MobileNetV2Space) -> list[dict[str, Any]]:
-    """Every pair of widths, and every candidate of every block at both ends of these."""
+    """Every combination of shapes, with the candidates of all blocks in turn."""
     values = {label: list(mutable.values) for label, mutable in space.simplify().items()}
-    open_ones = [label for label in values if label.endswith(".width")]
-    return [
-        {**path, **dict(zip(open_ones, widths, strict=True))}
-        for path, widths in zip(
-            itertools.cycle(paths_over_all(space)),
-            itertools.product(*(values[label] for label in open_ones)),
-            strict=False,
-        )
-    ]
+    shapes = [label for label in values if re.fullmatch(r"stage\d+\.\d+", label) is None]
+    combinations = itertools.product(*(values[label] for label in shapes))
+    paths = itertools.cycle(paths_over_all(space))
+    return [{**path, **dict(zip(shapes, one, strict=True))} for path, one in zip(paths, combinations, strict=False)]
+
+
+def stepped_alone(space: MobileNetV2Space, sample: dict[str, Any], side: int) -> Any:
+    """The network of a path, after the same backward pass as the supernet, whose weights and statistics must be its own."""
+    strategy = ProxylessNAS(update="reinforce")
+    supernet: Any = strategy.mutate_model(space).train()
+    alone = copy.deepcopy(supernet.freeze(sample)).train()
+    for label, gate in strategy._gates.items():
+        gate.open(gate.choices.index(sample[label]))
+    x = images(space, side, 8)
+    for network in (supernet, alone):
+        network(x).square().sum().backward()
+    ours, theirs = supernet.freeze(sample).state_dict(), alone.state_dict()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=1e-4, atol=1e-5)
+    return alone
+
+
+def costs_of_all(space: MobileNetV2Space, profiler: LatencyProfiler) -> tuple[list[float], dict[str, dict[Any, float]]]:
+    """Of all networks, whose extremes and mean must be the profiler's; and the uniform probabilities."""
+    values = {label: mutable.values for label, mutable in space.simplify().items()}
+    costs = [profiler.profile(dict(zip(values, one, strict=True))) for one in itertools.product(*values.values())]
+    assert (fastest(profiler)[1], slowest(profiler)[1]) == pytest.approx((min(costs), max(costs)))
+    uniform = {label: dict.fromkeys(some, 1 / len(some)) for label, some in values.items()}
+    assert float(profiler.expectation(uniform)) == pytest.approx(sum(costs) / len(costs))
+    return costs, uniform
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -91,19 +112,8 @@ def test_a_training_step_is_that_of_the_narrow_network():
         "stage1.1": "k3e3se",
         "stage3.1": "k3e3se",
     }
-    strategy = ProxylessNAS(update="reinforce")
-    supernet: Any = strategy.mutate_model(space).train()
-    alone = copy.deepcopy(supernet.freeze(sample)).train()
     before = copy.deepcopy(space.state_dict())
-    for label, gate in strategy._gates.items():
-        gate.open(gate.choices.index(sample[label]))
-    x = images(space, 16, 8)
-    for network in (supernet, alone):
-        network(x).square().sum().backward()
-    frozen = supernet.freeze(sample)
-    ours, theirs = frozen.state_dict(), alone.state_dict()
-    for name, tensor in ours.items():
-        torch.testing.assert_close(tensor, theirs[name], rtol=1e-4, atol=1e-5)
+    alone = stepped_alone(space, sample, 16)
     block, of_alone = (
         space.blocks[1][2]["k3e3se"],
         next(b for b in alone.blocks[1] if hasattr(b, "se") and not isinstance(b.se, nn.Identity) and b.has_skip),
@@ -125,12 +135,7 @@ def test_costs_are_those_of_the_network_whatever_the_widths(estimator):
     small = space_of(
         **{**WIDTHS, "widths": ([8, 24], [16, 32]), "depths": (2, 1), "strides": (2, 2), "squeeze_excite": (False,)}
     )
-    profiler = LatencyProfiler(small, estimator(), SHAPE)
-    values = {label: mutable.values for label, mutable in small.simplify().items()}
-    costs = [profiler.profile(dict(zip(values, one, strict=True))) for one in itertools.product(*values.values())]
-    assert (fastest(profiler)[1], slowest(profiler)[1]) == pytest.approx((min(costs), max(costs)))
-    uniform = {label: dict.fromkeys(some, 1 / len(some)) for label, some in values.items()}
-    assert float(profiler.expectation(uniform)) == pytest.approx(sum(costs) / len(costs))
+    costs_of_all(small, LatencyProfiler(small, estimator(), SHAPE))
 
 
 def test_operations_run_and_equal_keys_are_equal_work():

@@ -141,9 +141,8 @@ def markdown(result: dict[str, Any]) -> list[str]:
             "",
             f"At equal accuracy the network by eager PyTorch takes {ratio:.2f} times as long in ONNX Runtime{told}.",
         ]
-    if result.get("left_out"):
-        of_cells = list(result["left_out"].values())
-        numbers = list(of_cells[0])
+    of_cells = list(result.get("left_out", {}).values())
+    if numbers := list(of_cells[0] if of_cells else ()):
         means = (f"{statistics.mean(one[n] for one in of_cells):.2f}" for n in numbers)
         lines += [
             "", "How well the fit to so many judged networks predicts the log-loss of the others (correlation, mean of all searches):", "",
