@@ -83,8 +83,8 @@ class Setting:
     seeds: tuple[int, ...] = (0, 1, 2)
     data: Mapping[str, Any] = field(default_factory=lambda: dict(CIFAR10))
     width: float = 1.0
-    search_epochs: int = 6
-    warmup_epochs: int = 5
+    search_epochs: int = 5
+    warmup_epochs: int = 4
     batch_size: int = 64
     learning_rate: float = 0.06
     shared_weights: bool = False
