@@ -43,7 +43,7 @@ from .selection import DEFAULT_METHOD, Sample, Selection, candidates_of, name_of
 from .supernet_files import JUDGED
 from .uniform_draws import CLOSE, draw_networks
 
-__all__ = ["JudgingImages", "Selected", "judging_images", "select_at_end", "select_network", "select_open"]
+__all__ = ["JudgingImages", "Selected", "evenly", "judging_images", "select_at_end", "select_network", "select_open"]
 
 _logger = logging.getLogger(__name__)
 
@@ -125,13 +125,13 @@ def judging_images(parts: SearchParts) -> JudgingImages:
     learned_apart = strategy_can("needs_held_out_data", parts.config, default=True)
     images: Any = parts.images.alphas if learned_apart else validation.dataset
     batches = functools.partial(loader, batch_size=parts.config.data.batch_size, workers=parts.config.data.workers)
-    few = _every(images, FEW)
+    few = evenly(images, FEW)
     return JudgingImages(
-        batches(_every(calibration.dataset, STATISTICS)), batches(few), None if few is images else batches(images)
+        batches(evenly(calibration.dataset, STATISTICS)), batches(few), None if few is images else batches(images)
     )
 
 
-def _every(images: Any, most: int) -> Any:
+def evenly(images: Any, most: int) -> Any:
     """Evenly chosen ones of all images, which may be sorted by class: at most so many; all, where there are no more."""
     every = math.ceil(len(images) / most)
     return images if every <= 1 else Subset(images, range(0, len(images), every))

@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from torch.utils.data import Subset
 
 from nni_proxyless.cli.main import main as command
 from nni_proxyless.core.atomic_files import write_text, write_weights
@@ -38,6 +37,7 @@ from nni_proxyless.search.judging import Verdict, judge_networks
 from nni_proxyless.search.selection import METHODS as METHODS_OF_SELECTION
 from nni_proxyless.search.selection import select
 from nni_proxyless.search.supernet_files import JUDGED
+from nni_proxyless.search.supernet_selection import FEW, STATISTICS, evenly
 
 from .space import LABELS, MacroSpace, macs_profiler, name_of, sample_of
 from .supernet import RECIPES, Paths, train
@@ -68,7 +68,7 @@ class Setting:
     validation
         Share of the images that judges.
     calibration_images
-        Those that statistics of batch norm are estimated on.
+        Those that statistics of batch norm of the derived network are estimated on.
     n_judged
         Networks that a search judges.
     n_verdicts
@@ -342,11 +342,9 @@ class Judge:
 
 
 def judge_of(setting: Setting, space: MacroSpace, parts: Parts) -> Judge:
-    """What a supernet says, by the images that trained none of its weights."""
-    plain: Any = parts.weights_plain
-    chosen = range(0, len(plain), max(1, len(plain) // setting.calibration_images))
-    calibration = loader(Subset(plain, chosen), setting.batch_size)
-    held_out = loader(parts.validation, setting.batch_size)
+    """What a supernet says, by images that trained none of its weights, as many as in a search."""
+    calibration = loader(evenly(parts.weights_plain, STATISTICS), setting.batch_size)
+    held_out = loader(evenly(parts.validation, FEW), setting.batch_size)
     profiler = macs_profiler(setting.width)
     return Judge(lambda samples: judge_networks(space, samples, calibration, held_out, profiler=profiler))
 
