@@ -205,13 +205,15 @@ def search_yml(setting: Setting, method: str, budget: float | None, seed: int, o
     }  # fmt: skip
 
 
-def search_cell(
-    setting: Setting, table: Table, method: str, budget: float | None, seed: int, folder: Path
-) -> dict[str, Any]:
-    """A search; within each budget the network that its supernet selects and the one that its probabilities choose, by the table."""
+def searched(setting: Setting, method: str, budget: float | None, seed: int, folder: Path) -> dict[str, Any]:
+    """A search in the folder ``search`` of a cell, or what it has left: CPU ``seconds``, of it and of the selection at its end.
+
+    A search that went on where it was stopped has None for both: nobody knows what it took before.
+    """
     run = folder / "search"
 
-    def searched() -> dict[str, Any]:
+    def search() -> dict[str, Any]:
+        at_once = not run.exists()
         if not (run / "architecture.json").exists():
             if (run / "checkpoint").exists():
                 run_command(["search", "--resume", str(run)])
@@ -219,11 +221,22 @@ def search_cell(
                 config = search_yml(setting, method, budget, seed, run)
                 write_text(folder / "search.yml", yaml.safe_dump(config, sort_keys=False))
                 run_command(["search", str(folder / "search.yml")])
-        left = Architecture.read(run / "architecture.json")
-        return {"selection_seconds": left.search.get("selection", {}).get("seconds", 0.0)}
+        selecting = Architecture.read(run / "architecture.json").search.get("selection", {}).get("seconds", 0.0)
+        return {"at_once": at_once, "selection_seconds": selecting}
 
-    search = step(folder / "searched.json", searched)
-    alone = search["seconds"] - search["selection_seconds"]
+    found = step(folder / "searched.json", search)
+    if not found["at_once"]:
+        return {"seconds": None, "selection_seconds": None}
+    return {"seconds": found["seconds"] - found["selection_seconds"], "selection_seconds": found["selection_seconds"]}
+
+
+def search_cell(
+    setting: Setting, table: Table, method: str, budget: float | None, seed: int, folder: Path
+) -> dict[str, Any]:
+    """A search; within each budget the network that its supernet selects and the one that its probabilities choose, by the table."""
+    run = folder / "search"
+    search = searched(setting, method, budget, seed, folder)
+    alone = search["seconds"]
     found: dict[str, Any] = {"seconds": alone, "budgets": {}}
     for share in setting.budgets if budget is None else (budget,):
         window = table.window(share)
@@ -237,7 +250,7 @@ def search_cell(
         left = Architecture.read(where / "architecture.json")
         found["budgets"][f"{share:g}"] = {
             "by_probabilities": table.standing(chosen["choices"], window) | {"seconds": alone},
-            "by_supernet": table.standing(left.choices, window) | {"seconds": alone + judging},
+            "by_supernet": table.standing(left.choices, window) | {"seconds": None if alone is None else alone + judging},
             "selection": left.search["selection"], "worth": worth(verdicts_of(where / JUDGED), table, window),
         }  # fmt: skip
     return found

@@ -42,7 +42,7 @@ def markdown(result: dict[str, Any]) -> list[str]:
             (
                 f"{row['budget']:.0%}", NAMES[row["method"]], WAYS[row["how"]], points(row),
                 f"{row['accuracy'] - result['chance'][format(row['budget'], 'g')]['best_of_3']:+.2f}", f"{row['regret']:.2f}",
-                f"{row['rank']:.0f} of {row['of']}", f"{row['seconds'] / 60:.1f}",
+                f"{row['rank']:.0f} of {row['of']}", "" if row["seconds"] is None else f"{row['seconds'] / 60:.1f}",
             )
             for row in result["found"]
         ]  # fmt: skip
@@ -54,12 +54,13 @@ def markdown(result: dict[str, Any]) -> list[str]:
             "correlation r and Kendall's tau; the smoothed log-loss on all networks of the budget.", "",
         ]  # fmt: skip
         kinds = ("probabilities", "log_loss", "accuracy", "smoothed", "cross_validated")
-        rows = [
+        agreements = [
             (f"{row['budget']:.0%}", NAMES[row["method"]], *(_agreement(row["worth"][kind]) for kind in kinds))
             for row in result["found"] if row["how"] == "by_supernet"
         ]  # fmt: skip
         lines += record.table(
-            ("budget", "search", "probabilities", "log-loss", "accuracy", "smoothed log-loss", "as the fit tells"), rows
+            ("budget", "search", "probabilities", "log-loss", "accuracy", "smoothed log-loss", "as the fit tells"),
+            agreements,
         )
     if result["recipes"]:
         rows = [

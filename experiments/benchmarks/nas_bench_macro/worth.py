@@ -70,7 +70,8 @@ def found_by_searches(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
     for method, budget, mine in _by_name_and_budget(cells, "search"):
         for how in HOW:
             networks = [of[how] for _, of in mine]
-            seconds = statistics.mean(network["seconds"] for network in networks)
+            known = [network["seconds"] for network in networks if network["seconds"] is not None]
+            seconds = statistics.mean(known) if known else None
             rows.append({
                 "method": method, "budget": float(budget), "how": how, **means(networks), "seconds": seconds,
                 "worth": _mean_worth([of["worth"] for _, of in mine]),
