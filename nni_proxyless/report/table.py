@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ..core.text_table import in_columns
 from ..latency.digits import in_words
@@ -94,8 +95,17 @@ def _selected(architecture: Architecture) -> list[str]:
             f"(cross-validated correlation {correlation:.2f})"
         )
     return [
-        f"selected:      of {record['judged']} networks that the supernet judged on {record['images']} images; {says}"
+        f"selected:      of {record['judged']} networks that the supernet judged on {record['images']} images; {says}{_asked(record)}"
     ]
+
+
+def _asked(record: Mapping[str, Any]) -> str:
+    """Whether the probabilities of the search had a say."""
+    asked = record.get("probabilities") or {}
+    if asked.get("correlation") is None:
+        return ""
+    counts = "count as much" if asked["weight"] else "do not count: no more than by chance"
+    return f"; the probabilities agree with them by {asked['correlation']:.2f}, and {counts}"
 
 
 def _in_int8(architecture: Architecture) -> str:

@@ -263,7 +263,7 @@ def derive_judged(
         )
     selected = select_network(
         search.space, search.profiler, judging_images(search.parts), n=n, seed=search.parts.config.seed, budget=budget,
-        at_least=at_least, method=method, first=[search.best(budget, at_least)],
+        at_least=at_least, method=method, first=[search.best(budget, at_least)], probs=search.probs,
     )  # fmt: skip
     derived = search.derive(selected.choices, budget, measured=True, selection=selected.record())
     derived.write(folder)

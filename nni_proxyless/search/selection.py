@@ -4,13 +4,15 @@
 ``raw``          of n drawn networks the one with the least log-loss
 ``ridge``        what each choice adds to the log-loss is fitted to n drawn networks, and the solver finds the network
                  of the least sum within all limits, among all there are
-``mixture``      each of n drawn networks by the mean of verdict and fit; the best few and the solver's network are
-                 judged on more images, and the best by the mean of that and the fit is taken
+``mixture``      each of n drawn networks by the mean of verdict and fit, and by its probability in the search where that
+                 agrees; the best few and the solver's network are judged on more images, and the best is taken
 ``evolution``    half of n are drawn, the others are children of the best, by exchange and mutation, in four generations
 ===============  ======================================================================================================
 
 The mean in ``mixture`` is a shrunk verdict: a ridge regression that finds nothing predicts the same of all, and leaves the verdict alone; one
-that explains much corrects what is noise in it. What judges is handed over: a supernet (:mod:`.judging`), or a table of trained networks.
+that explains much corrects what is noise in it. Probabilities were learned from other paths and other batches than verdicts are made of, so their
+errors are others: where both agree more than by chance, both count alike, and where they do not, verdicts alone. What judges is handed over: a
+supernet (:mod:`.judging`), or a table of trained networks.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from ..latency import LatencyProfiler, least_under_budget
 from ..latency.objectives.limits import Limit
 from .additive_fit import AdditiveFit, fit_additive, key
 from .judging import Verdict
+from .prior import Prior, fit_prior
 
 __all__ = ["DEFAULT_METHOD", "METHODS", "Draw", "Judge", "Sample", "Selection", "candidates_of", "name_of", "select"]
 
@@ -58,6 +61,8 @@ class Selection:
         To those of ``verdicts`` that were drawn; its correlation says whether the judge knows anything.
     method
         By which it was selected.
+    prior
+        What probabilities have said beside it, in ``mixture``.
     """
 
     best: Verdict
@@ -65,6 +70,7 @@ class Selection:
     final: list[Verdict]
     fit: AdditiveFit
     method: str
+    prior: Prior
 
 
 @dataclass
@@ -81,9 +87,11 @@ class _Judging:
     chance: random.Random
     seed: int
     first: Sequence[Sample]
+    probs: Mapping[str, Mapping[Any, Any]] | None
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     final: list[Verdict] = field(default_factory=list)
     fit: AdditiveFit | None = None
+    prior: Prior = field(default_factory=Prior)
 
     def drawn(self, n: int) -> list[Sample]:
         different = {name_of(sample): dict(sample) for sample in (*self.first, *self.draw(n, self.seed))}
@@ -111,7 +119,8 @@ class _Judging:
         """The network of the least sum of scores within all limits."""
         assert self.fit is not None
         (profiler, budget), *also = self.limits
-        return least_under_budget(self.fit.scores, profiler, budget, also=also, at_least_ms=self.at_least)
+        scores = self.prior.added_to(self.fit.scores)
+        return least_under_budget(scores, profiler, budget, also=also, at_least_ms=self.at_least)
 
     def within(self, sample: Sample) -> bool:
         (profiler, _), *_ = self.limits
@@ -140,11 +149,17 @@ def _mixture(judging: _Judging) -> Verdict:
     def mean(verdict: Verdict) -> float:
         return (verdict.log_loss + fit.predict(verdict.choices)) / 2
 
-    few = sorted(drawn, key=mean)[: FINALISTS - 1]
+    samples = [verdict.choices for verdict in drawn]
+    judging.prior = prior = fit_prior(judging.probs, samples, list(map(mean, drawn)), judging.candidates)
+
+    def loss(verdict: Verdict) -> float:
+        return mean(verdict) + prior.loss(verdict.choices)
+
+    few = sorted(drawn, key=loss)[: FINALISTS - 1]
     finalists = {name_of(sample): sample for sample in (*(verdict.choices for verdict in few), judging.solved())}
     verdicts = judging.look_at(list(finalists.values()))  # as on all others, for the record
     judging.final = judging.judge_again(list(finalists.values())) if judging.judge_again else verdicts
-    return min(judging.final, key=mean)
+    return min(judging.final, key=loss)
 
 
 def _evolution(judging: _Judging) -> Verdict:
@@ -180,6 +195,7 @@ def select(
     at_least: float = -math.inf,
     judge_again: Judge | None = None,
     first: Sequence[Sample] = (),
+    probs: Mapping[str, Mapping[Any, Any]] | None = None,
 ) -> Selection:
     """Select a network within limits.
 
@@ -206,6 +222,8 @@ def select(
         Gives verdicts by more images, for the last few of ``mixture``; None: there are no more.
     first
         Networks that are judged among the n, drawn or not; within the limits too.
+    probs
+        Label -> choice -> probability at the end of a search, for ``mixture``; None: there are none.
 
     Raises
     ------
@@ -221,10 +239,10 @@ def select(
     )
     at_least = -math.inf if profiler.combine == "max" else min(at_least, budget)
     limits, chance = [(profiler, budget), *also], random.Random(seed)
-    judging = _Judging(judge, judge_again, draw, known, limits, at_least, n, chance, seed, first)
+    judging = _Judging(judge, judge_again, draw, known, limits, at_least, n, chance, seed, first, probs)
     best = METHODS[method](judging)
     fit = judging.fit or judging.learn()
-    return Selection(best, sorted(judging.verdicts.values(), key=_loss), judging.final, fit, method)
+    return Selection(best, sorted(judging.verdicts.values(), key=_loss), judging.final, fit, method, judging.prior)
 
 
 def candidates_of(space: ModelSpace) -> dict[str, tuple[Any, ...]]:

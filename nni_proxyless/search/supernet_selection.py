@@ -87,10 +87,11 @@ class Selected:
 
     def record(self) -> dict[str, Any]:
         """For ``architecture.json``."""
-        fit = self.selection.fit
+        fit, prior = self.selection.fit, self.selection.prior
         return {
             "by": "supernet", "method": self.selection.method, "judged": len(self.selection.verdicts), "images": self.n_images,
             "log_loss": _or_none(self.selection.best.log_loss), "correlation": _or_none(fit.correlation), "p_value": _or_none(fit.p_value), "knows": fit.knows,
+            "probabilities": {"correlation": _or_none(prior.correlation), "weight": prior.weight},
             "seconds": self.seconds,
         }  # fmt: skip
 
@@ -151,6 +152,7 @@ def select_network(
     first: Sequence[Sample] = (),
     made: Mapping[str, Any] | None = None,
     supernet: ModelSpace | None = None,
+    probs: Mapping[str, Mapping[Any, Any]] | None = None,
     device: torch.device = CPU,
 ) -> Selected:
     """Judge n networks of a supernet, drawn uniformly within limits, and select one.
@@ -170,6 +172,8 @@ def select_network(
         Label -> choice that the network has for good; None: nothing is chosen yet.
     supernet
         What a strategy has made of ``space``, with its weights.
+    probs
+        Label -> choice -> probability at the end of the search; None: they are not asked.
     device
         Where networks compute.
 
@@ -212,7 +216,7 @@ def select_network(
 
         found = select(
             method, judge=judge, draw=draw, profiler=profiler, budget=budget, n=n, seed=seed, candidates=candidates, also=also,
-            at_least=at_least, judge_again=None if images.more is None else functools.partial(judge, batches=images.more), first=within,
+            at_least=at_least, judge_again=None if images.more is None else functools.partial(judge, batches=images.more), first=within, probs=probs,
         )  # fmt: skip
     if len(found.verdicts) < n:
         _logger.warning("of networks within the limits %d were found to judge, not %d", len(found.verdicts), n)
@@ -268,17 +272,18 @@ def select_open(parts: SearchParts, module: Any, made: Mapping[str, Any]) -> tup
 
 def _within_targets(parts: SearchParts, module: Any, made: Mapping[str, Any], device: torch.device) -> Selected | None:
     config, target = parts.config, parts.target
+    probs = getattr(module, "export_searched_probs", module.export_probs)()
     try:
         selected = select_network(
             make_space(config.space.name, parts.space_arguments), parts.profiler, judging_images(parts), n=config.search.judged,
             seed=config.seed, budget=math.inf if target is None else target,
             also=[(cost.profiler, cost.target) for cost in parts.costs.values()], first=[module.export()], made=made, supernet=module.model,
-            device=device,
+            probs=probs, device=device,
         )  # fmt: skip
     except BudgetError as error:
         _logger.warning("the supernet selects no network: %s", error)
         return None
-    selected.write(parts.folder / JUDGED, getattr(module, "export_searched_probs", module.export_probs)())
+    selected.write(parts.folder / JUDGED, probs)
     return selected
 
 

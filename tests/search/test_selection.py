@@ -125,6 +125,33 @@ def test_a_mixture_is_better_than_a_noisy_verdict(space, profiler):
     assert mean["mixture"] < mean["raw"] - 0.3
 
 
+def test_probabilities_with_errors_of_their_own_make_a_mixture_better(space, profiler):
+    """Mean truth over 16 spaces, by a judge and probabilities that both know it in part; those that know nothing do little harm."""
+
+    def probs(scores: dict[str, dict[str, float]], seed: int) -> dict[str, dict[str, float]]:
+        chance = random.Random(seed)
+        odds = {label: {c: math.exp(-s + chance.gauss(0, 1)) for c, s in of.items()} for label, of in scores.items()}
+        return {label: {c: o / sum(of.values()) for c, o in of.items()} for label, of in odds.items()}
+
+    mean = {}
+    for name in ("none", "knows", "nothing"):
+        found = []
+        for seed in range(16):
+            truth = Truth(profiler, seed, error=2.5)
+            scores = (
+                {label: dict.fromkeys(of, 0.0) for label, of in truth.scores.items()}
+                if name == "nothing"
+                else truth.scores
+            )
+            given = None if name == "none" else probs(scores, seed)
+            chosen = selected("mixture", space, profiler, truth, seed, probs=given)
+            assert profiler.profile(chosen.best.choices) <= BUDGET
+            found.append(truth.loss(chosen.best.choices))
+        mean[name] = np.mean(found)
+    assert mean["knows"] < mean["none"] - 0.3
+    assert mean["nothing"] < mean["none"] + 0.3
+
+
 def test_the_last_few_are_judged_on_more_images(space, profiler):
     truth, more = Truth(profiler, 0, error=2.5), Truth(profiler, 0, error=0.1)
     found = selected("mixture", space, profiler, truth, judge_again=more)

@@ -206,9 +206,9 @@ def search_yml(setting: Setting, method: str, budget: float | None, seed: int, o
 
 
 def searched(setting: Setting, method: str, budget: float | None, seed: int, folder: Path) -> dict[str, Any]:
-    """A search in the folder ``search`` of a cell, or what it has left: CPU ``seconds``, of it and of the selection at its end.
+    """A search in the folder ``search`` of a cell, or what it has left: CPU ``seconds``, of the selection at its end too.
 
-    A search that went on where it was stopped has None for both: nobody knows what it took before.
+    None of a search that went on where it was stopped: nobody knows what it took before.
     """
     run = folder / "search"
 
@@ -221,13 +221,10 @@ def searched(setting: Setting, method: str, budget: float | None, seed: int, fol
                 config = search_yml(setting, method, budget, seed, run)
                 write_text(folder / "search.yml", yaml.safe_dump(config, sort_keys=False))
                 run_command(["search", str(folder / "search.yml")])
-        selecting = Architecture.read(run / "architecture.json").search.get("selection", {}).get("seconds", 0.0)
-        return {"at_once": at_once, "selection_seconds": selecting}
+        return {"at_once": at_once}
 
     found = step(folder / "searched.json", search)
-    if not found["at_once"]:
-        return {"seconds": None, "selection_seconds": None}
-    return {"seconds": found["seconds"] - found["selection_seconds"], "selection_seconds": found["selection_seconds"]}
+    return {"seconds": found["seconds"] if found["at_once"] else None}
 
 
 def search_cell(
@@ -246,10 +243,11 @@ def search_cell(
             select_within = functools.partial(judged, setting, run, window, where)
             judging = step(folder / f"judged-{share:g}.json", select_within)["seconds"]
         else:
-            where, judging = run, search["selection_seconds"]
+            where, judging = run, 0.0
         left = Architecture.read(where / "architecture.json")
         found["budgets"][f"{share:g}"] = {
-            "by_probabilities": table.standing(chosen["choices"], window) | {"seconds": alone},
+            # What a search takes whose supernet selects within it, nobody knows without that: the clock of its selection is another one.
+            "by_probabilities": table.standing(chosen["choices"], window) | {"seconds": alone if budget is None else None},
             "by_supernet": table.standing(left.choices, window) | {"seconds": None if alone is None else alone + judging},
             "selection": left.search["selection"], "worth": worth(verdicts_of(where / JUDGED), table, window),
         }  # fmt: skip

@@ -53,7 +53,7 @@ def markdown(result: dict[str, Any]) -> list[str]:
             "", *record.table(head, rows), "", "How well the verdicts of these searches agree with the table on the networks that were judged: "
             "correlation r and Kendall's tau; the smoothed log-loss on all networks of the budget.", "",
         ]  # fmt: skip
-        kinds = ("probabilities", "log_loss", "accuracy", "smoothed", "cross_validated")
+        kinds = ("probabilities", "log_loss", "accuracy", "smoothed", "together", "cross_validated")
         agreements = [
             (f"{row['budget']:.0%}", NAMES[row["method"]], *(_agreement(row["worth"][kind]) for kind in kinds))
             for row in result["found"] if row["how"] == "by_supernet"

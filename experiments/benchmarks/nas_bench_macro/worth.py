@@ -40,15 +40,21 @@ def worth(verdicts: Mapping[str, Sequence[Any]], table: Table, window: Window) -
     -------
     dict
         ``log_loss``, ``accuracy``, ``probabilities``: over the networks that were judged; ``smoothed``: of the fitted sums, over all of the window;
-        ``cross_validated``: the correlation that the fit itself tells, without the table.
+        ``cross_validated``: the correlation that the fit itself tells, without the table; ``together``: of verdict, fit and log-probability, which vary
+        alike, as selection by a mixture has them.
     """
     truth = table.accuracy[[table.index(name) for name in verdicts["names"]]]
     log_loss, accuracy = (np.asarray(verdicts[key], dtype=float) for key in ("log_loss", "accuracy"))
     fit = fit_additive([sample_of(name) for name in verdicts["names"]], log_loss.tolist(), CANDIDATES)
     smoothed = [-fit.predict(sample_of(name)) for name in table.names(window.indices)]
     by_probabilities = verdicts.get("log_probability")
+    told = {}
+    if by_probabilities is not None:
+        mean = -(log_loss + [fit.predict(sample_of(name)) for name in verdicts["names"]]) / 2
+        both = stats.zscore(mean) + stats.zscore(np.asarray(by_probabilities, dtype=float))
+        told = {"probabilities": agreement(by_probabilities, truth), "together": agreement(both, truth)}
     return {
-        **({} if by_probabilities is None else {"probabilities": agreement(by_probabilities, truth)}),
+        **told,
         "log_loss": agreement(-log_loss, truth), "accuracy": agreement(accuracy, truth), "smoothed": agreement(smoothed, window.accuracy),
         "cross_validated": {"r": fit.correlation, "tau": fit.rank_correlation}, "networks": len(truth),
     }  # fmt: skip

@@ -1,0 +1,98 @@
+"""Whether the probabilities of a search count beside verdicts, and how much."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nni_proxyless.latency.choices import InputSet
+from nni_proxyless.search.prior import SMALLEST, fit_prior
+
+CANDIDATES = {f"p{i}": [f"c{j}" for j in range(3)] for i in range(6)}
+
+
+def softmax(scores: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    return {
+        label: {c: math.exp(v) / sum(map(math.exp, of.values())) for c, v in of.items()} for label, of in scores.items()
+    }
+
+
+def drawn(seed: int, n: int = 60) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
+    chance = random.Random(seed)
+    truth = {label: {c: chance.gauss(0, 1) for c in of} for label, of in CANDIDATES.items()}
+    return [{label: chance.choice(of) for label, of in CANDIDATES.items()} for _ in range(n)], truth
+
+
+def loss_of(sample: dict[str, Any], scores: dict[str, dict[str, float]]) -> float:
+    return -sum(scores[label][choice] for label, choice in sample.items())
+
+
+def test_what_agrees_counts_as_much_as_the_verdicts():
+    samples, truth = drawn(0)
+    losses = [3 + loss_of(sample, truth) for sample in samples]
+    prior = fit_prior(softmax(truth), samples, losses, CANDIDATES)
+    assert prior.correlation == pytest.approx(1)
+    said = np.array([prior.loss(sample) for sample in samples])
+    assert said.std() == pytest.approx(np.std(losses))
+    assert said - said.mean() == pytest.approx(np.array(losses) - np.mean(losses))
+    scores = {label: dict.fromkeys(of, 0.0) for label, of in CANDIDATES.items()}
+    added = prior.added_to(scores)
+    assert [sum(added[label][c] for label, c in s.items()) for s in samples] == pytest.approx(said.tolist())
+    twice = fit_prior(softmax(truth), samples, [2 * loss for loss in losses], CANDIDATES)
+    assert twice.weight == pytest.approx(2 * prior.weight)
+
+
+def test_what_does_not_agree_does_not_count():
+    """Of probabilities that know nothing about one in twenty counts; of those that say the contrary, none."""
+    count = 0
+    for seed in range(100):
+        samples, truth = drawn(seed)
+        _, nothing = drawn(1000 + seed)
+        losses = [loss_of(sample, truth) for sample in samples]
+        count += fit_prior(softmax(nothing), samples, losses, CANDIDATES).weight > 0
+        contrary = fit_prior(softmax(truth), samples, [-loss for loss in losses], CANDIDATES)
+        assert contrary.correlation < -0.99
+        assert contrary.weight == contrary.loss(samples[0]) == 0
+    assert count <= 12
+    scores = {"p0": {"c0": 1.0}}
+    assert contrary.added_to(scores) == scores
+
+
+def test_probabilities_of_0_are_finite_and_infinite_losses_left_out():
+    samples, truth = drawn(0)
+    probs = softmax(truth)
+    probs["p0"] = {"c0": 0.0, "c1": 0.5, "c2": 0.5}
+    losses = [loss_of(sample, truth) for sample in samples]
+    prior = fit_prior(probs, samples, losses, CANDIDATES)
+    assert prior.log_probs["p0"]["c0"] == math.log(SMALLEST)
+    assert math.isfinite(prior.weight)
+    whole = fit_prior(softmax(truth), samples, losses, CANDIDATES)
+    diverged = fit_prior(softmax(truth), [samples[0], *samples], [math.inf, *losses], CANDIDATES)
+    assert (diverged.correlation, diverged.weight) == (whole.correlation, whole.weight)
+
+
+def test_what_says_nothing_of_a_candidate_does_not_count():
+    samples, truth = drawn(0)
+    losses = [loss_of(sample, truth) for sample in samples]
+    lacks = softmax(truth)
+    del lacks["p3"]["c1"]
+    uniform = {label: dict.fromkeys(of, 1 / 3) for label, of in CANDIDATES.items()}
+    for probs in (None, lacks, uniform):
+        prior = fit_prior(probs, samples, losses, CANDIDATES)
+        assert (prior.weight, math.isnan(prior.correlation)) == (0, True)
+    assert fit_prior(softmax(truth), samples[:4], losses[:4], CANDIDATES).weight == 0
+
+
+def test_sets_of_inputs_are_choices_too():
+    sets = [(0,), (1,), (0, 1)]
+    samples, truth = drawn(0)
+    as_sets = {label: dict(zip(sets, of.values(), strict=True)) for label, of in truth.items()}
+    chosen = [{label: list(sets[int(c[1:])]) for label, c in sample.items()} for sample in samples]
+    probs = {label: {InputSet(s): math.exp(v) / 9 for s, v in of.items()} for label, of in as_sets.items()}
+    losses = [loss_of(sample, truth) for sample in samples]
+    prior = fit_prior(probs, chosen, losses, dict.fromkeys(CANDIDATES, sets))
+    assert prior.loss(chosen[0]) - prior.loss(chosen[1]) == pytest.approx(losses[0] - losses[1])
