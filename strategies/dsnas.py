@@ -129,7 +129,7 @@ class DSNASModule(SampledOneShotModule):
     def _become_child(self) -> None:
         """Remove all candidates but the chosen ones, and estimate batch-norm statistics afresh."""
         remove_from_optimizers(self.training_module, self.trainer.optimizers)
-        self._parts = None
+        self.__dict__.pop("parts", None)
         self.statistics.begin(self.batch_norms())
 
     # -- the step ----------------------------------------------------------------------------------------------------
@@ -203,8 +203,8 @@ class DSNASModule(SampledOneShotModule):
 class DSNAS(SampledStrategy):
     """DSNAS as a strategy of NNI: what it leaves is a trained network.
 
-    Takes any evaluator of NNI that is a ``Lightning`` and any model space of ``LayerChoice``, ``InputChoice`` and
-    ``Repeat``. All training is on the evaluator's training data; validation data are not touched, and need not be
+    Takes any evaluator of NNI that is a ``Lightning`` and any model space of ``LayerChoice``, ``InputChoice``,
+    ``Repeat`` and, with ``'loss'``, arguments of modules (docs/how-to/values.md). All training is on the evaluator's training data; validation data are not touched, and need not be
     given. ``export_top_models(formatter='instance')`` gives the trained child, ``formatter='dict'`` its choices.
 
     The other options are those of :class:`.oneshot.strategy.SampledStrategy`. Of these, clipping is of the weights'
@@ -241,3 +241,6 @@ class DSNAS(SampledStrategy):
     initial_spread = 1e-2  # official code: docs/methods/dsnas.md
     needs_held_out_data = False
     leaves_trained_network = True
+
+    def learns_from_gates(self) -> bool:
+        return self.reward == "gradient"

@@ -159,8 +159,8 @@ class ProxylessModule(SampledOneShotModule):
 class ProxylessNAS(SampledStrategy):
     """ProxylessNAS as a strategy of NNI: a drop-in replacement for ``nni.nas.strategy.Proxyless``.
 
-    Takes any evaluator of NNI that is a ``Lightning`` and any model space of ``LayerChoice``, ``InputChoice`` and
-    ``Repeat``. The evaluator's training data trains the weights, its validation data the architecture.
+    Takes any evaluator of NNI that is a ``Lightning`` and any model space of ``LayerChoice``, ``InputChoice``,
+    ``Repeat`` and, with ``'reinforce'``, arguments of modules (docs/how-to/values.md). The evaluator's training data trains the weights, its validation data the architecture.
     ``export_top_models(formatter='dict')`` gives the most probable architecture within the target, not a random sample.
 
     If the evaluator's module has a method ``architecture_loss(batch, batch_idx) -> Tensor``, architecture steps
@@ -211,6 +211,9 @@ class ProxylessNAS(SampledStrategy):
     keeps_candidates = True
 
     def compares_candidates(self) -> bool:
+        return self.update != "reinforce"
+
+    def learns_from_gates(self) -> bool:
         return self.update != "reinforce"
 
     def penalty_problem(self) -> str | None:

@@ -35,6 +35,14 @@ if TYPE_CHECKING:
     from nni.nas.oneshot.pytorch.supermodule._expression_utils import expression_expectation
     from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
     from nni.nas.oneshot.pytorch.supermodule.differentiable import GumbelSoftmax
+    from nni.nas.oneshot.pytorch.supermodule.operation import (
+        MixedConv2d,
+        MixedLayerNorm,
+        MixedLinear,
+        MixedMultiHeadAttention,
+        MixedOperation,
+        MixedOperationSamplingPolicy,
+    )
     from nni.nas.oneshot.pytorch.supermodule.proxyless import ProxylessMixedRepeat
     from nni.nas.profiler.pytorch.nn_meter import NnMeterProfiler
     from nni.nas.profiler.pytorch.utils import MutableShape
@@ -63,6 +71,14 @@ _HOMES = {
     "nni.nas.oneshot.pytorch.supermodule._expression_utils": ("expression_expectation",),
     "nni.nas.oneshot.pytorch.supermodule.base": ("BaseSuperNetModule",),
     "nni.nas.oneshot.pytorch.supermodule.differentiable": ("GumbelSoftmax",),
+    "nni.nas.oneshot.pytorch.supermodule.operation": (
+        "MixedConv2d",
+        "MixedLayerNorm",
+        "MixedLinear",
+        "MixedMultiHeadAttention",
+        "MixedOperation",
+        "MixedOperationSamplingPolicy",
+    ),
     "nni.nas.oneshot.pytorch.supermodule.proxyless": ("ProxylessMixedRepeat",),
     "nni.nas.profiler.pytorch.nn_meter": ("NnMeterProfiler",),
     "nni.nas.profiler.pytorch.utils": ("MutableShape",),
@@ -94,19 +110,38 @@ def __getattr__(name: str) -> Any:
 
 
 def keep_modules_when_frozen(space: Any) -> None:
-    """Let modules of a space that have nothing to choose stay what they are when it is frozen, weights and all.
+    """Let a space or supernet keep its weights when it is frozen.
 
-    NNI's own ``ParametrizedModule.freeze`` makes a new module from its arguments, with new weights.
+    Modules that have nothing to choose stay what they are; NNI's own ``ParametrizedModule.freeze`` makes a new module from its
+    arguments, with new weights. Super-kernels become modules of the chosen arguments with their slice of the weights, in the
+    type, place and mode of the super-kernel; NNI's own ``MixedOperation.freeze`` fails where there is no bias.
     """
     from nni.nas.nn.pytorch import ParametrizedModule
+    from nni.nas.oneshot.pytorch.supermodule.operation import MixedOperation
 
     for module in space.modules():
-        if isinstance(module, ParametrizedModule) and not module.mutables:
+        if isinstance(module, MixedOperation):
+            module.freeze = functools.partial(_slice, module)
+        elif isinstance(module, ParametrizedModule) and not module.mutables:
             module.freeze = functools.partial(_itself, module)
 
 
 def _itself(module: Any, sample: Any) -> Any:
     return module
+
+
+def _slice(operation: Any, sample: Any) -> Any:
+    from nni.nas.space import model_context
+
+    chosen = {name: mutable.freeze(sample) for name, mutable in operation.mutable_arguments.items()}
+    arguments = {**operation.init_arguments, **chosen}
+    with model_context(sample):
+        module = operation.bound_type(**arguments)
+    weights = {name: w for name, w in operation.freeze_weight(**arguments).items() if w is not None}
+    for like in weights.values():
+        module.to(like.device, like.dtype if like.is_floating_point() else None)
+    module.load_state_dict(weights)
+    return module.train(operation.training)
 
 
 def set_depth_of_dry_run(repeat: Any, depth: int) -> None:

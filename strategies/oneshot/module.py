@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,6 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from nni_proxyless.core.divergence import require_finite
 from nni_proxyless.core.module_modes import Modes
@@ -21,10 +21,12 @@ from nni_proxyless.latency import LatencyPenalty
 from nni_proxyless.latency.objectives.penalty_sum import Penalties
 
 from ..supernet.gate import Gate
+from ..supernet.slices import slices_alone_move
 from .constraints import Limit, most_probable_within
 from .data import HeldOutBatches, ReplayableLoader, divided
 from .distributed import average, average_gradients, check_strategy, reduces_by_itself
 from .own_module import FORWARDED, check_module, clip, loss_of, overrides
+from .parts import SupernetParts
 from .resume import CheckpointLoop
 from .step_log import StepLog
 from .warmup import WarmupSchedule
@@ -92,7 +94,6 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         self.original: Any = None  # of the space, until something has been trained
         self._path: dict[Gate, int] = {}
         self._modes: Modes | None = None
-        self._parts: tuple[list[nn.Parameter], list[nn.Module]] | None = None
         self._step_log = StepLog()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
@@ -194,18 +195,16 @@ class SampledOneShotModule(BaseOneShotLightningModule):
 
     def weights(self) -> list[nn.Parameter]:
         """Everything the supernet trains but the logits."""
-        return self._parts_of_the_supernet()[0]
+        return self.parts.weights
 
     def batch_norms(self) -> list[nn.Module]:
         """All batch norms of the supernet, and its instance norms, which may have running statistics too."""
-        return self._parts_of_the_supernet()[1]
+        return self.parts.batch_norms
 
-    def _parts_of_the_supernet(self) -> tuple[list[nn.Parameter], list[nn.Module]]:
-        if self._parts is None:  # walking through thousands of modules at every step would be felt
-            norms: list[nn.Module] = [m for m in self.training_module.modules() if isinstance(m, _NormBase)]
-            self._parts = list(self.training_module.parameters()), norms
-        assert self._parts is not None
-        return self._parts
+    @functools.cached_property
+    def parts(self) -> SupernetParts:
+        """Of the supernet; a method that changes it forgets them."""
+        return SupernetParts.of(self.training_module)
 
     @property
     def is_accumulating(self) -> bool:
@@ -255,7 +254,10 @@ class SampledOneShotModule(BaseOneShotLightningModule):
             if self.trainer.world_size > 1:
                 average_gradients(self.weights())
             clip(self.training_module, optimizer, self.options.gradient_clip_val, self.options.gradient_clip_algorithm)
-            self.training_module.optimizer_step(self.trainer.current_epoch, batch_idx, optimizer)
+            # Other processes may be on other paths, and all weights move by the mean of their gradients.
+            sliced = self.parts.super_kernels if self.trainer.world_size == 1 else []
+            with slices_alone_move(sliced, self._path, optimizer.optimizer):
+                self.training_module.optimizer_step(self.trainer.current_epoch, batch_idx, optimizer)
         # As Lightning counts: a batch that was skipped is one of those that a schedule is made for.
         if (stepped or last or (loss is None and self.options.accumulate_grad_batches == 1)) and not self._warmup.is_on(
             epoch

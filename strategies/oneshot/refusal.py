@@ -16,7 +16,12 @@ from torch import nn
 
 from nni_proxyless.latency.operation import choice_of_shapes
 
-__all__ = ["SpaceError", "SpaceSnapshot", "refuse_cell", "refuse_other_shapes", "refuse_values", "unchanged_if_refused"]
+from ..supernet.values import SUPER_KERNELS
+
+__all__ = [
+    "SpaceError", "SpaceSnapshot", "refuse_cell", "refuse_other_shapes", "refuse_unknown", "unchanged_if_refused",
+    "without_gate_gradient",
+]  # fmt: skip
 
 
 class SpaceError(TypeError, MisconfigurationException):
@@ -72,17 +77,37 @@ def refuse_other_shapes(space: nn.Module) -> None:
         )
 
 
-def refuse_values(module: nn.Module, name: str, memo: dict[str, Any], mutate_kwargs: dict[str, Any]) -> bool:
-    """The last mutation hook: refuses every module with a choice that no hook has taken, as those of values."""
+def without_gate_gradient(module: nn.Module, name: str) -> SpaceError:
+    """What is said of a choice of values by a strategy that learns from gate gradients."""
+    which, candidate = _described(module, name)
+    return SpaceError(
+        f"{which}, a value inside it, for which there is no gate gradient: of a wider layer the next one slices the extra channels "
+        "away; allowed: ProxylessNAS with update 'reinforce', DSNAS with reward 'loss'; or a candidate of each value, "
+        f"{candidate}"
+    )
+
+
+def refuse_unknown(module: nn.Module, name: str, memo: dict[str, Any], mutate_kwargs: dict[str, Any]) -> bool:
+    """The last mutation hook: refuses every module with a choice that no hook has taken."""
     if isinstance(module, MutableModule) and module.mutables:
-        labels = {str(label): None for mutable in module.mutables for label in _labels(mutable)}
-        which = ", ".join(map(repr, labels)) or "without a label"
+        which, candidate = _described(module, name)
         raise SpaceError(
-            f"module {name!r} is a {type(module).__name__} that depends on the choice {which}, a value inside it; allowed: LayerChoice, "
-            f"InputChoice and Repeat. Make a candidate of each value: LayerChoice({{...: {type(module).__name__.removeprefix('Mutable')}(...), "
-            f"...}}, label={next(iter(labels), '...')!r})"
+            f"{which}, and no mutation hook knows how it runs with it; allowed: LayerChoice, InputChoice, Repeat, arguments of "
+            f"{', '.join(kernel.bound_type.__name__ for kernel in SUPER_KERNELS)} and of modules without weights; or a hook of its "
+            f"own (docs/how-to/values.md), or a candidate of each value, {candidate}"
         )
     return True
+
+
+def _described(module: Any, name: str) -> tuple[str, str]:
+    """Which module depends on which choices; and how it would be a ``LayerChoice``."""
+    labels = list(dict.fromkeys(str(label) for mutable in module.mutables for label in _labels(mutable)))
+    choices = f"{'choice' if len(labels) < 2 else 'choices'} {', '.join(map(repr, labels)) or 'without a label'}"
+    plain = type(module).__name__.removeprefix("Mutable")
+    return (
+        f"module {name!r} is a {type(module).__name__} that depends on the {choices}",
+        f"LayerChoice({{...: {plain}(...), ...}}, label={next(iter(labels), '...')!r})",
+    )
 
 
 def _labels(mutable: Any) -> list[str]:

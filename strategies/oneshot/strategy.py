@@ -13,16 +13,30 @@ from nni.nas.nn.pytorch import ModelSpace
 from pytorch_lightning import LightningDataModule, LightningModule
 from torch import nn
 
-from nni_proxyless.core.nni_compat import ExpectationProfilerPenalty, OneShotStrategy, keep_modules_when_frozen
+from nni_proxyless.core.nni_compat import (
+    BaseSuperNetModule,
+    ExpectationProfilerPenalty,
+    OneShotStrategy,
+    keep_modules_when_frozen,
+)
 from nni_proxyless.core.ranges import AtLeast, Finite, GreaterThan, Needs, NotIdentity, option_types, problems_of
 
 from ..supernet.gate import Gate
-from ..supernet.layers import SampledInput, SampledLayer, SampledModule, SampledRepeat, choices_of
+from ..supernet.layers import SampledInput, SampledLayer, SampledRepeat, choices_of
+from ..supernet.values import GatedArguments, chooses_values, mutate_values
 from .constraints import limits_of
 from .data import ReplayableLoader, divided
 from .identity import identity_of_penalty, options_of
 from .module import SampledOneShotModule
-from .refusal import SpaceError, SpaceSnapshot, refuse_cell, refuse_other_shapes, refuse_values, unchanged_if_refused
+from .refusal import (
+    SpaceError,
+    SpaceSnapshot,
+    refuse_cell,
+    refuse_other_shapes,
+    refuse_unknown,
+    unchanged_if_refused,
+    without_gate_gradient,
+)
 from .resume import CheckpointLoop
 
 __all__ = ["SampledStrategy"]
@@ -178,7 +192,9 @@ class SampledStrategy(OneShotStrategy):
 
     def default_mutation_hooks(self) -> list[Any]:
         # The last one refuses, by name, what no hook has taken.
-        return [refuse_cell, SampledLayer.mutate, SampledInput.mutate, SampledRepeat.mutate, refuse_values]
+        return [
+            refuse_cell, SampledLayer.mutate, SampledInput.mutate, SampledRepeat.mutate, mutate_values, refuse_unknown,
+        ]  # fmt: skip
 
     def mutate_model(self, model: ModelSpace) -> ModelSpace:
         """Make a supernet of a space, in place; a space that is refused stays as it was.
@@ -186,18 +202,22 @@ class SampledStrategy(OneShotStrategy):
         Raises
         ------
         SpaceError
-            There is a choice in it that is none of LayerChoice, InputChoice and Repeat; a ``TypeError``.
+            There is a choice in it that no hook takes, or of which this strategy learns nothing; a ``TypeError``.
         ValueError
             There is no choice in it.
         """
         with unchanged_if_refused(model):
             try:
                 return self._mutated(model)
-            except SpaceError as error:
-                raise SpaceError(f"{type(self).__name__} cannot search {type(model).__name__}: {error}") from None
+            except TypeError as error:
+                raise SpaceError(f"{type(self).__name__} cannot search {type(model).__name__}: {error}") from error
 
     def compares_candidates(self) -> bool:
         """Whether the gradient of a step goes to several candidates of a choice, whose outputs must then be of one shape."""
+        return False
+
+    def learns_from_gates(self) -> bool:
+        """Whether logits learn from the gradients that gates get, which choices of values have none of."""
         return False
 
     def _mutated(self, model: ModelSpace) -> ModelSpace:
@@ -206,10 +226,7 @@ class SampledStrategy(OneShotStrategy):
         generator = torch.Generator().manual_seed(self.seed)
         self._gates = {}
         for label, mutable in sorted(model.simplify().items()):
-            try:
-                choices = choices_of(label, mutable)
-            except TypeError as error:
-                raise SpaceError(str(error)) from None
+            choices = choices_of(label, mutable)
             alpha = torch.randn(len(choices), generator=generator) * self.initial_spread
             self._gates[label] = Gate(label, choices, alpha, generator)
         if not any(len(gate.choices) > 1 for gate in self._gates.values()):
@@ -222,11 +239,14 @@ class SampledStrategy(OneShotStrategy):
                 if id(child) in self._replaced:
                     setattr(parent, name, self._replaced[id(child)][1])
         self._replaced.clear()  # or candidates that the search lets go of would stay in memory
-        taken = {label for module in supernet.modules() if isinstance(module, SampledModule) for label in module.gates}
+        taken = {
+            label
+            for module in supernet.modules()
+            if isinstance(module, BaseSuperNetModule)
+            for label in getattr(module, "gates", {})
+        }
         if left := sorted(set(self._gates) - taken):
-            raise SpaceError(
-                f"no LayerChoice, InputChoice or Repeat uses {', '.join(map(repr, left))}, which would stay untrained"
-            )
+            raise SpaceError(f"no module uses {', '.join(map(repr, left))}, which would stay untrained")
         keep_modules_when_frozen(supernet)
         return supernet
 
@@ -254,9 +274,13 @@ class SampledStrategy(OneShotStrategy):
             raise
 
     def run_hook(self, hook: Any, name: str, module: nn.Module, memo: dict[str, Any]) -> Any:
+        if id(module) in self._replaced:  # it stands in another module as well
+            return self._replaced[id(module)][1]
         memo.update(self._gates)
-        replacement = hook(module, name, memo, {})
-        if isinstance(replacement, SampledModule):
+        replacement = hook(module, name, memo, {"mixed_op_sampling": GatedArguments})
+        if isinstance(replacement, BaseSuperNetModule):
+            if self.learns_from_gates() and chooses_values(replacement):
+                raise without_gate_gradient(module, name)
             self._replaced[id(module)] = module, replacement  # the original is kept, so that its id stays its own
         return replacement
 

@@ -7,7 +7,18 @@ from typing import Any
 import nni
 import pytest
 from nni.nas.evaluator.pytorch import DataLoader
-from nni.nas.nn.pytorch import Cell, InputChoice, LayerChoice, ModelSpace, MutableConv2d, MutableLinear, Repeat
+from nni.nas.nn.pytorch import (
+    Cell,
+    InputChoice,
+    LayerChoice,
+    ModelSpace,
+    MutableConv2d,
+    MutableEmbedding,
+    MutableLayerNorm,
+    MutableLinear,
+    MutableModule,
+    Repeat,
+)
 from nni.nas.strategy import DARTS
 from nni_proxyless.strategies import DSNAS, ProxylessNAS
 from nni_proxyless.strategies.nni_baselines import Proxyless
@@ -15,6 +26,14 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from .searches import FEATURES, Noisy, Plain, Task, searched
+
+
+class Scaled(MutableModule):
+    """A module of the user's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.add_mutable(nni.choice("scale", [1, 2]))
 
 
 class Refused(ModelSpace):
@@ -30,6 +49,15 @@ class Refused(ModelSpace):
             self.other: Any = MutableLinear(FEATURES, nni.choice("width", [4, 8]))
         elif kind == "conv":
             self.other = nn.Sequential(MutableConv2d(3, 4, nni.choice("kernel", [3, 5])))
+        elif kind == "embedding":
+            self.other = MutableEmbedding(4, nni.choice("width", [4, 8]))
+        elif kind == "own":
+            self.other = nn.Sequential(Scaled())
+        elif kind == "padding":
+            kernel = nni.choice("kernel", [3, 5])
+            self.other = MutableConv2d(3, 4, kernel, padding=kernel // 2, padding_mode="reflect")
+        elif kind == "eps":
+            self.other = MutableLayerNorm(4, nni.choice("eps", [1e-5, 1e-3]))
         elif kind == "cell":
             self.other = Cell([nn.Identity(), nn.ReLU()], 1, 1, 1, merge_op="loose_end", label="cell")
         elif kind == "unused":
@@ -51,24 +79,38 @@ def structure(space: nn.Module) -> dict[str, Any]:
 
 
 KINDS = {
-    "linear": r"module 'other' is a MutableLinear that depends on the choice 'width', a value inside it; allowed: LayerChoice, "
-    r"InputChoice and Repeat. Make a candidate of each value: LayerChoice\(\{...: Linear\(...\), ...\}, label='width'\)",
-    "conv": r"module 'other.0' is a MutableConv2d that depends on the choice 'kernel'",
+    "embedding": r"module 'other' is a MutableEmbedding that depends on the choice 'width', and no mutation hook knows how it runs with it; "
+    r"allowed: LayerChoice, InputChoice, Repeat, arguments of MutableConv2d, MutableLinear, .* and of modules without weights; or a "
+    r"hook of its own \(docs/how-to/values.md\), or a candidate of each value, LayerChoice\(\{...: Embedding\(...\), ...\}, "
+    r"label='width'\)",
+    "own": r"module 'other.0' is a Scaled that depends on the choice 'scale', and no mutation hook",
+    "padding": r"module 'other': padding is a choice, with padding_mode 'reflect'; allowed: 'zeros'",
+    "eps": r"module 'other': Unsupported value choice on argument: eps",
     "cell": r"module 'other' is a Cell with merge_op 'loose_end'; allowed: merge_op 'all'",
-    "unused": r"no LayerChoice, InputChoice or Repeat uses 'idle', which would stay untrained",
+    "unused": r"no module uses 'idle', which would stay untrained",
     "number": r"choice 'rate' is a Numerical; allowed: the choices of LayerChoice, InputChoice and Repeat",
     "many": r"choice 'inputs of many' has more than 256 sets of inputs",
 }
+OF_GATES = {
+    "linear": r"module 'other' is a MutableLinear that depends on the choice 'width', a value inside it, for which there is no gate "
+    r"gradient: .* allowed: ProxylessNAS with update 'reinforce', DSNAS with reward 'loss'; or a candidate of each value, "
+    r"LayerChoice\(\{...: Linear\(...\), ...\}, label='width'\)",
+    "conv": r"module 'other.0' is a MutableConv2d that depends on the choice 'kernel', a value",
+}
 
 
-@pytest.mark.parametrize("strategy", [ProxylessNAS, DSNAS])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "strategy"),
+    [(kind, strategy) for strategy in (ProxylessNAS(update="reinforce"), DSNAS()) for kind in KINDS]
+    + [(k, s) for s in (ProxylessNAS(), ProxylessNAS(update="full"), DSNAS(reward="gradient")) for k in OF_GATES],
+)
 def test_a_space_that_is_refused_is_left_as_it_was(kind, strategy):
     """Strategy, space, module and label are in the message; every module and weight is where it was, the same object."""
     space = Refused(kind)
     before = structure(space)
-    with pytest.raises(TypeError, match=f"^{strategy.__name__} cannot search Refused: {KINDS[kind]}"):
-        strategy().mutate_model(space)
+    said = {**KINDS, **OF_GATES}[kind]
+    with pytest.raises(TypeError, match=f"^{type(strategy).__name__} cannot search Refused: {said}"):
+        strategy.mutate_model(space)
     assert structure(space) == before
 
 

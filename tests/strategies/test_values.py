@@ -1,0 +1,304 @@
+"""Choices of values: widths, kernels, depths and rates that are arguments of modules, as in NNI's tutorials and most of its hub."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import nni
+import pytest
+import torch
+from nni.mutable import MutableExpression
+from nni.nas.nn.pytorch import (
+    InputChoice,
+    LayerChoice,
+    ModelSpace,
+    MutableBatchNorm1d,
+    MutableBatchNorm2d,
+    MutableConv2d,
+    MutableDropout,
+    MutableLayerNorm,
+    MutableLinear,
+    MutableMaxPool2d,
+    MutableMultiheadAttention,
+    Repeat,
+)
+from nni.nas.strategy import DARTS
+from nni_proxyless.strategies import DSNAS, ProxylessNAS
+from torch import Tensor, nn
+
+from .searches import CLASSES, FEATURES, Task, searched
+
+METHODS = ("reinforce", "loss")
+
+
+class OfFeatures(ModelSpace):
+    """What the images of :mod:`.searches` are given to."""
+
+
+class ConvNet(OfFeatures):
+    """NNI's ``ValueChoiceConvNet``: channels, and a kernel with the padding that goes with it."""
+
+    def __init__(self):
+        super().__init__()
+        channels, kernel = nni.choice("channels", [3, 6]), nni.choice("kernel", [1, 3])
+        self.conv1 = MutableConv2d(1, channels, kernel, padding=kernel // 2)
+        self.norm = MutableBatchNorm2d(channels)
+        self.conv2 = MutableConv2d(channels, 4, 3, padding=1, bias=False)
+        self.dropout = LayerChoice([nn.Dropout(0.25), nn.Dropout(0.5)], label="dropout")
+        self.last = MutableLinear(4, CLASSES)  # nothing to choose in it
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = torch.relu(self.norm(self.conv1(x.reshape(-1, 1, 2, FEATURES // 2))))
+        return self.last(self.dropout(self.conv2(maps).mean((2, 3))))
+
+
+class SimpleNet(OfFeatures):
+    """NNI's ``SimpleNet`` with a choice of values, as in its tutorial hello_nas: layers, a rate, a width, an input."""
+
+    def __init__(self):
+        super().__init__()
+        hidden = nni.choice("hidden", [2, 4, 6])
+        self.first = LayerChoice([nn.Linear(FEATURES, FEATURES), nn.Identity()], label="first")
+        self.dropout = MutableDropout(nni.choice("rate", [0.25, 0.5, 0.75]))
+        self.hidden = MutableLinear(FEATURES, hidden)
+        self.norm = MutableBatchNorm1d(hidden, affine=False)
+        self.last = MutableLinear(hidden, CLASSES, bias=False)
+        self.same = MutableLinear(CLASSES, CLASSES)
+        self.inputs = InputChoice(2, 1, label="inputs")
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.last(torch.relu(self.norm(self.hidden(self.dropout(self.first(x))))))
+        return self.inputs([y, self.same(y)])
+
+
+class RepeatNet(OfFeatures):
+    """NNI's ``RepeatNet``: a depth that is a value, blocks of a width that all share, and one of their own each."""
+
+    def __init__(self):
+        super().__init__()
+        width = nni.choice("width", [4, 8])
+        self.first = MutableLinear(FEATURES, width)
+        self.blocks = Repeat(lambda i: self.block(width, nni.choice(f"ratio{i}", [1, 2])), nni.choice("depth", [1, 3]))
+        self.norm, self.last = MutableLayerNorm(width), MutableLinear(width, CLASSES)
+
+    @staticmethod
+    def block(width: Any, ratio: Any) -> nn.Module:
+        return nn.Sequential(MutableLinear(width, width * ratio), nn.Tanh(), MutableLinear(width * ratio, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.blocks(self.first(x))))
+
+
+class Attention(OfFeatures):
+    """Heads, and sizes of keys and values that are those of the queries in some networks and others in others."""
+
+    def __init__(self):
+        super().__init__()
+        width, other = nni.choice("width", [4, 8]), nni.choice("other", [4, 8])
+        self.first, self.second = MutableLinear(1, width), MutableLinear(1, other)
+        heads = nni.choice("heads", [1, 2])
+        self.attention = MutableMultiheadAttention(width, heads, kdim=other, vdim=other, batch_first=True)
+        self.same = MutableMultiheadAttention(width, heads, bias=False, batch_first=True)
+        self.last = MutableLinear(width, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.unsqueeze(2)
+        query, key = self.first(tokens), self.second(tokens)
+        y, _ = self.attention(query, key, key, need_weights=False)
+        y, _ = self.same(y, y, y, need_weights=False)
+        return self.last(y.mean(1))
+
+
+class Depthwise(OfFeatures):
+    """Expressions of several choices, groups that follow them, kernels that are tuples, and a module without weights."""
+
+    def __init__(self):
+        super().__init__()
+        width, expand = nni.choice("width", [2, 4]), nni.choice("expand", [1, 1.5])
+        hidden = MutableExpression.to_int(width * expand)
+        sides = nni.choice("sides", [(1, 3), (3, 1)])
+        self.stem = MutableConv2d(1, width, 1)
+        self.expand = MutableConv2d(width, hidden, 1, bias=False)
+        self.depthwise = MutableConv2d(
+            hidden, hidden, sides, stride=nni.choice("stride", [1, 2]), padding=(1, 1), groups=hidden
+        )
+        self.norm = MutableBatchNorm2d(hidden)
+        pooled = nni.choice("pooled", [1, 3])
+        self.pool = MutableMaxPool2d(pooled, stride=1, padding=pooled // 2)
+        self.last = MutableConv2d(hidden, CLASSES, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.expand(self.stem(x.reshape(-1, 1, 2, FEATURES // 2)))
+        return self.last(self.pool(self.norm(self.depthwise(maps)))).mean((2, 3))
+
+
+SPACES = (ConvNet, SimpleNet, RepeatNet, Attention, Depthwise)
+
+
+class Decaying(Task):
+    """With momentum and decay, which move weights that have a gradient of 0."""
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+
+
+def paths(gates: dict[str, Any], n: int):
+    """Opens n random paths; gives each as label -> choice."""
+    for _ in range(n):
+        for gate in gates.values():
+            gate.sample_path()
+        yield {label: gate.value(gate.current) for label, gate in gates.items()}
+
+
+@pytest.mark.parametrize("make", SPACES)
+def test_a_network_computes_what_its_path_of_the_supernet_does(make):
+    """Of 20 random paths, with statistics that have moved; each network is made of plain modules of torch."""
+    torch.manual_seed(0)
+    strategy = DSNAS()
+    supernet = strategy.mutate_model(make())
+    x = torch.randn(5, FEATURES)
+    for sample in paths(strategy._gates, 20):
+        supernet.train()(x)
+        network = supernet.eval().freeze(sample)
+        assert not network.training
+        torch.testing.assert_close(network(x), supernet(x), rtol=0, atol=1e-6)
+        assert {type(m) for m in network.modules() if type(m).__name__.startswith(("Sampled", "Mixed"))} == set()
+        assert make().contains(sample)
+
+
+def strategy_of(method: str, **options: Any) -> Any:
+    """ProxylessNAS with that update, or DSNAS with that reward."""
+    if method == "loss":
+        return DSNAS(fix_gap=1.0, **options)
+    options.pop("search_epochs", None)
+    return ProxylessNAS(update="reinforce", arc_update_every=1, reinforce_samples=4, **options)
+
+
+@pytest.mark.parametrize("make", SPACES)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_search_leaves_its_most_probable_network(make, method):
+    """Every logit and some weights have moved; the network left computes what the supernet does between steps."""
+    strategy, fresh = (strategy_of(method, arc_learning_rate=0.05) for _ in range(2))
+    torch.manual_seed(0)
+    before = fresh.mutate_model(make()).state_dict()
+    torch.manual_seed(0)
+    searched(strategy, Decaying(), make(), images=32)
+    for label, gate in strategy._gates.items():
+        assert not torch.equal(gate.alpha, fresh._gates[label].alpha), label
+    after = strategy.supernet.state_dict()
+    assert sum(not torch.equal(after[name], value) for name, value in before.items() if name in after) > 4
+    (found,) = strategy.list_models()
+    assert found.sample == {label: gate.value(gate.most_probable()) for label, gate in strategy._gates.items()}
+    x = torch.randn(5, FEATURES)
+    torch.testing.assert_close(found.executable_model().eval()(x), strategy.supernet.eval()(x), rtol=0, atol=1e-6)
+
+
+class OneWidth(OfFeatures):
+    def __init__(self):
+        super().__init__()
+        width = nni.choice("width", [2, 4, 6])
+        self.first, self.last = MutableLinear(FEATURES, width), MutableLinear(width, CLASSES)
+        self.norm = MutableBatchNorm1d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.first(x)))
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
+def test_what_is_beyond_the_slice_stays_as_it_is(optimizer):
+    """Weights, their momentum and running statistics, to the bit, under decay; the slice itself steps as a layer of that width."""
+
+    class Noted(Task):
+        def configure_optimizers(self) -> Any:
+            if optimizer == "adam":
+                return torch.optim.AdamW(self.model.parameters(), lr=0.1, weight_decay=0.1)
+            return torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+
+    torch.manual_seed(0)
+    strategy, seen = DSNAS(search_epochs=2, fix_gap=1.0), []
+    task = Noted()
+    inner = strategy.module_class.weight_step
+
+    class Watched(strategy.module_class):
+        def weight_step(self, batch: Any, batch_idx: int) -> Any:
+            own = self.weight_optimizer.optimizer
+
+            def all_of() -> list[Tensor]:
+                state = [v for s in own.state.values() for v in s.values() if isinstance(v, Tensor) and v.dim() > 0]
+                return [
+                    t.detach().clone()
+                    for t in [*self.training_module.model.state_dict().values(), *state]
+                    if t.dim() > 0
+                ]
+
+            before = all_of()
+            result = inner(self, batch, batch_idx)
+            after = all_of()
+            (gate,) = self._path
+            seen.append((gate.choices[self._path[gate]], before, after))
+            return result
+
+    strategy.module_class = Watched
+    searched(strategy, task, OneWidth(), epochs=3, images=32)
+    in_search = seen[:16]
+    assert {width for width, *_ in in_search} == {2, 4, 6}
+    for width, before, after in in_search:
+        for one, two in zip(before, after, strict=False):
+            if 6 not in one.shape:  # the bias of the last layer
+                continue
+            dim = one.shape.index(6)
+            inside, beyond = slice(width), slice(width, None)
+            rows = [t.movedim(dim, 0) for t in (one, two)]
+            assert torch.equal(rows[0][beyond], rows[1][beyond])
+            assert len(before) < len(after) or not torch.equal(rows[0][inside], rows[1][inside])
+
+
+class Planted(OfFeatures):
+    """Any width but one gives nothing to learn from."""
+
+    def __init__(self, planted: int):
+        super().__init__()
+        self.planted = planted
+        width = nni.choice("width", [2, 4, 6, 8])
+        self.first, self.last = MutableLinear(FEATURES, width), MutableLinear(width, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        return self.last(y if y.shape[1] == self.planted else 0 * y)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_planted_width_is_found(method, seed):
+    """Of four, each of three: the first, one in the middle, the last."""
+    torch.manual_seed(seed)
+    planted = (2, 6, 8)[seed]
+    strategy = strategy_of(method, arc_learning_rate=0.1, seed=seed, search_epochs=6)
+    searched(strategy, Task(), Planted(planted), epochs=7, images=64)
+    gate = strategy._gates["width"]
+    probs = dict(zip(gate.choices, torch.softmax(gate.alpha, 0).tolist(), strict=True))
+    assert probs[planted] > 0.75, probs
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [ProxylessNAS(), ProxylessNAS(update="full"), DSNAS(reward="gradient")],
+    ids=["pair", "full", "gradient"],
+)
+def test_gate_gradients_cannot_choose_values(strategy):
+    """Refused with the reason and with what can; NNI's own DARTS then searches the space as it was."""
+    space = SimpleNet()
+    said = (
+        r"cannot search SimpleNet: module 'dropout' is a MutableDropout that depends on the choice 'rate', a value inside it, for which "
+        r"there is no gate gradient: .* allowed: ProxylessNAS with update 'reinforce', DSNAS with reward 'loss'; or a candidate of "
+        r"each value, LayerChoice\(\{...: Dropout\(...\), ...\}, label='rate'\)"
+    )
+    with pytest.raises(TypeError, match=said):
+        strategy.mutate_model(space)
+    space = ConvNet()
+    with pytest.raises(
+        TypeError, match="module 'conv1' is a MutableConv2d that depends on the choices 'channels', 'kernel', a value"
+    ):
+        strategy.mutate_model(space)
+    (found,) = searched(DARTS(), Task(), space, epochs=1).list_models()
+    assert set(found.sample) == {"channels", "kernel", "dropout"}
