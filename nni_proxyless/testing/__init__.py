@@ -1,4 +1,4 @@
-"""Tests that an estimator, a runtime or a strategy of your own inherits. They need pytest, which the package itself does not."""
+"""Tests that an estimator, a runtime, a strategy or a mutation hook of your own inherits. They need pytest, which the package itself does not."""
 
 from __future__ import annotations
 
@@ -7,16 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .estimator import EstimatorContract
+    from .mutation_hook import MutationHookContract
     from .runtime import RuntimeContract
     from .strategy import StrategyContract
 
-__all__ = ["EstimatorContract", "RuntimeContract", "StrategyContract"]
+__all__ = ["EstimatorContract", "MutationHookContract", "RuntimeContract", "StrategyContract"]
 
-_HOMES = {"EstimatorContract": ".estimator", "RuntimeContract": ".runtime", "StrategyContract": ".strategy"}
+_HOMES = {
+    "EstimatorContract": ".estimator",
+    "MutationHookContract": ".mutation_hook",
+    "RuntimeContract": ".runtime",
+    "StrategyContract": ".strategy",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a contract when it is asked for: that of strategies imports NNI, which takes seconds."""
+    """Import a contract when it is asked for: some import NNI, which takes seconds."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name], __name__), name)
