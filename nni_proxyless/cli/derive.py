@@ -61,10 +61,11 @@ def _derive(arguments: argparse.Namespace) -> int:
     if arguments.judge is None:
         if arguments.select is not None:
             raise UserError("--select: not without --judge; allowed: with the number of networks to be judged")
-        print(figures(derive_under_budget(*given, at_least=arguments.at_least_ms)))
+        print(figures(derive_under_budget(*given, at_least=arguments.at_least_ms), arguments.folder))
     else:
         method = {} if arguments.select is None else {"method": arguments.select}
-        print(figures(derive_judged(*given, arguments.judge, at_least=arguments.at_least_ms, **method)))
+        architecture = derive_judged(*given, arguments.judge, at_least=arguments.at_least_ms, **method)
+        print(figures(architecture, arguments.folder))
         print(f"judged:        {folder / JUDGED}")
     print(f"architecture: {folder / 'architecture.json'}")
     return 0

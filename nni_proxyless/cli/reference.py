@@ -49,6 +49,7 @@ def _reference(arguments: argparse.Namespace) -> int:
     if not 0 <= arguments.seed < 2**32:
         raise UserError(f"--seed: {arguments.seed} is not allowed here; allowed: 0 to {2**32 - 1}")
     from ..models.architecture import Architecture
+    from ..models.deviation import MARK, deviation_of, deviations_in_words, with_marks
     from ..models.record import unit_of
 
     path = arguments.network / "architecture.json" if arguments.network.is_dir() else arguments.network
@@ -65,12 +66,18 @@ def _reference(arguments: argparse.Namespace) -> int:
     beside = measure_baselines(searched, networks)
     paths = write_reference_networks(networks, arguments.output or path.parent / "reference")
     rows: list[tuple[str, ...]] = [("network", "MACs", "params", f"table {unit_of(searched.latency)}", "measured ms")]
+    names = [*(file.parent.name for file in paths), "the searched network"]
+    latencies = [*(network.latency for network in networks), beside or {**searched.latency, "measured_ms": None}]
+    measured = with_marks([_ms(latency["measured_ms"]) for latency in latencies], map(deviation_of, latencies))
     rows += [
-        _row(file.parent.name, network, network.latency["measured_ms"])
-        for file, network in zip(paths, networks, strict=True)
+        (name, f"{network.macs / 1e6:.2f} M", f"{network.n_params / 1e3:.1f} k", _ms(latency.get("table_ms")), ms)
+        for name, network, latency, ms in zip(names, [*networks, searched], latencies, measured, strict=True)
     ]
-    rows.append(_row("the searched network", searched, beside))
     print("\n".join(in_columns(rows)))
+    if said := deviations_in_words(
+        [(name, path.parent, latency) for name, latency in zip(names, latencies, strict=True)]
+    ):
+        print(f"{MARK} {said}")
     if structure is not None:
         print(f"structure: {structure}")
     for path in paths:
@@ -78,6 +85,5 @@ def _reference(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _row(name: str, network: Any, ms: float | None) -> tuple[str, ...]:
-    cells = ("-" if value is None else in_words(value) for value in (network.latency.get("table_ms"), ms))
-    return name, f"{network.macs / 1e6:.2f} M", f"{network.n_params / 1e3:.1f} k", *cells
+def _ms(value: float | None) -> str:
+    return "-" if value is None else in_words(value)

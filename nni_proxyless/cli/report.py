@@ -83,12 +83,12 @@ def report(
     if timed:
         from ..models.compare_latency import measure_side_by_side  # with torch
 
-        measured = measure_side_by_side([f.architecture for f in found])
+        latencies = measure_side_by_side([f.architecture for f in found])
     else:
-        measured = [None if f.architecture is None else f.architecture.latency.get("measured_ms") for f in found]
-    rows = rows_of(found, measured)
+        latencies = [{} if f.architecture is None else f.architecture.latency for f in found]
+    rows = rows_of(found, latencies)
     if front is not None:
-        write_front(found, measured, front)
+        write_front(found, [row.measured_ms for row in rows], front)
     path = html or _place(sources, found) / "report.html"
     _write(path, found, rows, timed)
     print(

@@ -52,7 +52,7 @@ def _search(arguments: argparse.Namespace) -> int:
             from ..models.architecture import Architecture
             from ..report.table import figures
 
-            print(figures(Architecture.read(folder / "architecture.json")))
+            print(figures(Architecture.read(folder / "architecture.json"), folder))
             print(f"finished already: {folder / 'architecture.json'}")
             return 0
         config = read_config(SearchConfig, path, of_run=True)
@@ -70,6 +70,6 @@ def _search(arguments: argparse.Namespace) -> int:
     if result is None:
         return 0
     nni_trial.final(result.metrics)
-    print(figures(result.architecture))
+    print(figures(result.architecture, folder))
     print(f"architecture: {folder / 'architecture.json'}")
     return 0

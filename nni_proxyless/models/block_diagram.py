@@ -17,6 +17,7 @@ from ..core.errors import UserError, did_you_mean
 from ..core.streams import in_letters
 from ..latency.digits import in_words
 from .architecture import Architecture
+from .deviation import deviation_of
 from .published import NETWORKS, PLACES
 from .record import unit_of
 
@@ -253,6 +254,8 @@ def _figures(architecture: Architecture, final: float | None) -> str:
             for word, key in ((limit, "target_ms"), ("measured", "measured_ms"))
             if latency.get(key) is not None
         ]
+        if (deviation := deviation_of(latency)) is not None:
+            words.append(deviation.brief)
         if latency.get("measured_ms") is None and latency.get("table_ms") is not None:
             words.append(f"{in_words(latency['table_ms'], digits=2)} {unit} by its table")
     words.append(_counts(architecture.macs, architecture.n_params))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from ..core.errors import UserError
 from ..latency import DeviceEstimator, TimingError
@@ -18,12 +19,12 @@ __all__ = ["measure_side_by_side"]
 _logger = logging.getLogger(__name__)
 
 
-def measure_side_by_side(architectures: Sequence[Architecture | None]) -> list[float | None]:
-    """Milliseconds of every network, timed in turns in one run, so that a drift of the machine hits all alike.
+def measure_side_by_side(architectures: Sequence[Architecture | None]) -> list[dict[str, Any]]:
+    """The records under ``latency`` with what the networks take now, timed in turns in one run, so that a drift of the machine hits all alike.
 
-    A network that was measured on another machine or runtime keeps the figure of its own search.
+    A network that was measured on another machine or runtime keeps the figures of its own search; the record of None is empty.
     """
-    result = [None if a is None else a.latency.get("measured_ms") for a in architectures]
+    result = [{} if a is None else dict(a.latency) for a in architectures]
     conditions = [None if a is None else a.latency.get("measured_conditions") for a in architectures]
     for wanted in {json.dumps(c, sort_keys=True): c for c in conditions if c is not None}.values():
         here = [i for i, c in enumerate(conditions) if c == wanted]
@@ -49,5 +50,7 @@ def measure_side_by_side(architectures: Sequence[Architecture | None]) -> list[f
             _logger.warning("not timed again: %s", error)
             continue
         for i, measurement in zip(networks, measured, strict=True):
-            result[i] = measurement.median_ms
+            result[i].update(
+                measured_ms=measurement.median_ms, measured_scatter=measurement.scatter, table_again_ms=None
+            )
     return result

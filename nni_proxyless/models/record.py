@@ -78,8 +78,8 @@ def record(
 
 def latency_record(
     profiler: LatencyProfiler, sample: Mapping[str, Any], *, target: float | None, expected: float | None = None,
-    measured_ms: float | None = None, measured_eager_ms: float | None = None, table_again_ms: float | None = None,
-    measured_conditions: Mapping[str, object] | None = None,
+    measured_ms: float | None = None, measured_scatter: float | None = None, measured_eager_ms: float | None = None,
+    table_again_ms: float | None = None, measured_conditions: Mapping[str, object] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The record of a network of these choices.
 
@@ -91,9 +91,12 @@ def latency_record(
         Of the search, or the budget of a network that was derived or drawn; in the profiler's unit, as ``expected`` is.
     expected
         Over the probabilities at the end of the search; None for a network that no search has ended with.
-    measured_ms, measured_eager_ms, table_again_ms
-        Timed: the network in the runtime of its search and, for the record, in eager torch; what the table is made of beside it; None where
-        nothing was.
+    measured_ms, measured_eager_ms
+        Timed: the network in the runtime of its search and, for the record, in eager torch; None where nothing was.
+    measured_scatter
+        Of ``measured_ms``, relative, as :class:`~nni_proxyless.latency.estimators.whole_networks.NetworkMeasurement` has it.
+    table_again_ms
+        What the table says, at the speed that networks of the table had beside this one; None where it has none.
     measured_conditions
         What the timing holds for, or would.
     """
@@ -106,6 +109,7 @@ def latency_record(
         "unit": profiler.unit,
         "conditions": dict(profiler.conditions),
         "measured_ms": measured_ms,
+        "measured_scatter": measured_scatter,
         "measured_eager_ms": measured_eager_ms,
         "table_again_ms": table_again_ms,
         "measured_conditions": None if measured_conditions is None else dict(measured_conditions),
@@ -116,18 +120,19 @@ def record_without_table(unit: str, measured_conditions: Mapping[str, object] | 
     """The record of a network without a table: its cost is unknown until it is timed; ``unit`` is that of the search."""
     unknown = dict.fromkeys(("target_ms", "expected_ms", "predicted_ms", "table_ms"))
     return {
-        **unknown, "calibrated": False, "unit": unit, "conditions": {}, "measured_ms": None, "measured_eager_ms": None,
-        "table_again_ms": None,
+        **unknown, "calibrated": False, "unit": unit, "conditions": {}, "measured_ms": None, "measured_scatter": None,
+        "measured_eager_ms": None, "table_again_ms": None,
         "measured_conditions": None if measured_conditions is None else dict(measured_conditions),
     }  # fmt: skip
 
 
-def note_measured(record: dict[str, Any], ms: float | None, searched_net_ms: float | None) -> None:
-    """Into a record that is there: what the network took, timed in turns with the searched one; None where nothing was timed."""
-    if ms is None:
+def note_measured(record: dict[str, Any], timed: Mapping[str, Any], searched_net_ms: float | None) -> None:
+    """Into a record that is there: what the network took, timed in turns with the searched one, by a record of today."""
+    if timed["measured_ms"] is None:
         record["measured_conditions"] = None
     else:
-        record.update(measured_ms=ms, searched_net_ms=searched_net_ms)
+        timings = {name: timed[name] for name in ("measured_ms", "measured_scatter")}
+        record.update(timings, searched_net_ms=searched_net_ms)
 
 
 def unit_of(record: Mapping[str, Any]) -> str:
@@ -139,9 +144,16 @@ def unit_of(record: Mapping[str, Any]) -> str:
 
 
 def runtime_of_record(record: Mapping[str, Any]) -> str | None:
-    """What the network was timed in, for a person: ``onnxruntime 1.32.0``, and the precision if it is not float32; None if it was not timed."""
+    """What the network was timed in, for a person: ``onnxruntime 1.32.0``, with a precision other than float32 and a batch of several images;
+    None if it was not timed."""
     said = record.get("measured_conditions") or {}
     if record.get("measured_ms") is None or "runtime" not in said:
         return None
-    precision = said.get("precision", "float32")
-    return str(said["runtime"]) + ("" if precision == "float32" else f", {precision}")
+    precision, batch = said.get("precision", "float32"), said.get("batch", 1)
+    return ", ".join(
+        [
+            str(said["runtime"]),
+            *([] if precision == "float32" else [str(precision)]),
+            *([] if batch == 1 else [f"batch {batch}"]),
+        ]
+    )

@@ -23,13 +23,14 @@ from ..core.errors import UserError
 from ..core.streams import in_letters
 from ..latency.digits import in_words
 from ..models.block_diagram import diagram_of_architecture
+from ..models.deviation import MARK
 from ..models.draw import draw_networks
 from . import number_format
 from .comparison import SEARCHED, SameTraining, compare, drift, same_budgets
 from .inline_svg import inline_svg
 from .learning_curves import charts_of
 from .pareto_front import draw_front, points_of
-from .rows import Row, runtimes_of
+from .rows import Row, deviations_of, runtimes_of
 from .runs import Found
 from .svg_charts import Point, scatter_chart
 
@@ -67,6 +68,8 @@ def page(found: Sequence[Found], rows: Sequence[Row], *, timed: bool) -> str:
         **_front(found, rows),
         **_comparison(found, rows),
         **_latency(rows, anchors),
+        deviations=deviations_of([row for _, row in searched]),
+        mark=MARK,
         timing=_timing(rows, timed),
         footer=f"nni-proxyless {__version__}, Python {platform.python_version()}, {datetime.datetime.now():%Y-%m-%d %H:%M}. "
         "The same figures with all their digits are in the CSV beside this page.",
@@ -242,7 +245,7 @@ def _figures(f: Found, row: Row) -> list[tuple[str, str]]:
     figures = [
         ("strategy", row.what), ("seed", number_format.given(row.seed)), ("target", number_format.amount(row.target, row.unit)),
         ("expected", number_format.amount(row.expected, row.unit)), ("predicted", number_format.amount(row.predicted, row.unit)),
-        ("calibrated", number_format.amount(row.calibrated, row.unit)), ("measured", number_format.amount(row.measured_ms, "ms")),
+        ("calibrated", number_format.amount(row.calibrated, row.unit)), ("measured", number_format.amount(row.measured_ms, "ms") + ("" if row.deviation is None else f", {row.deviation.brief}")),
         ("measured in", row.runtime or ""), ("eager torch", number_format.amount(row.measured_eager_ms, "ms")),
         ("search accuracy", number_format.figure(row.search_accuracy, "%")), ("final accuracy", number_format.figure(row.final_accuracy, "%")),
         ("search accuracy, int8", number_format.figure(row.search_accuracy_int8, "%")), ("final accuracy, int8", number_format.figure(row.final_accuracy_int8, "%")),
@@ -290,7 +293,10 @@ def _in_words(row: Row) -> str:
             f"{number_format.figure(row.search_accuracy, '%')} of the validation part right with the weights of the search"
         )
     if row.measured_ms is not None:
-        words.append(f"{in_words(row.measured_ms)} ms measured")
+        deviation = row.deviation
+        words.append(
+            f"{in_words(row.measured_ms)} ms measured" + ("" if deviation is None else f" ({deviation.brief})")
+        )
     if row.by_table is not None:
         words.append(f"{in_words(row.by_table)} {row.unit} predicted")
     return ", ".join(words)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..core.streams import in_letters
+from ..models.deviation import TABLE, Deviation, deviation_of, deviations_in_words
 from ..models.record import runtime_of_record
 from .runs import Found
 
-__all__ = ["Row", "csv_text", "rows_of", "runtimes_of"]
+__all__ = ["Row", "csv_text", "deviations_of", "rows_of", "runtimes_of"]
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,10 @@ class Row:
         Over the probabilities at the end of the search.
     predicted, calibrated
         Of the network: the sum of the table's rows, and what the table's calibration, if it has one, makes of it.
-    measured_ms, runtime
-        Timed side by side with the others where this machine can, else as the file has it; and in what.
+    measured_ms, measured_scatter, runtime
+        Timed side by side with the others where this machine can, else as the file has it; how far parts of the timing are apart; and in what.
+    table_again_ms
+        What the table says, at the speed that the machine had while the network was timed at the end of the search; None where it was timed again.
     measured_eager_ms
         The same in eager torch, at the end of the search.
     search_accuracy, final_accuracy
@@ -59,6 +62,8 @@ class Row:
     predicted: float | None
     calibrated: float | None
     measured_ms: float | None
+    measured_scatter: float | None
+    table_again_ms: float | None
     runtime: str | None
     measured_eager_ms: float | None
     macs: int | None
@@ -74,10 +79,33 @@ class Row:
         """What the search went by: calibrated where the table is, else predicted."""
         return self.predicted if self.calibrated is None else self.calibrated
 
+    @property
+    def deviation(self) -> Deviation | None:
+        """Of the measured milliseconds, where it is worth saying."""
+        return deviation_of(self._record)
 
-def rows_of(found: Sequence[Found], measured_ms: Sequence[float | None]) -> list[Row]:
-    """A row per search, training or network, with the milliseconds of :func:`..models.compare_latency.measure_side_by_side`."""
-    return [_row(f, ms) for f, ms in zip(found, measured_ms, strict=True)]
+    @property
+    def _record(self) -> dict[str, Any]:
+        return {
+            "measured_ms": self.measured_ms, "measured_scatter": self.measured_scatter, "table_ms": self.by_table,
+            "table_again_ms": self.table_again_ms, "calibrated": self.calibrated is not None, "unit": self.unit,
+        }  # fmt: skip
+
+    @property
+    def _search_folder(self) -> Path:
+        """With the table: that of the network itself, or one above it, for a derived network or a random one."""
+        folders = (self.folder, *list(self.folder.parents)[:2])
+        return next((folder for folder in folders if (folder / TABLE).exists()), self.folder)
+
+
+def rows_of(found: Sequence[Found], latencies: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """A row per search, training or network, with the records of :func:`..models.compare_latency.measure_side_by_side`."""
+    return [_row(f, latency) for f, latency in zip(found, latencies, strict=True)]
+
+
+def deviations_of(rows: Sequence[Row]) -> str:
+    """What is to be said of the marked numbers, in one line; empty where there are none."""
+    return deviations_in_words([(row.name, row._search_folder, row._record) for row in rows])
 
 
 def runtimes_of(rows: Sequence[Row]) -> list[str]:
@@ -94,7 +122,7 @@ def csv_text(rows: Sequence[Row]) -> str:
     return in_letters(text.getvalue())
 
 
-def predicted_and_calibrated(latency: dict[str, Any]) -> tuple[float | None, float | None]:
+def predicted_and_calibrated(latency: Mapping[str, Any]) -> tuple[float | None, float | None]:
     """Of the ``latency`` of an architecture; the second is None without a calibration."""
     if not latency.get("calibrated"):
         return latency.get("table_ms"), None
@@ -110,15 +138,15 @@ def _in_words(f: Found) -> str:
     return f"{f.strategy}, derived" if f.kind == "derived" else str(f.strategy or "")
 
 
-def _row(f: Found, measured_ms: float | None) -> Row:
+def _row(f: Found, latency: Mapping[str, Any]) -> Row:
     a = f.architecture
-    latency = {} if a is None else a.latency
     predicted, calibrated = predicted_and_calibrated(latency)
     return Row(
         name=f.name, kind=f.kind, state=f.state, reason=f.reason if f.failed else "", what=_in_words(f), seconds=f.seconds, strategy=f.strategy,
         target=f.target, seed=f.seed, unit=f.unit, expected=latency.get("expected_ms"),
-        predicted=predicted, calibrated=calibrated, measured_ms=measured_ms,
-        runtime=runtime_of_record({**latency, "measured_ms": measured_ms}), measured_eager_ms=latency.get("measured_eager_ms"), macs=None if a is None else a.macs,
+        predicted=predicted, calibrated=calibrated, measured_ms=latency.get("measured_ms"),
+        measured_scatter=latency.get("measured_scatter"), table_again_ms=latency.get("table_again_ms"),
+        runtime=runtime_of_record(latency), measured_eager_ms=latency.get("measured_eager_ms"), macs=None if a is None else a.macs,
         n_params=None if a is None else a.n_params, search_accuracy=f.search_accuracy, final_accuracy=f.final_accuracy,
         search_accuracy_int8=f.search_accuracy_int8, final_accuracy_int8=f.final_accuracy_int8, folder=f.folder,
     )  # fmt: skip

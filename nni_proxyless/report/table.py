@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..core.text_table import in_columns
 from ..latency.digits import in_words
 from ..models.architecture import Architecture
+from ..models.deviation import MARK, deviation_of, with_marks
 from ..models.record import runtime_of_record, unit_of
-from .rows import Row, predicted_and_calibrated, runtimes_of
+from .rows import Row, deviations_of, predicted_and_calibrated, runtimes_of
 
 __all__ = ["figures", "legend", "table"]
 
@@ -20,17 +22,19 @@ final acc: after the final training, on the test images, which no search has see
 
 
 def legend(rows: Sequence[Row]) -> str:
-    """What the columns of their table are."""
-    runtimes = runtimes_of(rows)
-    return LEGEND.format(runtime=f" in {runtimes[0]}" if len(runtimes) == 1 else "")
+    """What the columns of their table are, and the mark in it, if there is one."""
+    runtimes, deviations = runtimes_of(rows), deviations_of(rows)
+    columns = LEGEND.format(runtime=f" in {runtimes[0]}" if len(runtimes) == 1 else "")
+    return f"{columns}\n{MARK} {deviations}" if deviations else columns
 
 
 def table(rows: Sequence[Row]) -> str:
     """One line per row, and where the files are. Where not all are of milliseconds, or of one runtime, a column says of what each is; accuracies
-    in int8 stand there if there are any."""
+    in int8 stand there if there are any. A measured number that is far from the table's has a mark."""
     all_ms = all(row.unit == "ms" for row in rows)
     of_one = len(runtimes_of(rows)) < 2
     of = " ms" if all_ms else ""
+    measured = with_marks([_cost(row.measured_ms) for row in rows], [row.deviation for row in rows])
     columns = {
         "search acc": [row.search_accuracy for row in rows], "search int8": [row.search_accuracy_int8 for row in rows],
         "final acc": [row.final_accuracy for row in rows], "final int8": [row.final_accuracy_int8 for row in rows],
@@ -44,15 +48,15 @@ def table(rows: Sequence[Row]) -> str:
         target = row.target if isinstance(row.target, str) else _cost(row.target)
         cells.append((
             row.name, row.state, target, _cost(row.predicted), _cost(row.calibrated), *(() if all_ms else (row.unit,)),
-            _cost(row.measured_ms), *(() if of_one else (row.runtime or "-",)),
+            measured[i], *(() if of_one else (row.runtime or "-",)),
             "-" if row.macs is None else f"{in_words(row.macs / 1e6, digits=2)} M", "-" if row.n_params is None else f"{row.n_params / 1e3:.1f} k",
             *(_number(some[i], ".4f") for some in accuracies.values()),
         ))  # fmt: skip
     return "\n".join([*in_columns(cells, n_left=2), "", *(f"{row.name}: {row.folder}" for row in rows)])
 
 
-def figures(architecture: Architecture) -> str:
-    """The figures of one derived network, a line each."""
+def figures(architecture: Architecture, folder: Path) -> str:
+    """The figures of one derived network, a line each; ``folder`` is that of the search, which keeps the table."""
     latency = architecture.latency
     unit = unit_of(latency)
 
@@ -71,12 +75,18 @@ def figures(architecture: Architecture) -> str:
         [
             f"choices:       {' '.join(f'{label}={choice}' for label, choice in architecture.choices.items())}",
             f"latency:       target {target}, expected {expected}; the network: predicted {predicted}, calibrated {calibrated}, measured {timed}",
+            *_deviating(latency, folder),
             f"multiply-adds: {in_words(architecture.macs / 1e6)} M",
             f"parameters:    {in_words(architecture.n_params / 1e6)} M",
             f"accuracy:      {architecture.search.get('accuracy', float('nan')):.4f} on the validation part{_in_int8(architecture)}, {_weights_of(architecture)}",
             *_selected(architecture),
         ]
     )
+
+
+def _deviating(latency: Mapping[str, Any], folder: Path) -> list[str]:
+    deviation = deviation_of(latency)
+    return [] if deviation is None else [f"measured:      {deviation.in_words(folder)}"]
 
 
 def _selected(architecture: Architecture) -> list[str]:

@@ -18,6 +18,7 @@ from ..config.shipped import shipped
 from ..config.strict_yaml import parse_value
 from ..core.errors import UserError
 from ..latency.digits import in_words
+from ..models.deviation import deviation_of
 from .runs import Found, settings_in
 
 __all__ = ["TrialProgress", "ended_line", "plan_of", "progress_of", "time_words", "trial_name"]
@@ -115,7 +116,9 @@ def ended_line(f: Found, plan: Plan) -> str:
     final = (f.trial.final or (f.trial.reported or [{}])[-1]) if f.trial is not None else {}
     figures = _figures(final, plan.unit, _is_ours(f))
     if isinstance(measured := final.get("measured_ms"), (int, float)):
-        figures += f", measured {in_words(measured)} ms"
+        latency = (final if f.architecture is None else f.architecture.latency) if _is_ours(f) else {}
+        deviation = deviation_of(latency)
+        figures += f", measured {in_words(measured)} ms" + (f", {deviation.brief}" if deviation is not None else "")
     if isinstance(accuracy := final.get("test_accuracy"), (int, float)) and accuracy != final.get("default"):
         figures += f", accuracy {accuracy:.4f} on the test images"
     return f"{trial_name(f)}: {f.state}{took}" + (f": {figures}" if figures else "")

@@ -170,7 +170,7 @@ class FinishedSearch:
         shape = self.architecture.input_shape
         timed: dict[str, Any] = {}
         if measured and isinstance(estimator, DeviceEstimator):
-            timed = measure_derived(self.profiler, estimator, network, shape, self.space, sample)
+            timed = measure_derived(self.profiler, estimator, network, shape, self.space, sample, self.folder)
         architecture = record(
             describe(
                 self.space, sample, **self.architecture.space, data=self.architecture.data, input_shape=shape

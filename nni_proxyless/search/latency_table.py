@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,11 @@ from ..latency.digits import in_words
 from ..latency.estimators.idle_machine import wait_until_quiet
 from ..latency.estimators.whole_networks import eager_ms, time_networks
 from ..latency.objectives.budget import fastest, slowest
-from ..latency.operation import Operation, Shape, shape_text, trace_operations
+from ..latency.operation import Shape, shape_text, trace_operations
 from ..latency.runtimes.default import TORCH
 from ..latency.runtimes.runtime import RefusedByRuntime
 from ..latency.tables.build import FITTED
+from ..models.deviation import deviation_of
 from .nni_trial import is_helper
 
 __all__ = [
@@ -56,7 +57,6 @@ _logger = logging.getLogger(__name__)
 GOES_ON = "The search has steered by this table and goes on with no other: restore these conditions, a version by installing it, or begin a new search"
 FEW = 4
 TABLE_DRIFT = 0.05
-DRIFT_WORTH_SAYING = 1.1  # isolated operations repeat to a few per cent on a quiet machine
 
 
 def make_estimator(section: EstimatorSection) -> LatencyEstimator:
@@ -288,61 +288,57 @@ def target_in_ms(configured: float | str | None, slowest_ms: float) -> float | N
 
 def measure_derived(
     profiler: LatencyProfiler, estimator: DeviceEstimator, network: nn.Module, input_shape: Shape, space: ModelSpace,
-    sample: Mapping[str, Any],
+    sample: Mapping[str, Any], folder: Path,
 ) -> dict[str, Any]:  # fmt: skip
     """What :func:`..models.record.latency_record` takes of a network that is timed: ``measured_ms`` and so on.
 
-    Machines drift, and the more so between a table and the end of a search, so the network and its operations one by one are
-    timed in turns in one run, and a drift is said; for the record also in eager torch. Of a table that was fitted to whole networks, its references are in the place of
-    the operations: ``table_again_ms`` is what the table says, at the speed that these have now. Other runtimes
-    than torch run a network otherwise than its operations one by one: without references it is timed alone. Where a runtime fails,
+    Where a table was fitted to whole networks, some of them are timed in turns with this one: ``table_again_ms`` is what the table says, at the
+    speed that these have now. A time that deviates from the table's (:mod:`..models.deviation`) is taken once more, the one with less scatter counts,
+    and if that deviates as well, the log says so. For the record the network is also timed in eager torch. Where a runtime fails,
     ``measured_ms`` is None: that is no reason to lose a search.
 
     Parameters
     ----------
     space
-        With all candidates of the path; of all paths, if the table has references.
+        With all candidates of all paths.
+    folder
+        Of the search, which keeps the table; for the log.
     """
+    table_ms = float(profiler.profile(dict(sample)))
+    table = {"table_ms": table_ms, "unit": profiler.unit, "calibrated": profiler.calibration is not None}
+    references = _references_of(profiler, space)
     try:
-        return _measured(profiler, estimator, network, input_shape, space, sample)
+        with measuring_alone(estimator):
+            found = _measured(estimator, network, input_shape, references, table_ms)
+            eager = None if estimator.runtime == TORCH else eager_ms(estimator, network, input_shape)
+        if deviation_of({**table, **found}) is not None:
+            with measuring_alone(estimator):
+                again = _measured(estimator, network, input_shape, references, table_ms)
+            found = min(found, again, key=lambda timing: timing["measured_scatter"])
     except TimingError as error:
         _logger.warning("the derived network is not timed: %s", error)
         return {"measured_ms": None, "measured_conditions": estimator.conditions}
+    if (deviation := deviation_of({**table, **found})) is not None:
+        _logger.warning("the derived network, measured: %s", deviation.in_words(folder))
+    found["measured_eager_ms"] = found["measured_ms"] if estimator.runtime == TORCH else eager
+    return {**found, "measured_conditions": estimator.conditions}
 
 
 def _measured(
-    profiler: LatencyProfiler, estimator: DeviceEstimator, network: nn.Module, input_shape: Shape, space: ModelSpace,
-    sample: Mapping[str, Any],
+    estimator: DeviceEstimator, network: nn.Module, input_shape: Shape, references: Sequence[tuple[nn.Module, float]],
+    table_ms: float,
 ) -> dict[str, Any]:  # fmt: skip
-    table_ms = float(profiler.profile(dict(sample)))
-    references = _references_of(profiler, space)
-    parts: list[Operation] = []
-    if not references and estimator.runtime == TORCH:
-        path = [op for op in trace_operations(space, input_shape) if op.runs_in(sample)]
-        parts = [op for op in path if not op.in_constant]
-    with measuring_alone(estimator):
-        if parts:
-            whole, *again = estimator.measure([(network, input_shape), *parts])
-        else:
-            whole, *again = time_networks(
-                estimator, [(network, input_shape)], [(n, input_shape) for n, _ in references]
-            )
-        eager = whole.median_ms if estimator.runtime == TORCH else eager_ms(estimator, network, input_shape)
-    found: dict[str, Any] = {
-        "measured_ms": whole.median_ms, "measured_eager_ms": eager, "measured_conditions": estimator.conditions,
+    whole, *again = time_networks(estimator, [(network, input_shape)], [(n, input_shape) for n, _ in references])
+    speeds = [now.median_ms / then for now, (_, then) in zip(again, references, strict=True)]
+    return {
+        "measured_ms": whole.median_ms, "measured_scatter": whole.scatter,
+        "table_again_ms": table_ms * statistics.median(speeds) if speeds else None,
     }  # fmt: skip
-    if references:
-        speeds = (now.median_ms / then for now, (_, then) in zip(again, references, strict=True))
-        found["table_again_ms"] = table_ms * statistics.median(speeds)
-    elif parts:
-        found["table_again_ms"] = sum(part.median_ms for part in again)
-    if again:
-        _say_if_drifted(profiler, estimator, table_ms, found["table_again_ms"], whole.median_ms)
-    return found
 
 
 def _references_of(profiler: LatencyProfiler, space: ModelSpace) -> list[tuple[nn.Module, float]]:
-    """Networks that the table was fitted to, and their milliseconds then; none if it was not, or if they are of another space."""
+    """Networks that the table was fitted to, and their milliseconds then, calibrated as all of the table is; none if it was not fitted, or if
+    they are of another space."""
     if not profiler.references:
         return []
     from ..latency.tables.check import architectures_of  # here: with it comes SciPy
@@ -351,21 +347,7 @@ def _references_of(profiler: LatencyProfiler, space: ModelSpace) -> list[tuple[n
         samples = architectures_of(profiler.references, space, "the table")
     except ValueError:
         return []
-    return [
-        (space.freeze(sample), timed.measurement.median_ms)
-        for sample, timed in zip(samples, profiler.references, strict=True)
-    ]
-
-
-def _say_if_drifted(
-    profiler: LatencyProfiler, estimator: DeviceEstimator, table_ms: float, table_again_ms: float, measured_ms: float
-) -> None:
-    same_target = all(profiler.conditions.get(name) == value for name, value in estimator.conditions.items())
-    if same_target and not 1 / DRIFT_WORTH_SAYING < table_again_ms / table_ms < DRIFT_WORTH_SAYING:
-        _logger.warning(
-            "the machine is not as it was: what the table is made of says %s ms for the network now, and %s ms then; "
-            "compare the measured %s ms with the former",
-            in_words(table_again_ms),
-            in_words(table_ms),
-            in_words(measured_ms),
-        )
+    then = [timed.measurement.median_ms for timed in profiler.references]
+    if profiler.calibration is not None:
+        then = [profiler.calibration.apply(ms) for ms in then]
+    return [(space.freeze(sample), ms) for sample, ms in zip(samples, then, strict=True)]

@@ -102,15 +102,15 @@ def reference_networks(searched: Architecture, widths: Sequence[float]) -> list[
     return [_reference_network(searched, {**scaled(base, width), **closed}, width, structure) for width in widths]
 
 
-def measure_baselines(searched: Architecture, networks: Sequence[Architecture]) -> float | None:
-    """Note the milliseconds of the networks, and return what the searched network takes beside them.
+def measure_baselines(searched: Architecture, networks: Sequence[Architecture]) -> dict[str, Any] | None:
+    """Note the milliseconds of the networks, and return the record of the searched network as it was timed beside them.
 
     Where this is the machine and the runtime on which the searched network was timed, all are timed in turns in one run; else
-    milliseconds stay unknown.
+    milliseconds stay unknown, and there is no such record.
     """
-    beside, *measured = measure_side_by_side([searched, *networks])
-    for network, ms in zip(networks, measured, strict=True):
-        note_measured(network.latency, ms, beside)
+    beside, *timed = measure_side_by_side([searched, *networks])
+    for network, of_network in zip(networks, timed, strict=True):
+        note_measured(network.latency, of_network, beside.get("measured_ms"))
     return beside if networks and networks[0].latency["measured_ms"] is not None else None
 
 

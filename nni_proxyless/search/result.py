@@ -92,7 +92,7 @@ def save_result(
     timed: dict[str, Any] = {}
     if isinstance(estimator, DeviceEstimator):
         space = make_space(config.space.name, parts.space_arguments)  # the search may have let go of candidates
-        timed = measure_derived(profiler, estimator, network, data.shape, space, monitor.sample)
+        timed = measure_derived(profiler, estimator, network, data.shape, space, monitor.sample, folder)
     accuracies = parts.in_int8(network, parts.judging_loaders[1])
     if trained := strategy_can("leaves_trained_network", config, default=False):
         test = loader(data.test, config.data.batch_size, workers=config.data.workers)

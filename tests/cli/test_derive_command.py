@@ -255,7 +255,7 @@ def test_on_a_device_the_network_is_timed(tmp_path, refused):
     latency = Architecture.read(tmp_path / "net" / "architecture.json").latency
     assert latency["table_ms"] <= budget
     assert latency["measured_ms"] > 0
-    assert latency["table_again_ms"] > 0
+    assert latency["measured_scatter"] >= 0
     assert latency["measured_conditions"]["threads"] == 1
     (run / "latencies.yaml").unlink()
     assert "no latencies.yaml" in refused(*words)

@@ -23,7 +23,9 @@ from nni_proxyless.cli.latency import OF_PROGRAMS, _estimator_of
 from nni_proxyless.cli.main import main
 from nni_proxyless.core.errors import UserError
 from nni_proxyless.latency import DeviceEstimator, LatencyProfiler, LookupTable, TimingError, build_lookup_table
-from nni_proxyless.latency.estimators.whole_networks import MOST, eager_ms, time_networks
+from nni_proxyless.latency.estimators.device import Measurement
+from nni_proxyless.latency.estimators.whole_networks import MOST, NetworkMeasurement, eager_ms, time_networks
+from nni_proxyless.latency.operation import trace_operations
 from nni_proxyless.latency.runtimes.runtime import RefusedByRuntime
 from nni_proxyless.latency.tables import time_in_chunks
 from nni_proxyless.latency.tables.kept_timings import KeptTimings
@@ -176,11 +178,11 @@ def test_a_search_that_goes_on_beside_another_version_of_its_runtime_is_told_how
     assert "delete" not in str(caught.value)
 
 
-def test_a_derived_network_is_timed_in_the_runtime_of_its_search():
+def test_a_derived_network_is_timed_in_the_runtime_of_its_search(tmp_path):
     space, sample = Space(), {"one": "wide"}
     estimator = DeviceEstimator(runtime="onnxruntime", warmup=1, repeats=3)
     profiler = LatencyProfiler(space, estimator, (8,))
-    timed = measure_derived(profiler, estimator, space.freeze(sample), (8,), space, sample)
+    timed = measure_derived(profiler, estimator, space.freeze(sample), (8,), space, sample, tmp_path)
     assert timed["measured_ms"] > 0
     assert timed["measured_eager_ms"] > 0, "for the record"
     assert timed["measured_conditions"] == estimator.conditions
@@ -196,12 +198,40 @@ def test_single_networks_are_prepared_several_times_and_timed_for_a_while():
     assert eager_ms(by_command(["sh", "-c", "echo 1", "{file}"]), nn.Linear(8, 4), (8,)) is None
 
 
+def test_how_far_parts_of_a_timing_are_apart():
+    """By halves of each preparation: a network that lies elsewhere in memory, and a machine that changes its speed meanwhile."""
+    steady = NetworkMeasurement.of_preparations([[2.0, 2.0, 9.0, 2.0, 2.0]])
+    assert (steady.median_ms, steady.count, steady.scatter) == (2.0, 5, 0.0), "a single outlier is none"
+    assert NetworkMeasurement.of_preparations([[1.9] * 4, [2.0] * 4, [2.1] * 4]).scatter == pytest.approx(0.05)
+    assert NetworkMeasurement.of_preparations([[1.0, 1.0, 2.0, 2.0]]).scatter == pytest.approx(1 / 3)
+    assert NetworkMeasurement.of_preparations([[3.0]]).scatter == 0
+
+
+@pytest.mark.parametrize(
+    ("ms", "taken", "timings"), [("4", 4.0, 3), ("4 12 12 8 8 8", 8.0, 6), ("8 8 8 4 12 12", 8.0, 6)]
+)
+def test_a_time_that_deviates_is_taken_once_more_and_the_steadier_counts(tmp_path, ms, taken, timings):
+    """The table says 4 ms."""
+    program(
+        tmp_path,
+        f"echo x >> {tmp_path}/runs",
+        f"echo {ms} | cut -d ' ' -f $(wc -l < {tmp_path}/runs)" if " " in ms else f"echo {ms}",
+    )
+    estimator, space, sample = by_command([str(tmp_path / "bench.sh"), "{file}"]), Space(), {"one": "skip"}
+    rows = {op.key: Measurement(2.0, 2.0, 1) for op in trace_operations(space, (8,))}
+    profiler = LatencyProfiler(space, LookupTable(rows, estimator.conditions), (8,))
+    assert profiler.profile(sample) == 4.0
+    timed = measure_derived(profiler, estimator, space.freeze(sample), (8,), space, sample, tmp_path)
+    assert (timed["measured_ms"], timed["measured_scatter"]) == (taken, 0)
+    assert lines_in(tmp_path / "runs") == timings
+
+
 def test_a_search_is_not_lost_because_its_network_cannot_be_timed(tmp_path, caplog):
     space, sample = Space(), {"one": "wide"}
     estimator = by_command(program(tmp_path, "echo no phone >&2; exit 1"))
     profiler = LatencyProfiler(space, DeviceEstimator(runtime="torch", warmup=0, repeats=1), (8,))
     with caplog.at_level(logging.WARNING):
-        timed = measure_derived(profiler, estimator, space.freeze(sample), (8,), space, sample)
+        timed = measure_derived(profiler, estimator, space.freeze(sample), (8,), space, sample, tmp_path)
     assert timed == {"measured_ms": None, "measured_conditions": estimator.conditions}
     assert "the derived network is not timed: runtime command failed at" in caplog.text
     assert "ended with code 1: no phone" in caplog.text
@@ -309,5 +339,5 @@ def test_a_report_runs_no_program(tmp_path):
         network=None,
         latency=latency,
     )
-    assert measure_side_by_side([architecture, None]) == [7.0, None]
+    assert measure_side_by_side([architecture, None]) == [latency, {}]
     assert not (tmp_path / "runs").exists()

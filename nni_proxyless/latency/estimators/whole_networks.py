@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -13,18 +15,39 @@ from ..runtimes.default import TORCH
 from .device import DeviceEstimator, Measurement
 from .timing import PRECISIONS
 
-__all__ = ["eager_ms", "time_networks"]
+__all__ = ["NetworkMeasurement", "eager_ms", "time_networks"]
 
 PREPARED = 3  # times: see time_in_chunks.py for how much a network differs from itself, prepared anew
 ENOUGH_MS = 1000.0  # of timing: small networks are through with their repeats while a machine is disturbed once
 MOST = 20  # times the repeats of the estimator
 
 
+@dataclass(frozen=True)
+class NetworkMeasurement(Measurement):
+    """Repeated timings of one network.
+
+    ``scatter`` is how far its parts are apart, the halves of each preparation: half the range of their medians by the median of all, so
+    0.02 is ± 2 %.
+    """
+
+    scatter: float = 0.0
+
+    @classmethod
+    def of_preparations(cls, times_ms: Sequence[Sequence[float]]) -> NetworkMeasurement:
+        """Of the timings of each preparation, in the order in which they were taken."""
+        whole = Measurement.of(list(itertools.chain(*times_ms)))
+        halves = [half for times in times_ms for half in (times[: len(times) // 2], times[len(times) // 2 :]) if half]
+        medians = [statistics.median(half) for half in halves]
+        return cls(
+            whole.median_ms, whole.p95_ms, whole.count, scatter=(max(medians) - min(medians)) / 2 / whole.median_ms
+        )
+
+
 def time_networks(
     estimator: DeviceEstimator,
     networks: Sequence[tuple[nn.Module, Shape]],
     beside: Sequence[tuple[nn.Module, Shape]] = (),
-) -> list[Measurement]:
+) -> list[NetworkMeasurement]:
     """Time networks in turns, those of a runtime that prepares them several times each.
 
     Parameters
@@ -54,7 +77,7 @@ def time_networks(
     alike = [each[i * times : (i + 1) * times] for i in range(len(networks))] + [
         [t] for t in each[len(networks) * times :]
     ]
-    return [Measurement.of(list(itertools.chain(*of_one))) for of_one in alike]
+    return [NetworkMeasurement.of_preparations(of_one) for of_one in alike]
 
 
 def eager_ms(estimator: DeviceEstimator, network: nn.Module, input_shape: Shape) -> float | None:
