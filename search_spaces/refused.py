@@ -9,15 +9,15 @@ _ARGUMENTS = (
     "by one; mobilenetv2 has kernels, expansions and depths as candidates"
 )
 _CELL = (
-    "{} is made of cells that make their operations for each chosen input, so there is no supernet in which one path runs; "
-    "nasbench201 is a space of cells that works here"
+    "{} is made of cells that make their operations for each chosen input, which have no latency here; nasbench201 is a space of "
+    "cells that works here"
 )
 
 REFUSED: dict[str, str] = {
     "mobilenetv3": _ARGUMENTS.format("MobileNetV3Space"),
     "autoformer": _ARGUMENTS.format("AutoFormer"),
-    "nasbench101": "NasBench101 chooses the edges of its cell, whose operations exist only when that is done, so there is no "
-    "supernet in which one path runs; nasbench201 is a space of cells that works here",
+    "nasbench101": "NasBench101 draws the edges of its cell under a limit on all of them together, and its operations have channels "
+    "that depend on every edge, so its choices cannot be drawn one by one; nasbench201 is a space of cells that works here",
     "darts": _CELL.format("DARTS"),
     "enas": _CELL.format("ENAS"),
     "nasnet": _CELL.format("NASNet"),

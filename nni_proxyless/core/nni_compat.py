@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from nni.experiment.config.training_service import TrainingServiceConfig
     from nni.experiment.config.utils import camel_case, unset_base_path
     from nni.nas.execution import SequentialExecutionEngine
+    from nni.nas.hub.pytorch.nasnet import FactorizedReduce, NDSStage, ReLUConvBN
+    from nni.nas.nn.pytorch.cell import create_cell_op_candidates, preprocess_cell_inputs
     from nni.nas.nn.pytorch.choice import ChosenInputs
     from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
     from nni.nas.oneshot.pytorch.differentiable import (
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
     from nni.nas.oneshot.pytorch.supermodule.proxyless import ProxylessMixedRepeat
     from nni.nas.profiler.pytorch.nn_meter import NnMeterProfiler
     from nni.nas.profiler.pytorch.utils import MutableShape
-    from nni.nas.space import ModelStatus, RawFormatModelSpace
+    from nni.nas.space import ModelStatus, RawFormatModelSpace, model_context
     from nni.tools.nnictl.config_utils import Experiments
     from nni.tools.package_utils import get_all_algo_meta
     from nni.tools.package_utils.tuner_factory import create_validator_instance, get_builtin_module_class_name
@@ -58,6 +60,8 @@ _HOMES = {
     "nni.experiment.config.training_service": ("TrainingServiceConfig",),
     "nni.experiment.config.utils": ("camel_case", "unset_base_path"),
     "nni.nas.execution": ("SequentialExecutionEngine",),
+    "nni.nas.hub.pytorch.nasnet": ("FactorizedReduce", "NDSStage", "ReLUConvBN"),
+    "nni.nas.nn.pytorch.cell": ("create_cell_op_candidates", "preprocess_cell_inputs"),
     "nni.nas.nn.pytorch.choice": ("ChosenInputs",),
     "nni.nas.oneshot.pytorch.base_lightning": ("BaseOneShotLightningModule",),
     "nni.nas.oneshot.pytorch.differentiable": (
@@ -82,7 +86,7 @@ _HOMES = {
     "nni.nas.oneshot.pytorch.supermodule.proxyless": ("ProxylessMixedRepeat",),
     "nni.nas.profiler.pytorch.nn_meter": ("NnMeterProfiler",),
     "nni.nas.profiler.pytorch.utils": ("MutableShape",),
-    "nni.nas.space": ("ModelStatus", "RawFormatModelSpace"),
+    "nni.nas.space": ("ModelStatus", "RawFormatModelSpace", "model_context"),
     "nni.tools.nnictl.config_utils": ("Experiments",),
     "nni.tools.package_utils": ("get_all_algo_meta",),
     "nni.tools.package_utils.tuner_factory": ("create_validator_instance", "get_builtin_module_class_name"),
@@ -98,7 +102,7 @@ PUBLIC = frozenset({
 def __getattr__(name: str) -> Any:
     for module, names in _HOMES.items():
         if name in names:
-            if module.startswith("nni.nas.oneshot"):
+            if module.startswith(("nni.nas.oneshot", "nni.nas.hub")):
                 importlib.import_module(
                     "nni.nas.strategy"
                 )  # first: else NNI's circular imports leave it with broken strategies

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from nni.mutable import Mutable
+from nni.nas.hub.pytorch import NDS
 from nni.nas.nn.pytorch import Cell, MutableModule
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
@@ -19,8 +20,8 @@ from nni_proxyless.latency.operation import choice_of_shapes
 from ..supernet.values import SUPER_KERNELS
 
 __all__ = [
-    "SpaceError", "SpaceSnapshot", "refuse_cell", "refuse_other_shapes", "refuse_unknown", "unchanged_if_refused",
-    "without_gate_gradient",
+    "SpaceError", "SpaceSnapshot", "refuse_cell", "refuse_loose_ends", "refuse_other_shapes", "refuse_unknown",
+    "unchanged_if_refused", "without_gate_gradient",
 ]  # fmt: skip
 
 
@@ -55,16 +56,33 @@ def unchanged_if_refused(space: nn.Module) -> Iterator[None]:
 
 
 def refuse_cell(module: nn.Module, name: str, memo: dict[str, Any], mutate_kwargs: dict[str, Any]) -> bool:
-    """A mutation hook that refuses NNI's ``Cell`` where what it runs depends on inputs that are not chosen yet."""
-    if isinstance(module, Cell):
-        if module.op_candidates_factory is not None:
+    """A mutation hook that refuses NNI's ``Cell`` where its operations depend on more than node and chosen input."""
+    if not isinstance(module, Cell) or module.op_candidates_factory is None:
+        return False
+    if type(module) is not Cell or not isinstance(module.op_candidates_factory, (list, dict)):
+        raise SpaceError(
+            f"module {name!r} is a {type(module).__name__} that makes its operations in a way of its own; allowed: a Cell with a list "
+            "or dict of op_candidates"
+        )
+    for node in cast(Any, module.ops):
+        if len({tuple(repr(op[name]) for name in op.names) for op in node}) > 1:
             raise SpaceError(
-                f"module {name!r} is a Cell that makes its operations for each chosen input, as the DARTS and ENAS spaces of "
-                "NNI's hub do; allowed: a Cell of modules, LayerChoice, InputChoice, Repeat"
+                f"module {name!r} is a Cell that makes other operations for another op_index, which the operations of a node share; "
+                "allowed: op_candidates that depend on node_index and input_index"
             )
-        if module.merge_op != "all":
-            raise SpaceError(f"module {name!r} is a Cell with merge_op {module.merge_op!r}; allowed: merge_op 'all'")
     return False
+
+
+def refuse_loose_ends(space: nn.Module) -> None:
+    """Refuse a cell whose output has another shape in each network, where it is not known what that means for what follows."""
+    if isinstance(space, NDS):
+        return
+    for name, module in space.named_modules():
+        if isinstance(module, Cell) and module.merge_op != "all":
+            raise SpaceError(
+                f"module {name!r} is a Cell with merge_op {module.merge_op!r}, whose output has another shape in each network; allowed: "
+                "merge_op 'all', or a space made by NDS of NNI's hub"
+            )
 
 
 def refuse_other_shapes(space: nn.Module) -> None:

@@ -21,6 +21,8 @@ from nni_proxyless.core.nni_compat import (
 )
 from nni_proxyless.core.ranges import AtLeast, Finite, GreaterThan, Needs, NotIdentity, option_types, problems_of
 
+from ..supernet import nds
+from ..supernet.cells import SampledCell
 from ..supernet.gate import Gate
 from ..supernet.layers import SampledInput, SampledLayer, SampledRepeat, choices_of
 from ..supernet.values import GatedArguments, chooses_values, mutate_values
@@ -32,6 +34,7 @@ from .refusal import (
     SpaceError,
     SpaceSnapshot,
     refuse_cell,
+    refuse_loose_ends,
     refuse_other_shapes,
     refuse_unknown,
     unchanged_if_refused,
@@ -193,7 +196,8 @@ class SampledStrategy(OneShotStrategy):
     def default_mutation_hooks(self) -> list[Any]:
         # The last one refuses, by name, what no hook has taken.
         return [
-            refuse_cell, SampledLayer.mutate, SampledInput.mutate, SampledRepeat.mutate, mutate_values, refuse_unknown,
+            refuse_cell, SampledCell.mutate, SampledLayer.mutate, SampledInput.mutate, SampledRepeat.mutate,
+            nds.SampledStage.mutate, mutate_values, refuse_unknown,
         ]  # fmt: skip
 
     def mutate_model(self, model: ModelSpace) -> ModelSpace:
@@ -223,6 +227,7 @@ class SampledStrategy(OneShotStrategy):
     def _mutated(self, model: ModelSpace) -> ModelSpace:
         if self.compares_candidates():
             refuse_other_shapes(model)
+        refuse_loose_ends(model)
         generator = torch.Generator().manual_seed(self.seed)
         self._gates = {}
         for label, mutable in sorted(model.simplify().items()):
@@ -248,6 +253,7 @@ class SampledStrategy(OneShotStrategy):
         if left := sorted(set(self._gates) - taken):
             raise SpaceError(f"no module uses {', '.join(map(repr, left))}, which would stay untrained")
         keep_modules_when_frozen(supernet)
+        nds.complete(supernet)
         return supernet
 
     # Where evaluator, data or Trainer are refused before anything was trained, the space is put back too.

@@ -1,10 +1,11 @@
 """The sampled supernet: modules that run one candidate out of many, by the gate of their label.
 
-=========================  ==============================================================================
-:class:`SampledLayer`      ``LayerChoice``: one of N modules
-:class:`SampledInput`      ``InputChoice``: one of N sets of inputs
-:class:`SampledRepeat`     ``Repeat``: one of N depths
-=========================  ==============================================================================
+===========================  ============================================================================
+:class:`SampledLayer`        ``LayerChoice``: one of N modules
+:class:`SampledInput`        ``InputChoice``: one of N sets of inputs
+:class:`SampledRepeat`       ``Repeat``: one of N depths
+:class:`.cells.SampledCell`  ``Cell`` whose operations are made for each input
+===========================  ============================================================================
 
 Symbols as in :mod:`..estimators`. Candidates keep their names, so the supernet's ``state_dict`` names every weight as
 the model space does. Gates are deliberately no submodules: their logits must never reach the optimizer of the weights.
@@ -27,7 +28,16 @@ from nni_proxyless.latency.choices import InputSet, check_values
 from .gate import Gate
 from .gate_gradient import route_gate_gradients, tensors_in, versions
 
-__all__ = ["SampledInput", "SampledLayer", "SampledModule", "SampledRepeat", "choices_of", "remove_unused_candidates"]
+__all__ = [
+    "Removed",
+    "SampledInput",
+    "SampledLayer",
+    "SampledModule",
+    "SampledRepeat",
+    "choices_of",
+    "n_weights",
+    "remove_unused_candidates",
+]
 
 MOST_INPUT_SETS = 256
 
@@ -125,10 +135,11 @@ class SampledModule(BaseSuperNetModule):
 
 
 def n_weights(module: nn.Module) -> int:
+    """Number of weights of a module, those of its candidates among them."""
     return sum(p.numel() for p in module.parameters())
 
 
-class _Removed(nn.Module):
+class Removed(nn.Module):
     """Takes the place of a candidate that was removed because its choice is fixed to another one."""
 
     def __init__(self, label: str, fixed_to: Any):
@@ -175,7 +186,7 @@ class SampledLayer(LayerChoice, SampledModule):
         fixed = self.gate.most_probable()
         for j, name in enumerate(self.names):
             if j != fixed:
-                self[name] = _Removed(self.label, self.gate.choices[fixed])
+                self[name] = Removed(self.label, self.gate.choices[fixed])
 
     def _candidate(self, index: int) -> nn.Module:
         return self[self.names[index]]
@@ -255,7 +266,8 @@ class SampledRepeat(Repeat, SampledModule):
             gate.take()
         depth = self._depth({})
         before = versions(x)
-        y = self._run(0, depth, x)
+        last = self._run(0, depth, x)
+        y = self._finish(depth, last)
         probing = [gate for gate in self.gates.values() if gate.probing]
         for gate in probing:
             self._check_inputs(gate, before, x)
@@ -263,13 +275,13 @@ class SampledRepeat(Repeat, SampledModule):
             outputs: list[Callable | None] = [
                 None if d == depth else functools.partial(self._probe, d, depth) for d in depths
             ]
-            y = self._route(gate, y, outputs, (x, y), {})
+            y = self._route(gate, y, outputs, (x, last), {})
         return y
 
     def remove_unused_candidates(self) -> None:
         depth = self.depth_choice.freeze(self.export({}))
         for i in range(depth, len(self.blocks)):
-            self.blocks[i] = _Removed(", ".join(self.gates), depth)
+            self.blocks[i] = Removed(", ".join(self.gates), depth)
 
     def _depth(self, instead: dict[str, Any]) -> int:
         chosen = {label: gate.choices[gate.current] for label, gate in self.gates.items()}
@@ -280,8 +292,12 @@ class SampledRepeat(Repeat, SampledModule):
             x = block(x)
         return x
 
-    def _probe(self, depth: int, active: int, x: Any, y: Any) -> Any:
-        return self._run(active, depth, y) if depth > active else self._run(0, depth, x)
+    def _finish(self, depth: int, last: Any) -> Any:
+        """What comes out after so many blocks."""
+        return last
+
+    def _probe(self, depth: int, active: int, x: Any, last: Any) -> Any:
+        return self._finish(depth, self._run(active, depth, last) if depth > active else self._run(0, depth, x))
 
     @classmethod
     def mutate(

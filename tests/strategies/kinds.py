@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import nni
 import torch
 from nni.nas.nn.pytorch import Cell, InputChoice, LayerChoice, ModelSpace, Repeat
@@ -207,8 +209,39 @@ class CellOfNNI(Small):
         return self.join(self.cell(x))
 
 
+def made(hidden: int) -> Any:
+    """A factory: the operation has other weights for each input, and one hidden layer more for the inputs of the cell."""
+
+    def make(node_index: int, op_index: int, input_index: int | None) -> nn.Module:
+        if not hidden:
+            return nn.Identity()
+        deep = input_index is None or input_index < 2
+        return nn.Sequential(
+            nn.Linear(WIDTH, hidden),
+            *([nn.Linear(hidden, hidden)] if deep else []),
+            nn.Linear(hidden, WIDTH),
+            nn.Tanh(),
+        )
+
+    return make
+
+
+class CellOfFactories(Small):
+    """NNI's cell with two operations per node that are made for each input, and two inputs; two cells of one label."""
+
+    def build(self):
+        factories = {"wide": made(8), "narrow": made(2), "skip": made(0)}
+        self.cells = nn.ModuleList(Cell(factories, 2, 2, 2, label="cell") for _ in range(2))
+        self.join = nn.Linear(2 * WIDTH, WIDTH)
+
+    def body(self, x):
+        for cell in self.cells:
+            x = self.join(cell([x, torch.tanh(x)]))
+        return x
+
+
 KINDS = (
     Simple, Nested, SharedLabel, Inputs, TwoInputs, MeanOfThreeInputs, ConcatenatedInputs, AnyInputs, Deep, DepthFromZero,
     DepthOfChoice, DepthOfExpression, DepthOfTwoLabels, DepthOfOneChoice, DepthOfChoices, FixedDepthOfChoices, Arguments,
-    Outputs, OneCandidate, CellOfNNI,
+    Outputs, OneCandidate, CellOfNNI, CellOfFactories,
 )  # fmt: skip

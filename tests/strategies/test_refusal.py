@@ -60,6 +60,12 @@ class Refused(ModelSpace):
             self.other = MutableLayerNorm(4, nni.choice("eps", [1e-5, 1e-3]))
         elif kind == "cell":
             self.other = Cell([nn.Identity(), nn.ReLU()], 1, 1, 1, merge_op="loose_end", label="cell")
+        elif kind == "cell of a function":
+            with pytest.warns(DeprecationWarning, match="Directly passing a callable"):
+                self.other = Cell(lambda: {"a": nn.Identity(), "b": nn.ReLU()}, 1, 1, 1, label="cell")
+        elif kind == "cell by op_index":
+            made = {"a": lambda node, op, chosen: nn.Linear(FEATURES, FEATURES, bias=op == 0), "b": nn.ReLU()}
+            self.other = Cell(made, 1, 2, 1, label="cell")
         elif kind == "unused":
             self.add_mutable(nni.choice("idle", ["a", "b"]))
         elif kind == "number":
@@ -86,7 +92,9 @@ KINDS = {
     "own": r"module 'other.0' is a Scaled that depends on the choice 'scale', and no mutation hook",
     "padding": r"module 'other': padding is a choice, with padding_mode 'reflect'; allowed: 'zeros'",
     "eps": r"module 'other': Unsupported value choice on argument: eps",
-    "cell": r"module 'other' is a Cell with merge_op 'loose_end'; allowed: merge_op 'all'",
+    "cell": r"module 'other' is a Cell with merge_op 'loose_end', whose output has another shape in each network; allowed: merge_op 'all', or",
+    "cell of a function": r"module 'other' is a Cell that makes its operations in a way of its own; allowed: a Cell with a list or dict",
+    "cell by op_index": r"module 'other' is a Cell that makes other operations for another op_index",
     "unused": r"no module uses 'idle', which would stay untrained",
     "number": r"choice 'rate' is a Numerical; allowed: the choices of LayerChoice, InputChoice and Repeat",
     "many": r"choice 'inputs of many' has more than 256 sets of inputs",

@@ -13,7 +13,7 @@ from nni.nas.evaluator.pytorch import Classification, DataLoader, Lightning, Lig
 from nni.nas.experiment import NasExperiment
 from nni.nas.hub.pytorch import NasBench201, ShuffleNetSpace
 from nni.nas.hub.pytorch import ProxylessNAS as ProxylessSpace
-from nni.nas.nn.pytorch import Cell, InputChoice, LayerChoice, ModelSpace, Repeat, ValueChoice
+from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace, Repeat, ValueChoice
 from nni.nas.space import model_context
 from nni_proxyless.strategies import DSNAS, ProxylessNAS
 from nni_proxyless.strategies.supernet.layers import SampledModule
@@ -129,7 +129,9 @@ def check(experiment: NasExperiment, make, example: Tensor, unreached=lambda lab
     assert torch.equal(rebuilt.eval()(example), expected)
 
 
-OFTEN = (kinds.Simple, kinds.Nested, kinds.TwoInputs, kinds.DepthOfTwoLabels, kinds.DepthOfChoices, kinds.Outputs)
+OFTEN = (
+    kinds.Simple, kinds.Nested, kinds.TwoInputs, kinds.DepthOfTwoLabels, kinds.DepthOfChoices, kinds.Outputs, kinds.CellOfFactories,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -217,25 +219,6 @@ def test_a_space_in_which_nothing_is_open_is_refused():
     """Every choice has one candidate: there is no gradient for any logit, which must be said before training starts."""
     with pytest.raises(ValueError, match="nothing to search"):
         ProxylessNAS().mutate_model(OnlyOne())
-
-
-class Strided(ModelSpace):
-    """A cell whose operations depend on the input that is chosen, as in the DARTS and ENAS spaces of NNI's hub."""
-
-    def __init__(self):
-        super().__init__()
-        factory = {"a": lambda node, op, chosen: nn.Linear(WIDTH, WIDTH), "b": lambda node, op, chosen: nn.Identity()}
-        self.cell = Cell(factory, num_nodes=2, num_ops_per_node=1, num_predecessors=1, label="cell")
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.cell(x)
-
-
-def test_a_cell_with_operations_made_per_input_is_refused_by_name():
-    """Its operations are made for an input that is not chosen yet: a supernet of them computes something else than any
-    network of the space."""
-    with pytest.raises(TypeError, match="cell"):
-        ProxylessNAS().mutate_model(Strided())
 
 
 # -- NNI's spaces and evaluators ---------------------------------------------------------------------------------------
