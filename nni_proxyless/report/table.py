@@ -20,6 +20,8 @@ target: what a search was asked to meet; predicted: what the network takes by th
 measured: the network timed{runtime}, on this machine where that can be; search acc: with the weights of the search, on its validation images
 final acc: after the final training, on the test images, which no search has seen; -: not known"""
 
+SAID_BY = {"probabilities": "probabilities", "training": "losses of the training"}
+
 
 def legend(rows: Sequence[Row]) -> str:
     """What the columns of their table are, and the mark in it, if there is one."""
@@ -110,12 +112,12 @@ def _selected(architecture: Architecture) -> list[str]:
 
 
 def _asked(record: Mapping[str, Any]) -> str:
-    """Whether the probabilities of the search had a say."""
-    asked = record.get("probabilities") or {}
-    if asked.get("correlation") is None:
-        return ""
-    counts = "count as much" if asked["weight"] else "do not count: no more than by chance"
-    return f"; the probabilities agree with them by {asked['correlation']:.2f}, and {counts}"
+    """What else had a say, and how well it agrees with the verdicts."""
+    asked = {name: of for name, of in record.get("witnesses", {}).items() if of["correlation"] is not None}
+    heard = [f"{SAID_BY[name]} {of['correlation']:.2f}" for name, of in asked.items() if of["weight"]]
+    not_heard = [f"{SAID_BY[name]} {of['correlation']:.2f}" for name, of in asked.items() if not of["weight"]]
+    counts = f"; as much count (correlation with them) {', '.join(heard)}" if heard else ""
+    return counts + (f"; no more than by chance agree, and do not count, {', '.join(not_heard)}" if not_heard else "")
 
 
 def _in_int8(architecture: Architecture) -> str:

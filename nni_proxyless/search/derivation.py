@@ -42,8 +42,9 @@ from .build import SearchParts, build
 from .latency_table import measure_derived
 from .monitor import judge
 from .selection import DEFAULT_METHOD
-from .supernet_files import JUDGED, SUPERNET, Probabilities, read_probabilities, require_finished
+from .supernet_files import JUDGED, SUPERNET, Probabilities, read_probabilities, read_training_scores, require_finished
 from .supernet_selection import judging_images, select_network
+from .witnesses import Scores, of_probabilities
 
 __all__ = [
     "Derived", "FinishedSearch", "budget_folder", "derive_front", "derive_judged", "derive_under_budget", "front_table", "require_free",
@@ -68,12 +69,15 @@ class FinishedSearch:
         Whether there are: a search with DSNAS lets go of all candidates but the chosen ones.
     probs
         Label -> choice -> probability at the end of the search.
+    training
+        Label -> choice -> what it added to the losses of trained paths; empty where the search did not note them.
     """
 
     parts: SearchParts
     architecture: Architecture
     inherits: bool
     probs: Probabilities
+    training: Probabilities
 
     @property
     def folder(self) -> Path:
@@ -86,6 +90,11 @@ class FinishedSearch:
     @property
     def profiler(self) -> LatencyProfiler:
         return self.parts.profiler
+
+    @property
+    def known(self) -> dict[str, Scores]:
+        """What is known of the choices beside the supernet, as :func:`.selection.select` takes it."""
+        return {"probabilities": of_probabilities(self.probs), "training": self.training}
 
     @functools.cached_property
     def input_labels(self) -> frozenset[str]:
@@ -109,7 +118,7 @@ class FinishedSearch:
         torch.manual_seed(config.seed)  # of fresh weights
         parts = build(config, folder, finished=architecture)
         space = parts.space
-        probs = read_probs_back(stored, space.simplify())
+        probs, training = (read_probs_back(of, space.simplify()) for of in (stored, read_training_scores(folder)))
         inherits = (folder / SUPERNET).exists()
         if inherits:
             try:
@@ -123,7 +132,7 @@ class FinishedSearch:
             )  # fmt: skip
         space.to(memory_format=torch.channels_last)
         keep_modules_when_frozen(space)
-        return cls(parts, architecture, inherits, probs)
+        return cls(parts, architecture, inherits, probs, training)
 
     def best(self, budget: float, at_least: float | None = None) -> dict[str, Any]:
         """The choices of the most probable network under the budget.
@@ -263,11 +272,11 @@ def derive_judged(
         )
     selected = select_network(
         search.space, search.profiler, judging_images(search.parts), n=n, seed=search.parts.config.seed, budget=budget,
-        at_least=at_least, method=method, first=[search.best(budget, at_least)], probs=search.probs,
+        at_least=at_least, method=method, first=[search.best(budget, at_least)], known=search.known,
     )  # fmt: skip
     derived = search.derive(selected.choices, budget, measured=True, selection=selected.record())
     derived.write(folder)
-    selected.write(folder / JUDGED, search.probs)
+    selected.write(folder / JUDGED, search.probs, search.training)
     return derived.architecture
 
 

@@ -27,8 +27,8 @@ from .monitor import DerivedNetworkMonitor
 from .nni_trial import inside_nni, is_helper, share_with_helpers
 from .result import SearchResult, found_finished, save_result
 from .run_folder import as_file_in, begin_or_resume, differences, history, is_finished, locked, recorder
-from .supernet_files import shapes_of, write_supernet
-from .supernet_selection import select_at_end, select_open
+from .supernet_files import shapes_of, write_supernet, write_training_scores
+from .supernet_selection import select_at_end, select_open, training_of
 
 __all__ = ["is_finished", "run_search"]
 
@@ -147,6 +147,8 @@ def _search(
     if monitor.last is None:  # killed after the last epoch: there was nothing left to train
         monitor.last = {**history(folder)[-1], **monitor.derive(strategy.oneshot_module)}
     write_supernet(folder, monitor.probs, monitor.supernet, shapes)
+    if strategy_can("keeps_candidates", config, default=False):  # who keeps none derives no further networks
+        write_training_scores(folder, training_of(strategy.oneshot_module))
     record = getattr(strategy.oneshot_module, "selection", None)
     if config.search.select == "supernet" and strategy_can("keeps_candidates", config, default=False):
         selected = select_at_end(parts, monitor, strategy.oneshot_module)

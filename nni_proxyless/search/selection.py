@@ -4,15 +4,13 @@
 ``raw``          of n drawn networks the one with the least log-loss
 ``ridge``        what each choice adds to the log-loss is fitted to n drawn networks, and the solver finds the network
                  of the least sum within all limits, among all there are
-``mixture``      each of n drawn networks by the mean of verdict and fit, and by its probability in the search where that
-                 agrees; the best few and the solver's network are judged on more images, and the best is taken
+``mixture``      each of n drawn networks by the mean of verdict and fit, and by what else is known of its choices
+                 (:mod:`.witnesses`); the best few and the solver's network are judged on more images, the best is taken
 ``evolution``    half of n are drawn, the others are children of the best, by exchange and mutation, in four generations
 ===============  ======================================================================================================
 
 The mean in ``mixture`` is a shrunk verdict: a ridge regression that finds nothing predicts the same of all, and leaves the verdict alone; one
-that explains much corrects what is noise in it. Probabilities were learned from other paths and other batches than verdicts are made of, so their
-errors are others: where both agree more than by chance, both count alike, and where they do not, verdicts alone. What judges is handed over: a
-supernet (:mod:`.judging`), or a table of trained networks.
+that explains much corrects what is noise in it. What judges is handed over: a supernet (:mod:`.judging`), or a table of trained networks.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ from ..latency import LatencyProfiler, least_under_budget
 from ..latency.objectives.limits import Limit
 from .additive_fit import AdditiveFit, fit_additive, key
 from .judging import Verdict
-from .prior import Prior, fit_prior
+from .witnesses import Scores, Witness, hear
 
 __all__ = ["DEFAULT_METHOD", "METHODS", "Draw", "Judge", "Sample", "Selection", "candidates_of", "name_of", "select"]
 
@@ -61,8 +59,8 @@ class Selection:
         To those of ``verdicts`` that were drawn; its correlation says whether the judge knows anything.
     method
         By which it was selected.
-    prior
-        What probabilities have said beside it, in ``mixture``.
+    witnesses
+        What else was asked, in ``mixture``, by name.
     """
 
     best: Verdict
@@ -70,7 +68,7 @@ class Selection:
     final: list[Verdict]
     fit: AdditiveFit
     method: str
-    prior: Prior
+    witnesses: dict[str, Witness]
 
 
 @dataclass
@@ -87,11 +85,11 @@ class _Judging:
     chance: random.Random
     seed: int
     first: Sequence[Sample]
-    probs: Mapping[str, Mapping[Any, Any]] | None
+    known: Mapping[str, Scores]
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     final: list[Verdict] = field(default_factory=list)
     fit: AdditiveFit | None = None
-    prior: Prior = field(default_factory=Prior)
+    witnesses: dict[str, Witness] = field(default_factory=dict)
 
     def drawn(self, n: int) -> list[Sample]:
         different = {name_of(sample): dict(sample) for sample in (*self.first, *self.draw(n, self.seed))}
@@ -119,7 +117,9 @@ class _Judging:
         """The network of the least sum of scores within all limits."""
         assert self.fit is not None
         (profiler, budget), *also = self.limits
-        scores = self.prior.added_to(self.fit.scores)
+        scores: Scores = self.fit.scores
+        for witness in self.witnesses.values():
+            scores = witness.added_to(scores)
         return least_under_budget(scores, profiler, budget, also=also, at_least_ms=self.at_least)
 
     def within(self, sample: Sample) -> bool:
@@ -149,11 +149,11 @@ def _mixture(judging: _Judging) -> Verdict:
     def mean(verdict: Verdict) -> float:
         return (verdict.log_loss + fit.predict(verdict.choices)) / 2
 
-    samples = [verdict.choices for verdict in drawn]
-    judging.prior = prior = fit_prior(judging.probs, samples, list(map(mean, drawn)), judging.candidates)
+    samples, means = [verdict.choices for verdict in drawn], list(map(mean, drawn))
+    judging.witnesses = {name: hear(of, samples, means, judging.candidates) for name, of in judging.known.items()}
 
     def loss(verdict: Verdict) -> float:
-        return mean(verdict) + prior.loss(verdict.choices)
+        return mean(verdict) + sum(witness.loss(verdict.choices) for witness in judging.witnesses.values())
 
     few = sorted(drawn, key=loss)[: FINALISTS - 1]
     finalists = {name_of(sample): sample for sample in (*(verdict.choices for verdict in few), judging.solved())}
@@ -195,7 +195,7 @@ def select(
     at_least: float = -math.inf,
     judge_again: Judge | None = None,
     first: Sequence[Sample] = (),
-    probs: Mapping[str, Mapping[Any, Any]] | None = None,
+    known: Mapping[str, Scores] | None = None,
 ) -> Selection:
     """Select a network within limits.
 
@@ -222,8 +222,8 @@ def select(
         Gives verdicts by more images, for the last few of ``mixture``; None: there are no more.
     first
         Networks that are judged among the n, drawn or not; within the limits too.
-    probs
-        Label -> choice -> probability at the end of a search, for ``mixture``; None: there are none.
+    known
+        What else is known of the choices, for ``mixture``: name -> scores, as :mod:`.witnesses` has them; None: nothing.
 
     Raises
     ------
@@ -234,15 +234,15 @@ def select(
     """
     if method not in METHODS:
         raise ValueError(f"method: {method!r}; allowed: {', '.join(METHODS)}")
-    known = (
+    candidates = (
         {label: tuple(costs) for label, costs in profiler.candidate_ms.items()} if candidates is None else candidates
     )
     at_least = -math.inf if profiler.combine == "max" else min(at_least, budget)
     limits, chance = [(profiler, budget), *also], random.Random(seed)
-    judging = _Judging(judge, judge_again, draw, known, limits, at_least, n, chance, seed, first, probs)
+    judging = _Judging(judge, judge_again, draw, candidates, limits, at_least, n, chance, seed, first, known or {})
     best = METHODS[method](judging)
     fit = judging.fit or judging.learn()
-    return Selection(best, sorted(judging.verdicts.values(), key=_loss), judging.final, fit, method, judging.prior)
+    return Selection(best, sorted(judging.verdicts.values(), key=_loss), judging.final, fit, method, judging.witnesses)
 
 
 def candidates_of(space: ModelSpace) -> dict[str, tuple[Any, ...]]:

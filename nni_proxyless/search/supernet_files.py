@@ -16,17 +16,22 @@ __all__ = [
     "JUDGED",
     "PROBABILITIES",
     "SUPERNET",
+    "TRAINING",
     "is_finished",
     "read_probabilities",
+    "read_training_scores",
     "require_finished",
     "shapes_of",
     "write_supernet",
+    "write_training_scores",
 ]
 
 PROBABILITIES = "probabilities.json"
 SUPERNET = "supernet.safetensors"
+TRAINING = "training_losses.json"  # what each candidate added to them
 JUDGED = "judged.csv"  # verdicts of the supernet
 FORMAT = "nni-proxyless probabilities 1"
+FORMAT_OF_TRAINING = "nni-proxyless training losses 1"
 
 Probabilities = dict[str, dict[Any, float]]
 if TYPE_CHECKING:
@@ -74,12 +79,22 @@ def write_supernet(folder: Path, probs: Mapping[str, Mapping[Any, Any]], superne
     shapes
         Of a fresh space, into which the file is to load.
     """
-    pairs = {label: [[as_plain(choice), float(p)] for choice, p in ps.items()] for label, ps in probs.items()}
-    write_text(folder / PROBABILITIES, json.dumps({"format": FORMAT, "probabilities": pairs}, indent=1) + "\n")
+    _write_numbers(folder / PROBABILITIES, FORMAT, "probabilities", probs)
     state = supernet.state_dict()
     (folder / SUPERNET).unlink(missing_ok=True)
     if all(name in state and state[name].shape == shape for name, shape in shapes.items()):
         write_weights(folder / SUPERNET, {name: state[name] for name in shapes})
+
+
+def write_training_scores(folder: Path, scores: Mapping[str, Mapping[Any, float]]) -> None:
+    """Write ``training_losses.json``: label -> choice -> what it added to the losses of trained paths, in nats."""
+    _write_numbers(folder / TRAINING, FORMAT_OF_TRAINING, "scores", scores)
+
+
+def read_training_scores(folder: Path) -> Probabilities:
+    """Read ``training_losses.json``, as :func:`read_probabilities`; nothing of a search by a version that noted no losses."""
+    path = folder / TRAINING
+    return _read_numbers(path, FORMAT_OF_TRAINING, "scores", "losses of the training") if path.exists() else {}
 
 
 def read_probabilities(folder: Path) -> Probabilities:
@@ -96,16 +111,25 @@ def read_probabilities(folder: Path) -> Probabilities:
             f"{folder}: no {PROBABILITIES}: the search was made by a version that did not keep its probabilities, and without "
             "them no other network can be derived; search again"
         )
+    return _read_numbers(path, FORMAT, "probabilities", "probabilities")
+
+
+def _write_numbers(path: Path, form: str, what: str, numbers: Mapping[str, Mapping[Any, Any]]) -> None:
+    """Label -> choice -> number. JSON has no keys but texts, so choices stand in pairs with their numbers."""
+    pairs = {
+        label: [[as_plain(choice), float(number)] for choice, number in of.items()] for label, of in numbers.items()
+    }
+    write_text(path, json.dumps({"format": form, what: pairs}, indent=1) + "\n")
+
+
+def _read_numbers(path: Path, form: str, what: str, called: str) -> Probabilities:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content.get("format") != FORMAT:
-            raise ValueError(f"'format' is not {FORMAT!r}")
-        return {
-            label: {_hashable(choice): float(p) for choice, p in pairs}
-            for label, pairs in content["probabilities"].items()
-        }
+        if content.get("format") != form:
+            raise ValueError(f"'format' is not {form!r}")
+        return {label: {_hashable(choice): float(p) for choice, p in pairs} for label, pairs in content[what].items()}
     except (ValueError, TypeError, AttributeError, KeyError, OSError) as error:
-        raise UserError(f"{path}: no readable probabilities: {error}") from error
+        raise UserError(f"{path}: no readable {called}: {error}") from error
 
 
 def _hashable(choice: Any) -> Any:

@@ -42,8 +42,18 @@ from .monitor import DerivedNetworkMonitor
 from .selection import DEFAULT_METHOD, Sample, Selection, candidates_of, name_of, select
 from .supernet_files import JUDGED
 from .uniform_draws import CLOSE, draw_networks
+from .witnesses import Scores, of_probabilities, of_training, summed
 
-__all__ = ["JudgingImages", "Selected", "evenly", "judging_images", "select_at_end", "select_network", "select_open"]
+__all__ = [
+    "JudgingImages",
+    "Selected",
+    "evenly",
+    "judging_images",
+    "select_at_end",
+    "select_network",
+    "select_open",
+    "training_of",
+]
 
 _logger = logging.getLogger(__name__)
 
@@ -87,33 +97,41 @@ class Selected:
 
     def record(self) -> dict[str, Any]:
         """For ``architecture.json``."""
-        fit, prior = self.selection.fit, self.selection.prior
+        fit = self.selection.fit
+        witnesses = {
+            name: {"correlation": _or_none(witness.correlation), "weight": witness.weight}
+            for name, witness in self.selection.witnesses.items()
+        }
         return {
             "by": "supernet", "method": self.selection.method, "judged": len(self.selection.verdicts), "images": self.n_images,
             "log_loss": _or_none(self.selection.best.log_loss), "correlation": _or_none(fit.correlation), "p_value": _or_none(fit.p_value), "knows": fit.knows,
-            "probabilities": {"correlation": _or_none(prior.correlation), "weight": prior.weight},
-            "seconds": self.seconds,
+            "witnesses": witnesses, "seconds": self.seconds,
         }  # fmt: skip
 
-    def write(self, path: Path, probs: Mapping[str, Mapping[Any, Any]] | None = None) -> None:
+    def write(
+        self, path: Path, probs: Mapping[str, Mapping[Any, Any]] | None = None, training: Scores | None = None
+    ) -> None:
         """All verdicts as a CSV file, the least log-loss first: a row per network, a column per choice.
 
         Parameters
         ----------
         probs
             Label -> choice -> probability at the end of the search, for a column; None: none.
+        training
+            Label -> choice -> what it added to the losses of trained paths, for a column of sums; None or empty: none.
         """
         verdicts, fit = self.selection.verdicts, self.selection.fit
         labels = sorted(verdicts[0].choices)
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        named = ("log_probability",) if probs is not None else ()
+        named = [*(["log_probability"] if probs is not None else []), *(["training_loss"] if training else [])]
         writer.writerow(("log_loss", "accuracy", "predicted_log_loss", *named, "table_ms", "unit", "selected", *labels))
         for verdict in verdicts:
             writer.writerow(
                 (
                     verdict.log_loss, verdict.accuracy, fit.predict(verdict.choices),
-                    *(() if probs is None else (log_probability(probs, verdict.choices),)), verdict.cost, self.unit,
+                    *(() if probs is None else (log_probability(probs, verdict.choices),)),
+                    *((summed(training, verdict.choices),) if training else ()), verdict.cost, self.unit,
                     int(name_of(verdict.choices) == name_of(self.choices)), *(verdict.choices[label] for label in labels),
                 )
             )  # fmt: skip
@@ -152,7 +170,7 @@ def select_network(
     first: Sequence[Sample] = (),
     made: Mapping[str, Any] | None = None,
     supernet: ModelSpace | None = None,
-    probs: Mapping[str, Mapping[Any, Any]] | None = None,
+    known: Mapping[str, Scores] | None = None,
     device: torch.device = CPU,
 ) -> Selected:
     """Judge n networks of a supernet, drawn uniformly within limits, and select one.
@@ -172,8 +190,8 @@ def select_network(
         Label -> choice that the network has for good; None: nothing is chosen yet.
     supernet
         What a strategy has made of ``space``, with its weights.
-    probs
-        Label -> choice -> probability at the end of the search; None: they are not asked.
+    known
+        What else is known of the choices, as :func:`.selection.select` takes it.
     device
         Where networks compute.
 
@@ -216,11 +234,19 @@ def select_network(
 
         found = select(
             method, judge=judge, draw=draw, profiler=profiler, budget=budget, n=n, seed=seed, candidates=candidates, also=also,
-            at_least=at_least, judge_again=None if images.more is None else functools.partial(judge, batches=images.more), first=within, probs=probs,
+            at_least=at_least, judge_again=None if images.more is None else functools.partial(judge, batches=images.more), first=within, known=known,
         )  # fmt: skip
     if len(found.verdicts) < n:
         _logger.warning("of networks within the limits %d were found to judge, not %d", len(found.verdicts), n)
     return Selected(found, len(images.few.dataset), time.perf_counter() - began, profiler.unit)
+
+
+def training_of(module: Any) -> Scores:
+    """What each candidate has added to the losses of the paths that a search has trained; nothing of NNI's own strategies, which note none."""
+    if not hasattr(module, "path_losses"):
+        return {}
+    paths, losses = module.path_losses.later_half()
+    return of_training(paths, losses, {gate.label: gate.choices for gate in module.gates})
 
 
 def select_at_end(parts: SearchParts, monitor: DerivedNetworkMonitor, module: Any) -> Selected | None:
@@ -271,19 +297,19 @@ def select_open(parts: SearchParts, module: Any, made: Mapping[str, Any]) -> tup
 
 
 def _within_targets(parts: SearchParts, module: Any, made: Mapping[str, Any], device: torch.device) -> Selected | None:
-    config, target = parts.config, parts.target
+    config, target, training = parts.config, parts.target, training_of(module)
     probs = getattr(module, "export_searched_probs", module.export_probs)()
     try:
         selected = select_network(
             make_space(config.space.name, parts.space_arguments), parts.profiler, judging_images(parts), n=config.search.judged,
             seed=config.seed, budget=math.inf if target is None else target,
             also=[(cost.profiler, cost.target) for cost in parts.costs.values()], first=[module.export()], made=made, supernet=module.model,
-            probs=probs, device=device,
+            known={"probabilities": of_probabilities(probs), "training": training}, device=device,
         )  # fmt: skip
     except BudgetError as error:
         _logger.warning("the supernet selects no network: %s", error)
         return None
-    selected.write(parts.folder / JUDGED, probs)
+    selected.write(parts.folder / JUDGED, probs, training)
     return selected
 
 

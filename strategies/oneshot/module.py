@@ -27,6 +27,7 @@ from .data import HeldOutBatches, ReplayableLoader, divided
 from .distributed import average, average_gradients, check_strategy, reduces_by_itself
 from .own_module import FORWARDED, check_module, clip, loss_of, overrides
 from .parts import SupernetParts
+from .path_losses import PathLosses
 from .resume import CheckpointLoop
 from .step_log import StepLog
 from .warmup import WarmupSchedule
@@ -93,6 +94,7 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         self._accumulated = 0
         self.original: Any = None  # of the space, until something has been trained
         self._path: dict[Gate, int] = {}
+        self.path_losses = PathLosses(self.gates)
         self._modes: Modes | None = None
         self._step_log = StepLog()
 
@@ -166,13 +168,17 @@ class SampledOneShotModule(BaseOneShotLightningModule):
     # From Lightning's own checkpoints NNI's ``state_dict`` goes on. What is decided comes first: a child lacks what has left.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[_IN_LIGHTNINGS] = {"method": self.method_state(), "paths": self.gates[0].generator.get_state()}
+        checkpoint[_IN_LIGHTNINGS] = {
+            "method": self.method_state(), "paths": self.gates[0].generator.get_state(), "path_losses": self.path_losses.state(),
+        }  # fmt: skip
         self.training_module.on_save_checkpoint(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if state := checkpoint.get(_IN_LIGHTNINGS):
             self.load_method_state(state["method"])
             self.gates[0].generator.set_state(state["paths"])
+            if "path_losses" in state:  # not of a version before this one
+                self.path_losses.load_state(state["path_losses"])
         self.training_module.on_load_checkpoint(checkpoint)
 
     def search_step(self, batch: Any, batch_idx: int) -> Any:
@@ -243,6 +249,7 @@ class SampledOneShotModule(BaseOneShotLightningModule):
                 )
         else:
             self.manual_backward(self.objective(loss) / self.options.accumulate_grad_batches)
+            self.path_losses.add(self._path, loss)
             self._accumulated += 1
         self.reset_gates()
         last = self.trainer.is_last_batch

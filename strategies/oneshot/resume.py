@@ -98,6 +98,8 @@ class CheckpointLoop:
             module.penalty.load_state_dict(state["penalty"])
         module.gates[0].generator.set_state(mine["paths"])
         module.held_out_batches.load_state(mine["held_out"])
+        if "path_losses" in state:  # not of a version before this one
+            module.path_losses.load_state(state["path_losses"])
         self._done = state["batch"]
         self._set_progress(trainer, state["epoch"], state["steps"])
         if self._done == 0:
@@ -179,6 +181,7 @@ class CheckpointLoop:
                     "precision": trainer.precision_plugin.state_dict(),
                     "penalty": module.penalty.state_dict() if isinstance(module.penalty, ProfilerPenalty) else {},
                     "method": module.method_state(),
+                    "path_losses": module.path_losses.state(),
                     "ranks": ranks,
                 }
             )

@@ -125,13 +125,12 @@ def test_a_mixture_is_better_than_a_noisy_verdict(space, profiler):
     assert mean["mixture"] < mean["raw"] - 0.3
 
 
-def test_probabilities_with_errors_of_their_own_make_a_mixture_better(space, profiler):
-    """Mean truth over 16 spaces, by a judge and probabilities that both know it in part; those that know nothing do little harm."""
+def test_witnesses_with_errors_of_their_own_make_a_mixture_better(space, profiler):
+    """Mean truth over 16 spaces, by a judge and scores that both know it in part; those that know nothing do little harm."""
 
-    def probs(scores: dict[str, dict[str, float]], seed: int) -> dict[str, dict[str, float]]:
+    def known(scores: dict[str, dict[str, float]], seed: int) -> dict[str, dict[str, dict[str, float]]]:
         chance = random.Random(seed)
-        odds = {label: {c: math.exp(-s + chance.gauss(0, 1)) for c, s in of.items()} for label, of in scores.items()}
-        return {label: {c: o / sum(of.values()) for c, o in of.items()} for label, of in odds.items()}
+        return {"training": {label: {c: s + chance.gauss(0, 1) for c, s in of.items()} for label, of in scores.items()}}
 
     mean = {}
     for name in ("none", "knows", "nothing"):
@@ -143,8 +142,8 @@ def test_probabilities_with_errors_of_their_own_make_a_mixture_better(space, pro
                 if name == "nothing"
                 else truth.scores
             )
-            given = None if name == "none" else probs(scores, seed)
-            chosen = selected("mixture", space, profiler, truth, seed, probs=given)
+            given = None if name == "none" else known(scores, seed)
+            chosen = selected("mixture", space, profiler, truth, seed, known=given)
             assert profiler.profile(chosen.best.choices) <= BUDGET
             found.append(truth.loss(chosen.best.choices))
         mean[name] = np.mean(found)

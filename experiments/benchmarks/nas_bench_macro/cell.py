@@ -268,10 +268,11 @@ def judged(setting: Setting, run: Path, window: Window, folder: Path) -> dict[st
 
 
 def verdicts_of(file: Path) -> dict[str, list[Any]]:
-    """What a search says of the networks that its supernet has judged, as :func:`verdicts` has it, and the log-probabilities."""
+    """What a search says of the networks that its supernet has judged, as :func:`verdicts` has it, and what else it knows of them."""
     with file.open(encoding="utf-8", newline="") as text:
         rows = list(csv.DictReader(text))
-    said = {key: [float(row[key]) for row in rows] for key in ("log_loss", "accuracy", "log_probability")}
+    columns = [key for key in ("log_loss", "accuracy", "log_probability", "training_loss") if key in rows[0]]
+    said = {key: [float(row[key]) for row in rows] for key in columns}
     return {"names": [name_of({label: row[label] for label in LABELS}) for row in rows], **said}
 
 

@@ -53,15 +53,15 @@ def markdown(result: dict[str, Any]) -> list[str]:
             "", *record.table(head, rows), "", "How well the verdicts of these searches agree with the table on the networks that were judged: "
             "correlation r and Kendall's tau; the smoothed log-loss on all networks of the budget.", "",
         ]  # fmt: skip
-        kinds = ("probabilities", "log_loss", "accuracy", "smoothed", "together", "cross_validated")
+        kinds = {
+            "probabilities": "probabilities", "log_loss": "log-loss", "accuracy": "accuracy", "smoothed": "smoothed log-loss",
+            "training": "losses of the training", "together": "all together", "cross_validated": "as the fit tells",
+        }  # fmt: skip
         agreements = [
-            (f"{row['budget']:.0%}", NAMES[row["method"]], *(_agreement(row["worth"][kind]) for kind in kinds))
+            (f"{row['budget']:.0%}", NAMES[row["method"]], *(_agreement(row["worth"].get(kind)) for kind in kinds))
             for row in result["found"] if row["how"] == "by_supernet"
         ]  # fmt: skip
-        lines += record.table(
-            ("budget", "search", "probabilities", "log-loss", "accuracy", "smoothed log-loss", "as the fit tells"),
-            agreements,
-        )
+        lines += record.table(("budget", "search", *kinds.values()), agreements)
     if result["recipes"]:
         rows = [
             (
@@ -98,8 +98,8 @@ def markdown(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _agreement(told: Mapping[str, float]) -> str:
-    return f"{told['r']:+.2f}, {told['tau']:+.2f}"
+def _agreement(told: Mapping[str, float] | None) -> str:
+    return "" if told is None else f"{told['r']:+.2f}, {told['tau']:+.2f}"
 
 
 def picture(result: dict[str, Any], path: Path) -> None:

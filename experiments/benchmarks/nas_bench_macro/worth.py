@@ -34,25 +34,27 @@ def worth(verdicts: Mapping[str, Sequence[Any]], table: Table, window: Window) -
     Parameters
     ----------
     verdicts
-        ``names``, ``log_loss``, ``accuracy`` and, of a search, ``log_probability`` of networks.
+        ``names``, ``log_loss``, ``accuracy`` and, of a search, ``log_probability`` and ``training_loss`` of networks.
 
     Returns
     -------
     dict
         ``log_loss``, ``accuracy``, ``probabilities``: over the networks that were judged; ``smoothed``: of the fitted sums, over all of the window;
-        ``cross_validated``: the correlation that the fit itself tells, without the table; ``together``: of verdict, fit and log-probability, which vary
-        alike, as selection by a mixture has them.
+        ``cross_validated``: the correlation that the fit itself tells, without the table; ``training``: of what choices added to
+        the losses of trained paths; ``together``: of verdicts smoothed by the fit, log-probabilities and the latter, which all vary alike, as in selection by a mixture.
     """
     truth = table.accuracy[[table.index(name) for name in verdicts["names"]]]
     log_loss, accuracy = (np.asarray(verdicts[key], dtype=float) for key in ("log_loss", "accuracy"))
     fit = fit_additive([sample_of(name) for name in verdicts["names"]], log_loss.tolist(), CANDIDATES)
     smoothed = [-fit.predict(sample_of(name)) for name in table.names(window.indices)]
-    by_probabilities = verdicts.get("log_probability")
-    told = {}
-    if by_probabilities is not None:
-        mean = -(log_loss + [fit.predict(sample_of(name)) for name in verdicts["names"]]) / 2
-        both = stats.zscore(mean) + stats.zscore(np.asarray(by_probabilities, dtype=float))
-        told = {"probabilities": agreement(by_probabilities, truth), "together": agreement(both, truth)}
+    mean = -(log_loss + [fit.predict(sample_of(name)) for name in verdicts["names"]]) / 2
+    others = {
+        "probabilities": np.asarray(verdicts.get("log_probability", ()), dtype=float),
+        "training": -np.asarray(verdicts.get("training_loss", ()), dtype=float),
+    }
+    others = {name: said for name, said in others.items() if len(said) and np.ptp(said) > 0}
+    together = sum(map(stats.zscore, [mean, *others.values()]))
+    told = {name: agreement(said, truth) for name, said in ({**others, "together": together} if others else {}).items()}
     return {
         **told,
         "log_loss": agreement(-log_loss, truth), "accuracy": agreement(accuracy, truth), "smoothed": agreement(smoothed, window.accuracy),
@@ -119,7 +121,7 @@ def _by_name_and_budget(
 
 def _mean_worth(told: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """Over seeds, of each kind of verdict."""
-    kinds = [kind for kind in told[0] if kind != "networks"]
+    kinds = [kind for kind in told[0] if kind != "networks" and all(kind in t for t in told)]
     return {kind: {key: statistics.mean(t[kind][key] for t in told) for key in ("r", "tau")} for kind in kinds}
 
 

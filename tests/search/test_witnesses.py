@@ -1,4 +1,4 @@
-"""Whether the probabilities of a search count beside verdicts, and how much."""
+"""What else is known of choices: whether it counts beside verdicts, how much, and what losses of a training say."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nni_proxyless.latency.choices import InputSet
-from nni_proxyless.search.prior import SMALLEST, fit_prior
+from nni_proxyless.search.witnesses import SMALLEST, hear, of_probabilities, of_training
 
 CANDIDATES = {f"p{i}": [f"c{j}" for j in range(3)] for i in range(6)}
 
@@ -34,16 +34,16 @@ def loss_of(sample: dict[str, Any], scores: dict[str, dict[str, float]]) -> floa
 def test_what_agrees_counts_as_much_as_the_verdicts():
     samples, truth = drawn(0)
     losses = [3 + loss_of(sample, truth) for sample in samples]
-    prior = fit_prior(softmax(truth), samples, losses, CANDIDATES)
-    assert prior.correlation == pytest.approx(1)
-    said = np.array([prior.loss(sample) for sample in samples])
+    witness = hear(of_probabilities(softmax(truth)), samples, losses, CANDIDATES)
+    assert witness.correlation == pytest.approx(1)
+    said = np.array([witness.loss(sample) for sample in samples])
     assert said.std() == pytest.approx(np.std(losses))
     assert said - said.mean() == pytest.approx(np.array(losses) - np.mean(losses))
     scores = {label: dict.fromkeys(of, 0.0) for label, of in CANDIDATES.items()}
-    added = prior.added_to(scores)
+    added = witness.added_to(scores)
     assert [sum(added[label][c] for label, c in s.items()) for s in samples] == pytest.approx(said.tolist())
-    twice = fit_prior(softmax(truth), samples, [2 * loss for loss in losses], CANDIDATES)
-    assert twice.weight == pytest.approx(2 * prior.weight)
+    twice = hear(of_probabilities(softmax(truth)), samples, [2 * loss for loss in losses], CANDIDATES)
+    assert twice.weight == pytest.approx(2 * witness.weight)
 
 
 def test_what_does_not_agree_does_not_count():
@@ -53,8 +53,8 @@ def test_what_does_not_agree_does_not_count():
         samples, truth = drawn(seed)
         _, nothing = drawn(1000 + seed)
         losses = [loss_of(sample, truth) for sample in samples]
-        count += fit_prior(softmax(nothing), samples, losses, CANDIDATES).weight > 0
-        contrary = fit_prior(softmax(truth), samples, [-loss for loss in losses], CANDIDATES)
+        count += hear(of_probabilities(softmax(nothing)), samples, losses, CANDIDATES).weight > 0
+        contrary = hear(of_probabilities(softmax(truth)), samples, [-loss for loss in losses], CANDIDATES)
         assert contrary.correlation < -0.99
         assert contrary.weight == contrary.loss(samples[0]) == 0
     assert count <= 12
@@ -67,11 +67,11 @@ def test_probabilities_of_0_are_finite_and_infinite_losses_left_out():
     probs = softmax(truth)
     probs["p0"] = {"c0": 0.0, "c1": 0.5, "c2": 0.5}
     losses = [loss_of(sample, truth) for sample in samples]
-    prior = fit_prior(probs, samples, losses, CANDIDATES)
-    assert prior.log_probs["p0"]["c0"] == math.log(SMALLEST)
-    assert math.isfinite(prior.weight)
-    whole = fit_prior(softmax(truth), samples, losses, CANDIDATES)
-    diverged = fit_prior(softmax(truth), [samples[0], *samples], [math.inf, *losses], CANDIDATES)
+    witness = hear(of_probabilities(probs), samples, losses, CANDIDATES)
+    assert witness.scores["p0"]["c0"] == -math.log(SMALLEST)
+    assert math.isfinite(witness.weight)
+    whole = hear(of_probabilities(softmax(truth)), samples, losses, CANDIDATES)
+    diverged = hear(of_probabilities(softmax(truth)), [samples[0], *samples], [math.inf, *losses], CANDIDATES)
     assert (diverged.correlation, diverged.weight) == (whole.correlation, whole.weight)
 
 
@@ -81,10 +81,10 @@ def test_what_says_nothing_of_a_candidate_does_not_count():
     lacks = softmax(truth)
     del lacks["p3"]["c1"]
     uniform = {label: dict.fromkeys(of, 1 / 3) for label, of in CANDIDATES.items()}
-    for probs in (None, lacks, uniform):
-        prior = fit_prior(probs, samples, losses, CANDIDATES)
-        assert (prior.weight, math.isnan(prior.correlation)) == (0, True)
-    assert fit_prior(softmax(truth), samples[:4], losses[:4], CANDIDATES).weight == 0
+    for scores in ({}, of_probabilities(lacks), of_probabilities(uniform)):
+        witness = hear(scores, samples, losses, CANDIDATES)
+        assert (witness.weight, math.isnan(witness.correlation)) == (0, True)
+    assert hear(of_probabilities(softmax(truth)), samples[:4], losses[:4], CANDIDATES).weight == 0
 
 
 def test_sets_of_inputs_are_choices_too():
@@ -94,5 +94,22 @@ def test_sets_of_inputs_are_choices_too():
     chosen = [{label: list(sets[int(c[1:])]) for label, c in sample.items()} for sample in samples]
     probs = {label: {InputSet(s): math.exp(v) / 9 for s, v in of.items()} for label, of in as_sets.items()}
     losses = [loss_of(sample, truth) for sample in samples]
-    prior = fit_prior(probs, chosen, losses, dict.fromkeys(CANDIDATES, sets))
-    assert prior.loss(chosen[0]) - prior.loss(chosen[1]) == pytest.approx(losses[0] - losses[1])
+    witness = hear(of_probabilities(probs), chosen, losses, dict.fromkeys(CANDIDATES, sets))
+    assert witness.loss(chosen[0]) - witness.loss(chosen[1]) == pytest.approx(losses[0] - losses[1])
+
+
+def test_losses_of_a_training_tell_choices_apart():
+    """From the losses of single batches, which fall all the time and are mostly noise."""
+    paths, truth = drawn(0, 2000)
+    draw = np.random.default_rng(0)
+    steps = np.arange(len(paths))
+    losses = [
+        3 / (1 + t / 500) + 0.1 * loss_of(path, truth) + draw.normal() for t, path in zip(steps, paths, strict=True)
+    ]
+    scores = of_training(paths, losses, CANDIDATES)
+    others, _ = drawn(1)
+    said = [sum(scores[label][c] for label, c in sample.items()) for sample in others]
+    assert np.corrcoef(said, [loss_of(sample, truth) for sample in others])[0, 1] > 0.8
+    losses[7], losses[300] = math.nan, math.inf
+    assert of_training(paths, losses, CANDIDATES)["p0"] == pytest.approx(scores["p0"], abs=0.01)
+    assert of_training(paths[:9], losses[:9], CANDIDATES) == {}
