@@ -27,7 +27,7 @@ from experiments.benchmarks.nas_bench_macro.space import (
 )
 from experiments.benchmarks.nas_bench_macro.supernet import RECIPES, Paths, Recipe, train
 from experiments.benchmarks.nas_bench_macro.table import VARIABLE, Table, Window
-from experiments.benchmarks.nas_bench_macro.worth import agreement, means
+from experiments.benchmarks.nas_bench_macro.worth import agreement, means, worth
 from nni_proxyless.core.errors import UserError
 from nni_proxyless.data import TensorImages
 from nni_proxyless.derive import count_macs
@@ -209,7 +209,15 @@ def test_the_command_judges_by_the_table_and_goes_on(tmp_path, monkeypatch, tabl
     by_probabilities, by_supernet = result["found"]
     for row in (by_probabilities, by_supernet):
         assert row["accuracy"] == pytest.approx(chance["maximum"] - row["regret"])
-    assert set(by_supernet["worth"]) == {"probabilities", "log_loss", "accuracy", "smoothed", "cross_validated"}
+    kinds = {
+        "probabilities",
+        "together",
+        "log_loss",
+        "accuracy",
+        "smoothed",
+        "cross_validated",
+    }  # so few steps tell nothing
+    assert set(by_supernet["worth"]) == kinds
     search = tmp_path / "cells" / "search-two-path-0"
     selected = json.loads((search / "net-0.5" / "architecture.json").read_text())
     assert table.accuracy[table.index(selected["choices"])] == pytest.approx(by_supernet["accuracy"])
@@ -229,3 +237,17 @@ def test_the_command_judges_by_the_table_and_goes_on(tmp_path, monkeypatch, tabl
         done.unlink()
     assert macro.main(words) == 0
     assert json.loads((tmp_path / "result.json").read_text())["cells"] == result["cells"]
+
+
+def test_all_that_is_known_of_networks_is_held_against_the_table(table):
+    """Together as the selection has them: each varies alike. A source that says the same of all is none."""
+    window = table.window(0.5)
+    draw = np.random.default_rng(0)
+    names, truth = table.names(window.indices[:40]), window.accuracy[:40]
+    said = {key: -truth + draw.normal(0, 2, 40) for key in ("log_loss", "training_loss")}
+    verdicts = {"names": names, "accuracy": truth, "log_probability": [0.1] * 40, **said}
+    found = worth(verdicts, table, window)
+    assert "probabilities" not in found
+    assert found["training"]["r"] == pytest.approx(np.corrcoef(-said["training_loss"], truth)[0, 1])
+    assert found["together"]["r"] > max(found["training"]["r"], found["log_loss"]["r"])
+    assert "together" not in worth({"names": names, "log_loss": said["log_loss"], "accuracy": truth}, table, window)

@@ -4,7 +4,8 @@
 
 Networks are to run in ONNX Runtime, one image at a time, one thread, within a target in its milliseconds. For each seed ProxylessNAS trains one
 supernet of NAS-Bench-Macro's space on CIFAR-10, without a target (the search of ``nas_bench_macro``, whose folder it shares). The supernet
-judges random networks of the whole space, and what each choice adds to their log-loss is fitted. By these sums two users choose:
+judges random networks of the whole space; what each choice adds to their log-loss is fitted, and what else the search knows of choices comes to it as in
+``derive --judge``. By these sums two users choose:
 
 - *by ONNX Runtime*: the best network within the target, by a table of ONNX Runtime;
 - *by eager PyTorch*: the best networks within every budget, by a table of eager PyTorch; of these the one that takes longest in ONNX Runtime and
@@ -44,6 +45,7 @@ from nni_proxyless.search.additive_fit import fit_additive
 from nni_proxyless.search.derivation import FinishedSearch
 from nni_proxyless.search.judging import judge_networks
 from nni_proxyless.search.supernet_selection import judging_images
+from nni_proxyless.search.witnesses import Scores, hear
 
 from .. import ROOT
 from ..common import record
@@ -83,7 +85,7 @@ class Setting:
 
     searches: macro.Setting
     shares: tuple[float, ...] = (0.2, 0.3, 0.4)
-    judged: int = 128
+    judged: int = 64
     networks: int = 60
     operations: int = 150
     final: int = 100
@@ -133,12 +135,12 @@ def sums(of: Mapping[str, Mapping[Any, float]]) -> np.ndarray:
 
 
 def verdicts(setting: Setting, table: Table, run: Path, seed: int) -> dict[str, Any]:
-    """Log-losses of random networks of the whole space with the weights of a supernet."""
+    """Log-losses of random networks of the whole space with the weights of a supernet; and what else its search knows."""
     search = FinishedSearch.read(run)
     images = judging_images(search.parts)
     names = table.names(np.random.default_rng(seed).permutation(len(table.accuracy))[: setting.judged])
     found = judge_networks(search.space, [sample_of(name) for name in names], images.calibration, images.few)
-    return {"names": names, "log_loss": [verdict.log_loss for verdict in found]}
+    return {"names": names, "log_loss": [verdict.log_loss for verdict in found], "known": search.known}
 
 
 def one(name: str, path: Path | None, seed: int, folder: Path) -> dict[str, Any]:
@@ -204,9 +206,14 @@ def best_within(loss: np.ndarray, ms: np.ndarray) -> np.ndarray:
 def networks_of(
     setting: Setting, table: Table, ms: Mapping[str, np.ndarray], judged: Mapping[str, Any]
 ) -> tuple[list[dict[str, Any]], list[float]]:
-    """What both users get by the verdicts of a supernet, a row for each target and user; and the accuracy that the first gets for each of :func:`grid`."""
-    fit = fit_additive([sample_of(name) for name in judged["names"]], judged["log_loss"], CANDIDATES)
-    loss, found = sums(fit.scores), []
+    """What both users get by what a search knows, a row for each target and user; and the accuracy that the first gets for each of :func:`grid`."""
+    samples = [sample_of(name) for name in judged["names"]]
+    fit = fit_additive(samples, judged["log_loss"], CANDIDATES)
+    means = [(log_loss + fit.predict(sample)) / 2 for log_loss, sample in zip(judged["log_loss"], samples, strict=True)]
+    scores: Scores = fit.scores
+    for of in judged["known"].values():
+        scores = hear(of, samples, means, CANDIDATES).added_to(scores)
+    loss, found = sums(scores), []
     for share, target in targets_of(setting, ms[SHIPPED]).items():
         for arm, i in choose(loss, ms, target).items():
             found.append({
