@@ -23,7 +23,7 @@ from ..core.atomic_files import write_text
 from ..core.errors import UserError
 from ..core.file_lock import HeldError, hold
 from .nni_trial import made_by_this_process
-from .supernet_files import JUDGED, PROBABILITIES, SUPERNET, is_finished
+from .supernet_files import JUDGED, PROBABILITIES, SUPERNET, TRAINING, is_finished
 
 __all__ = ["as_file_in", "begin_or_resume", "differences", "history", "is_finished", "locked", "recorder"]
 
@@ -92,6 +92,7 @@ def begin_or_resume(folder: Path, resolved: str) -> None:
             *folder.glob("latencies*.yaml"),
             folder / "history.jsonl",
             folder / PROBABILITIES,
+            folder / TRAINING,
             folder / SUPERNET,
             folder / JUDGED,
         ):

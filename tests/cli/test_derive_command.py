@@ -302,6 +302,10 @@ def test_what_cannot_be_derived_is_a_users_mistake(searched, reach, tmp_path, re
 
     run = tmp_path / "run"
     shutil.copytree(searched, run)
+    training = run / "training_losses.json"
+    training.write_text("[]")
+    assert "training_losses.json: no readable losses of the training" in refused("derive", run, *three)
+    training.unlink()  # of a search that noted none
     probabilities = run / "probabilities.json"
     content = json.loads(probabilities.read_text())
     probabilities.write_text("{}")

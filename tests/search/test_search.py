@@ -50,7 +50,7 @@ def test_a_search_leaves_what_the_documentation_says(searched):
     out = searched / "out"
     assert {p.name for p in out.iterdir()} == {
         "architecture.json", "data_fingerprint.json", "weights.safetensors", "history.jsonl", "latencies.yaml", "model.onnx",
-        "network.svg", "probabilities.json", "supernet.safetensors", "search.yml", "tensorboard",
+        "network.svg", "probabilities.json", "supernet.safetensors", "search.yml", "tensorboard", "training_losses.json",
     }  # fmt: skip
     epochs = history(out)
     assert len(epochs) == 3
@@ -160,6 +160,9 @@ def test_a_killed_search_is_resumed_to_the_same_network(searched, again, refused
     expected, found = searched / "out", again / "out"
     assert choices_of(found) == choices_of(expected)
     assert same_weights(found, expected)
+    losses = [(of / "training_losses.json").read_text() for of in (found, expected)]
+    assert losses[0] == losses[1]
+    assert json.loads(losses[0])["scores"].keys() == choices_of(found).keys()
     assert len(history(found)) == 3
     assert not (found / "checkpoint").exists()
 
