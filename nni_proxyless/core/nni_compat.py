@@ -134,13 +134,27 @@ def _itself(module: Any, sample: Any) -> Any:
     return module
 
 
+def freeze_arguments(module: Any, sample: Any) -> Any:
+    """A new module with the arguments that are chosen, which can be printed; NNI's own cannot where its class is no plain one of torch."""
+    from nni.nas.nn.pytorch import ParametrizedModule
+
+    made = module.freeze(sample)
+    if isinstance(made, ParametrizedModule):
+        args, kwargs = module.freeze_init_arguments(sample, *module.trace_args, **module.trace_kwargs)
+        made.save_init_arguments(*args, **kwargs)
+    return made
+
+
 def _slice(operation: Any, sample: Any) -> Any:
+    from nni.nas.nn.pytorch import ParametrizedModule
     from nni.nas.space import model_context
 
     chosen = {name: mutable.freeze(sample) for name, mutable in operation.mutable_arguments.items()}
     arguments = {**operation.init_arguments, **chosen}
     with model_context(sample):
         module = operation.bound_type(**arguments)
+    if isinstance(module, ParametrizedModule):
+        module.save_init_arguments(**arguments)  # which its text is made of
     weights = {name: w for name, w in operation.freeze_weight(**arguments).items() if w is not None}
     for like in weights.values():
         module.to(like.device, like.dtype if like.is_floating_point() else None)

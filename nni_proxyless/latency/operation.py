@@ -12,7 +12,7 @@ import copy
 import functools
 import hashlib
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ __all__ = [
     "other_names",
     "shape_text",
     "trace_operations",
+    "traced",
 ]
 
 Conditions = tuple[tuple[str, tuple[object, ...]], ...]
@@ -186,6 +187,8 @@ def trace_operations(space: ModelSpace, input_shape: Shape) -> list[Operation]:
     others; a space may group them by an attribute ``fixed_operations``, a dict name -> names of submodules that run one after the
     other. The name becomes the head of the key. What runs several times counts several times. Products of matrices and
     convolutions that a module which is taken apart computes by itself are one operation per call, :attr:`Operation.is_beside`.
+    Where arguments of modules are choices, such as a width, an operation is there for each combination of values that it depends on
+    (:mod:`.value_tracing`), on all of which it has conditions.
     A space whose choices change shapes (:func:`choice_of_shapes`) may say its operations itself, by a method
     ``own_operations(input_shape)``; None: it does not.
 
@@ -210,14 +213,21 @@ def operations_of(space: ModelSpace, input_shape: Shape) -> list[Operation]:
     own = getattr(space, "own_operations", None)
     if own is not None and (found := own(input_shape)) is not None:
         return found
+    from .value_tracing import is_open, operations_by_value  # they make operations
+
+    return operations_by_value(space, input_shape) if any(map(is_open, space.modules())) else traced(space, input_shape)
+
+
+def traced(space: ModelSpace, input_shape: Shape, apart: Collection[nn.Module] = ()) -> list[Operation]:
+    """What one run of a space without open arguments shows; of ``apart``, as of what holds choices, the parts."""
     from .tracing import Trace  # it makes operations
 
-    operations = Trace(space, input_shape).operations
+    operations = Trace(space, input_shape, apart=apart).operations
     if all(op.call is None or op.call.plain_shapes() is not None for op in operations):
         return operations
     try:
         # How tensors grow with the batch that do not begin with it, or stand beside one that does not grow.
-        twice = Trace(space, input_shape, batch=2).operations
+        twice = Trace(space, input_shape, batch=2, apart=apart).operations
         grown = [(one.call, two.call) for one, two in zip(operations, twice, strict=True)]
         calls = [one if one is None or two is None else one.with_batch_dims(two) for one, two in grown]
     except ValueError:

@@ -47,7 +47,7 @@ class LatencyProfiler(ExpressionProfiler):
     Parameters
     ----------
     model_space
-        Any NNI ``ModelSpace`` of ``LayerChoice``, ``Repeat`` and ``InputChoice``.
+        Any NNI ``ModelSpace`` of ``LayerChoice``, ``Repeat``, ``InputChoice`` and arguments of modules.
     estimator
         Where the latencies come from, usually a :class:`~nni_proxyless.latency.LookupTable`.
     input_shape

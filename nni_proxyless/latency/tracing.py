@@ -6,7 +6,7 @@ somebody else than its owner counts where and as often as it is called. Every ca
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -47,9 +47,11 @@ class Trace:
         Of one sample.
     batch
         Samples per run.
+    apart
+        Modules that are taken apart as if they held a choice.
     """
 
-    def __init__(self, space: ModelSpace, input_shape: Shape, batch: int = 1):
+    def __init__(self, space: ModelSpace, input_shape: Shape, batch: int = 1, apart: Collection[nn.Module] = ()):
         self.names = {module: name for name, module in space.named_modules()}
         self.order = {module: i for i, module in enumerate(self.names)}
         self._refuse_other_choices(space)
@@ -58,6 +60,7 @@ class Trace:
         self.grouped = {modules[name] for names in groups.values() for name in names}
         self.space, self.batch = space, batch
         self._apart = {m for m in self.names if m is space or (not isinstance(m, CHOICES) and _holds_choice(m))}
+        self._apart |= {m for m in apart if not isinstance(m, CHOICES)}
         self._varying: dict[CallTree, dict[str, Any]] = {}  # call of a choice -> what it may give, by its text
         self.device, dtype = floating_type(space)
         call = Call((TensorSpec((batch, *input_shape), dtype),))
