@@ -87,7 +87,7 @@ class Trace:
             if isinstance(module, MutableModule) and module.mutables and not isinstance(module, CHOICES):
                 raise ValueError(
                     f"{name or type(module).__name__}: a {type(module).__name__} with choices of its own has no latency here; "
-                    "allowed: LayerChoice, Repeat, InputChoice"
+                    "allowed: LayerChoice, Repeat, InputChoice, arguments of modules"
                 )
             if isinstance(module, Cell) and module.op_candidates_factory is not None:
                 raise ValueError(

@@ -6,7 +6,7 @@ import itertools
 
 import nni
 import pytest
-from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace, MutableLinear, Repeat
+from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace, MutableModule, Repeat
 from nni.nas.oneshot.pytorch.profiler import RangeProfilerFilter
 from torch import Tensor, nn
 
@@ -60,10 +60,21 @@ class WithInputs(ModelSpace):
         return self.which([self.one(x), self.pad(self.two(x))])
 
 
-class OfWidths(ModelSpace):
+class Own(MutableModule):
+    """A module with a choice that is no argument."""
+
     def __init__(self):
         super().__init__()
-        self.body = MutableLinear(8, nni.choice("width", [4, 8]))
+        self.add_mutable(nni.choice("scale", [1, 2]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+class OfOwn(ModelSpace):
+    def __init__(self):
+        super().__init__()
+        self.body = Own()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x)
@@ -123,11 +134,9 @@ def test_a_wrong_input_shape_is_named():
 
 def test_a_choice_of_another_kind_is_refused_by_name():
     """Its latency would be missing without a word."""
-    said = (
-        "body: a MutableLinear with choices of its own has no latency here; allowed: LayerChoice, Repeat, InputChoice"
-    )
+    said = "body: a Own with choices of its own has no latency here; allowed: LayerChoice, Repeat, InputChoice, arguments of modules"
     with pytest.raises(ValueError, match=said):
-        trace_operations(OfWidths(), (8,))
+        trace_operations(OfOwn(), (8,))
 
 
 def test_a_block_of_a_repeat_is_paid_where_the_depth_reaches_it():
