@@ -4,18 +4,12 @@ from __future__ import annotations
 
 __all__ = ["REFUSED"]
 
-_ARGUMENTS = (
-    "{} chooses sizes inside its layers (MutableConv2d and the like), not among candidates that could be timed and sampled one "
-    "by one; mobilenetv2 has kernels, expansions and depths as candidates"
-)
 _CELL = (
     "{} is made of cells that make their operations for each chosen input, which have no latency here; nasbench201 is a space of "
     "cells that works here"
 )
 
 REFUSED: dict[str, str] = {
-    "mobilenetv3": _ARGUMENTS.format("MobileNetV3Space"),
-    "autoformer": _ARGUMENTS.format("AutoFormer"),
     "nasbench101": "NasBench101 draws the edges of its cell under a limit on all of them together, and its operations have channels "
     "that depend on every edge, so its choices cannot be drawn one by one; nasbench201 is a space of cells that works here",
     "darts": _CELL.format("DARTS"),

@@ -79,10 +79,14 @@ def write_supernet(folder: Path, probs: Mapping[str, Mapping[Any, Any]], superne
     shapes
         Of a fresh space, into which the file is to load.
     """
+    from ..core.nni_compat import MixedOperation  # here: it takes seconds, and whoever reads these files does without
+
     _write_numbers(folder / PROBABILITIES, FORMAT, "probabilities", probs)
     state = supernet.state_dict()
     (folder / SUPERNET).unlink(missing_ok=True)
-    if all(name in state and state[name].shape == shape for name, shape in shapes.items()):
+    # The space alone has no super-kernels, whose weights are larger.
+    sliced = any(isinstance(module, MixedOperation) for module in supernet.modules())
+    if not sliced and all(name in state and state[name].shape == shape for name, shape in shapes.items()):
         write_weights(folder / SUPERNET, {name: state[name] for name in shapes})
 
 

@@ -10,7 +10,14 @@ from nni_proxyless.core.signatures import read_signature
 
 READ = {  # of all others the classes themselves are asked
     "nni_proxyless.strategies": {"dsnas", "nni-darts", "nni-gumbel-darts", "nni-proxyless", "nni-random", "proxyless"},
-    "nni_proxyless.search_spaces": {"mobilenetv2", "nasbench201", "proxylessnas", "shufflenet"},
+    "nni_proxyless.search_spaces": {
+        "autoformer",
+        "mobilenetv2",
+        "mobilenetv3",
+        "nasbench201",
+        "proxylessnas",
+        "shufflenet",
+    },
     "nni_proxyless.estimators": {"activations", "device", "macs", "nn-meter", "parameters", "table"},
     "nni_proxyless.datasets": {"cifar10", "cifar100", "digits", "fashion-mnist", "folder", "synthetic"},
 }

@@ -17,6 +17,16 @@ SMALL = {
     "proxylessnas": {"base_widths": [8] * 9},
     "nasbench201": {"stem_out_channels": 4, "num_modules_per_stack": 1},
 }
+OF_VALUES = {
+    "mobilenetv3": {
+        "base_widths": [8, 8, 8, 16, 16], "width_multipliers": [0.5, 2.0], "expand_ratios": [1.0, 1.5], "depth_range": [1, 2],
+        "squeeze_excite": ["none", "optional"], "stride": [2, 1, 2, 1, 1], "activation": ["relu"] * 5,
+    },
+    "autoformer": {
+        "img_size": 16, "patch_size": 8, "search_embed_dim": [8, 16], "search_num_heads": [1, 2], "search_depth": [1, 2],
+        "search_mlp_ratio": [1.0, 2.0],
+    },
+}  # fmt: skip
 SEARCH = """
 data: {name: synthetic, n_images: 64, num_classes: 3, channels: 2, image_size: 16, batch_size: 4}
 latency: {target_ms: 90%, estimator: {name: macs}}
@@ -26,16 +36,21 @@ trainer: {accelerator: cpu, threads: 1}
 """
 
 
-@pytest.mark.parametrize(("name", "strategy"), [("nasbench201", "proxyless"), ("proxylessnas", "dsnas")])
+@pytest.mark.parametrize(
+    ("name", "strategy"),
+    [("nasbench201", "proxyless"), ("proxylessnas", "dsnas"), ("mobilenetv3", "dsnas"), ("autoformer", "reinforce")],
+)
 def test_a_search_by_name_leaves_a_network(tmp_path, name, strategy):
     """Classes and channels are those of the images, and the weights are those of the net that its file describes."""
     (tmp_path / "search.yml").write_text(SEARCH)
-    space = {"name": name, **SMALL[name]}
-    own = ", search_epochs: 1" if strategy == "dsnas" else ", arc_update_every: 1"
-    words = [f"space={space}", f"strategy={{name: {strategy}{own}}}", f"output={tmp_path / 'out'}"]
+    given = {**SMALL, **OF_VALUES}[name]
+    space = {"name": name, **given}
+    own = {"dsnas": "dsnas, search_epochs: 1", "proxyless": "proxyless, arc_update_every: 1"}
+    own["reinforce"] = own["proxyless"] + ", update: reinforce, reinforce_samples: 2"
+    words = [f"space={space}", f"strategy={{name: {own[strategy]}}}", f"output={tmp_path / 'out'}"]
     assert main(["search", str(tmp_path / "search.yml"), *words]) == 0
     architecture = Architecture.read(tmp_path / "out" / "architecture.json")
-    assert architecture.space == {"name": name, "arguments": {"num_labels": 3, "in_channels": 2, **SMALL[name]}}
+    assert architecture.space == {"name": name, "arguments": {"num_labels": 3, "in_channels": 2, **given}}
     network = build_network(architecture, load_weights(tmp_path / "out" / "weights.safetensors")).eval()
     assert network(torch.randn(2, 2, 16, 16)).shape == (2, 3)
 
@@ -56,19 +71,41 @@ def test_other_channels_change_the_first_convolution_alone(name):
     assert grey.simplify().keys() == expected.simplify().keys()
 
 
+def test_refused_by_name_is_what_has_no_operations_that_could_be_timed():
+    assert_refused("nasbench101", "NasBench101")
+    space = nni.nas.hub.pytorch.NasBench101(num_stacks=1, num_modules_per_stack=1)
+    with pytest.raises(ValueError, match=r"has no latency here|should never be called directly"):
+        trace_operations(space, (3, 16, 16))
+
+
+def test_channels_of_shufflenet_are_choices():
+    """The same layers as without, and a number of channels for each block; of other images another first layer alone."""
+    ours = registry.load(GROUP, "shufflenet")(num_labels=3, in_channels=1, channel_search=True)
+    assert sum(str(label).startswith("channel_") for label in ours.simplify()) == 20
+    assert ours.first_conv[0].in_channels == 1
+
+
+def test_the_first_layer_of_mobilenetv3_keeps_its_choices():
+    ours = registry.load(GROUP, "mobilenetv3")(num_labels=3, in_channels=1, **OF_VALUES["mobilenetv3"])
+    assert set(ours.stem[0].mutables[0].simplify()) | set(ours.stem[0].mutables[1].simplify()) == {
+        "s0_width_mult",
+        "stem_ks",
+    }
+    sample = {label: mutable.default() for label, mutable in ours.simplify().items()}
+    assert ours.freeze({**sample, "stem_ks": 5}).stem[0].weight.shape[1:] == (1, 5, 5)
+
+
 @pytest.mark.parametrize(
-    ("name", "theirs", "arguments", "side"),
+    ("space", "said"),
     [
-        ("mobilenetv3", "MobileNetV3Space", {}, 64),
-        ("autoformer", "AutoFormer", {}, 224),
-        ("nasbench101", "NasBench101", {"num_stacks": 1, "num_modules_per_stack": 1}, 16),
+        ("{name: mobilenetv3, base_widths: [8, 8]}", "space: base_widths has 2 entries; allowed: 5 or more"),
+        ("{name: mobilenetv3, stride: [2]}", "space: stride has 1 entries; allowed with these base_widths: 9"),
+        ("{name: autoformer, img_size: 30, patch_size: 4}", "space: patch_size 4 does not divide img_size 30"),
     ],
 )
-def test_refused_by_name_is_what_has_no_operations_that_could_be_timed(name, theirs, arguments, side):
-    assert_refused(name, theirs)
-    space = getattr(nni.nas.hub.pytorch, theirs)(**arguments)
-    with pytest.raises(ValueError, match=r"has no latency here|should never be called directly"):
-        trace_operations(space, (3, side, side))
+def test_sizes_that_do_not_fit_are_said(space, said, capsys):
+    assert main(["search", f"space={space}"]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_refused_by_name_are_the_cells_that_have_no_latency():
