@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-
 from nni_proxyless.strategies.oneshot import path_losses
 from nni_proxyless.strategies.oneshot.path_losses import PathLosses
 from nni_proxyless.strategies.supernet.gate import Gate
