@@ -23,7 +23,7 @@ from torch import nn
 
 from .refused import REFUSED
 
-__all__ = ["REFUSED", "Former", "MobileNetV3", "NasBench", "ProxylessNet", "ShuffleNet"]
+__all__ = ["REFUSED", "Former", "MobileNetV3", "NasBench", "ProxylessNet", "ShuffleNet", "take_channels"]
 
 
 class ShuffleNet(ShuffleNetSpace):
@@ -43,7 +43,7 @@ class ShuffleNet(ShuffleNetSpace):
         self, *, num_labels: int = 1000, in_channels: int = 3, affine: bool = True, channel_search: bool = False
     ):
         super().__init__(num_labels=num_labels, affine=affine, channel_search=channel_search)
-        _take_channels(self, in_channels)
+        take_channels(self, in_channels)
 
 
 class ProxylessNet(ProxylessNASSpace):
@@ -76,7 +76,7 @@ class ProxylessNet(ProxylessNASSpace):
         super().__init__(
             num_labels=num_labels, base_widths=tuple(base_widths), width_mult=width_mult, dropout_rate=dropout_rate
         )
-        _take_channels(self, in_channels)
+        take_channels(self, in_channels)
 
 
 class MobileNetV3(MobileNetV3Space):
@@ -130,7 +130,7 @@ class MobileNetV3(MobileNetV3Space):
             expand_ratios=tuple(expand_ratios), squeeze_excite=tuple(squeeze_excite), depth_range=tuple(depth_range),
             stride=tuple(stride), activation=tuple(activation), dropout_rate=dropout_rate,
         )  # fmt: skip
-        _take_channels(self, in_channels)
+        take_channels(self, in_channels)
 
 
 class Former(AutoFormer):
@@ -190,10 +190,10 @@ class NasBench(NasBench201):
         super().__init__(
             num_labels=num_labels, stem_out_channels=stem_out_channels, num_modules_per_stack=num_modules_per_stack
         )
-        _take_channels(self, in_channels)
+        take_channels(self, in_channels)
 
 
-def _take_channels(space: nn.Module, channels: int) -> None:
+def take_channels(space: nn.Module, channels: int) -> None:
     """Let the first convolution take images of so many channels; all spaces of the hub are made for 3."""
     name, first = next((name, module) for name, module in space.named_modules() if isinstance(module, nn.Conv2d))
     if channels == first.in_channels:

@@ -12,14 +12,15 @@ JSON knows no tuples, and no values of other types. So a choice that is read bac
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+import itertools
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
 from nni.mutable import Categorical, CategoricalMultiple
 
 from ..core.plain_values import as_plain
 
-__all__ = ["InputSet", "as_nni_has_it", "check_values", "read_back", "read_probs_back"]
+__all__ = ["InputSet", "as_key", "as_nni_has_it", "check_values", "input_sets", "read_back", "read_probs_back"]
 
 
 class InputSet(tuple):
@@ -31,6 +32,18 @@ class InputSet(tuple):
 def as_nni_has_it(choice: Any) -> Any:
     """The choice of a key, for a sample."""
     return list(choice) if isinstance(choice, InputSet) else choice
+
+
+def as_key(choice: Any) -> Any:
+    """The choice of a sample, as a key."""
+    return InputSet(choice) if isinstance(choice, list) else choice
+
+
+def input_sets(mutable: CategoricalMultiple) -> Iterator[InputSet]:
+    """All sets of inputs that may be chosen, those of one size after those of a smaller one."""
+    sizes = [mutable.n_chosen] if mutable.n_chosen is not None else range(1, len(mutable.values) + 1)
+    for size in sizes:
+        yield from map(InputSet, itertools.combinations(mutable.values, size))
 
 
 def read_back(choice: Any, mutable: Any) -> Any:

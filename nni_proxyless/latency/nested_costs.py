@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .choices import as_key
 from .operation import Conditions
 
 __all__ = ["NestedCosts"]
 
 
 class NestedCosts:
-    """Terms with conditions on two labels or more, each label once per term.
+    """Terms with conditions on two labels or more, or on a choice of inputs; each label once per term.
 
     Parameters
     ----------
@@ -65,10 +66,10 @@ class NestedCosts:
         for label, allowed in self._choices.items():
             if label not in sample:
                 raise KeyError(f"{label} is not in {dict(sample)}")
-            if sample[label] not in allowed:
+            if as_key(sample[label]) not in allowed:
                 raise ValueError(f"choice {label!r} is {sample[label]!r}; allowed: {', '.join(map(repr, allowed))}")
         for conditions, ms in self._costs.items():
-            if all(sample[label] in allowed for label, allowed in conditions):
+            if all(as_key(sample[label]) in allowed for label, allowed in conditions):
                 yield ms
 
     def expected(self, probs: Mapping[str, Mapping[Any, Any]]) -> Any:

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from .calls import Call, Shape, TensorSpec, map_structure, shape_text, sizes_of
+from .choices import as_key
 from .products import Products
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class Operation:
 
     def runs_in(self, sample: Mapping[str, object]) -> bool:
         """Whether the network of this architecture (label -> choice) runs the operation."""
-        return all(sample[label] in choices for label, choices in self.conditions)
+        return all(as_key(sample[label]) in choices for label, choices in self.conditions)
 
     @property
     def is_beside(self) -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..core.nni_compat import expression_expectation
 from .calibration import Calibration
-from .choices import check_values
+from .choices import as_key, as_nni_has_it, check_values, input_sets
 from .digits import in_words
 from .estimator import LatencyEstimator
 from .nested_costs import NestedCosts
@@ -70,7 +70,8 @@ class LatencyProfiler(ExpressionProfiler):
     unit
         Of all that is called ``ms`` here, as the estimator says.
     candidate_ms
-        Label -> choice -> latency of that candidate, nested choices not included. A skip costs 0.
+        Label -> choice -> latency of that candidate, nested choices not included. A skip costs 0. A choice of inputs is
+        among them where it makes a difference, as in cells that make their operations for each input.
     nested_ms
         The rest: conditions on several labels -> latency of what runs where all of them hold.
 
@@ -99,14 +100,17 @@ class LatencyProfiler(ExpressionProfiler):
         self.candidate_ms: dict[str, dict[Any, float]] = {
             label: dict.fromkeys(mutable.values, 0.0)
             for label, mutable in mutables.items()
-            if isinstance(mutable, Categorical)  # what an InputChoice has makes no difference
+            if isinstance(mutable, Categorical)  # what is chosen as input makes a difference in some cells alone
         }
         self.nested_ms: dict[Conditions, float] = {}
         for operation in trace_operations(model_space, input_shape):
             ms = self._estimate(estimator, operation)
+            for label, _ in operation.conditions:
+                if label not in self.candidate_ms:
+                    self.candidate_ms[label] = dict.fromkeys(input_sets(mutables[label]), 0.0)
             if not operation.conditions:
                 self.fixed_ms = join(self.fixed_ms, ms)
-            elif len(operation.conditions) == 1:
+            elif len(operation.conditions) == 1 and isinstance(mutables[operation.conditions[0][0]], Categorical):
                 ((label, choices),) = operation.conditions
                 for choice in choices:
                     self.candidate_ms[label][choice] = join(self.candidate_ms[label][choice], ms)
@@ -118,9 +122,7 @@ class LatencyProfiler(ExpressionProfiler):
             if any(costs.values()):
                 terms.append(MutableExpression.switch_case(mutables[label], costs))
         self._terms = terms
-        self._nested = NestedCosts(
-            self.nested_ms, {label: tuple(mutables[label].values) for label in self.candidate_ms}
-        )
+        self._nested = NestedCosts(self.nested_ms, {label: tuple(costs) for label, costs in self.candidate_ms.items()})
         self._plain = self._joined(terms)
         self.expression = self._joined([*terms, *(_term(mutables, *nested) for nested in self.nested_ms.items())])
         if self.fixed_ms < 0 and self._least() <= 0:
@@ -182,7 +184,7 @@ class LatencyProfiler(ExpressionProfiler):
         join: Any = operator.add if self.combine == "sum" else max
 
         def left(label: str, choices: Iterable[Any]) -> tuple[Any, ...]:
-            return tuple(choice for choice in choices if label not in made or choice == made[label])
+            return tuple(choice for choice in choices if label not in made or choice == as_key(made[label]))
 
         profiler.candidate_ms = {
             label: {choice: costs[choice] for choice in left(label, costs)}
@@ -229,7 +231,12 @@ def _term(mutables: Mapping[str, Any], conditions: Conditions, ms: float) -> Any
     """What it costs where all conditions hold, as an expression of NNI."""
     term: Any = ms
     for label, choices in reversed(conditions):
-        term = MutableExpression.switch_case(
-            mutables[label], {value: term if value in choices else 0.0 for value in mutables[label].values}
-        )
+        mutable = mutables[label]
+        if isinstance(mutable, Categorical):
+            term = MutableExpression.switch_case(
+                mutable, {value: term if value in choices else 0.0 for value in mutable.values}
+            )
+        else:  # a list of inputs, which is no key
+            holds = [MutableExpression.condition(mutable == as_nni_has_it(choice), 1.0, 0.0) for choice in choices]
+            term = term * functools.reduce(operator.add, holds)
     return term

@@ -76,6 +76,11 @@ def refuse_cell(module: nn.Module, name: str, memo: dict[str, Any], mutate_kwarg
 def refuse_loose_ends(space: nn.Module) -> None:
     """Refuse a cell whose output has another shape in each network, where it is not known what that means for what follows."""
     if isinstance(space, NDS):
+        if not isinstance(space.width, int):
+            raise SpaceError(
+                f"width is the choice {space.width!r}, and the layers between the cells of its networks are not slices of one another; "
+                "allowed: a number"
+            )
         return
     for name, module in space.named_modules():
         if isinstance(module, Cell) and module.merge_op != "all":

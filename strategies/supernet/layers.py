@@ -23,7 +23,7 @@ from nni.nas.nn.pytorch import InputChoice, LayerChoice, Repeat
 from torch import nn
 
 from nni_proxyless.core.nni_compat import BaseSuperNetModule, ChosenInputs
-from nni_proxyless.latency.choices import InputSet, check_values
+from nni_proxyless.latency.choices import check_values, input_sets
 
 from .gate import Gate
 from .gate_gradient import route_gate_gradients, tensors_in, versions
@@ -56,8 +56,7 @@ def choices_of(label: str, mutable: Any) -> list[Any]:
         return list(mutable.values)
     if type(mutable) is CategoricalMultiple:
         values = mutable.values
-        sizes = [mutable.n_chosen] if mutable.n_chosen is not None else range(1, len(values) + 1)
-        sets = list(itertools.islice(_sets(values, sizes), MOST_INPUT_SETS + 1))
+        sets = list(itertools.islice(input_sets(mutable), MOST_INPUT_SETS + 1))
         if len(sets) > MOST_INPUT_SETS:
             raise TypeError(
                 f"choice {label!r} has more than {MOST_INPUT_SETS} sets of inputs ({len(values)} inputs, n_chosen "
@@ -67,10 +66,6 @@ def choices_of(label: str, mutable: Any) -> list[Any]:
     raise TypeError(
         f"choice {label!r} is a {type(mutable).__name__}; allowed: the choices of LayerChoice, InputChoice and Repeat"
     )
-
-
-def _sets(values: Sequence[Any], sizes: Any) -> Any:
-    return map(InputSet, itertools.chain.from_iterable(itertools.combinations(values, size) for size in sizes))
 
 
 class SampledModule(BaseSuperNetModule):

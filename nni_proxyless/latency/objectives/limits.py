@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..choices import as_nni_has_it as in_sample
 from ..operation import Conditions
 from ..profiler import LatencyProfiler
 from .integer_program import Expression, Program
@@ -156,6 +157,6 @@ def listed(names: Any) -> str:
 def as_nni_has_it(sample: Mapping[str, Any], values: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
     """A tuple is a set of inputs, a list for NNI, unless it is one of the values of its label."""
     return {
-        label: list(choice) if isinstance(choice, tuple) and label not in values else choice
+        label: list(choice) if isinstance(choice, tuple) and label not in values else in_sample(choice)
         for label, choice in sample.items()
     }
