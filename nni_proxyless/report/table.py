@@ -116,8 +116,10 @@ def _asked(record: Mapping[str, Any]) -> str:
     asked = {name: of for name, of in record.get("witnesses", {}).items() if of["correlation"] is not None}
     heard = [f"{SAID_BY[name]} {of['correlation']:.2f}" for name, of in asked.items() if of["weight"]]
     not_heard = [f"{SAID_BY[name]} {of['correlation']:.2f}" for name, of in asked.items() if not of["weight"]]
-    counts = f"; as much count (correlation with them) {', '.join(heard)}" if heard else ""
-    return counts + (f"; no more than by chance agree, and do not count, {', '.join(not_heard)}" if not_heard else "")
+    counts = f"; what counts as much, and how far it agrees with them: {', '.join(heard)}" if heard else ""
+    return counts + (
+        f"; what agrees no more than by chance, and does not count: {', '.join(not_heard)}" if not_heard else ""
+    )
 
 
 def _in_int8(architecture: Architecture) -> str:
