@@ -20,7 +20,6 @@ import torch
 from torch import nn
 
 from .calls import Call, Shape, TensorSpec, map_structure, shape_text, sizes_of
-from .choices import as_key
 from .products import Products
 
 if TYPE_CHECKING:
@@ -91,7 +90,9 @@ class Operation:
 
     def runs_in(self, sample: Mapping[str, object]) -> bool:
         """Whether the network of this architecture (label -> choice) runs the operation."""
-        return all(as_key(sample[label]) in choices for label, choices in self.conditions)
+        # A set of inputs is a list in a sample, and a tuple here.
+        chosen = ((sample[label], choices) for label, choices in self.conditions)
+        return all((tuple(one) if isinstance(one, list) else one) in choices for one, choices in chosen)
 
     @property
     def is_beside(self) -> bool:
