@@ -11,10 +11,15 @@ from nni_proxyless.core.signatures import read_signature
 READ = {  # of all others the classes themselves are asked
     "nni_proxyless.strategies": {"dsnas", "nni-darts", "nni-gumbel-darts", "nni-proxyless", "nni-random", "proxyless"},
     "nni_proxyless.search_spaces": {
+        "amoebanet",
         "autoformer",
+        "darts",
+        "enas",
         "mobilenetv2",
         "mobilenetv3",
         "nasbench201",
+        "nasnet",
+        "pnas",
         "proxylessnas",
         "shufflenet",
     },
