@@ -34,6 +34,9 @@ def slices_alone_move(
     optimizer
         Its state of a weight counts where it has the shape of the weight, such as momentum.
     """
+    if not operations:
+        yield
+        return
     kept = []
     chosen = {gate.label: gate.choices[j] for gate, j in path.items()}
     for operation in operations:
