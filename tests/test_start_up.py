@@ -125,7 +125,7 @@ QUICK = [
     (2, "space none.yml"),
     (2, "space space.nonsense=1"),
     (2, "latency build --space mobilenetv2 presett=small --output table.yaml"),
-    (2, "latency export --space mobilenetv3 --output folder"),
+    (2, "latency export --space mobilenetv4 --output folder"),
     (2, "latency check none.yaml"),
     (2, "latency predict none.yaml --output new.yaml"),
     (2, "fetch nothing"),

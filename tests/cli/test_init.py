@@ -84,7 +84,7 @@ def test_reinforce(capsys):
         (["--data", "digts"], "--data: data.name: 'digts' is unknown; allowed: |Did you mean 'digits'?"),
         (["--data", "folder"], "--data folder needs --data-root PATH"),
         (["--data-root", "x"], "--data-root: data: unknown key 'root'"),
-        (["--space", "mobilenet"], "--space: 'mobilenet' is unknown; allowed: |Did you mean 'mobilenetv2'?"),
+        (["--space", "mobilnetv2"], "--space: 'mobilnetv2' is unknown; allowed: |Did you mean 'mobilenetv2'?"),
         (["--strategy", "dsna"], "--strategy: 'dsna' is unknown; allowed: proxyless, proxyless-reinforce, dsnas, |Did you mean 'dsnas'?"),
         (["--target", "120%"], "--target: latency.target_ms: '120%' is not allowed here; allowed: milliseconds"),
         (["--target", "{1"], "--target: '{1' is not a value"),
