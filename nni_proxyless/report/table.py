@@ -20,7 +20,7 @@ target: what a search was asked to meet; predicted: what the network takes by th
 measured: the network timed{runtime}, on this machine where that can be; search acc: with the weights of the search, on its validation images
 final acc: after the final training, on the test images, which no search has seen; -: not known"""
 
-SAID_BY = {"probabilities": "probabilities", "training": "losses of the training"}
+SAID_BY = {"training": "losses of the training"}
 
 
 def legend(rows: Sequence[Row]) -> str:
@@ -114,8 +114,8 @@ def _selected(architecture: Architecture) -> list[str]:
 def _asked(record: Mapping[str, Any]) -> str:
     """What else had a say, and how well it agrees with the verdicts."""
     asked = {name: of for name, of in record.get("witnesses", {}).items() if of["correlation"] is not None}
-    heard = [f"{SAID_BY[name]} {of['correlation']:.2f}" for name, of in asked.items() if of["weight"]]
-    not_heard = [f"{SAID_BY[name]} {of['correlation']:.2f}" for name, of in asked.items() if not of["weight"]]
+    heard = [f"{SAID_BY.get(name, name)} {of['correlation']:.2f}" for name, of in asked.items() if of["weight"]]
+    not_heard = [f"{SAID_BY.get(name, name)} {of['correlation']:.2f}" for name, of in asked.items() if not of["weight"]]
     counts = f"; what counts as much, and how far it agrees with them: {', '.join(heard)}" if heard else ""
     return counts + (
         f"; what agrees no more than by chance, and does not count: {', '.join(not_heard)}" if not_heard else ""

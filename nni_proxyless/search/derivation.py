@@ -44,7 +44,7 @@ from .monitor import judge
 from .selection import DEFAULT_METHOD
 from .supernet_files import JUDGED, SUPERNET, Probabilities, read_probabilities, read_training_scores, require_finished
 from .supernet_selection import judging_images, select_network
-from .witnesses import Scores, of_probabilities
+from .witnesses import Scores
 
 __all__ = [
     "Derived", "FinishedSearch", "budget_folder", "derive_front", "derive_judged", "derive_under_budget", "front_table", "require_free",
@@ -94,7 +94,7 @@ class FinishedSearch:
     @property
     def known(self) -> dict[str, Scores]:
         """What is known of the choices beside the supernet, as :func:`.selection.select` takes it."""
-        return {"probabilities": of_probabilities(self.probs), "training": self.training}
+        return {"training": self.training}
 
     @functools.cached_property
     def input_labels(self) -> frozenset[str]:

@@ -42,7 +42,7 @@ from .monitor import DerivedNetworkMonitor
 from .selection import DEFAULT_METHOD, Sample, Selection, candidates_of, name_of, select
 from .supernet_files import JUDGED
 from .uniform_draws import CLOSE, draw_networks
-from .witnesses import Scores, of_probabilities, of_training, summed
+from .witnesses import Scores, of_training, summed
 
 __all__ = [
     "JudgingImages",
@@ -304,7 +304,7 @@ def _within_targets(parts: SearchParts, module: Any, made: Mapping[str, Any], de
             make_space(config.space.name, parts.space_arguments), parts.profiler, judging_images(parts), n=config.search.judged,
             seed=config.seed, budget=math.inf if target is None else target,
             also=[(cost.profiler, cost.target) for cost in parts.costs.values()], first=[module.export()], made=made, supernet=module.model,
-            known={"probabilities": of_probabilities(probs), "training": training}, device=device,
+            known={"training": training}, device=device,
         )  # fmt: skip
     except BudgetError as error:
         _logger.warning("the supernet selects no network: %s", error)

@@ -1,15 +1,14 @@
 """What else is known of the choices of a search, and how much it counts beside the verdicts of its supernet.
 
-===================  ==================================================================================================
-``probabilities``    what the architecture has learned, by gradients on many paths and batches
-``training``         what each candidate added to the losses of the paths that weights were trained on: a regression,
-                     at no cost, since these losses were computed anyway
-===================  ==================================================================================================
+==============  =======================================================================================================
+``training``    what each candidate added to the losses of the paths that weights were trained on: a regression, at no
+                cost, since these losses were computed anyway
+==============  =======================================================================================================
 
     loss(network) = verdict + sum over witnesses of weight * sum over labels of score(choice)
 
-All speak of the same networks, each from other batches than the others: their errors differ in part, and the sum is closer to the truth than a
-verdict is (``experiments/benchmarks/nas_bench_macro``). The weight is such that every witness varies as much as the verdicts do among the networks that were
+It speaks of the same networks from other batches: its errors differ in part, and the sum is closer to the truth than a verdict is. The probabilities of a
+search are no witness: what they add is further from the truth than verdicts are (both: ``experiments/benchmarks/nas_bench_macro``). The weight is such that every witness varies as much as the verdicts do among the networks that were
 judged. It is 0 where the two do not agree by more than chance: a witness that has learned nothing would add nothing but noise. What chance gives is
 seen by shuffling its scores within every choice: networks that have choices in common are not independent.
 """
@@ -25,14 +24,13 @@ import numpy as np
 
 from .additive_fit import LEAST, fit_additive, key
 
-__all__ = ["Scores", "Witness", "hear", "of_probabilities", "of_training", "summed"]
+__all__ = ["Scores", "Witness", "hear", "of_training", "summed"]
 
 Scores = Mapping[str, Mapping[Any, float]]
 """Label -> choice -> a number; less is better. A set of inputs is a tuple."""
 
 LEVEL = 0.05  # one-sided, of the agreement
 SHUFFLES = 999
-SMALLEST = 1e-6  # a probability below it counts as that: none is known to so many digits
 TREND = 3  # degree: of the losses of a training, which fall
 
 
@@ -66,14 +64,6 @@ class Witness:
             label: {choice: score + self.weight * self.scores[label][choice] for choice, score in of.items()}
             for label, of in scores.items()
         }
-
-
-def of_probabilities(probs: Mapping[str, Mapping[Any, Any]]) -> Scores:
-    """Label -> choice -> less its log-probability."""
-    return {
-        label: {key(choice): -math.log(max(float(p), SMALLEST)) for choice, p in of.items()}
-        for label, of in probs.items()
-    }
 
 
 def of_training(
@@ -112,7 +102,7 @@ def hear(
     Parameters
     ----------
     scores
-        Without one of the candidates they do not count: NNI's own strategies have a probability per input, not per set of inputs.
+        Without one of the candidates they do not count.
     samples, losses
         Networks, and the verdicts on them.
     candidates

@@ -209,14 +209,7 @@ def test_the_command_judges_by_the_table_and_goes_on(tmp_path, monkeypatch, tabl
     by_probabilities, by_supernet = result["found"]
     for row in (by_probabilities, by_supernet):
         assert row["accuracy"] == pytest.approx(chance["maximum"] - row["regret"])
-    kinds = {
-        "probabilities",
-        "together",
-        "log_loss",
-        "accuracy",
-        "smoothed",
-        "cross_validated",
-    }  # so few steps tell nothing
+    kinds = {"probabilities", "log_loss", "accuracy", "smoothed", "cross_validated"}  # so few steps tell nothing
     assert set(by_supernet["worth"]) == kinds
     search = tmp_path / "cells" / "search-two-path-0"
     selected = json.loads((search / "net-0.5" / "architecture.json").read_text())
@@ -240,7 +233,7 @@ def test_the_command_judges_by_the_table_and_goes_on(tmp_path, monkeypatch, tabl
 
 
 def test_all_that_is_known_of_networks_is_held_against_the_table(table):
-    """Together as the selection has them: each varies alike. A source that says the same of all is none."""
+    """As a selection by a mixture has them: each varies alike. A source that says the same of all is none."""
     window = table.window(0.5)
     draw = np.random.default_rng(0)
     names, truth = table.names(window.indices[:40]), window.accuracy[:40]
@@ -249,5 +242,5 @@ def test_all_that_is_known_of_networks_is_held_against_the_table(table):
     found = worth(verdicts, table, window)
     assert "probabilities" not in found
     assert found["training"]["r"] == pytest.approx(np.corrcoef(-said["training_loss"], truth)[0, 1])
-    assert found["together"]["r"] > max(found["training"]["r"], found["log_loss"]["r"])
-    assert "together" not in worth({"names": names, "log_loss": said["log_loss"], "accuracy": truth}, table, window)
+    assert found["mixture"]["r"] > max(found["training"]["r"], found["log_loss"]["r"])
+    assert "mixture" not in worth({"names": names, "log_loss": said["log_loss"], "accuracy": truth}, table, window)

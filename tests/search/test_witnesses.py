@@ -9,16 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nni_proxyless.latency.choices import InputSet
-from nni_proxyless.search.witnesses import SMALLEST, hear, of_probabilities, of_training
+from nni_proxyless.search.witnesses import hear, of_training
 
 CANDIDATES = {f"p{i}": [f"c{j}" for j in range(3)] for i in range(6)}
 
 
-def softmax(scores: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    return {
-        label: {c: math.exp(v) / sum(map(math.exp, of.values())) for c, v in of.items()} for label, of in scores.items()
-    }
+def losses_of(scores: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    return {label: {choice: -score for choice, score in of.items()} for label, of in scores.items()}
 
 
 def drawn(seed: int, n: int = 60) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
@@ -34,7 +31,7 @@ def loss_of(sample: dict[str, Any], scores: dict[str, dict[str, float]]) -> floa
 def test_what_agrees_counts_as_much_as_the_verdicts():
     samples, truth = drawn(0)
     losses = [3 + loss_of(sample, truth) for sample in samples]
-    witness = hear(of_probabilities(softmax(truth)), samples, losses, CANDIDATES)
+    witness = hear(losses_of(truth), samples, losses, CANDIDATES)
     assert witness.correlation == pytest.approx(1)
     said = np.array([witness.loss(sample) for sample in samples])
     assert said.std() == pytest.approx(np.std(losses))
@@ -42,19 +39,19 @@ def test_what_agrees_counts_as_much_as_the_verdicts():
     scores = {label: dict.fromkeys(of, 0.0) for label, of in CANDIDATES.items()}
     added = witness.added_to(scores)
     assert [sum(added[label][c] for label, c in s.items()) for s in samples] == pytest.approx(said.tolist())
-    twice = hear(of_probabilities(softmax(truth)), samples, [2 * loss for loss in losses], CANDIDATES)
+    twice = hear(losses_of(truth), samples, [2 * loss for loss in losses], CANDIDATES)
     assert twice.weight == pytest.approx(2 * witness.weight)
 
 
 def test_what_does_not_agree_does_not_count():
-    """Of probabilities that know nothing about one in twenty counts; of those that say the contrary, none."""
+    """Of scores that know nothing about one in twenty counts; of those that say the contrary, none."""
     count = 0
     for seed in range(100):
         samples, truth = drawn(seed)
         _, nothing = drawn(1000 + seed)
         losses = [loss_of(sample, truth) for sample in samples]
-        count += hear(of_probabilities(softmax(nothing)), samples, losses, CANDIDATES).weight > 0
-        contrary = hear(of_probabilities(softmax(truth)), samples, [-loss for loss in losses], CANDIDATES)
+        count += hear(losses_of(nothing), samples, losses, CANDIDATES).weight > 0
+        contrary = hear(losses_of(truth), samples, [-loss for loss in losses], CANDIDATES)
         assert contrary.correlation < -0.99
         assert contrary.weight == contrary.loss(samples[0]) == 0
     assert count <= 12
@@ -62,29 +59,24 @@ def test_what_does_not_agree_does_not_count():
     assert contrary.added_to(scores) == scores
 
 
-def test_probabilities_of_0_are_finite_and_infinite_losses_left_out():
+def test_losses_that_are_no_numbers_are_left_out():
     samples, truth = drawn(0)
-    probs = softmax(truth)
-    probs["p0"] = {"c0": 0.0, "c1": 0.5, "c2": 0.5}
     losses = [loss_of(sample, truth) for sample in samples]
-    witness = hear(of_probabilities(probs), samples, losses, CANDIDATES)
-    assert witness.scores["p0"]["c0"] == -math.log(SMALLEST)
-    assert math.isfinite(witness.weight)
-    whole = hear(of_probabilities(softmax(truth)), samples, losses, CANDIDATES)
-    diverged = hear(of_probabilities(softmax(truth)), [samples[0], *samples], [math.inf, *losses], CANDIDATES)
+    whole = hear(losses_of(truth), samples, losses, CANDIDATES)
+    diverged = hear(losses_of(truth), [samples[0], *samples], [math.inf, *losses], CANDIDATES)
     assert (diverged.correlation, diverged.weight) == (whole.correlation, whole.weight)
 
 
 def test_what_says_nothing_of_a_candidate_does_not_count():
     samples, truth = drawn(0)
     losses = [loss_of(sample, truth) for sample in samples]
-    lacks = softmax(truth)
+    lacks = losses_of(truth)
     del lacks["p3"]["c1"]
-    uniform = {label: dict.fromkeys(of, 1 / 3) for label, of in CANDIDATES.items()}
-    for scores in ({}, of_probabilities(lacks), of_probabilities(uniform)):
+    alike = {label: dict.fromkeys(of, 1.0) for label, of in CANDIDATES.items()}
+    for scores in ({}, lacks, alike):
         witness = hear(scores, samples, losses, CANDIDATES)
         assert (witness.weight, math.isnan(witness.correlation)) == (0, True)
-    assert hear(of_probabilities(softmax(truth)), samples[:4], losses[:4], CANDIDATES).weight == 0
+    assert hear(losses_of(truth), samples[:4], losses[:4], CANDIDATES).weight == 0
 
 
 def test_sets_of_inputs_are_choices_too():
@@ -92,9 +84,8 @@ def test_sets_of_inputs_are_choices_too():
     samples, truth = drawn(0)
     as_sets = {label: dict(zip(sets, of.values(), strict=True)) for label, of in truth.items()}
     chosen = [{label: list(sets[int(c[1:])]) for label, c in sample.items()} for sample in samples]
-    probs = {label: {InputSet(s): math.exp(v) / 9 for s, v in of.items()} for label, of in as_sets.items()}
     losses = [loss_of(sample, truth) for sample in samples]
-    witness = hear(of_probabilities(probs), chosen, losses, dict.fromkeys(CANDIDATES, sets))
+    witness = hear(losses_of(as_sets), chosen, losses, dict.fromkeys(CANDIDATES, sets))
     assert witness.loss(chosen[0]) - witness.loss(chosen[1]) == pytest.approx(losses[0] - losses[1])
 
 

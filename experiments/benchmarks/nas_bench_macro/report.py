@@ -55,7 +55,7 @@ def markdown(result: dict[str, Any]) -> list[str]:
         ]  # fmt: skip
         kinds = {
             "probabilities": "probabilities", "log_loss": "log-loss", "accuracy": "accuracy", "smoothed": "smoothed log-loss",
-            "training": "losses of the training", "together": "all together", "cross_validated": "as the fit tells",
+            "training": "losses of the training", "mixture": "log-loss and training", "cross_validated": "as the fit tells",
         }  # fmt: skip
         agreements = [
             (f"{row['budget']:.0%}", NAMES[row["method"]], *(_agreement(row["worth"].get(kind)) for kind in kinds))

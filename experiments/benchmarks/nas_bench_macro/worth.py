@@ -41,7 +41,7 @@ def worth(verdicts: Mapping[str, Sequence[Any]], table: Table, window: Window) -
     dict
         ``log_loss``, ``accuracy``, ``probabilities``: over the networks that were judged; ``smoothed``: of the fitted sums, over all of the window;
         ``cross_validated``: the correlation that the fit itself tells, without the table; ``training``: of what choices added to
-        the losses of trained paths; ``together``: of verdicts smoothed by the fit, log-probabilities and the latter, which all vary alike, as in selection by a mixture.
+        the losses of trained paths; ``mixture``: of verdicts smoothed by the fit and the latter, which vary alike, as in selection by a mixture.
     """
     truth = table.accuracy[[table.index(name) for name in verdicts["names"]]]
     log_loss, accuracy = (np.asarray(verdicts[key], dtype=float) for key in ("log_loss", "accuracy"))
@@ -53,8 +53,9 @@ def worth(verdicts: Mapping[str, Sequence[Any]], table: Table, window: Window) -
         "training": -np.asarray(verdicts.get("training_loss", ()), dtype=float),
     }
     others = {name: said for name, said in others.items() if len(said) and np.ptp(said) > 0}
-    together = sum(map(stats.zscore, [mean, *others.values()]))
-    told = {name: agreement(said, truth) for name, said in ({**others, "together": together} if others else {}).items()}
+    if "training" in others:
+        others["mixture"] = stats.zscore(mean) + stats.zscore(others["training"])
+    told = {name: agreement(said, truth) for name, said in others.items()}
     return {
         **told,
         "log_loss": agreement(-log_loss, truth), "accuracy": agreement(accuracy, truth), "smoothed": agreement(smoothed, window.accuracy),
