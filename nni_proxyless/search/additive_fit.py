@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["AdditiveFit", "fit_additive", "key"]
+from ..latency.choices import as_key
+
+__all__ = ["AdditiveFit", "fit_additive"]
 
 STRENGTHS = tuple(2.0**k for k in range(-1, 11))  # in networks: a choice that so many have is shrunk to half
 FOLDS = 10
@@ -51,7 +53,7 @@ class AdditiveFit:
 
     def predict(self, sample: Mapping[str, Any]) -> float:
         """The loss of a network, by the sum."""
-        return self.constant + math.fsum(of[key(sample[label])] for label, of in self.scores.items())
+        return self.constant + math.fsum(of[as_key(sample[label])] for label, of in self.scores.items())
 
     @property
     def knows(self) -> bool:
@@ -85,12 +87,12 @@ def fit_additive(
     y = np.asarray(values, dtype=np.float64)
     if not np.isfinite(y).all():
         raise ValueError(f"values: {y[~np.isfinite(y)][0]} is among them; allowed: finite numbers")
-    columns = {(label, key(choice)): i for i, (label, choice) in enumerate(_pairs(candidates))}
+    columns = {(label, as_key(choice)): i for i, (label, choice) in enumerate(_pairs(candidates))}
     x = np.zeros((len(y), len(columns)))
     for row, sample in zip(x, choices, strict=True):
         for label in candidates:
             try:
-                row[columns[label, key(sample[label])]] = 1.0
+                row[columns[label, as_key(sample[label])]] = 1.0
             except KeyError:
                 listed = ", ".join(map(repr, candidates[label]))
                 raise ValueError(f"choices: label {label!r}: {sample.get(label)!r}; allowed: {listed}") from None
@@ -99,11 +101,6 @@ def fit_additive(
     for (label, choice), i in columns.items():
         scores[label][choice] = float(weights[i])
     return AdditiveFit(scores, constant, *_agreement(left_out, y), strength)
-
-
-def key(choice: Any) -> Any:
-    """A choice as a key: a set of inputs, which NNI's samples hold as a list, as a tuple."""
-    return tuple(choice) if isinstance(choice, list) else choice
 
 
 def _pairs(candidates: Mapping[str, Sequence[Any]]) -> list[tuple[str, Any]]:

@@ -24,8 +24,9 @@ from typing import Any
 from nni.nas.nn.pytorch import ModelSpace
 
 from ..latency import LatencyProfiler, least_under_budget
+from ..latency.choices import as_key
 from ..latency.objectives.limits import Limit
-from .additive_fit import AdditiveFit, fit_additive, key
+from .additive_fit import AdditiveFit, fit_additive
 from .judging import Verdict
 from .witnesses import Scores, Witness, hear
 
@@ -247,7 +248,7 @@ def select(
 
 def candidates_of(space: ModelSpace) -> dict[str, tuple[Any, ...]]:
     """Label -> all that may be chosen; a set of inputs as a tuple."""
-    return {str(label): tuple(dict.fromkeys(map(key, m.grid()))) for label, m in space.simplify().items()}
+    return {str(label): tuple(dict.fromkeys(map(as_key, m.grid()))) for label, m in space.simplify().items()}
 
 
 def name_of(sample: Mapping[str, Any]) -> str:

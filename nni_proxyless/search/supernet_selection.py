@@ -31,11 +31,11 @@ from ..core.progress import bar
 from ..core.random_state import generators_kept
 from ..data.image_parts import loader
 from ..latency import BudgetError, LatencyProfiler, least_under_budget
+from ..latency.choices import as_key
 from ..latency.objectives.budget import log_probability
 from ..latency.objectives.extremes import slowest
 from ..latency.objectives.limits import Limit
 from ..models.space import make_space
-from .additive_fit import key
 from .build import SearchParts, strategy_can
 from .judging import CPU, Verdict, judge_networks
 from .monitor import DerivedNetworkMonitor
@@ -202,7 +202,7 @@ def select_network(
     """
     began = time.perf_counter()
     made = made or {}
-    candidates = {label: (key(made[label]),) if label in made else of for label, of in candidates_of(space).items()}
+    candidates = {label: (as_key(made[label]),) if label in made else of for label, of in candidates_of(space).items()}
     profiler, also = profiler.decided(made), [(cost.decided(made), most) for cost, most in also]
     limits = [(profiler, budget), *also]
     within = [sample for sample in first if all(cost.profile(sample) <= most for cost, most in limits)]

@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from .additive_fit import LEAST, fit_additive, key
+from ..latency.choices import as_key
+from .additive_fit import LEAST, fit_additive
 
 __all__ = ["Scores", "Witness", "hear", "of_training", "summed"]
 
@@ -108,7 +109,7 @@ def hear(
     candidates
         Label -> all that may be chosen.
     """
-    if any(key(choice) not in scores.get(label, ()) for label, of in candidates.items() for choice in of):
+    if any(as_key(choice) not in scores.get(label, ()) for label, of in candidates.items() for choice in of):
         return Witness()
     scores = {label: scores[label] for label in candidates}
     loss = np.asarray(losses, dtype=float)
@@ -126,7 +127,7 @@ def hear(
 
 def summed(scores: Scores, sample: Mapping[str, Any]) -> float:
     """Of the choices of a network."""
-    return math.fsum(of[key(sample[label])] for label, of in scores.items())
+    return math.fsum(of[as_key(sample[label])] for label, of in scores.items())
 
 
 def _shuffled(scores: Scores, samples: Sequence[Mapping[str, Any]]) -> np.ndarray:
@@ -134,7 +135,7 @@ def _shuffled(scores: Scores, samples: Sequence[Mapping[str, Any]]) -> np.ndarra
     chance, found = np.random.default_rng(0), np.zeros((1 + SHUFFLES, len(samples)))
     for label, of in scores.items():
         number = {choice: i for i, choice in enumerate(of)}
-        chosen = [number[key(sample[label])] for sample in samples]
+        chosen = [number[as_key(sample[label])] for sample in samples]
         values = np.tile(np.array(list(of.values())), (1 + SHUFFLES, 1))
         values[1:] = chance.permuted(values[1:], axis=1)
         found += values[:, chosen]
