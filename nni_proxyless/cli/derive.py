@@ -34,7 +34,7 @@ def add_derive_command(commands: Any) -> None:
     derive.add_argument("--select", choices=SELECT, metavar="METHOD",
                         help="with --judge: raw: the least log-loss; ridge: the least sum of what a regression on the judged networks says of each "
                         "choice, among all networks of the budget; mixture (default): the mean of both, and the losses of the search's training "
-                        "where they agree with it by more than chance, the best few on more images; "
+                        "where they do not contradict it, the best few on more images; "
                         "evolution: half of N are children of the best")  # fmt: skip
     derive.add_argument("--output", type=path_argument, metavar="DIR",
                         help="default: RUN/budget-MS, or RUN/front")  # fmt: skip

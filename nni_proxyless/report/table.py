@@ -117,9 +117,7 @@ def _asked(record: Mapping[str, Any]) -> str:
     heard = [f"{SAID_BY.get(name, name)} {of['correlation']:.2f}" for name, of in asked.items() if of["weight"]]
     not_heard = [f"{SAID_BY.get(name, name)} {of['correlation']:.2f}" for name, of in asked.items() if not of["weight"]]
     counts = f"; what counts as much, and how far it agrees with them: {', '.join(heard)}" if heard else ""
-    return counts + (
-        f"; what agrees no more than by chance, and does not count: {', '.join(not_heard)}" if not_heard else ""
-    )
+    return counts + (f"; what contradicts them, and does not count: {', '.join(not_heard)}" if not_heard else "")
 
 
 def _in_int8(architecture: Architecture) -> str:
