@@ -53,7 +53,7 @@ from nni_proxyless.latency.choices import InputSet, as_nni_has_it
 from nni_proxyless.latency.objectives.penalty import logits_of
 from nni_proxyless.latency.objectives.penalty_sum import Penalties
 
-from .oneshot.refusal import refuse_other_shapes, unchanged_if_refused
+from .oneshot.refusal import refuse_made_operations, refuse_other_shapes, unchanged_if_refused
 from .refused import REFUSED
 from .supernet.layers import choices_of
 
@@ -69,6 +69,7 @@ class _Peer:
     def mutate_model(self, model: ModelSpace) -> ModelSpace:
         try:
             self._choices = {str(label): _choices_of(label, mutable) for label, mutable in model.simplify().items()}
+            refuse_made_operations(model)
             if self._adds_up:
                 refuse_other_shapes(model)
             with unchanged_if_refused(model):

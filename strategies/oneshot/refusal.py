@@ -20,8 +20,8 @@ from nni_proxyless.latency.operation import choice_of_shapes
 from ..supernet.values import SUPER_KERNELS
 
 __all__ = [
-    "SpaceError", "SpaceSnapshot", "refuse_cell", "refuse_loose_ends", "refuse_other_shapes", "refuse_unknown",
-    "unchanged_if_refused", "without_gate_gradient",
+    "SpaceError", "SpaceSnapshot", "refuse_cell", "refuse_loose_ends", "refuse_made_operations", "refuse_other_shapes",
+    "refuse_unknown", "unchanged_if_refused", "without_gate_gradient",
 ]  # fmt: skip
 
 
@@ -71,6 +71,16 @@ def refuse_cell(module: nn.Module, name: str, memo: dict[str, Any], mutate_kwarg
                 "allowed: op_candidates that depend on node_index and input_index"
             )
     return False
+
+
+def refuse_made_operations(space: nn.Module) -> None:
+    """Refuse a cell that makes its operations for each input, of which NNI's supernets leave no network with their weights."""
+    for name, module in space.named_modules():
+        if isinstance(module, Cell) and module.op_candidates_factory is not None:
+            raise SpaceError(
+                f"module {name!r} is a Cell that makes its operations for each input, and NNI's supernet of it cannot be frozen to a "
+                "network with its weights; allowed: ProxylessNAS, DSNAS"
+            )
 
 
 def refuse_loose_ends(space: nn.Module) -> None:

@@ -131,3 +131,17 @@ def test_a_search_by_name_leaves_a_network_within_its_target(tmp_path, name, cel
 def test_too_few_cells_are_refused(capsys):
     assert main(["search", "space={name: darts, num_cells: [2, 6]}"]) == 2
     assert "space: num_cells is [2, 6]; allowed: 3 or more, one in each of the three stages" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("strategy", ["nni-darts", "nni-gumbel-darts", "nni-proxyless", "nni-random"])
+def test_strategies_of_nni_are_refused_since_they_leave_no_weights(strategy, tmp_path, capsys):
+    (tmp_path / "search.yml").write_text(SEARCH)
+    words = [
+        "space={name: darts, width: 8, num_cells: 3}",
+        f"strategy={{name: {strategy}}}",
+        f"output={tmp_path / 'out'}",
+    ]
+    assert main(["search", str(tmp_path / "search.yml"), *words]) == 2
+    assert (
+        "cannot search Darts: module 'stages.0.blocks.0' is a Cell that makes its operations" in capsys.readouterr().err
+    )
