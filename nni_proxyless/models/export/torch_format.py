@@ -23,6 +23,8 @@ def write_torchscript(network: nn.Module, shape: Sequence[int], path: Path, *, b
     with torch.no_grad(), warnings.catch_warnings():
         # Deprecated since torch 2.15 in favor of torch.export; it is what phones and boards with an older torch have.
         warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is deprecated", category=FutureWarning)
+        # Numbers that a module computes from the size of its input become constants, and images have one size.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
         torch.jit.save(torch.jit.trace(network, torch.zeros(batch or 2, *shape), check_trace=False), str(path))
 
 
