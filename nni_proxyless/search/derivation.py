@@ -127,8 +127,8 @@ class FinishedSearch:
                 raise UserError(f"{folder / SUPERNET}: does not fit the space of the search: {error}") from error
         else:
             _logger.warning(
-                "%s has no %s: its strategy kept the chosen candidates only, so a derived network has fresh weights; train it "
-                "from scratch", folder, SUPERNET,
+                "%s has no %s: it is left by strategies that keep all candidates, of spaces without choices of values; so a derived network "
+                "has fresh weights, train it from scratch", folder, SUPERNET,
             )  # fmt: skip
         space.to(memory_format=torch.channels_last)
         keep_modules_when_frozen(space)
