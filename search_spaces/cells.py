@@ -14,14 +14,16 @@ Every node is the sum of two operations, each with an input of its own; all norm
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from nni.nas.hub.pytorch import DARTS, ENAS, NDS, PNAS, NASNet
 from nni.nas.hub.pytorch import AmoebaNet as AmoebaNetSpace
+from nni.nas.nn.pytorch import MutableLinear
 from torch import nn
 
 from nni_proxyless.core.nni_compat import NDSStage, model_context, set_depth_of_dry_run
-from nni_proxyless.latency.operation import Operation, Shape
+from nni_proxyless.latency.operation import Operation, Shape, floating_type
 
 from .cell_operations import operations_of_cells
 from .hub import take_channels
@@ -39,7 +41,7 @@ class CellSpace(NDS):
     num_labels, in_channels
         Outputs of the classifier, channels of the images.
     width
-        Channels of a node in the first stage.
+        Channels of a node in the first stage, or several numbers to choose from; see docs/how-to/values.md.
     num_cells
         Cells in all stages together, or several numbers to choose from.
     dataset
@@ -63,7 +65,7 @@ class CellSpace(NDS):
     merge_op: Literal["all", "loose_end"] = "loose_end"
 
     def __init__(
-        self, *, num_labels: int = 10, in_channels: int = 3, width: int = 16, num_cells: int | Sequence[int] = 8,
+        self, *, num_labels: int = 10, in_channels: int = 3, width: int | Sequence[int] = 16, num_cells: int | Sequence[int] = 8,
         dataset: Literal["cifar", "imagenet"] = "cifar", drop_path_prob: float = 0.0,
     ):  # fmt: skip
         numbers = [num_cells] if isinstance(num_cells, int) else list(num_cells)
@@ -72,11 +74,16 @@ class CellSpace(NDS):
                 f"num_cells is {num_cells!r}; allowed: {LEAST_CELLS} or more, one in each of the three stages"
             )
         cells: Any = num_cells if isinstance(num_cells, int) else tuple(numbers)
+        widths: Any = width if isinstance(width, int) else tuple(width)
         super().__init__(
-            self.operations, self.merge_op, self.n_nodes, width, cells, dataset, drop_path_prob=drop_path_prob
+            self.operations, self.merge_op, self.n_nodes, widths, cells, dataset, drop_path_prob=drop_path_prob
         )
         space: Any = self  # NNI does not say the types of its parts
-        space.num_labels, space.classifier = num_labels, nn.Linear(space.classifier.in_features, num_labels)
+        space.num_labels, classifier = num_labels, space.classifier
+        if getattr(classifier, "mutables", ()):  # the width is a choice
+            space.classifier = MutableLinear(**{**classifier.trace_kwargs, "out_features": num_labels})
+        else:
+            space.classifier = nn.Linear(classifier.in_features, num_labels)
         take_channels(self, in_channels)
         for stage in self.stages:
             if isinstance(stage, NDSStage):  # else this is a network, not a space
@@ -87,8 +94,18 @@ class CellSpace(NDS):
             return type(self)(**self.args)
 
     def own_operations(self, input_shape: Shape) -> list[Operation]:
-        """All operations, which depend on what is chosen as input."""
-        return operations_of_cells(self, input_shape)
+        """All operations, which depend on what is chosen as input, and as width."""
+        if isinstance(self.width, int):
+            return operations_of_cells(self, input_shape)
+        found = []
+        for width in self.width:
+            of_width = type(self)(**{**self.args, "width": width}).train(self.training)
+            of_width.to(*floating_type(self))
+            if_width = ("width", (width,))
+            found += [
+                replace(op, conditions=(if_width, *op.conditions)) for op in operations_of_cells(of_width, input_shape)
+            ]
+        return found
 
 
 class Darts(CellSpace):

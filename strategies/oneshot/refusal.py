@@ -20,8 +20,8 @@ from nni_proxyless.latency.operation import choice_of_shapes
 from ..supernet.values import SUPER_KERNELS
 
 __all__ = [
-    "SpaceError", "SpaceSnapshot", "refuse_cell", "refuse_loose_ends", "refuse_made_operations", "refuse_other_shapes",
-    "refuse_unknown", "unchanged_if_refused", "without_gate_gradient",
+    "SpaceError", "SpaceSnapshot", "refuse_cell", "refuse_loose_ends", "refuse_made_operations",
+    "refuse_other_shapes", "refuse_unknown", "unchanged_if_refused", "without_gate_gradient",
 ]  # fmt: skip
 
 
@@ -86,11 +86,6 @@ def refuse_made_operations(space: nn.Module) -> None:
 def refuse_loose_ends(space: nn.Module) -> None:
     """Refuse a cell whose output has another shape in each network, where it is not known what that means for what follows."""
     if isinstance(space, NDS):
-        if not isinstance(space.width, int):
-            raise SpaceError(
-                f"width is the choice {space.width!r}, and the layers between the cells of its networks are not slices of one another; "
-                "allowed: a number"
-            )
         return
     for name, module in space.named_modules():
         if isinstance(module, Cell) and module.merge_op != "all":

@@ -6,6 +6,8 @@ the newer one. Two things make a network differ from its supernet there:
 - the ``pre0`` that follows a stage of one cell has the shape of what came before that stage, so the stage holds one for
   either case, and gives what comes out;
 - a loose end that a network does not have is missing there, and 0 in the supernet: what it is multiplied by is left out.
+
+A width that is a choice makes super-kernels (:mod:`.values`) of all layers; of what a cell gives, each width has the first channels.
 """
 
 from __future__ import annotations
@@ -34,16 +36,19 @@ class SampledStage(SampledRepeat):
 
     def __init__(self, stage: Any, gates: Mapping[str, Gate]):
         super().__init__(list(stage.blocks), stage.depth_choice, gates)
-        self.downsampling = stage.downsampling
         self.after_one: nn.Module | None = None
         self.after_several: nn.Module | None = None
-
-    def join(self, channels: int, preprocessor: Any) -> None:
-        """Take over ``pre0`` of the next stage; this one, alone, is given so many channels."""
         if self.min_depth == 1:
-            width = preprocessor.pre1[1].out_channels
-            made = FactorizedReduce(channels, width) if self.downsampling else ReLUConvBN(channels, width, 1, 1, 0)
-            self.after_one = made
+            channels, width = stage.estimated_out_channels_prev, stage.estimated_out_channels
+            following = 2 * width // stage.blocks[0].num_nodes  # of a node of the next stage
+            self.after_one = (
+                FactorizedReduce(channels, following)
+                if stage.downsampling
+                else ReLUConvBN(channels, following, 1, 1, 0)
+            )
+
+    def join(self, preprocessor: Any) -> None:
+        """Take over ``pre0`` of the next stage."""
         self.after_several, preprocessor.pre0 = preprocessor.pre0, nn.Identity()
 
     def before_next(self, depth: int) -> nn.Module | None:
@@ -72,7 +77,9 @@ def complete(supernet: nn.Module) -> None:
     stages: Any = supernet.stages
     for stage, following in itertools.pairwise(stages):
         if isinstance(stage, SampledStage):
-            stage.join(stage.blocks[0].preprocessor.pre1[1].in_channels, following.blocks[0].preprocessor)
+            stage.join(following.blocks[0].preprocessor)
+    if isinstance(stages[-1], SampledStage):
+        stages[-1].after_one = None  # nothing follows
     cast(Any, supernet).freeze = functools.partial(_frozen, supernet)
 
 
@@ -83,7 +90,8 @@ def _frozen(supernet: Any, sample: dict[str, Any]) -> nn.Module:
     stages = nn.ModuleList(stage.freeze(sample) for stage in supernet.stages)
     for stage, frozen, following in zip(supernet.stages, stages, stages[1:], strict=False):
         if isinstance(stage, SampledStage):
-            cast(Any, following)[0].preprocessor.pre0 = stage.before_next(len(cast(Any, frozen)))
+            before = cast(nn.Module, stage.before_next(len(cast(Any, frozen))))
+            cast(Any, following)[0].preprocessor.pre0 = recursive_freeze(before, sample)[0]
     others = {name: child for name, child in supernet.named_children() if child is not supernet.stages}
     whole = nn.ModuleDict(
         {"stages": stages, **{name: recursive_freeze(child, sample)[0] for name, child in others.items()}}

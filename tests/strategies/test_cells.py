@@ -172,15 +172,6 @@ def test_operations_of_a_node_share_modules_and_their_network_does_not():
     assert torch.equal(net.freeze(sample).eval()(images()), net(images()))
 
 
-def test_several_widths_are_refused():
-    space = hub.NDS(OPS, width=(2, 4), num_cells=3, dataset="cifar")
-    with pytest.raises(
-        TypeError, match=r"^DSNAS cannot search NDS: width is the choice \(2, 4\), .*; allowed: a number"
-    ):
-        DSNAS().mutate_model(space)
-    assert any(type(module) is Cell for module in space.modules())
-
-
 # -- searches --------------------------------------------------------------------------------------------------------------
 
 
