@@ -191,6 +191,7 @@ def trace_operations(space: ModelSpace, input_shape: Shape) -> list[Operation]:
     convolutions that a module which is taken apart computes by itself are one operation per call, :attr:`Operation.is_beside`.
     Where arguments of modules are choices, such as a width, an operation is there for each combination of values that it depends on
     (:mod:`.value_tracing`), on all of which it has conditions.
+    Of a ``Cell`` whose operations are made for each input, each is there with each input (:mod:`.cell_tracing`).
     A space whose choices change shapes (:func:`choice_of_shapes`) may say its operations itself, by a method
     ``own_operations(input_shape)``; None: it does not.
 
@@ -215,9 +216,12 @@ def operations_of(space: ModelSpace, input_shape: Shape) -> list[Operation]:
     own = getattr(space, "own_operations", None)
     if own is not None and (found := own(input_shape)) is not None:
         return found
-    from .value_tracing import is_open, operations_by_value  # they make operations
+    from .cell_tracing import open_cells  # they make operations
+    from .value_tracing import is_open, operations_by_value
 
-    return operations_by_value(space, input_shape) if any(map(is_open, space.modules())) else traced(space, input_shape)
+    with open_cells(space):
+        by_value = any(map(is_open, space.modules()))
+        return operations_by_value(space, input_shape) if by_value else traced(space, input_shape)
 
 
 def traced(space: ModelSpace, input_shape: Shape, apart: Collection[nn.Module] = ()) -> list[Operation]:

@@ -6,6 +6,7 @@ somebody else than its owner counts where and as often as it is called. Every ca
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -28,12 +29,13 @@ from .calls import (
     tensors_in,
     text_of,
 )
+from .cell_tracing import OpenCell
 from .operation import Conditions, Operation, floating_type, is_free, key_of, other_names
 from .products import Products, is_product, products_of
 
 __all__ = ["Trace"]
 
-CHOICES = (LayerChoice, Repeat, InputChoice)
+CHOICES = (LayerChoice, Repeat, InputChoice, OpenCell)
 
 
 class Trace:
@@ -91,8 +93,8 @@ class Trace:
                 )
             if isinstance(module, Cell) and module.op_candidates_factory is not None:
                 raise ValueError(
-                    f"{name or type(module).__name__}: a Cell whose candidates are made by a function has no latency here, since "
-                    "they depend on the input that is chosen; allowed: a Cell of modules"
+                    f"{name or type(module).__name__}: a {type(module).__name__} that makes its operations in a way of its own has no "
+                    "latency here; allowed: a Cell with a list or dict of op_candidates"
                 )
             if isinstance(module, Cell) and module.merge_op == "loose_end":
                 raise ValueError(
@@ -127,6 +129,8 @@ class Trace:
             yield from self._walk_candidates(module, calls, conditions)
         elif isinstance(module, Repeat):
             yield from self._walk_blocks(module, calls, conditions)
+        elif isinstance(module, OpenCell):
+            yield from self._walk_cell(module, calls, conditions)
         elif module in self._apart or (type(module) is nn.Sequential and not conditions) or _calls_choice(calls):
             for call in calls:
                 yield from self._products(call, conditions)
@@ -174,9 +178,15 @@ class Trace:
             given = [call.args[0] if call.args else None, *(child.output for child in call.children)]
             self._varying[call] = {text_of(given[depth]): given[depth] for depth in depths}
         for i, block in enumerate(repeat.blocks):
-            inside = _reached(conditions, repeat, i)
-            if inside is not None:
+            for inside in _reached(conditions, repeat, i):
                 yield from self._walk(block, [call.children[i] for call in calls], inside)
+
+    def _walk_cell(self, cell: OpenCell, calls: list[CallTree], conditions: Conditions) -> Iterator[Operation]:
+        for called in (called for call in calls for called in call.children):
+            for own in cell.conditions_of(called.module):
+                inside = _all_of(conditions, *own)
+                if inside is not None:
+                    yield from self._walk(called.module, [called], inside)
 
     def _operation(
         self, key: str, module: nn.Module, call: Call, conditions: Conditions, names: tuple[tuple[str, ...], ...] = ()
@@ -339,32 +349,45 @@ def _and(conditions: Conditions, label: str, choices: tuple[object, ...]) -> Con
     return tuple(found.items()) if found[label] else None
 
 
-def _depths(repeat: Repeat) -> list[int]:
-    depth = repeat.depth_choice
-    if not isinstance(depth, Mutable):
-        return [int(depth)]
-    ((label, categorical),) = _only(repeat).items()
-    return [int(depth.freeze({label: value})) for value in categorical.values]
-
-
-def _only(repeat: Repeat) -> dict[str, Any]:
-    depth = repeat.depth_choice
-    found = dict(depth.simplify())
-    if len(found) != 1:
-        raise ValueError(f"a Repeat whose depth depends on several choices ({depth}) has no latency here; allowed: one")
+def _all_of(conditions: Conditions, *more: tuple[str, tuple[object, ...]]) -> Conditions | None:
+    """The same of several."""
+    found: Conditions | None = conditions
+    for label, choices in more:
+        found = None if found is None else _and(found, label, choices)
     return found
 
 
-def _reached(conditions: Conditions, repeat: Repeat, i: int) -> Conditions | None:
-    """When block i of a ``Repeat`` runs."""
+def _depths(repeat: Repeat) -> list[int]:
+    return [depth for _, depth in _by_choices(repeat)]
+
+
+def _by_choices(repeat: Repeat) -> Iterator[tuple[dict[str, Any], int]]:
+    """The choices that a depth depends on, in all their combinations, and the depth."""
     depth = repeat.depth_choice
     if not isinstance(depth, Mutable):
-        return conditions if i < int(depth) else None
-    ((label, categorical),) = _only(repeat).items()
-    deep_enough = tuple(value for value in categorical.values if i < depth.freeze({label: value}))
-    if len(deep_enough) == len(categorical.values):
-        return conditions
-    return _and(conditions, label, deep_enough) if deep_enough else None
+        yield {}, int(depth)
+        return
+    leaves: dict[str, Any] = dict(depth.simplify())
+    for values in itertools.product(*(leaf.values for leaf in leaves.values())):
+        chosen = dict(zip(leaves, values, strict=True))
+        yield chosen, int(depth.freeze(chosen))
+
+
+def _reached(conditions: Conditions, repeat: Repeat, i: int) -> list[Conditions]:
+    """When block i of a ``Repeat`` runs: of these, one holds then, and else none."""
+    found: dict[tuple[tuple[str, Any], ...], list[Any]] = {}  # choices of all labels but the last -> those of the last
+    by_choices = list(_by_choices(repeat))
+    if all(i < depth for _, depth in by_choices):
+        return [conditions]
+    for chosen, depth in by_choices:
+        *others, (label, value) = chosen.items()
+        if i < depth:
+            found.setdefault(tuple(others), []).append((label, value))
+    terms = [
+        _all_of(conditions, *((label, (value,)) for label, value in others), (last[0][0], tuple(v for _, v in last)))
+        for others, last in found.items()
+    ]
+    return [term for term in terms if term is not None]
 
 
 def _holds_choice(module: nn.Module) -> bool:

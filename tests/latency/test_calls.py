@@ -555,7 +555,7 @@ class WideRepeat(ModelSpace):
         (WideRepeat, r"choice 'depth' gives differs in shape, 2x2x4 and 3x3x4, and what follows \(last\) costs"),
         (WithModule, r"two: this Takes is called with a Conv2d, and has no latency here; allowed: tensors, numbers, texts and None"),
         (lambda: LooseCell(merge_op="loose_end"), r"cell: a Cell with merge_op 'loose_end' .*; allowed: merge_op 'all'"),
-        (lambda: LooseCell(op_candidates=[lambda *a: conv(1), lambda *a: conv(3)]), r"cell: a Cell whose candidates are made by a function"),
+        (lambda: LooseCell(op_candidates=[lambda *a: conv(1), lambda *a: nn.Conv2d(CHANNELS, 2, 1)]), r"operations of node 1 give 6x6x4, 6x6x2; allowed"),
     ],
 )  # fmt: skip
 def test_what_would_be_wrong_is_refused_by_name(space, message):

@@ -240,8 +240,77 @@ class CellOfFactories(Small):
         return x
 
 
-KINDS = (
-    Simple, Nested, SharedLabel, Inputs, TwoInputs, MeanOfThreeInputs, ConcatenatedInputs, AnyInputs, Deep, DepthFromZero,
-    DepthOfChoice, DepthOfExpression, DepthOfTwoLabels, DepthOfOneChoice, DepthOfChoices, FixedDepthOfChoices, Arguments,
-    Outputs, OneCandidate, CellOfNNI, CellOfFactories,
-)  # fmt: skip
+class AllInputs(Inputs):
+    """Two of four, as a list."""
+
+    n_chosen, reduction = 2, "none"
+
+    def body(self, x):
+        return self.join(sum(self.pick([torch.relu(part(x)) for part in self.parts])))
+
+
+class DepthOfItem(Deep):
+    """A depth that is an item of a tuple."""
+
+    def build(self):
+        self.blocks = Repeat(lambda index: bent(), nni.choice("both", [(1, 8), (3, 16)])[0])
+
+
+class CellOfTwoInputs(Small):
+    """Four nodes of two operations each."""
+
+    def build(self):
+        self.cell = self.make_cell()
+        self.join = nn.Linear(4 * WIDTH, WIDTH)
+
+    def make_cell(self) -> Cell:
+        return Cell([linear(), nn.Linear(WIDTH, WIDTH, bias=False)], 4, 2, 2, label="cell")
+
+    def body(self, x):
+        return self.join(self.cell(x, torch.tanh(x)))
+
+
+class Preprocessor(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = linear()
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        return [self.linear(inputs[0]), inputs[1]]
+
+
+class Postprocessor(nn.Module):
+    def forward(self, output: Tensor, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+        return inputs[-1], output
+
+
+class CellOfProcessors(CellOfTwoInputs):
+    """What is done to the inputs and to the output is the user's own."""
+
+    def make_cell(self) -> Cell:
+        candidates = {"first": linear(), "second": nn.Linear(WIDTH, WIDTH, bias=False)}
+        return Cell(candidates, 4, 2, 2, preprocessor=Preprocessor(), postprocessor=Postprocessor(), label="cell")
+
+    def body(self, x):
+        before, y = self.cell([x, torch.tanh(x)])
+        return self.join(y) + before
+
+
+class CellOfLooseEnds(CellOfTwoInputs):
+    def make_cell(self) -> Cell:
+        return Cell([linear(), bent()], 4, 2, 2, merge_op="loose_end", label="cell")
+
+
+def for_input(bias: bool) -> Any:
+    """A factory: the first input has two features."""
+    return lambda node, op, chosen: nn.Linear(2 if chosen == 0 else WIDTH, WIDTH, bias=bias)
+
+
+class CellByInput(CellOfTwoInputs):
+    """Operations of other shapes for the first input."""
+
+    def make_cell(self) -> Cell:
+        return Cell({"first": for_input(True), "second": for_input(False)}, 4, 2, 2, label="cell")
+
+    def body(self, x):
+        return self.join(self.cell([x[:, :2], torch.tanh(x)]))

@@ -21,12 +21,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from nni.nas.nn.pytorch import ModelSpace
+from nni.nas.nn.pytorch import Cell, ModelSpace
 
 from ..digits import significant
 from ..estimators.device import DeviceEstimator, Measurement
 from ..estimators.timing import spread, wait_policy_of
 from ..operation import Operation, Shape, choice_of_shapes, shape_text, trace_operations
+from ..value_tracing import is_open
 from .drift import without_drift
 from .fit_networks import NORMAL_P95, fit_networks, fitted_operations
 from .kept_timings import KeptTimings, Run
@@ -140,11 +141,8 @@ def require_method(estimator: TimesNetworks, space: ModelSpace, method: str, net
         )
     if networks is not None and networks < FEWEST:
         raise ValueError(f"networks is {networks}; allowed: {FEWEST} or more")
-    if method == "networks" and (label := choice_of_shapes(space)) is not None:
-        raise ValueError(
-            f"method is 'networks', but choice {label!r} gives another shape with each candidate: the space computes more there than its networks "
-            "do, so times inside of it are not theirs; allowed: methods 'fit', 'isolated'"
-        )
+    if method == "networks" and (why := _why_not_inside(space)) is not None:
+        raise ValueError(f"method is 'networks', but {why}; allowed: methods 'fit', 'isolated'")
     if method == "networks" and isinstance(estimator, DeviceEstimator):
         estimator.require_inside()
     if method == "profile" and not getattr(estimator, "profiles", False):
@@ -157,10 +155,25 @@ def require_method(estimator: TimesNetworks, space: ModelSpace, method: str, net
 def method_for(estimator: TimesNetworks, space: ModelSpace) -> Method:
     """How to build a table: the operations of eager torch can be timed where they stand, those of other runtimes cannot.
 
-    Nor can those of a space whose choices change shapes: it computes more than its networks do.
+    Nor can those of a space that computes more than its networks do, or does not hold their layers.
     """
-    inside = getattr(estimator, "runtime", "torch") == "torch" and choice_of_shapes(space) is None
+    inside = getattr(estimator, "runtime", "torch") == "torch" and _why_not_inside(space) is None
     return "networks" if inside else "fit"
+
+
+def _why_not_inside(space: ModelSpace) -> str | None:
+    """Why operations cannot be timed where they stand in a space; None: they can."""
+    if (label := choice_of_shapes(space)) is not None:
+        return (
+            f"choice {label!r} gives another shape with each candidate: the space computes more there than its networks do, so times "
+            "inside of it are not theirs"
+        )
+    for name, module in space.named_modules():
+        if is_open(module):
+            return f"arguments of module {name!r} are choices: the space does not hold the layers of its networks"
+        if isinstance(module, Cell) and module.op_candidates_factory is not None:
+            return f"module {name!r} is a Cell that makes its operations for each input: the space does not hold them"
+    return None
 
 
 def _fitted(
