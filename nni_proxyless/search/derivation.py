@@ -33,16 +33,26 @@ from ..latency.choices import InputSet, as_nni_has_it, read_probs_back
 from ..latency.digits import distinct_in_words, in_words
 from ..latency.objectives.budget import fastest, log_probability, slowest
 from ..latency.objectives.penalty import holds_target
+from ..latency.value_tracing import is_open
 from ..models.architecture import Architecture
 from ..models.build import build_network
 from ..models.draw import draw_beside
 from ..models.record import describe, latency_record, record, unit_of
+from ..models.space import make_space
 from ..models.timm_model import load_weights
 from .build import SearchParts, build
 from .latency_table import measure_derived
 from .monitor import judge
 from .selection import DEFAULT_METHOD
-from .supernet_files import JUDGED, SUPERNET, Probabilities, read_probabilities, read_training_scores, require_finished
+from .supernet_files import (
+    JUDGED,
+    SUPERNET,
+    Probabilities,
+    read_probabilities,
+    read_training_scores,
+    require_finished,
+    shapes_of,
+)
 from .supernet_selection import judging_images, select_network
 from .witnesses import Scores
 
@@ -64,7 +74,10 @@ class FinishedSearch:
     architecture
         Of the network that the search itself has left.
     parts
-        What it was made of; the space with the weights of the supernet where there are any, else with fresh ones.
+        What it was made of.
+    supernet
+        What networks are frozen from, with the trained weights where there are any, else with fresh ones: the space, or of cells and
+        choices of values what the strategy makes of it.
     inherits
         Whether there are: a search with DSNAS lets go of all candidates but the chosen ones.
     probs
@@ -75,6 +88,7 @@ class FinishedSearch:
 
     parts: SearchParts
     architecture: Architecture
+    supernet: ModelSpace
     inherits: bool
     probs: Probabilities
     training: Probabilities
@@ -119,20 +133,24 @@ class FinishedSearch:
         parts = build(config, folder, finished=architecture)
         space = parts.space
         probs, training = (read_probs_back(of, space.simplify()) for of in (stored, read_training_scores(folder)))
-        inherits = (folder / SUPERNET).exists()
+        inherits, supernet = (folder / SUPERNET).exists(), space
         if inherits:
+            state = load_weights(folder / SUPERNET)
             try:
-                space.load_state_dict(load_weights(folder / SUPERNET))
-            except RuntimeError as error:
+                fits = {name: weight.shape for name, weight in state.items()} == shapes_of(space)
+                if not fits or any(map(is_open, space.modules())):
+                    supernet = parts.strategy.mutate_model(make_space(**architecture.space))
+                supernet.load_state_dict(state)
+            except (RuntimeError, TypeError) as error:
                 raise UserError(f"{folder / SUPERNET}: does not fit the space of the search: {error}") from error
         else:
             _logger.warning(
-                "%s has no %s: it is left by strategies that keep all candidates, of spaces without choices of values; so a derived network "
-                "has fresh weights, train it from scratch", folder, SUPERNET,
+                "%s has no %s: its strategy kept the chosen candidates only, so a derived network has fresh weights; train it "
+                "from scratch", folder, SUPERNET,
             )  # fmt: skip
-        space.to(memory_format=torch.channels_last)
-        keep_modules_when_frozen(space)
-        return cls(parts, architecture, inherits, probs, training)
+        supernet.to(memory_format=torch.channels_last)
+        keep_modules_when_frozen(supernet)
+        return cls(parts, architecture, supernet, inherits, probs, training)
 
     def best(self, budget: float, at_least: float | None = None) -> dict[str, Any]:
         """The choices of the most probable network under the budget.
@@ -173,7 +191,7 @@ class FinishedSearch:
 
     def derive(self, sample: dict[str, Any], budget: float, *, measured: bool, **more: Any) -> Derived:
         """The network of these choices: statistics of batch norm estimated afresh, validated and, if asked for, timed; ``more`` is recorded."""
-        network = copy.deepcopy(self.space.freeze(sample))
+        network = copy.deepcopy(self.supernet.freeze(sample))
         accuracy = judge(network, *self.parts.judging_loaders, torch.device("cpu"))
         config, estimator = self.parts.config, self.parts.estimator
         shape = self.architecture.input_shape
@@ -272,7 +290,7 @@ def derive_judged(
         )
     selected = select_network(
         search.space, search.profiler, judging_images(search.parts), n=n, seed=search.parts.config.seed, budget=budget,
-        at_least=at_least, method=method, first=[search.best(budget, at_least)], known=search.known,
+        at_least=at_least, method=method, first=[search.best(budget, at_least)], known=search.known, supernet=search.supernet,
     )  # fmt: skip
     derived = search.derive(selected.choices, budget, measured=True, selection=selected.record())
     derived.write(folder)

@@ -146,11 +146,12 @@ def _search(
 
     if monitor.last is None:  # killed after the last epoch: there was nothing left to train
         monitor.last = {**history(folder)[-1], **monitor.derive(strategy.oneshot_module)}
-    write_supernet(folder, monitor.probs, monitor.supernet, shapes)
-    if strategy_can("keeps_candidates", config, default=False):  # who keeps none derives no further networks
+    keeps_candidates = strategy_can("keeps_candidates", config, default=False)
+    write_supernet(folder, monitor.probs, monitor.supernet, shapes, keeps_candidates=keeps_candidates)
+    if keeps_candidates:  # who keeps none derives no further networks
         write_training_scores(folder, training_of(strategy.oneshot_module))
     record = getattr(strategy.oneshot_module, "selection", None)
-    if config.search.select == "supernet" and strategy_can("keeps_candidates", config, default=False):
+    if config.search.select == "supernet" and keeps_candidates:
         selected = select_at_end(parts, monitor, strategy.oneshot_module)
         record = selected and selected.record()
     result = save_result(parts, monitor, record)

@@ -30,6 +30,7 @@ PROBABILITIES = "probabilities.json"
 SUPERNET = "supernet.safetensors"
 TRAINING = "training_losses.json"  # what each candidate added to them
 JUDGED = "judged.csv"  # verdicts of the supernet
+LOGITS = "_arch_alpha"  # of NNI's strategies, in the module whose choice they are about
 FORMAT = "nni-proxyless probabilities 1"
 FORMAT_OF_TRAINING = "nni-proxyless training losses 1"
 
@@ -67,7 +68,9 @@ def shapes_of(space: nn.Module) -> Shapes:
     return {name: tensor.shape for name, tensor in space.state_dict().items()}
 
 
-def write_supernet(folder: Path, probs: Mapping[str, Mapping[Any, Any]], supernet: nn.Module, shapes: Shapes) -> None:
+def write_supernet(
+    folder: Path, probs: Mapping[str, Mapping[Any, Any]], supernet: nn.Module, shapes: Shapes, *, keeps_candidates: bool
+) -> None:
     """Write ``probabilities.json`` and, if the supernet still has all candidates, ``supernet.safetensors``.
 
     Parameters
@@ -75,19 +78,24 @@ def write_supernet(folder: Path, probs: Mapping[str, Mapping[Any, Any]], superne
     probs
         Label -> choice -> probability.
     supernet
-        What the search has trained; what a strategy has added to the space, such as logits, is left out.
+        What the search has trained; NNI's logits in it are left out.
     shapes
-        Of a fresh space, into which the file is to load.
+        Of a fresh space.
+    keeps_candidates
+        Whether the strategy says so of itself. The file then loads into what it makes of a fresh space, which for cells and for
+        choices of values has other weights than the space; else it has to load into the space.
     """
     from ..core.nni_compat import MixedOperation  # here: it takes seconds, and whoever reads these files does without
 
     _write_numbers(folder / PROBABILITIES, FORMAT, "probabilities", probs)
-    state = supernet.state_dict()
+    weights = {name: tensor for name, tensor in supernet.state_dict().items() if LOGITS not in name.split(".")}
     (folder / SUPERNET).unlink(missing_ok=True)
-    # The space alone has no super-kernels, whose weights are larger.
+    # All names: in a cell those of a space are among those of its supernet, and are of other operations there. Of a super-kernel a
+    # space has the weights of one value.
     sliced = any(isinstance(module, MixedOperation) for module in supernet.modules())
-    if not sliced and all(name in state and state[name].shape == shape for name, shape in shapes.items()):
-        write_weights(folder / SUPERNET, {name: state[name] for name in shapes})
+    fits = not sliced and {name: tensor.shape for name, tensor in weights.items()} == shapes
+    if keeps_candidates or fits:
+        write_weights(folder / SUPERNET, weights)
 
 
 def write_training_scores(folder: Path, scores: Mapping[str, Mapping[Any, float]]) -> None:

@@ -16,6 +16,8 @@ from nni_proxyless.derive import Architecture, build_network, count_macs, count_
 from nni_proxyless.latency import LatencyProfiler, MacsEstimator, ParametersEstimator, best_under_budget
 from nni_proxyless.latency.objectives.extremes import fastest, slowest
 
+from .test_hub import assert_derives
+
 GROUP = "nni_proxyless.search_spaces"
 SHAPE = (2, 9, 9)
 
@@ -42,7 +44,7 @@ def networks(space: Any, n: int) -> list[dict[str, Any]]:
     ("name", "theirs", "arguments"),
     [
         ("darts", "DARTS", {"num_cells": [4, 5]}),
-        ("enas", "ENAS", {"num_cells": [3, 6]}),
+        ("enas", "ENAS", {"num_cells": [3, 6], "width": [2, 4]}),
         ("nasnet", "NASNet", {}),
         ("amoebanet", "AmoebaNet", {"dataset": "imagenet"}),
         ("pnas", "PNAS", {"dataset": "imagenet", "drop_path_prob": 0.1}),
@@ -122,8 +124,11 @@ def test_a_search_by_name_leaves_a_network_within_its_target(tmp_path, name, cel
     words = [space, f"strategy={strategy}", f"output={tmp_path / 'out'}"]
     assert main(["search", str(tmp_path / "search.yml"), *words]) == 0
     architecture = Architecture.read(tmp_path / "out" / "architecture.json")
-    network = build_network(architecture, load_weights(tmp_path / "out" / "weights.safetensors")).eval()
+    weights = load_weights(tmp_path / "out" / "weights.safetensors")
+    network = build_network(architecture, weights).eval()
     assert network(torch.randn(2, 2, 8, 8)).shape == (2, 3)
+    if "dsnas" not in strategy:
+        assert_derives(tmp_path / "out", architecture, weights)
     assert architecture.latency["table_ms"] * 1e6 == pytest.approx(count_macs(network, (2, 8, 8)))
     assert architecture.latency["table_ms"] <= architecture.latency["target_ms"]
 

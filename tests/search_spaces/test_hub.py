@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nni.nas.hub.pytorch
 import pytest
 import torch
@@ -10,6 +12,7 @@ from nni_proxyless.cli.main import main
 from nni_proxyless.config import registry
 from nni_proxyless.derive import Architecture, build_network, load_weights
 from nni_proxyless.latency import trace_operations
+from nni_proxyless.search.derivation import FinishedSearch
 
 GROUP = "nni_proxyless.search_spaces"
 SMALL = {
@@ -51,8 +54,20 @@ def test_a_search_by_name_leaves_a_network(tmp_path, name, strategy):
     assert main(["search", str(tmp_path / "search.yml"), *words]) == 0
     architecture = Architecture.read(tmp_path / "out" / "architecture.json")
     assert architecture.space == {"name": name, "arguments": {"num_labels": 3, "in_channels": 2, **given}}
-    network = build_network(architecture, load_weights(tmp_path / "out" / "weights.safetensors")).eval()
+    weights = load_weights(tmp_path / "out" / "weights.safetensors")
+    network = build_network(architecture, weights).eval()
     assert network(torch.randn(2, 2, 16, 16)).shape == (2, 3)
+    if strategy != "dsnas":
+        assert_derives(tmp_path / "out", architecture, weights)
+
+
+def assert_derives(run: Path, architecture: Architecture, weights: dict[str, torch.Tensor]) -> None:
+    """Further networks have the supernet's weights: the one of the search its own, but for statistics, which are estimated anew."""
+    search = FinishedSearch.read(run)
+    assert search.inherits
+    kept = search.supernet.freeze(architecture.choices).state_dict()
+    assert kept.keys() == weights.keys()
+    assert all(torch.equal(kept[name], tensor) for name, tensor in weights.items() if name.endswith(("weight", "bias")))
 
 
 @pytest.mark.parametrize("name", SMALL)
