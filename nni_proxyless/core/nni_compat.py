@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from nni.experiment.config.training_service import TrainingServiceConfig
     from nni.experiment.config.utils import camel_case, unset_base_path
     from nni.nas.execution import SequentialExecutionEngine
+    from nni.nas.hub.pytorch.modules.nasbench101 import NasBench101Cell
     from nni.nas.hub.pytorch.nasnet import FactorizedReduce, NDSStage, ReLUConvBN
     from nni.nas.nn.pytorch.cell import create_cell_op_candidates, preprocess_cell_inputs
     from nni.nas.nn.pytorch.choice import ChosenInputs
@@ -60,6 +61,7 @@ _HOMES = {
     "nni.experiment.config.training_service": ("TrainingServiceConfig",),
     "nni.experiment.config.utils": ("camel_case", "unset_base_path"),
     "nni.nas.execution": ("SequentialExecutionEngine",),
+    "nni.nas.hub.pytorch.modules.nasbench101": ("NasBench101Cell",),
     "nni.nas.hub.pytorch.nasnet": ("FactorizedReduce", "NDSStage", "ReLUConvBN"),
     "nni.nas.nn.pytorch.cell": ("create_cell_op_candidates", "preprocess_cell_inputs"),
     "nni.nas.nn.pytorch.choice": ("ChosenInputs",),

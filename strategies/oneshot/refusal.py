@@ -15,12 +15,13 @@ from nni.nas.nn.pytorch import Cell, MutableModule
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
+from nni_proxyless.core.nni_compat import NasBench101Cell
 from nni_proxyless.latency.operation import choice_of_shapes
 
 from ..supernet.values import SUPER_KERNELS
 
 __all__ = [
-    "SpaceError", "SpaceSnapshot", "refuse_cell", "refuse_loose_ends", "refuse_made_operations",
+    "SpaceError", "SpaceSnapshot", "refuse_cell", "refuse_edges", "refuse_loose_ends", "refuse_made_operations",
     "refuse_other_shapes", "refuse_unknown", "unchanged_if_refused", "without_gate_gradient",
 ]  # fmt: skip
 
@@ -71,6 +72,16 @@ def refuse_cell(module: nn.Module, name: str, memo: dict[str, Any], mutate_kwarg
                 "allowed: op_candidates that depend on node_index and input_index"
             )
     return False
+
+
+def refuse_edges(space: nn.Module) -> None:
+    """Refuse the cell of NAS-Bench-101, whose choices are no choices one by one."""
+    for name, module in space.named_modules():
+        if isinstance(module, NasBench101Cell):
+            raise SpaceError(
+                f"module {name!r} is a NasBench101Cell, which draws its edges under a limit on all of them together, and whose "
+                "operations have channels that depend on every edge; allowed: a Cell, as NasBench201 or DARTS have it"
+            )
 
 
 def refuse_made_operations(space: nn.Module) -> None:

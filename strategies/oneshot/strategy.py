@@ -34,6 +34,7 @@ from .refusal import (
     SpaceError,
     SpaceSnapshot,
     refuse_cell,
+    refuse_edges,
     refuse_loose_ends,
     refuse_other_shapes,
     refuse_unknown,
@@ -227,6 +228,7 @@ class SampledStrategy(OneShotStrategy):
     def _mutated(self, model: ModelSpace) -> ModelSpace:
         if self.compares_candidates():
             refuse_other_shapes(model)
+        refuse_edges(model)
         refuse_loose_ends(model)
         generator = torch.Generator().manual_seed(self.seed)
         self._gates = {}

@@ -127,4 +127,30 @@ class Depthwise(OfFeatures):
         return self.last(self.pool(self.norm(self.depthwise(maps)))).mean((2, 3))
 
 
-SPACES = (ConvNet, SimpleNet, RepeatNet, Attention, Depthwise)
+class Items(OfFeatures):
+    """Arguments that are items of one choice."""
+
+    def __init__(self):
+        super().__init__()
+        both = nni.choice("both", [(4, 3), (6, 1)])
+        self.conv = MutableConv2d(1, both[0], both[1], padding=both[1] // 2)
+        self.last = MutableLinear(both[0], CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.conv(x.reshape(-1, 1, 2, FEATURES // 2))).mean((2, 3)))
+
+
+class InCandidates(OfFeatures):
+    """A choice of values in one of the candidates of a layer."""
+
+    def __init__(self):
+        super().__init__()
+        width = nni.choice("width", [2, 4])
+        narrow = nn.Sequential(MutableLinear(FEATURES, width), MutableLinear(width, CLASSES))
+        self.layer = LayerChoice([narrow, nn.Linear(FEATURES, CLASSES)], label="layer")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+SPACES = (ConvNet, SimpleNet, RepeatNet, Attention, Depthwise, Items, InCandidates)
