@@ -21,13 +21,15 @@ os.environ["NNI_PROXYLESS_QUIET_SECONDS"] = "0"
 
 # Real experiments run one after the other, before all other tests where they need a core: NNI's start times out on a machine that
 # starts two, or that is busy. While they wait, the others run.
-EXPERIMENTS = ("test_web_ui", "test_life_cycle", "test_remote", "test_custom_space", "test_experiment")
+EXPERIMENTS = (
+    "test_web_ui", "test_life_cycle", "test_remote", "test_custom_space", "test_experiment", "test_nni_tutorials",
+)  # fmt: skip
 # What takes longest begins first, or one process would be alone with it in the end.
 LONG = (
     "test_search", "test_export", "test_derive_command", "test_exporting", "test_training", "test_torchrun", "test_budget", "test_resume",
     "test_nni_spaces", "test_readme", "test_start_up", "test_processes", "test_dsnas_planted", "test_latency_command", "test_proxyless_search",
     "test_report", "test_penalty", "test_pictures", "test_reference", "test_hub", "test_step_cost", "test_busy",
-    "test_units", "test_package", "test_several_costs", "test_search_overhead", "test_calls", "test_cpu_threads", "test_divergence",
+    "test_units", "test_package", "test_search_of_values", "test_several_costs", "test_search_overhead", "test_calls", "test_cpu_threads", "test_divergence",
 )  # fmt: skip
 
 

@@ -37,6 +37,7 @@ SEARCH = "space: {preset: small}\nlatency: {target_ms: 60%}\n"
 def test_shipped_files_are_valid(path, tmp_path, monkeypatch, capsys):
     """Experiments are taken by NNI and give each of their trials what it can use; the rest is taken by our readers."""
     content = yaml.safe_load(path.read_text())
+    monkeypatch.chdir(path.parent)  # where a module of a user's own lies
     for machine in (content.get("trainingService") or {}).get("machineList", ()):
         monkeypatch.setenv("HOME", str(tmp_path))  # NNI looks for the key
         key = Path(machine.get("sshKeyFile", "~/.ssh/id_rsa")).expanduser()
