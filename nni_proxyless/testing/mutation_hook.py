@@ -21,7 +21,7 @@ from torch import Tensor
 from nni_proxyless.strategies import DSNAS
 from nni_proxyless.strategies.oneshot.parts import SupernetParts
 from nni_proxyless.strategies.supernet.gate import Gate
-from nni_proxyless.strategies.supernet.slices import slices_alone_move
+from nni_proxyless.strategies.supernet.slices import SlicesOfPath
 
 __all__ = ["MutationHookContract"]
 
@@ -93,8 +93,10 @@ class MutationHookContract:
             network = supernet.freeze(dict(sample))
             before = [p.detach().clone() for p in supernet.parameters()]
             optimizer.zero_grad()
-            supernet(x).square().mean().backward()
-            with slices_alone_move(kernels, {gate: gate.current for gate in gates.values()}, optimizer):
+            slices = SlicesOfPath(kernels, {gate: gate.current for gate in gates.values()}, optimizer)
+            with slices.running():
+                supernet(x).square().mean().backward()
+            with slices.stepping(optimizer):
                 optimizer.step()
             moved = sum(int((p != old).sum()) for p, old in zip(supernet.parameters(), before, strict=True))
             held = sum(p.numel() for p in network.parameters())

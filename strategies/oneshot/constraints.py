@@ -13,12 +13,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
+
 from nni_proxyless.latency import BudgetError, LatencyPenalty, LatencyProfiler, best_under_budget
 from nni_proxyless.latency.objectives.penalty_sum import Penalties
 
 from ..supernet.gate import Gate
 
-__all__ = ["Limit", "limits_of", "most_probable_within", "stays_feasible"]
+__all__ = ["Limit", "limits_of", "most_probable_within", "reachable", "stays_feasible"]
 
 
 class Limit(NamedTuple):
@@ -93,3 +95,12 @@ def stays_feasible(limits: Sequence[Limit], gates: Sequence[Gate], gate: Gate) -
     """Whether a network within all limits remains if the gate's most probable candidate is chosen for good."""
     made = {gate: gate.most_probable()}
     return not limits or most_probable_within(limits, gates, made, near=False) is not None
+
+
+def reachable(limits: list[Limit], gates: Sequence[Gate]) -> list[Limit]:
+    """The limits if any network keeps to them all; else none, with a warning."""
+    if not limits or most_probable_within(limits, gates, near=False) is not None:
+        return limits
+    targets = ", ".join(f"{limit.target:.6g} {limit.profiler.unit}" for limit in limits)
+    rank_zero_warn(f"strategy: no network of this space is within {targets}: what the search leaves will not be either")
+    return []

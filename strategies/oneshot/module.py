@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from nni_proxyless.core.divergence import require_finite
@@ -21,11 +20,11 @@ from nni_proxyless.latency import LatencyPenalty
 from nni_proxyless.latency.objectives.penalty_sum import Penalties
 
 from ..supernet.gate import Gate
-from ..supernet.slices import slices_alone_move
-from .constraints import Limit, most_probable_within
+from ..supernet.slices import SlicesOfPath
+from .constraints import Limit, most_probable_within, reachable
 from .data import HeldOutBatches, ReplayableLoader, divided
 from .distributed import average, average_gradients, check_strategy, reduces_by_itself
-from .own_module import FORWARDED, check_module, clip, loss_of, overrides
+from .own_module import FORWARDED, check_module, check_skips, clip, loss_of, overrides
 from .parts import SupernetParts
 from .path_losses import PathLosses
 from .resume import CheckpointLoop
@@ -94,6 +93,7 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         self._accumulated = 0
         self.original: Any = None  # of the space, until something has been trained
         self._path: dict[Gate, int] = {}
+        self._slices: SlicesOfPath
         self.path_losses = PathLosses(self.gates)
         self._modes: Modes | None = None
         self._step_log = StepLog()
@@ -130,12 +130,7 @@ class SampledOneShotModule(BaseOneShotLightningModule):
             raise MisconfigurationException(
                 "strategy: warmup_learning_rate needs training data of known length; use the evaluator's own schedule"
             )
-        if self.limits and most_probable_within(self.limits, self.gates, near=False) is None:
-            targets = ", ".join(f"{limit.target:.6g} {limit.profiler.unit}" for limit in self.limits)
-            rank_zero_warn(
-                f"strategy: no network of this space is within {targets}: what the search leaves will not be either"
-            )
-            self.limits = []
+        self.limits = reachable(self.limits, self.gates)
         if self.checkpoint_loop is not None:
             self.checkpoint_loop.restore(self)
         return super().on_train_start()
@@ -238,17 +233,18 @@ class SampledOneShotModule(BaseOneShotLightningModule):
             self._path = {gate: gate.sample_path(self.path_size_bias) for gate in self.gates}
             self.training_module.on_before_zero_grad(optimizer)
             self.training_module.optimizer_zero_grad(self.trainer.current_epoch, batch_idx, optimizer)
+            # Other processes may be on other paths, and all weights move by the mean of their gradients.
+            sliced = self.parts.super_kernels if self.trainer.world_size == 1 else []
+            self._slices = SlicesOfPath(sliced, self._path, optimizer.optimizer)
         self.open_path(self._path)
-        result = self.training_module.training_step(batch, batch_idx)
-        loss = loss_of(result, self.training_module)
+        with self._slices.running():
+            result = self.training_module.training_step(batch, batch_idx)
+            loss = loss_of(result, self.training_module)
+            if loss is not None:
+                self.manual_backward(self.objective(loss) / self.options.accumulate_grad_batches)
         if loss is None:
-            if self.trainer.world_size > 1:
-                raise MisconfigurationException(
-                    f"strategy: {type(self.training_module).__name__}.training_step returns None, which skips a batch; allowed: with "
-                    "one process, the others would wait for this one"
-                )
+            check_skips(self.training_module)
         else:
-            self.manual_backward(self.objective(loss) / self.options.accumulate_grad_batches)
             self.path_losses.add(self._path, loss)
             self._accumulated += 1
         self.reset_gates()
@@ -260,15 +256,13 @@ class SampledOneShotModule(BaseOneShotLightningModule):
             self._accumulated = 0
             if self.trainer.world_size > 1:
                 average_gradients(self.weights())
-            clip(self.training_module, optimizer, self.options.gradient_clip_val, self.options.gradient_clip_algorithm)
-            # Other processes may be on other paths, and all weights move by the mean of their gradients.
-            sliced = self.parts.super_kernels if self.trainer.world_size == 1 else []
-            with slices_alone_move(sliced, self._path, optimizer.optimizer):
-                self.training_module.optimizer_step(self.trainer.current_epoch, batch_idx, optimizer)
+            with self._slices.stepping(optimizer.optimizer):
+                rule = (self.options.gradient_clip_val, self.options.gradient_clip_algorithm)
+                clip(self.training_module, optimizer, *rule)
+                self.training_module.optimizer_step(epoch, batch_idx, optimizer)
         # As Lightning counts: a batch that was skipped is one of those that a schedule is made for.
-        if (stepped or last or (loss is None and self.options.accumulate_grad_batches == 1)) and not self._warmup.is_on(
-            epoch
-        ):
+        skipped = loss is None and self.options.accumulate_grad_batches == 1
+        if (stepped or last or skipped) and not self._warmup.is_on(epoch):
             self.advance_lr_schedulers(batch_idx)
         return result, stepped
 

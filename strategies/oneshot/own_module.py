@@ -12,7 +12,7 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-__all__ = ["FORWARDED", "check_module", "clip", "loss_of", "overrides"]
+__all__ = ["FORWARDED", "check_module", "check_skips", "clip", "loss_of", "overrides"]
 
 FORWARDED = (
     "on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer", "configure_callbacks", "backward",
@@ -73,6 +73,21 @@ def check_module(module: LightningModule, optimizers: list[Any], schedules: list
     ]
     if problems:
         raise MisconfigurationException("strategy: " + "; ".join(problems))
+
+
+def check_skips(module: LightningModule) -> None:
+    """Refuse that one of several processes skips a batch.
+
+    Raises
+    ------
+    MisconfigurationException
+        There are several.
+    """
+    if module.trainer.world_size > 1:
+        raise MisconfigurationException(
+            f"strategy: {type(module).__name__}.training_step returns None, which skips a batch; allowed: with one process, the "
+            "others would wait for this one"
+        )
 
 
 def loss_of(result: Any, module: LightningModule | None = None) -> Tensor | None:

@@ -91,7 +91,8 @@ class Gate(nn.Module):
 
     def take(self) -> int:
         """Index of the candidate that runs now, asked by the layer that runs it."""
-        self.ran = True
+        if not self.ran:  # else not set again: a module is slow at that, and layers ask for each argument
+            self.ran = True
         return self.current
 
     def fix(self, index: int | None = None) -> None:

@@ -36,7 +36,18 @@ from nni_proxyless.latency.operation import floating_type
 from .gate import Gate
 from .layers import SampledModule
 
-__all__ = ["SUPER_KERNELS", "GatedArguments", "SampledArguments", "arguments_of", "chooses_values", "mutate_values"]
+__all__ = [
+    "IN_ONE_SLICE",
+    "SUPER_KERNELS",
+    "GatedArguments",
+    "SampledArguments",
+    "Slices",
+    "chooses_values",
+    "mutate_values",
+]
+
+Slices = tuple[slice, ...]
+"""The used part of a weight: a slice for each of its first dimensions."""
 
 
 class GatedArguments(MixedOperationSamplingPolicy):
@@ -44,7 +55,8 @@ class GatedArguments(MixedOperationSamplingPolicy):
 
     def __init__(self, operation: Any, memo: dict[str, Any], mutate_kwargs: dict[str, Any]):
         operation.gates = {label: memo[label] for label in operation.simplify()}
-        self._known: dict[tuple[int, ...], dict[str, Any]] = {}
+        self._labels = {name: list(mutable.simplify()) for name, mutable in operation.mutable_arguments.items()}
+        self._known: dict[str, dict[tuple[int, ...], Any]] = {name: {} for name in self._labels}
         for label, gate in operation.gates.items():
             gate.add_layer(set(), [_size(operation, {label: value}) for value in gate.choices])
 
@@ -58,27 +70,36 @@ class GatedArguments(MixedOperationSamplingPolicy):
         return SampledModule.export_probs(operation, memo)
 
     def forward_argument(self, operation: Any, name: str) -> Any:
-        active = tuple(gate.take() for gate in operation.gates.values())
-        if active not in self._known:  # an expression of several choices takes as long as a small layer
-            self._known[active] = arguments_of(operation, _chosen(operation.gates, active))
-        return self._known[active][name]
+        if name not in self._labels:
+            return operation.init_arguments[name]
+        return self._argument(operation, name, tuple(operation.gates[label].take() for label in self._labels[name]))
+
+    def arguments(self, operation: Any, path: Mapping[Gate, int]) -> dict[str, Any]:
+        """All arguments on a path, gate -> index of its choice."""
+        chosen = {
+            name: self._argument(operation, name, tuple(path[operation.gates[label]] for label in labels))
+            for name, labels in self._labels.items()
+        }
+        return {**operation.init_arguments, **chosen}
+
+    def _argument(self, operation: Any, name: str, active: tuple[int, ...]) -> Any:
+        known = self._known[name]
+        if active not in known:  # an expression of several choices takes as long as a small layer
+            gates = {label: operation.gates[label] for label in self._labels[name]}
+            known[active] = operation.mutable_arguments[name].evaluate(_chosen(gates, active))
+        return known[active]
 
 
 def _chosen(gates: Mapping[str, Gate], active: tuple[int, ...]) -> dict[str, Any]:
     return {label: gate.choices[j] for (label, gate), j in zip(gates.items(), active, strict=True)}
 
 
-def arguments_of(operation: Any, chosen: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a super-kernel in the network of these choices."""
-    values = {name: mutable.freeze(chosen) for name, mutable in operation.mutable_arguments.items()}
-    return {**operation.init_arguments, **values}
-
-
 @torch.no_grad()
 def _size(operation: Any, chosen: dict[str, Any]) -> int:
     """Number of weights in the slice of these choices, the first of all others."""
     first = {label: gate.choices[0] for label, gate in operation.gates.items()}
-    weights = operation.freeze_weight(**arguments_of(operation, {**first, **chosen}))
+    values = {name: mutable.freeze({**first, **chosen}) for name, mutable in operation.mutable_arguments.items()}
+    weights = operation.freeze_weight(**{**operation.init_arguments, **values})
     parameters = {name for name, _ in operation.named_parameters()}
     return sum(w.numel() for name, w in weights.items() if w is not None and name in parameters)
 
@@ -88,18 +109,24 @@ def _size(operation: Any, chosen: dict[str, Any]) -> int:
 
 def _part(tensor: Tensor | None, *index: slice) -> Any:
     """A slice; the tensor itself where that is all of it, which saves a copy in backward."""
-    if tensor is None:
-        return None
-    part = tensor[index]
-    return tensor if part.shape == tensor.shape else part
+    if tensor is None or all(not of.start and of.stop >= n for of, n in zip(index, tensor.shape, strict=False)):
+        return tensor
+    return tensor[index]
+
+
+def _parts(operation: Any, slices: Mapping[str, Slices]) -> dict[str, Tensor | None]:
+    return {name: _part(getattr(operation, name), *index) for name, index in slices.items()}
 
 
 class SampledLinear(MixedLinear):
     """NNI's, in one slice."""
 
-    def freeze_weight(self, in_features: int, out_features: int, **kwargs: Any) -> dict[str, Tensor | None]:
+    def slices(self, in_features: int, out_features: int, **kwargs: Any) -> dict[str, Slices]:
         out = slice(out_features)
-        return {"weight": _part(self.weight, out, slice(in_features)), "bias": _part(self.bias, out)}
+        return {"weight": (out, slice(in_features)), "bias": (out,)}
+
+    def freeze_weight(self, *args: Any, **kwargs: Any) -> dict[str, Tensor | None]:
+        return _parts(self, self.slices(*args, **kwargs))
 
 
 class SampledConv2d(MixedConv2d):
@@ -116,13 +143,16 @@ class SampledConv2d(MixedConv2d):
         if self.padding_mode != "zeros" and "padding" in self.mutable_arguments:
             raise TypeError(f"padding is a choice, with padding_mode {self.padding_mode!r}; allowed: 'zeros'")
 
-    def _freeze_weight_impl(
+    def slices(
         self, in_channels: int, out_channels: int, kernel_size: Any, groups: int, **kwargs: Any
-    ) -> dict[str, Tensor | None]:
-        sides = zip(self.kernel_size, self._to_tuple(kernel_size), strict=True)
+    ) -> dict[str, Slices]:
+        sides = zip(self.weight.shape[2:], self._to_tuple(kernel_size), strict=True)
         middle = [slice((whole - side) // 2, (whole - side) // 2 + side) for whole, side in sides]
         out = slice(out_channels)
-        return {"weight": _part(self.weight, out, slice(in_channels // groups), *middle), "bias": _part(self.bias, out)}
+        return {"weight": (out, slice(in_channels // groups), *middle), "bias": (out,)}
+
+    def _freeze_weight_impl(self, *args: Any, **kwargs: Any) -> dict[str, Tensor | None]:
+        return _parts(self, self.slices(*args, **kwargs))
 
 
 class SampledBatchNorm(MixedOperation):
@@ -136,10 +166,12 @@ class SampledBatchNorm(MixedOperation):
     def super_init_argument(self, name: str, value_choice: Any) -> Any:
         return max(value_choice.grid())
 
-    def freeze_weight(self, num_features: int, **kwargs: Any) -> dict[str, Tensor | None]:
-        names = ("weight", "bias", "running_mean", "running_var")
-        sliced = {name: _part(getattr(self, name), slice(num_features)) for name in names}
-        return {**sliced, "num_batches_tracked": self.num_batches_tracked}
+    def slices(self, num_features: int, **kwargs: Any) -> dict[str, Slices]:
+        first = (slice(num_features),)
+        return {"weight": first, "bias": first, "running_mean": first, "running_var": first}
+
+    def freeze_weight(self, *args: Any, **kwargs: Any) -> dict[str, Tensor | None]:
+        return {**_parts(self, self.slices(*args, **kwargs)), "num_batches_tracked": self.num_batches_tracked}
 
     def forward_with_args(self, num_features: int, eps: float, momentum: float | None, inputs: Tensor) -> Tensor:
         weight, bias, mean, var, tracked = self.freeze_weight(num_features).values()
@@ -171,10 +203,14 @@ class SampledBatchNorm3d(SampledBatchNorm, nn.BatchNorm3d):
 class SampledLayerNorm(MixedLayerNorm):
     """NNI's, with indices as torch wants them."""
 
+    def slices(self, normalized_shape: Any, **kwargs: Any) -> dict[str, Slices]:
+        shape = (normalized_shape,) if isinstance(normalized_shape, int) else normalized_shape
+        first = tuple(slice(n) for n in shape)
+        return {"weight": first, "bias": first}
+
     def _freeze_weight_impl(self, normalized_shape: Any, **kwargs: Any) -> dict[str, Any]:
-        shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-        first = [slice(n) for n in shape]
-        return {"weight": _part(self.weight, *first), "bias": _part(self.bias, *first), "normalized_shape": shape}
+        slices = self.slices(normalized_shape)
+        return {**_parts(self, slices), "normalized_shape": tuple(n.stop for n in slices["weight"])}
 
 
 class SampledMultiheadAttention(MixedMultiHeadAttention):
@@ -188,10 +224,12 @@ class SampledMultiheadAttention(MixedMultiHeadAttention):
         return found
 
 
-SUPER_KERNELS: tuple[type[Any], ...] = (
+IN_ONE_SLICE: tuple[type[Any], ...] = (
     SampledConv2d, SampledLinear, SampledBatchNorm1d, SampledBatchNorm2d, SampledBatchNorm3d, SampledLayerNorm,
-    SampledMultiheadAttention,
 )  # fmt: skip
+"""Those that use one slice of each weight, which ``slices`` tells; they also run when they hold nothing but the slice."""
+
+SUPER_KERNELS: tuple[type[Any], ...] = (*IN_ONE_SLICE, SampledMultiheadAttention)
 """One for each type of layer, which is its ``bound_type``."""
 
 

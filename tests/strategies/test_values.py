@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import nni
 import pytest
@@ -108,6 +108,89 @@ def test_what_is_beyond_the_slice_stays_as_it_is(optimizer):
             rows = [t.movedim(dim, 0) for t in (one, two)]
             assert torch.equal(rows[0][beyond], rows[1][beyond])
             assert len(before) < len(after) or not torch.equal(rows[0][inside], rows[1][inside])
+
+
+class OwnSGD(torch.optim.SGD):
+    """A class that is not known to step each element by itself, so that whole weights step."""
+
+
+class OwnAdamW(torch.optim.AdamW):
+    """Likewise."""
+
+
+class OwnRMSprop(torch.optim.RMSprop):
+    """Likewise."""
+
+
+@pytest.mark.parametrize("make", SPACES)
+@pytest.mark.parametrize(
+    ("optimizers", "arguments", "batches"),
+    [
+        ((torch.optim.SGD, OwnSGD), {"momentum": 0.9, "nesterov": True}, 1),
+        ((torch.optim.SGD, OwnSGD), {"momentum": 0.9}, 2),
+        ((torch.optim.AdamW, OwnAdamW), {"amsgrad": True}, 1),
+        ((torch.optim.RMSprop, OwnRMSprop), {"momentum": 0.9, "centered": True}, 1),
+    ],
+    ids=["sgd", "sgd, two batches", "adamw", "rmsprop"],
+)
+def test_steps_of_slices_are_those_of_whole_weights(make, optimizers, arguments, batches):
+    """Bit for bit: weights, statistics, logits and what the optimizer knows, also where several batches are one step."""
+    ends = []
+    for optimizer in optimizers:
+
+        class Stepped(Task):
+            def configure_optimizers(self) -> Any:
+                return optimizer(self.model.parameters(), lr=0.05, weight_decay=0.1, **arguments)  # noqa: B023
+
+        torch.manual_seed(0)
+        strategy = strategy_of("reinforce", accumulate_grad_batches=batches, arc_learning_rate=0.05)
+        task = Stepped()
+        searched(strategy, task, make(), images=32)
+        states = sorted(task.trainer.optimizers[0].state_dict()["state"].items())
+        known = [state[key] for _, state in states for key in sorted(state)]
+        ends.append([*task.state_dict().values(), *(gate.alpha for gate in strategy._gates.values()), *known])
+    assert len(ends[0]) == len(ends[1]) > 10
+    for one, two in zip(*ends, strict=True):
+        assert torch.equal(torch.as_tensor(one), torch.as_tensor(two))
+
+
+def test_a_step_has_gradients_of_the_sampled_network_alone():
+    """Where a module clips by itself; between steps the supernet holds whole weights, also after a step that has failed."""
+
+    class Clipping(Decaying):
+        seen: ClassVar[list[tuple[int, int]]] = []
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            self.width = self.model.first.weight.shape[0]
+            return super().training_step(batch, batch_idx)
+
+        def configure_gradient_clipping(self, optimizer: Any, *args: Any) -> None:
+            held = [p.grad.numel() for group in optimizer.param_groups for p in group["params"]]
+            assert (
+                held
+                == [p.grad.numel() for p in self.model.parameters()]
+                == [p.numel() for p in self.model.parameters()]
+            )
+            self.seen.append((self.width, sum(held)))
+            if len(self.seen) == 12:
+                raise ArithmeticError
+
+    task, space = Clipping(), OneWidth()
+    strategy = DSNAS(search_epochs=2, fix_gap=1.0)
+    with pytest.raises(ArithmeticError):
+        searched(strategy, task, space, epochs=3, images=64)
+    of_width = {width: sum(p.numel() for p in network_of(width).parameters()) for width in (2, 4, 6)}
+    assert {width for width, _ in task.seen} == {2, 4, 6}
+    assert all(held == of_width[width] for width, held in task.seen)
+    assert [tuple(p.shape) for p in task.model.parameters()] == [tuple(p.shape) for p in network_of(6).parameters()]
+    assert all(
+        p is q
+        for p, q in zip(task.model.parameters(), task.trainer.optimizers[0].param_groups[0]["params"], strict=True)
+    )
+
+
+def network_of(width: int) -> torch.nn.Module:
+    return OneWidth().freeze({"width": width})
 
 
 class Planted(OfFeatures):
