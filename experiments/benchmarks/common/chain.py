@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ CANDIDATES: dict[int, list[tuple[int, int] | None]] = {
     12: [(kernel, expansion) for kernel in (3, 5, 7) for expansion in (2, 3, 5, 6)],
 }
 
-Path = dict[str, str]  # label of a layer -> name of its candidate
+Path = dict[str, Any]  # label -> choice; of a layer the name of its candidate
 
 
 class Chain(ModelSpace):
@@ -101,7 +102,14 @@ class Search:
         What is recorded of it: at least ``pixels`` and ``batch``.
     options
         ``seed``, ``device``, ``precision``.
+
+    Attributes
+    ----------
+    first_steps
+        Of a plain network, before it is used: where it has weights of its own and layers of new sizes, the first takes longer.
     """
+
+    first_steps = 0
 
     def __init__(
         self,
@@ -142,6 +150,10 @@ class Search:
     def plain(self, path: Path) -> nn.Module:
         return self._plain(self.space, path).to(self.device, memory_format=FORMATS[self.memory])
 
+    def any_path(self) -> Path:
+        """A path for steps that run all candidates."""
+        return {layer.label: random.choice(layer.names) for layer in self.layers}
+
     def autocast(self) -> Any:
         """What Lightning puts around a training step."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed")
@@ -166,6 +178,8 @@ class Floor:
         self.network, self.batch, self.autocast = search.plain(path), search.batch, search.autocast
         self.optimizer = torch.optim.SGD(self.network.parameters(), **SGD)
         give_momentum(self.optimizer)
+        for _ in range(search.first_steps):
+            self.step()
 
     def step(self) -> None:
         x, y = self.batch

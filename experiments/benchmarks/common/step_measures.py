@@ -16,7 +16,7 @@ from pathlib import Path as File
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .chain import Floor, Path, Search, attached
 from .steps import Step, one_path
@@ -25,10 +25,12 @@ from .steps import Step, one_path
 
 
 class SavedActivations:
-    """How many bytes autograd keeps for backward at most at one time, of each storage once."""
+    """How many bytes autograd keeps for backward at most at one time, of each storage once, beside networks and batches."""
 
-    def __init__(self, search: Search):
-        tensors = [*search.space.parameters(), *search.space.buffers(), *search.batch, *search.held_out]
+    def __init__(self, search: Search, *networks: nn.Module):
+        tensors = [*search.batch, *search.held_out]
+        for network in (search.space, *networks):
+            tensors += [*network.parameters(), *network.buffers()]
         self._ignored = {t.untyped_storage().data_ptr() for t in tensors}
         self._held: Counter[int] = Counter()
         self.now = self.peak = 0
@@ -99,7 +101,7 @@ def run_once(step: Step) -> None:
 def inspect(step: Step) -> None:
     """Count executions and activations of a run, untimed, and check that it ran the paths that were foreseen."""
     paths = paths_before(step)
-    ours, floor = SavedActivations(step.runs_on or step.search), SavedActivations(step.search)
+    ours = SavedActivations(step.runs_on or step.search, *step.networks())
     with executions_counted(step.runs_on or step.search) as counts, ours, step.search.autocast():
         step.run()
     paths += paths_after(step)
@@ -108,7 +110,7 @@ def inspect(step: Step) -> None:
             raise RuntimeError(f"{step.name}: {missing} of {label} was foreseen, {set(count)} ran")
         step.executed.add(sum(count.values()) / step.batches)
     floors = [Floor(step.search, path) for path in paths]
-    with floor:
+    with SavedActivations(step.search, *(each.network for each in floors)) as floor:
         for each in floors:
             each.step()
     step.activations.append((ours.peak, floor.peak))
@@ -251,8 +253,9 @@ def entry(step: Step) -> dict[str, Any]:
         raise RuntimeError(f"{step.name}: different numbers of candidates were run: {sorted(step.executed)}")
     if not step.activations:  # timed alone
         return times(step)
+    counted = {"executed_per_layer": next(iter(step.executed))} if step.executed else {}  # else of no layer
     return times(step) | {
-        "executed_per_layer": step.executed.copy().pop(),
+        **counted,
         "activation_bytes": statistics.median(ours for ours, _ in step.activations),
         "floor_activation_bytes": statistics.median(floor for _, floor in step.activations),
         "activation_ratio": statistics.median(ours / floor for ours, floor in step.activations),

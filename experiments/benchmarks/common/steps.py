@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import random
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import nni.nas.strategy
 import torch
 from nni_proxyless.strategies import DSNAS, ProxylessNAS
 from nni_proxyless.strategies.estimators import sample_pair
+from torch import nn
 
 from .chain import UPDATE_EVERY, Floor, Path, Search
 
@@ -45,6 +45,8 @@ class Step:
         Training batches of one run.
     runs_on
         The search whose modules run, if not those of ``search``.
+    networks
+        What runs beside the modules of a search.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Step:
     paths_after: Callable[[], list[Path]] | None = None
     batches: int = 1
     runs_on: Search | None = None
+    networks: Callable[[], list[nn.Module]] = list
     executed: set[float] = field(default_factory=set)
     activations: list[tuple[int, int]] = field(default_factory=list)
     times: list[tuple[Any, Any]] = field(default_factory=list)
@@ -70,7 +73,7 @@ def foreseen(module: Any, *draws: Callable[[Any], T]) -> list[T]:
 
 
 def one_path(module: Any) -> Path:
-    return {gate.label: gate.choices[gate.sample_path()] for gate in module.gates}
+    return {gate.label: gate.value(gate.sample_path()) for gate in module.gates}
 
 
 def active_of_pairs(module: Any) -> Path:
@@ -80,7 +83,7 @@ def active_of_pairs(module: Any) -> Path:
 def both_of_pairs(module: Any) -> tuple[Path, Path]:
     """The active candidates of the pairs, and the others."""
     pairs = {gate: sample_pair(gate.probs(), gate.generator) for gate in module.gates}
-    active, other = ({gate.label: gate.choices[pair[i]] for gate, pair in pairs.items()} for i in range(2))
+    active, other = ({gate.label: gate.value(pair[i]) for gate, pair in pairs.items()} for i in range(2))
     return active, other
 
 
@@ -161,7 +164,14 @@ def floor_step(name: str, search: Search, other: Search) -> Step:
         floors[:] = [Floor(other, path)]
         return [path]
 
-    return Step(name, search, lambda: floors[0].step(), drawn, runs_on=other)
+    return Step(
+        name,
+        search,
+        lambda: floors[0].step(),
+        drawn,
+        runs_on=other,
+        networks=lambda: [floor.network for floor in floors],
+    )
 
 
 # -- NNI's -----------------------------------------------------------------------------------------------------------------
@@ -191,11 +201,8 @@ def nni_step(name: str, search: Search) -> Step:
     def sampled_path() -> list[Path]:
         return [{layer.label: layer._sampled for layer in search.layers}]
 
-    def any_path() -> list[Path]:
-        return [{layer.label: random.choice(layer.names) for layer in search.layers}]
-
     if module.automatic_optimization:
         return Step(name, search, by_lightning, None, sampled_path)
     if name == "NNI Proxyless batch":
         return Step(name, search, both, first_path, sampled_path)
-    return Step(name, search, both, any_path)
+    return Step(name, search, both, lambda: [search.any_path()])
