@@ -149,7 +149,7 @@ def test_steps_of_slices_are_those_of_whole_weights(make, optimizers, arguments,
         states = sorted(task.trainer.optimizers[0].state_dict()["state"].items())
         known = [state[key] for _, state in states for key in sorted(state)]
         ends.append([*task.state_dict().values(), *(gate.alpha for gate in strategy._gates.values()), *known])
-    assert len(ends[0]) == len(ends[1]) > 10
+    assert len(ends[0]) == len(ends[1]) > 8
     for one, two in zip(*ends, strict=True):
         assert torch.equal(torch.as_tensor(one), torch.as_tensor(two))
 
