@@ -157,8 +157,11 @@ def test_steps_of_slices_are_those_of_whole_weights(make, optimizers, arguments,
 def test_a_step_has_gradients_of_the_sampled_network_alone():
     """Where a module clips by itself; between steps the supernet holds whole weights, also after a step that has failed."""
 
-    class Clipping(Decaying):
+    class Clipping(Task):
         seen: ClassVar[list[tuple[int, int]]] = []
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
 
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
             self.width = self.model.first.weight.shape[0]
