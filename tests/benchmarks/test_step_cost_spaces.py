@@ -21,6 +21,7 @@ def test_everything_is_recorded_and_no_step_of_ours_keeps_more_than_its_paths(co
     file = tmp_path / "result.json"
     words = ["--spaces", "shufflenet", "darts", *SMALL]
     done = command(sys.executable, "-m", MODULE, *words, "--output", file, cwd=ROOT, timeout=900)
+    assert file.exists(), done.stderr
     result = json.loads(file.read_text(encoding="utf-8"))
     missed = [bar["bar"] for bar in result["bars"] if bar["verdict"] == "missed"]
     assert [line.split(": ")[:2] for line in done.stderr.splitlines()] == [["missed", name] for name in missed]

@@ -190,6 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.getLogger(name).setLevel(logging.ERROR)
     torch.set_num_threads(options.threads)
     random.seed(options.seed)
+    torch.manual_seed(options.seed)  # of the spaces, which are made before a search sets it
     sys.setrecursionlimit(100_000)  # some forty frames per nested fit
 
     searches, steps = build(options)
