@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import gc
 import math
 import multiprocessing
+import random
 import re
+import signal
 import statistics
 import sys
 import time
@@ -17,6 +20,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from nni_proxyless.core.progress import bar
 
 from .chain import Floor, Path, Search, attached
 from .steps import Step, one_path
@@ -159,6 +164,39 @@ def measure(step: Step) -> None:
     step.times.append(
         (Clocks(*(t / step.batches for t in taken)), Clocks(*((a + b) / n for a, b in zip(before, after, strict=True))))
     )
+
+
+def measure_in_turns(
+    searches: Sequence[Search], warmed: Sequence[Step], inspected: Sequence[Step], order: Sequence[Step], rounds: int
+) -> None:
+    """Inside fits of all searches: run some steps once, inspect some, then time all in every round, in random order.
+
+    Parameters
+    ----------
+    order
+        The steps of a round; one that stands there several times is timed so often.
+    """
+
+    def inside() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Lightning's handler waits for the end of a batch
+        for search in searches:
+            search.prepare()
+        with bar(len(warmed) + len(inspected) + rounds * len(order), "step cost", "step") as done:
+            for step in warmed:
+                run_once(step)
+                done.update()
+            for step in inspected:
+                inspect(step)
+                done.update()
+            gc.collect()
+            gc.freeze()  # the collector is on, as it is for users, but walks through one step's objects and no more
+            for _ in range(rounds):
+                for step in random.sample(order, len(order)):
+                    measure(step)
+                    done.update()
+
+    attached(searches, inside)
+    gc.unfreeze()
 
 
 # -- memory ----------------------------------------------------------------------------------------------------------------

@@ -23,10 +23,8 @@ from __future__ import annotations
 
 import argparse
 import functools
-import gc
 import logging
 import random
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -39,8 +37,8 @@ from nni_proxyless.strategies import ProxylessNAS
 from nni_proxyless.core.progress import bar
 
 from ..common import chain, record
-from ..common.chain import CANDIDATES, Chain, Search, attached, plain_chain
-from ..common.step_measures import added_bytes, can_measure_memory, entry, inspect, measure, noise, run_once
+from ..common.chain import CANDIDATES, Chain, Search, plain_chain
+from ..common.step_measures import added_bytes, can_measure_memory, entry, measure_in_turns, noise
 from ..common.steps import DSNAS_STEPS, NAMES, NNI_STEPS, Step, floor_step, steps_of
 from .report import SIZES, bars, by_configuration, configuration, from_pieces, markdown, picture
 
@@ -126,34 +124,14 @@ def times_in_a_round(step: Step, *, short: bool) -> int:
 def measured(searches: Sequence[Search], steps: Sequence[Step], options: argparse.Namespace) -> None:
     """Inspect and time all steps, inside fits of all searches."""
 
-    def inside() -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Lightning's handler waits for the end of a batch
-        for search in searches:
-            search.prepare()
-        # Before a layer's first backward pass nobody knows whether something works in place behind it, and copies are made.
-        warmed = [s for s in steps if s.name not in (*NNI_STEPS, "whole batch")]
-        # The short form leaves out NNI's slow steps, of which no bar asks but for the time, several times what it may be.
-        inspected = [s for s in steps if s.name not in NNI_STEPS] if options.short else list(steps)
-        # What this one keeps depends on the path, also by the floor of the same path.
-        inspected += [s for s in steps for _ in range(TIMES - 1) if s.name == "two-path step"]
-        order = [s for s in steps for _ in range(times_in_a_round(s, short=options.short))]
-        with bar(len(warmed) + len(inspected) + options.rounds * len(order), "step cost", "step") as done:
-            for step in warmed:
-                run_once(step)
-                done.update()
-            for step in inspected:
-                inspect(step)
-                done.update()
-            gc.collect()
-            gc.freeze()  # the collector is on, as it is for users, but walks through one step's objects and no more
-            for _ in range(options.rounds):
-                random.shuffle(order)
-                for step in order:
-                    measure(step)
-                    done.update()
-
-    attached(searches, inside)
-    gc.unfreeze()
+    # Before a layer's first backward pass nobody knows whether something works in place behind it, and copies are made.
+    warmed = [s for s in steps if s.name not in (*NNI_STEPS, "whole batch")]
+    # The short form leaves out NNI's slow steps, of which no bar asks but for the time, several times what it may be.
+    inspected = [s for s in steps if s.name not in NNI_STEPS] if options.short else list(steps)
+    # What this one keeps depends on the path, also by the floor of the same path.
+    inspected += [s for s in steps for _ in range(TIMES - 1) if s.name == "two-path step"]
+    order = [s for s in steps for _ in range(times_in_a_round(s, short=options.short))]
+    measure_in_turns(searches, warmed, inspected, order, options.rounds)
 
 
 def memory(places: Sequence[Place], options: argparse.Namespace) -> list[dict[str, Any]]:

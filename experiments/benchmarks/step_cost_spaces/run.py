@@ -19,10 +19,8 @@ On cells all steps of ProxylessNAS two-path and DSNAS are timed, and batches of 
 from __future__ import annotations
 
 import argparse
-import gc
 import logging
 import random
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -34,12 +32,10 @@ import torch
 from nni_proxyless.search_spaces import cells, hub
 from nni_proxyless.strategies import DSNAS
 
-from nni_proxyless.core.progress import bar
-
 from ..common import chain, record
-from ..common.chain import CLASSES, Search, attached
+from ..common.chain import CLASSES, Search
 from ..common.chain import Path as NetworkPath
-from ..common.step_measures import entry, inspect, measure, noise, run_once
+from ..common.step_measures import entry, measure_in_turns, noise
 from ..common.steps import Step, dsnas_step, floor_step, steps_of
 from .report import CELLS, CONTROL, DSNAS_BATCH, ON_CELLS, VALUES, bars, markdown
 
@@ -128,30 +124,10 @@ def times_in_a_round(step: Step) -> int:
 def measured(searches: Sequence[Search], steps: Sequence[Step], options: argparse.Namespace) -> None:
     """Inspect and time all steps, inside fits of all searches."""
 
-    def inside() -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Lightning's handler waits for the end of a batch
-        for search in searches:
-            search.prepare()
-        order = [s for s in steps for _ in range(times_in_a_round(s))]
-        # Of the long ones the inspected run is the first.
-        warmed = [s for s in steps if times_in_a_round(s) == TIMES]
-        with bar(len(warmed) + len(steps) + options.rounds * len(order), "step cost", "step") as done:
-            for step in warmed:
-                run_once(step)
-                done.update()
-            for step in steps:
-                inspect(step)
-                done.update()
-            gc.collect()
-            gc.freeze()  # the collector is on, as it is for users, but walks through one step's objects and no more
-            for _ in range(options.rounds):
-                random.shuffle(order)
-                for step in order:
-                    measure(step)
-                    done.update()
-
-    attached(searches, inside)
-    gc.unfreeze()
+    order = [s for s in steps for _ in range(times_in_a_round(s))]
+    # Of the long ones the inspected run is the first.
+    warmed = [s for s in steps if times_in_a_round(s) == TIMES]
+    measure_in_turns(searches, warmed, steps, order, options.rounds)
 
 
 def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
