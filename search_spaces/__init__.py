@@ -5,17 +5,19 @@ What is named here is imported when it is asked for: NNI, torch and timm take se
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .mobilenetv2 import MobileNetV2Space
+    from .pyramid_tree import PyramidTreeSpace
 
-__all__ = ["MobileNetV2Space"]
+__all__ = ["MobileNetV2Space", "PyramidTreeSpace"]
+
+_HOMES = {"MobileNetV2Space": ".mobilenetv2", "PyramidTreeSpace": ".pyramid_tree"}
 
 
 def __getattr__(name: str) -> Any:
-    if name != "MobileNetV2Space":
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .mobilenetv2 import MobileNetV2Space
-
-    return MobileNetV2Space
+    return getattr(importlib.import_module(_HOMES[name], __name__), name)

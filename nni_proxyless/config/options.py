@@ -160,6 +160,7 @@ _IN_RANGE = (
 
 _LOOKED_AT: dict[str, Callable[[Any], list[str] | None]] = {  # entry point -> what its constructor says
     "nni_proxyless.search_spaces:MobileNetV2Space": _by("nni_proxyless.search_spaces.layout", "problems_of_layout"),
+    "nni_proxyless.search_spaces:PyramidTreeSpace": _by("nni_proxyless.search_spaces.tree_layout", "problems_of_tree"),
     "nni_proxyless.latency:DeviceEstimator": _of_device,
     "nni_proxyless.latency:TableOnly": _nothing,
     "nni_proxyless.latency:MacsEstimator": _nothing,

@@ -21,6 +21,7 @@ READ = {  # of all others the classes themselves are asked
         "nasnet",
         "pnas",
         "proxylessnas",
+        "pyramid-tree",
         "shufflenet",
     },
     "nni_proxyless.estimators": {"activations", "device", "macs", "nn-meter", "parameters", "table"},
@@ -80,6 +81,13 @@ WRONG = {
         {"preset": "small", "widths": [16], "depths": [1, 1], "strides": [1, 1, 1]},
         {"preset": "small", "widths": [], "depths": [0, 1, 1], "strides": [3, 1, 1], "stem_stride": 4, "kernels": [3, 4], "expansions": [1, 1]},
         {"preset": "open", "entry_kernels": [2, 2], "squeeze_excite": [1], "activations": ["relu6", "gelu"], "se_ratio": 2},
+    ],
+    ("nni_proxyless.search_spaces", "pyramid-tree"): [
+        {"preset": "small"},
+        {"preset": "tall"},
+        {"preset": "small", "depths": [1, 0], "stem_width": 3, "final_width": 0, "num_classes": 0, "in_channels": 0},
+        {"preset": "small", "depths": [], "operations": ["dw3", "dw4", "sep3"]},
+        {"preset": "small", "stem_width": 30, "operations": ["id", "id"]},
     ],
     ("nni_proxyless.estimators", "device"): [
         {},
