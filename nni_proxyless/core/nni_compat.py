@@ -120,16 +120,21 @@ def keep_modules_when_frozen(space: Any) -> None:
 
     Modules that have nothing to choose stay what they are; NNI's own ``ParametrizedModule.freeze`` makes a new module from its
     arguments, with new weights. Super-kernels become modules of the chosen arguments with their slice of the weights, in the
-    type, place and mode of the super-kernel; NNI's own ``MixedOperation.freeze`` fails where there is no bias.
+    type, place and mode of the super-kernel; NNI's own ``MixedOperation.freeze`` fails where there is no bias. What NNI would freeze by its
+    children alone is frozen as :func:`.freezing.freeze` has it.
     """
-    from nni.nas.nn.pytorch import ParametrizedModule
+    from nni.nas.nn.pytorch import MutableModule, ParametrizedModule
     from nni.nas.oneshot.pytorch.supermodule.operation import MixedOperation
+
+    from .freezing import freeze_children
 
     for module in space.modules():
         if isinstance(module, MixedOperation):
             module.freeze = functools.partial(_slice, module)
         elif isinstance(module, ParametrizedModule) and not module.mutables:
             module.freeze = functools.partial(_itself, module)
+    if type(space).freeze is MutableModule.freeze:
+        space.freeze = functools.partial(freeze_children, space)
 
 
 def _itself(module: Any, sample: Any) -> Any:

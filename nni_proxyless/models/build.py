@@ -40,12 +40,13 @@ def build_network(architecture: Architecture, weights: dict[str, torch.Tensor] |
 
 
 def _frozen(architecture: Architecture) -> nn.Module:
+    from ..core.freezing import freeze  # with it comes NNI
     from ..latency.choices import read_back
 
     try:
         space = make_space(architecture.space["name"], architecture.space["arguments"])
         mutables = space.simplify()
-        return space.freeze({label: read_back(c, mutables.get(label)) for label, c in architecture.choices.items()})
+        return freeze(space, {label: read_back(c, mutables.get(label)) for label, c in architecture.choices.items()})
     except Exception as error:  # somebody else's code, perhaps not here, perhaps not what it was
         raise UserError(
             f"the space {architecture.space.get('name')!r} of the architecture makes no network: {error or type(error).__name__}. "

@@ -25,6 +25,7 @@ from ..config.search_config import SearchConfig
 from ..core.atomic_files import write_text, write_weights
 from ..core.cpu_threads import use
 from ..core.errors import UserError
+from ..core.freezing import freeze
 from ..core.nni_compat import keep_modules_when_frozen
 from ..core.progress import bar
 from ..core.text_table import in_columns
@@ -191,7 +192,7 @@ class FinishedSearch:
 
     def derive(self, sample: dict[str, Any], budget: float, *, measured: bool, **more: Any) -> Derived:
         """The network of these choices: statistics of batch norm estimated afresh, validated and, if asked for, timed; ``more`` is recorded."""
-        network = copy.deepcopy(self.supernet.freeze(sample))
+        network = copy.deepcopy(freeze(self.supernet, sample))
         accuracy = judge(network, *self.parts.judging_loaders, torch.device("cpu"))
         config, estimator = self.parts.config, self.parts.estimator
         shape = self.architecture.input_shape

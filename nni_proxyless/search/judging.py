@@ -16,6 +16,7 @@ from nni.nas.nn.pytorch import ModelSpace
 from torch import nn
 
 from ..core.batch_norm import estimate_statistics
+from ..core.freezing import freeze
 from ..data.accuracy import as_channels_last, evaluate, in_type_of
 from ..latency import LatencyProfiler
 
@@ -76,7 +77,7 @@ def judge_networks(
     """
     verdicts = []
     for sample in samples:
-        network = with_fresh_statistics(copy.deepcopy(space.freeze(dict(sample))).to(device), calibration, device)
+        network = with_fresh_statistics(copy.deepcopy(freeze(space, sample)).to(device), calibration, device)
         log_loss, accuracy = evaluate(network, validation)
         cost = math.nan if profiler is None else float(profiler.profile(dict(sample)))
         verdicts.append(Verdict(dict(sample), log_loss if math.isfinite(log_loss) else math.inf, accuracy, cost))

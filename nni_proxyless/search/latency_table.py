@@ -16,6 +16,7 @@ from ..config import registry
 from ..config.search_config import EstimatorSection
 from ..core.errors import UserError
 from ..core.file_lock import hold
+from ..core.freezing import freeze
 from ..core.progress import steps
 from ..latency import (
     DeviceEstimator,
@@ -350,4 +351,4 @@ def _references_of(profiler: LatencyProfiler, space: ModelSpace) -> list[tuple[n
     then = [timed.measurement.median_ms for timed in profiler.references]
     if profiler.calibration is not None:
         then = [profiler.calibration.apply(ms) for ms in then]
-    return [(space.freeze(sample), ms) for sample, ms in zip(samples, then, strict=True)]
+    return [(freeze(space, sample), ms) for sample, ms in zip(samples, then, strict=True)]

@@ -15,6 +15,7 @@ from torch import nn
 
 from ..config.search_config import SearchConfig
 from ..core.divergence import DivergedError, require_finite
+from ..core.freezing import freeze
 from ..core.progress import n_fixed, n_fixed_text
 from ..data.accuracy import evaluate_accuracy
 from ..data.image_parts import Parts, loader
@@ -99,7 +100,7 @@ class DerivedNetworkMonitor(pytorch_lightning.Callback):
         """Make the network of these choices that of the moment, and return its figures."""
         self.sample = sample
         probs = module.export_probs()
-        network = copy.deepcopy(module.model.freeze(sample)).to(self.device)
+        network = copy.deepcopy(freeze(module.model, sample)).to(self.device)
         accuracy = judge(network, self.calibration, self.validation, self.device)
         self.network = network
         return {

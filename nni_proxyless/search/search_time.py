@@ -23,6 +23,7 @@ from torch.utils.data import Subset
 
 from ..config.search_config import SearchConfig
 from ..core.errors import UserError
+from ..core.freezing import freeze
 from ..core.nni_compat import RawFormatModelSpace
 from .build import SearchParts, strategy_can
 from .monitor import judge
@@ -222,7 +223,7 @@ def _selecting_images(parts: SearchParts) -> int:
 
 
 def _seconds_per_judged_image(parts: SearchParts, sample: Mapping[str, Any], device: torch.device) -> float:
-    network = copy.deepcopy(parts.space.freeze(dict(sample))).to(device, memory_format=torch.channels_last)
+    network = copy.deepcopy(freeze(parts.space, sample)).to(device).to(memory_format=torch.channels_last)
     loaders = parts.judging_loaders
     for _ in range(2):  # the first time it asks itself what may be computed together
         began = _now(device)

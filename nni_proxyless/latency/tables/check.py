@@ -18,6 +18,7 @@ import numpy as np
 from nni.nas.nn.pytorch import ModelSpace
 from scipy import stats
 
+from ...core.freezing import freeze
 from ..calibration import Calibration, fit_calibration
 from ..choices import read_back
 from ..digits import in_words
@@ -249,7 +250,7 @@ def time_networks(
         if progress is not None:
             progress(done, estimator.repeats)
 
-    networks = [(space.freeze(dict(sample)), input_shape) for sample in samples]
+    networks = [(freeze(space, sample), input_shape) for sample in samples]
     rounds = estimator.time_in_turns(networks, progress=tick)
     times, _ = without_drift([list(enumerate(times)) for times in rounds])
     return [statistics.median(times[i]) for i in range(len(samples))]

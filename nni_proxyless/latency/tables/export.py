@@ -23,6 +23,7 @@ import torch
 from nni.nas.nn.pytorch import ModelSpace
 from torch import Tensor, nn
 
+from ...core.freezing import freeze
 from ..calls import Call, Flat, Shape, TensorSpec, shape_text, tensors_in
 from ..estimators.timing import noise_like
 from ..operation import Operation, floating_type, trace_operations
@@ -131,7 +132,7 @@ def export_space(
                 progress(i + 1, total)
         for i, sample in enumerate(samples):
             file = f"networks/{i:03d}.pt"
-            network = Operation("", space.freeze(sample), tuple(input_shape))
+            network = Operation("", freeze(space, sample), tuple(input_shape))
             _write_module(network, temporary / file, f"the network {sample}", onnx)
             content["networks"].append({"file": file, "architecture": sample})
             if progress is not None:

@@ -27,6 +27,7 @@ import numpy as np
 from nni.nas.nn.pytorch import ModelSpace
 from torch import nn
 
+from ...core.freezing import freeze
 from ..estimators.device import Measurement
 from ..estimators.timing import spread
 from ..operation import Operation, Shape
@@ -203,7 +204,7 @@ def _time_chunk(
     repeats: int, kept: KeptTimings, profiled: Sequence[Operation],
 ) -> None:  # fmt: skip
     """Time the networks of these numbers in so many rounds, and keep each. The log says after the second how long it will be, if it is long."""
-    networks = [(space.freeze(dict(samples[i])), input_shape) for i in chunk]
+    networks = [(freeze(space, samples[i]), input_shape) for i in chunk]
     ends = [time.perf_counter()]
     said: Run = []
 
