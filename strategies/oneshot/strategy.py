@@ -284,7 +284,8 @@ class SampledStrategy(OneShotStrategy):
     def run_hook(self, hook: Any, name: str, module: nn.Module, memo: dict[str, Any]) -> Any:
         if id(module) in self._replaced:  # it stands in another module as well
             return self._replaced[id(module)][1]
-        memo.update(self._gates)
+        if memo.keys().isdisjoint(self._gates):  # NNI begins with an empty one; at every call it would be felt
+            memo.update(self._gates)
         replacement = hook(module, name, memo, {"mixed_op_sampling": GatedArguments})
         if isinstance(replacement, BaseSuperNetModule):
             if self.learns_from_gates() and chooses_values(replacement):
