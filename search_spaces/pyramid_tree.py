@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from nni_proxyless.core.garbage import collection_paused
 
-from .tree_layout import EDGES, OPERATIONS, labels_of_edges, layout_of, problems_of_tree
-from .tree_network import FAMILY, PyramidTreeNet
+from .tree_layout import EDGES, FAMILY, OPERATIONS, labels_of_edges, layout_of, problems_of_tree
+from .tree_network import PyramidTreeNet
 from .tree_operations import Operations, own_copy
 
 __all__ = ["PyramidTreeSpace"]

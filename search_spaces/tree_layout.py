@@ -14,17 +14,21 @@ from nni_proxyless.core.errors import did_you_mean
 __all__ = [
     "BOTTLENECK",
     "EDGES",
+    "FAMILY",
     "GROUPS",
     "OPERATIONS",
     "PRESETS",
+    "is_tree",
     "kernel_of",
     "labels_of_blocks",
     "labels_of_edges",
     "layout_of",
+    "operations_in",
     "problems_of_tree",
     "widths_of",
 ]
 
+FAMILY = "pyramid-tree"  # of a network's definition: its entry ``family``
 BOTTLENECK = 4  # output channels of a block by its width
 GROUPS = 2  # of its 3x3 convolution: as many halves have a tree each
 
@@ -58,6 +62,11 @@ def layout_of(options: Any) -> dict[str, Any]:
     return {name: preset[name] if (given := getattr(options, name)) is None else given for name in LAYOUT}
 
 
+def is_tree(definition: Mapping[str, Any]) -> bool:
+    """Whether a network's definition is that of a :class:`.PyramidTreeNet`."""
+    return definition.get("family") == FAMILY
+
+
 def kernel_of(operation: str) -> int | None:
     """The side of an operation's kernel; None: there is no such operation, 1 for ``id``."""
     found = _OPERATION.fullmatch(operation)
@@ -81,6 +90,23 @@ def labels_of_edges(depths: Sequence[int]) -> list[str]:
     return [f"{block}.half{edge}" for block in labels_of_blocks(depths) for edge in EDGES]
 
 
+def operations_in(definition: Mapping[str, Any]) -> dict[str, str]:
+    """Label -> operation, of a network's definition.
+
+    Raises
+    ------
+    ValueError
+        It has another number of operations than its depths have edges, or one that is unknown.
+    """
+    labels, names = labels_of_edges(definition["depths"]), " ".join(definition["trees"]).split()
+    if len(names) != len(labels):
+        depths = ", ".join(map(str, definition["depths"]))
+        raise ValueError(f"trees has {len(names)} operations; allowed with depths of {depths}: {len(labels)}")
+    if unknown := next((name for name in names if not _is_operation(name)), None):
+        raise ValueError(f"trees holds {unknown!r}; allowed: {_allowed()}")
+    return dict(zip(labels, names, strict=True))
+
+
 def problems_of_tree(options: Any) -> list[str]:
     """Everything that is wrong with the arguments of the space, one sentence each."""
     if options.preset not in PRESETS:
@@ -94,11 +120,7 @@ def problems_of_tree(options: Any) -> list[str]:
     operations = OPERATIONS if options.operations is None else options.operations
     if not _is_list(operations) or not operations or any(one in operations[:i] for i, one in enumerate(operations)):
         return [*problems, f"operations is {operations!r}; allowed: a list of different names, such as {_names()}"]
-    problems += [
-        f"operations holds {one!r}; allowed: id, and avg, max, dw, dil with an odd kernel of 3 or more, such as {_names()}"
-        for one in operations
-        if not _is_operation(one)
-    ]
+    problems += [f"operations holds {one!r}; allowed: {_allowed()}" for one in operations if not _is_operation(one)]
     return problems
 
 
@@ -137,3 +159,7 @@ def _is_list(values: Any) -> bool:
 
 def _names() -> str:
     return ", ".join(OPERATIONS)
+
+
+def _allowed() -> str:
+    return f"id, and avg, max, dw, dil with an odd kernel of 3 or more, such as {_names()}"

@@ -23,12 +23,10 @@ from torch import Tensor, nn
 
 from nni_proxyless.latency.operation import Shape, describe, shape_text
 
-from .tree_layout import BOTTLENECK, EDGES, GROUPS, labels_of_blocks, labels_of_edges, widths_of
+from .tree_layout import BOTTLENECK, EDGES, GROUPS, labels_of_blocks, operations_in, widths_of
 from .tree_operations import Operations
 
-__all__ = ["FAMILY", "PyramidTreeNet", "TreeBlock", "build_pyramid_tree", "drop_rates", "drop_whole_batch"]
-
-FAMILY = "pyramid-tree"  # of a definition: the entry ``family``
+__all__ = ["PyramidTreeNet", "TreeBlock", "build_pyramid_tree", "drop_rates", "drop_whole_batch"]
 
 MakeEdge = Callable[[str, int], nn.Module]
 """Label, channels -> what is on that edge."""
@@ -261,12 +259,14 @@ def build_pyramid_tree(definition: Mapping[str, Any], **overrides: Any) -> Pyram
         ``trees``, for each block the names of its operations, in a row. Not changed.
     overrides
         Take the place of arguments.
+
+    Raises
+    ------
+    ValueError
+        As :func:`.operations_in`; or a rate of drops is too large.
     """
-    options = {**definition, **overrides}
-    names = " ".join(options.pop("trees")).split()
-    chosen = dict(zip(labels_of_edges(options["depths"]), names, strict=True))
-    options.pop("family")
-    operations = Operations()
+    chosen, operations = operations_in(definition), Operations()
+    options = {name: value for name, value in {**definition, **overrides}.items() if name not in ("family", "trees")}
     return PyramidTreeNet(lambda label, width: operations.make(chosen[label], width), **options)
 
 

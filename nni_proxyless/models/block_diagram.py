@@ -1,10 +1,11 @@
-"""A network as a row of blocks, as the papers draw theirs, from a block definition of timm. Needs no NNI.
+"""A network as a row of blocks, as the papers draw theirs, from its definition. Needs no NNI.
 
 architecture.json, or the name of a published network -> NetworkDiagram -> :mod:`.draw`
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -16,9 +17,10 @@ from typing import Any
 from ..core.errors import UserError, did_you_mean
 from ..core.streams import in_letters
 from ..latency.digits import in_words
+from ..search_spaces.tree_layout import BOTTLENECK, is_tree, widths_of
 from .architecture import Architecture
 from .deviation import deviation_of
-from .published import NETWORKS, PLACES
+from .published import INPUT_SHAPES, NETWORKS, PLACES
 from .record import unit_of
 
 __all__ = [
@@ -54,13 +56,16 @@ class Block:
     channels
         Of its output; 0 for one that is left out.
     kernel, expansion
-        None for what has none: stem, feature mix, classifier, and a block that is left out.
+        None for what has none: stem, feature mix, classifier, a block that is left out, and one of trees.
+    operations
+        Of a block of trees, in the order of :data:`.EDGES`.
     """
 
     label: str
     channels: int
     kernel: int | None = None
     expansion: float | None = None
+    operations: tuple[str, ...] = ()
 
     @property
     def skipped(self) -> bool:
@@ -93,12 +98,12 @@ def diagram_of_definition(
     name: str, definition: Mapping[str, Any], input_shape: Sequence[int], *, figures: str = "",
     places: Sequence[str] = (),
 ) -> NetworkDiagram:  # fmt: skip
-    """The blocks of a timm block definition.
+    """The blocks of a definition.
 
     Parameters
     ----------
     definition
-        As ``MobileNetV2Space.timm_definition`` gives it.
+        As ``timm_definition`` of ``MobileNetV2Space`` or ``PyramidTreeSpace`` gives it.
     input_shape
         Of one image, (channels, height, width).
     places
@@ -110,6 +115,9 @@ def diagram_of_definition(
     UserError
         A type of block that has no picture.
     """
+    if is_tree(definition):
+        source = "×".join(str(n) for n in input_shape)
+        return NetworkDiagram(name, figures, source, _stages_of_trees(definition, input_shape))
     from timm.models._efficientnet_builder import decode_arch_def
 
     network = {**TIMM_DEFAULTS, **definition}
@@ -170,15 +178,15 @@ def diagram_of_architecture(path: Path) -> NetworkDiagram:
 def diagram_of_published(name: str) -> NetworkDiagram:
     """A published network, its multiply-adds and parameters counted."""
     import torch
-    from timm.models.efficientnet import EfficientNet
 
     from ..latency.estimators.macs import count_macs
-    from .timm_model import build_efficientnet
+    from .timm_model import build_model
 
+    shape = INPUT_SHAPES[name]
     with torch.device("meta"):  # counted without memory or arithmetic
-        model = build_efficientnet(EfficientNet, NETWORKS[name])
-    figures = _counts(count_macs(model, (3, 224, 224)), sum(p.numel() for p in model.parameters()))
-    return diagram_of_definition(name, NETWORKS[name], (3, 224, 224), figures=figures, places=PLACES[name])
+        model = build_model(NETWORKS[name])
+    figures = _counts(count_macs(model, shape), sum(p.numel() for p in model.parameters()))
+    return diagram_of_definition(name, NETWORKS[name], shape, figures=figures, places=PLACES.get(name, ()))
 
 
 def find_diagrams(names: Sequence[str]) -> list[NetworkDiagram]:
@@ -209,6 +217,23 @@ def find_diagrams(names: Sequence[str]) -> list[NetworkDiagram]:
                 f"folder with such files, {', '.join(NETWORKS)}.{did_you_mean(name, NETWORKS)}"
             )
     return diagrams
+
+
+def _stages_of_trees(definition: Mapping[str, Any], input_shape: Sequence[int]) -> tuple[Stage, ...]:
+    depths, stem, classes = definition["depths"], definition["stem_width"], definition["num_classes"]
+    height, width = input_shape[1:]
+    rows = zip(definition["trees"], widths_of(depths, stem, definition["final_width"]), strict=True)
+    stages = [Stage((Block("Conv 3x3", stem),), (_size(height, width), f"{stem} ch"))]
+    for s, depth in enumerate(depths):
+        if s:
+            height, width = height // 2, width // 2
+        blocks = tuple(
+            Block("", BOTTLENECK * channels, operations=tuple(row.split()))
+            for row, channels in itertools.islice(rows, depth)
+        )
+        stages.append(Stage(blocks, (_size(height, width), f"{blocks[-1].channels} ch")))
+    stages.append(Stage((Block("Pool, linear", classes),), (f"{classes}", "classes")))
+    return tuple(stages)
 
 
 def _block(name: str, arguments: Mapping[str, Any]) -> tuple[Block, int]:

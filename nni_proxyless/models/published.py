@@ -1,13 +1,23 @@
-"""The published networks of ProxylessNAS (han-cai/files) as timm block definitions.
+"""The published networks of ProxylessNAS (han-cai/files) as definitions: blocks of timm, and trees.
 
 From their files proxyless_*.config; counts of parameters and multiply-adds are those of their logs.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-__all__ = ["NETWORKS", "PLACES"]
+from ..search_spaces.tree_layout import FAMILY, PRESETS
+
+__all__ = ["CIFAR_STATISTICS", "INPUT_SHAPES", "NETWORKS", "PLACES"]
+
+# Mean and standard deviation that the network for CIFAR-10 was trained with: jeffreyzpan/micronet-submission
+# at cb8cffb, Proxyless-NAS/Code/CIFAR/data_providers/cifar.py, the authors' package for reviewers.
+CIFAR_STATISTICS = (
+    tuple(v / 255 for v in (125.3, 123.0, 113.9)),
+    tuple(v / 255 for v in (63.0, 62.1, 66.7)),
+)
 
 
 def _network(stem_size: int, blocks: list[list[str]], num_features: int) -> dict[str, Any]:
@@ -22,6 +32,12 @@ def _network(stem_size: int, blocks: list[list[str]], num_features: int) -> dict
         "in_chans": 3,
         "drop_rate": 0.0,
     }
+
+
+def _trees() -> list[str]:
+    """Operations of the network for CIFAR-10, block by block."""
+    lines = Path(__file__).with_name("proxyless_cifar.txt").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if not line.startswith("#")]
 
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -77,7 +93,18 @@ NETWORKS: dict[str, dict[str, Any]] = {
         ],
         num_features=1792,
     ),
+    "proxyless_cifar": {
+        "family": FAMILY,
+        **PRESETS["paper"],
+        "depths": list(PRESETS["paper"]["depths"]),
+        "trees": _trees(),
+        "num_classes": 10,
+        "in_chans": 3,
+    },
 }
+
+INPUT_SHAPES = {name: (3, 32, 32) if name == "proxyless_cifar" else (3, 224, 224) for name in NETWORKS}
+"""Of one image, (channels, height, width)."""
 
 # Where the search has left blocks out, which a block definition does not say: per stage '#' for a block, '-' for none.
 PLACES: dict[str, tuple[str, ...]] = {

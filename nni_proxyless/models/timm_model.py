@@ -1,7 +1,8 @@
-"""The derived network as a timm model, from its block definition and weights. Needs no NNI.
+"""The derived network as a timm model, from its definition and weights. Needs no NNI.
 
-A block definition is what ``MobileNetV2Space.timm_definition`` gives: ``blocks`` in timm's notation, ``stem_stride``,
-``bn_eps``, ``resolution`` where the network resizes its images, and further arguments of timm's ``EfficientNet``.
+A definition is what the ``timm_definition`` of a space gives. Of ``MobileNetV2Space`` it is a block definition: ``blocks`` in timm's
+notation, ``stem_stride``, ``bn_eps``, ``resolution`` where the network resizes its images, and further arguments of timm's
+``EfficientNet``. Of ``PyramidTreeSpace`` it has an entry ``family``, and arguments of our :class:`.PyramidTreeNet`.
 """
 
 from __future__ import annotations
@@ -19,18 +20,36 @@ from torch import nn
 
 from ..core.errors import UserError
 from ..core.resize import ResizingConv2d
+from ..search_spaces.tree_layout import is_tree
+from ..search_spaces.tree_network import PyramidTreeNet, build_pyramid_tree
 from .architecture import Architecture
 
-__all__ = ["build_efficientnet", "feature_levels", "load_weights", "to_timm", "total_stride"]
+__all__ = [
+    "build_efficientnet",
+    "build_model",
+    "feature_levels",
+    "load_weights",
+    "required",
+    "to_timm",
+    "total_stride",
+]
 
-REQUIRED = ("blocks", "stem_stride", "bn_eps")  # of a block definition; the rest has defaults of timm's
 NO_LIMIT = 2**16
 
 Network = TypeVar("Network", EfficientNet, EfficientNetFeatures)
 
 
-def to_timm(architecture: Architecture, weights: dict[str, torch.Tensor] | None = None) -> EfficientNet:
-    """The derived network as a plain timm ``EfficientNet``.
+def required(definition: Mapping[str, Any]) -> tuple[str, ...]:
+    """The entries of a definition that have no defaults."""
+    return (
+        ("trees", "depths", "stem_width", "final_width") if is_tree(definition) else ("blocks", "stem_stride", "bn_eps")
+    )
+
+
+def to_timm(
+    architecture: Architecture, weights: dict[str, torch.Tensor] | None = None
+) -> EfficientNet | PyramidTreeNet:
+    """The derived network as a model of timm: a plain ``EfficientNet``, or a :class:`.PyramidTreeNet`.
 
     Parameters
     ----------
@@ -49,10 +68,15 @@ def to_timm(architecture: Architecture, weights: dict[str, torch.Tensor] | None 
             f"space {architecture.space.get('name')!r} gives no timm block definition (a method timm_definition), so its networks "
             "are no models of timm; use nni_proxyless.derive.build_network"
         )
-    model = build_efficientnet(EfficientNet, architecture.network)
+    model = build_model(architecture.network)
     if weights is not None:
         model.load_state_dict(weights)
     return model
+
+
+def build_model(definition: Mapping[str, Any]) -> EfficientNet | PyramidTreeNet:
+    """The network of a definition, with fresh weights."""
+    return build_pyramid_tree(definition) if is_tree(definition) else build_efficientnet(EfficientNet, definition)
 
 
 def build_efficientnet(cls: type[Network], definition: Mapping[str, Any], **overrides: Any) -> Network:
@@ -101,7 +125,7 @@ def feature_levels(definition: Mapping[str, Any]) -> int:
 
 def total_stride(definition: Mapping[str, Any]) -> int:
     """By how much the last map is smaller than the image, or than what it is resized to."""
-    product = definition["stem_stride"]
+    product = 1 if is_tree(definition) else definition["stem_stride"]
     for stride in _stage_strides(definition):
         product *= stride
     return product
@@ -123,6 +147,8 @@ def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
 
 def _stage_strides(definition: Mapping[str, Any]) -> list[int]:
     """Of the first block of each stage: only that one has a stride."""
+    if is_tree(definition):
+        return [1, *[2] * (len(definition["depths"]) - 1)]
     return [stage[0]["stride"] for stage in decode_arch_def(definition["blocks"])]
 
 

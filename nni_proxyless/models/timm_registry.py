@@ -5,10 +5,12 @@
     proxyless_gpu
     proxyless_mobile
     proxyless_mobile_14
+    proxyless_cifar
 
 timm's ``train.py`` imports it by ``--device-modules nni_proxyless.timm_models``; for scripts without that option there is
 :mod:`..timm_script`. All arguments of timm's EfficientNets work: num_classes, in_chans, drop_rate, drop_path_rate,
-global_pool, features_only, out_indices, pretrained_cfg_overlay, …
+global_pool, features_only, out_indices, pretrained_cfg_overlay, … Networks of trees, proxyless_cifar and derived ones, have
+path_drop_rate and cell_drop_rate in the place of drop_path_rate.
 """
 
 from __future__ import annotations
@@ -28,11 +30,20 @@ from torch import Tensor, nn
 
 from ..core.errors import UserError, did_you_mean
 from ..data.normalization import IMAGENET, preprocessing
+from ..search_spaces.tree_layout import is_tree, operations_in
+from ..search_spaces.tree_network import build_pyramid_tree
 from .architecture import Architecture
-from .published import NETWORKS
-from .timm_model import REQUIRED, build_efficientnet, feature_levels, total_stride
+from .published import CIFAR_STATISTICS, INPUT_SHAPES, NETWORKS
+from .timm_model import build_efficientnet, feature_levels, required, total_stride
 
-__all__ = ["proxyless_cpu", "proxyless_derived", "proxyless_gpu", "proxyless_mobile", "proxyless_mobile_14"]
+__all__ = [
+    "proxyless_cifar",
+    "proxyless_cpu",
+    "proxyless_derived",
+    "proxyless_gpu",
+    "proxyless_mobile",
+    "proxyless_mobile_14",
+]
 
 LAYERS: dict[str, Any] = {"first_conv": "conv_stem", "classifier": "classifier"}
 HEAD = ("conv_head.", "bn2.", "classifier.")  # what a network of feature maps lacks
@@ -45,8 +56,12 @@ default_cfgs = generate_default_cfgs(
                 input_size=(3, 224, 224), pool_size=(7, 7), interpolation="bilinear", mean=IMAGENET[0], std=IMAGENET[1],
                 paper_ids="arXiv:1812.00332", **LAYERS,
             )
-            for name in NETWORKS
+            for name in NETWORKS if name != "proxyless_cifar"
         },
+        "proxyless_cifar": PretrainedCfg(
+            input_size=INPUT_SHAPES["proxyless_cifar"], pool_size=(8, 8), num_classes=10, interpolation="bilinear", crop_pct=1.0,
+            mean=CIFAR_STATISTICS[0], std=CIFAR_STATISTICS[1], paper_ids="arXiv:1812.00332", **LAYERS,
+        ),
     }
 )  # fmt: skip
 
@@ -133,6 +148,12 @@ def proxyless_mobile_14(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     return _create("proxyless_mobile_14", NETWORKS["proxyless_mobile_14"], pretrained, **kwargs)
 
 
+@register_model
+def proxyless_cifar(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ProxylessNAS's network for CIFAR-10, 5.73 M parameters, 1,213 M multiply-adds; fresh weights only."""
+    return _create("proxyless_cifar", NETWORKS["proxyless_cifar"], pretrained, **kwargs)
+
+
 def _create(variant: str, definition: Mapping[str, Any], pretrained: bool, **kwargs: Any) -> nn.Module:
     """timm's own builder, on our block definition; which class gives the maps is decided as for timm's EfficientNets."""
     maps = kwargs.pop("features_only", False)
@@ -141,16 +162,22 @@ def _create(variant: str, definition: Mapping[str, Any], pretrained: bool, **kwa
             f"{variant}: features_only: the network resizes its images to {resolution}x{resolution}, so its maps have no fixed reduction of what "
             "it is given; allowed: networks without a resolution of their own"
         )
-    wrapped = maps and ("feature_cfg" in kwargs or "feature_cls" in kwargs)
+    trees = is_tree(definition)
+    wrapped = maps and (trees or "feature_cfg" in kwargs or "feature_cls" in kwargs)
     bare = maps and not wrapped
     if wrapped:  # stages are one level below ``blocks``
         kwargs["feature_cfg"] = {"flatten_sequential": True, **kwargs.get("feature_cfg", {})}
     if maps and "out_indices" not in kwargs.get("feature_cfg", {}):
         kwargs.setdefault("out_indices", tuple(range(feature_levels(definition))))  # timm's default wants five
     cls: Any = EfficientNetFeatures if bare else EfficientNet
+    build = (
+        functools.partial(build_pyramid_tree, definition)
+        if trees
+        else functools.partial(build_efficientnet, cls, definition)
+    )
     try:
         model: Any = build_model_with_cfg(
-            functools.partial(build_efficientnet, cls, definition),
+            build,
             variant,
             pretrained,
             features_only=wrapped,
@@ -201,9 +228,14 @@ def _read(path: Path) -> tuple[Architecture, dict[str, Any]]:
     shape = read.input_shape
     if len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
         raise RuntimeError(f"{path}: input_shape is {shape!r}; allowed: (channels, height, width)")
-    lacking = [key for key in REQUIRED if key not in network]
+    lacking = [key for key in required(network) if key not in network]
     if lacking:
         raise RuntimeError(f"{path}: network: without {', '.join(map(repr, lacking))}; a search writes all of them")
+    if is_tree(network):
+        try:
+            operations_in(network)
+        except ValueError as error:
+            raise RuntimeError(f"{path}: network.{error}") from error
     try:
         total_stride(network)
     except Exception as error:  # timm's parser: AssertionError, KeyError, ValueError, IndexError, …
