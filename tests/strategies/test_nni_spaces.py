@@ -56,6 +56,10 @@ FIELDS = [(row, update) for row in ROWS for update in UPDATES]
     ("row", "update"), [(row, update) for row, update in FIELDS if update not in row.refused], ids=named
 )
 def test_what_is_searched(row, update):
+    assert_searched(row, update)
+
+
+def assert_searched(row: Row, update: str) -> None:
     """Logits and weights have moved, the network derived computes what the supernet does, and costs what it costs counted as a whole."""
     strategy, fresh = row.strategy(update), row.strategy(update)
     torch.manual_seed(0)
