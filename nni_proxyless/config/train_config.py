@@ -128,7 +128,8 @@ class TrainConfig(Section):
     optimizer: Optimizer = Field("sgd", description="any optimizer of timm; sgd has Nesterov's momentum")
     learning_rate: float = Field(0.05, gt=0, description="after the warm-up")
     momentum: float = Field(0.9, ge=0, lt=1, description="of optimizers that have one")
-    weight_decay: float = Field(4e-5, ge=0, description="of weights; biases and norms have none")
+    weight_decay: float = Field(4e-5, ge=0, description="of weights")
+    weight_decay_of: Literal["weights", "all"] = Field("weights", description="`all`: of biases and norms as well")
     scheduler: Annotated[str, AfterValidator(_timm_scheduler)] = Field(
         "cosine", description=f"timm's, over steps: {', '.join(SCHEDULERS)}"
     )
@@ -143,7 +144,12 @@ class TrainConfig(Section):
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="in the loss")
     dropout: float = Field(0.0, ge=0, lt=1, description="before the classifier")
     drop_path: float = Field(0.0, ge=0, lt=1, description="grows with depth up to this; timm's blocks only")
+    path_drop: float = Field(
+        0.0, ge=0, lt=1, description="of an edge of a tree, on average over blocks; `pyramid-tree` only"
+    )
+    cell_drop: float = Field(0.0, ge=0, lt=1, description="of the branch of a block, on average; `pyramid-tree` only")
     augmentation: AugmentationSection | None = Field(None, description="see below; none: the data set's own")
+    cutout: int = Field(0, ge=0, description="side of a square of zeros in each training image; 0: none")
     mixup: float = Field(0.0, ge=0, description="alpha of timm's `Mixup`")
     cutmix: float = Field(0.0, ge=0, description="alpha of CutMix")
     mixup_off_epoch: int | None = Field(None, ge=1, description="epochs after which images are no longer mixed")

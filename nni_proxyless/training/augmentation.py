@@ -1,10 +1,13 @@
-"""Replace the augmentation of a data set by timm's."""
+"""What is done to training images beside, or in the place of, the augmentation of their data set."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+import torch
 from timm.data import create_transform
+from torch.utils.data import Dataset
 
 from ..config.train_config import AugmentationSection
 from ..core.errors import UserError
@@ -12,7 +15,7 @@ from ..data.image_parts import ImageData
 from ..data.normalization import preprocessing
 from ..models.architecture import Architecture
 
-__all__ = ["augmented"]
+__all__ = ["Cutout", "augmented", "cut_out"]
 
 _OPTIONS = {"random_erasing": "re_prob", "random_erasing_mode": "re_mode"}  # others have timm's name
 
@@ -53,3 +56,32 @@ def augmented(data: ImageData, section: AugmentationSection, architecture: Archi
         create_transform(is_training=True, **options, **both),
         create_transform(is_training=False, interpolation=interpolation, crop_pct=crop_pct, **both),
     )
+
+
+class Cutout(Dataset):
+    """Images with a square of zeros around a pixel that is drawn at random; at the edges of the image less of it is inside.
+
+    Source: DeVries, Taylor, arXiv:1708.04552. After normalization a zero is the mean.
+    """
+
+    def __init__(self, images: Any, side: int):
+        self.images, self.side = images, side
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Any:
+        image, target = self.images[index]
+        rows, columns = (self._around(int(torch.randint(n, ()))) for n in image.shape[-2:])
+        image = image.clone()  # that of a data set in memory is the data set's
+        image[..., rows, columns] = 0
+        return image, target
+
+    def _around(self, center: int) -> slice:
+        first = center - self.side // 2
+        return slice(max(0, first), first + self.side)
+
+
+def cut_out(data: ImageData, side: int) -> ImageData:
+    """The same images, with :class:`Cutout` in training."""
+    return dataclasses.replace(data, train=Cutout(data.train, side))

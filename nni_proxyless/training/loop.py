@@ -35,7 +35,7 @@ from ..data.validate import make_images
 from ..models.architecture import Architecture
 from ..models.build import installed_versions
 from ..models.export.int8_accuracy import int8_accuracy, is_for_int8
-from .augmentation import augmented
+from .augmentation import augmented, cut_out
 from .batches import Division, EpochBatches, Judge, divide, seed_everything, training_loader
 from .checkpoint import TrainingCheckpoint, settings
 from .distributed import Processes, joined
@@ -124,6 +124,8 @@ def _train(
     known_by = {part: fingerprint(data, part) for part in ("train_plain", "test")} if config.epochs else {}
     if config.augmentation is not None:
         data = augmented(data, config.augmentation, architecture)
+    if config.cutout:
+        data = cut_out(data, config.cutout)
     require_outputs(network, data, f"{architecture_path}: its network")
     division = divide(data, config.validation)
     if config.epochs == 0:

@@ -17,6 +17,7 @@ from ..models import timm_registry  # noqa: F401  (registers the models)
 from ..models.architecture import Architecture
 from ..models.build import build_network
 from ..models.timm_model import load_weights
+from ..search_spaces.tree_layout import is_tree
 
 __all__ = ["student", "teacher"]
 
@@ -39,9 +40,8 @@ def student(config: TrainConfig, path: Path, architecture: Architecture) -> nn.M
     torch.manual_seed(config.seed)
     network: Any
     if architecture.network is not None:
-        network = _created(
-            "proxyless_derived", architecture=str(path), drop_rate=config.dropout, drop_path_rate=config.drop_path
-        )
+        rates = _drop_rates(config, architecture)
+        network = _created("proxyless_derived", architecture=str(path), drop_rate=config.dropout, **rates)
     else:
         network = build_network(architecture)
         if config.dropout and not hasattr(network, "drop_rate"):
@@ -49,8 +49,9 @@ def student(config: TrainConfig, path: Path, architecture: Architecture) -> nn.M
                 f"{_no_timm('dropout', architecture)}; allowed: 0, or a space whose forward takes the rate from an attribute "
                 "drop_rate"
             )
-        if config.drop_path:
-            raise UserError(f"{_no_timm('drop_path', architecture)}; allowed: 0")
+        for key in ("drop_path", "path_drop", "cell_drop"):
+            if getattr(config, key):
+                raise UserError(f"{_no_timm(key, architecture)}; allowed: 0")
         if hasattr(network, "drop_rate"):
             network.drop_rate = config.dropout
     if config.weights != "scratch":
@@ -144,6 +145,20 @@ def _known(name: str) -> str:
             f"{did_you_mean(name, timm.list_models())}"
         )
     return name
+
+
+def _drop_rates(config: TrainConfig, architecture: Architecture) -> dict[str, float]:
+    """What is left out in training, as the network's own arguments."""
+    known, other = {"drop_path": "drop_path_rate"}, {"path_drop": "path_drop_rate", "cell_drop": "cell_drop_rate"}
+    assert architecture.network is not None
+    if is_tree(architecture.network):
+        known, other = other, known
+    for key in other:
+        if getattr(config, key):
+            raise UserError(
+                f"{key}: the network of space '{architecture.space.get('name')}' knows nothing of it; allowed: 0; it has {', '.join(known)}"
+            )
+    return {argument: getattr(config, key) for key, argument in known.items()}
 
 
 def _load(network: nn.Module, path: Path, key: str) -> None:

@@ -46,10 +46,9 @@ class Optimization:
             )
         self.scaler: Any = torch.amp.GradScaler("cuda") if config.precision == "16-mixed" else None
         try:
-            # Without a decay of biases and of what norms learn: timm's default.
             self.optimizer: Any = create_optimizer_v2(
                 network, config.optimizer, lr=config.learning_rate, weight_decay=config.weight_decay,
-                momentum=config.momentum,
+                momentum=config.momentum, filter_bias_and_bn=config.weight_decay_of == "weights",
             )  # fmt: skip
         except Exception as error:  # an optimizer of a package that is not here, an argument that it refuses, …
             raise UserError(f"optimizer: timm's {config.optimizer}: {error}") from error

@@ -46,7 +46,15 @@ def test_all_of_it_at_once():
 
 
 def test_recipes_are_valid_and_give_their_source():
-    assert recipes() == ["cifar", "imagenet-cpu", "imagenet-gpu", "imagenet-mobile", "imagenet-mobile14", "small"]
+    assert recipes() == [
+        "cifar",
+        "cifar-tree",
+        "imagenet-cpu",
+        "imagenet-gpu",
+        "imagenet-mobile",
+        "imagenet-mobile14",
+        "small",
+    ]
     for name in recipes():
         assert read_config(TrainConfig, find_recipe(name)).epochs >= 60
         assert "\n# Source: " in find_recipe(name).read_text()
@@ -65,7 +73,7 @@ def test_the_authors_dropout():
 def test_a_recipe_is_found_by_its_name_and_a_wrong_one_is_not(tmp_path, monkeypatch, refused):
     monkeypatch.chdir(tmp_path)
     said = refused("train", "architecture.json", "imagenet-mobil")
-    assert "'imagenet-mobil' is neither a file nor a recipe; the recipes: cifar, imagenet-cpu," in said
+    assert "'imagenet-mobil' is neither a file nor a recipe; the recipes: cifar, cifar-tree, imagenet-cpu," in said
     assert "Did you mean 'imagenet-mobile'?" in said
     assert "none.yml: No such file or directory" in refused("train", "architecture.json", "none.yml")
     (tmp_path / "small").write_text("epochs: -1")  # a file of that name comes first
