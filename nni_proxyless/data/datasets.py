@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -64,6 +64,22 @@ class TensorImages(Dataset):
         images = self.images[indices]
         if self.transform is not None:
             images = self.transform.of_batch(images)
+        return list(zip(images.unbind(), self.targets[indices].tolist(), strict=True))
+
+    @property
+    def draws_in_turn(self) -> bool:
+        """Whether :meth:`in_turn` is there for its transform."""
+        return self.transform is None or hasattr(self.transform, "draw")
+
+    def in_turn(self, indices: list[int], seed: Callable[[int], None]) -> list[tuple[torch.Tensor, int]]:
+        """As :meth:`__getitems__`, with ``seed(place)`` called before the random numbers of each image are drawn."""
+        images, transform = self.images[indices], cast(Any, self.transform)
+        if transform is not None:
+            drawn = []
+            for place, image in enumerate(images):
+                seed(place)
+                drawn.append(transform.draw(*image.shape[-2:]))
+            images = transform.of_batch(images, drawn)
         return list(zip(images.unbind(), self.targets[indices].tolist(), strict=True))
 
 

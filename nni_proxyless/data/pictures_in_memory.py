@@ -6,7 +6,7 @@ network takes to see it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ class PicturesInMemory(Dataset):
 
     def __init__(self, pictures: Any, transforms: Sequence[Any]):
         self.pictures, self.targets, self.transforms = pictures, pictures.targets, list(transforms)
-        self.reads_many = all(
+        self.draws_in_turn = all(
             type(one) in (*_OF_MANY, v2.RandomHorizontalFlip) or _is_plain_crop(one) for one in transforms
         )
 
@@ -47,15 +47,24 @@ class PicturesInMemory(Dataset):
 
     def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int]]:
         """What torch's loaders ask for where they find it: the same as one by one, in the same order."""
-        if not self.reads_many:
-            return [self[index] for index in indices]
+        return self.in_turn(indices, _nothing) if self.draws_in_turn else [self[index] for index in indices]
+
+    def in_turn(self, indices: list[int], seed: Callable[[int], None]) -> list[tuple[Tensor, int]]:
+        """The same where ``draws_in_turn``, with ``seed(place)`` called before the random numbers of each picture are drawn."""
         images = torch.from_numpy(np.asarray(self.pictures.data[indices]))
         images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
         # Image by image, as if each had gone through all of them before the next one.
-        drawn = [[_draw(one, images[0]) for one in self.transforms] for _ in indices]
+        drawn = []
+        for place in range(len(indices)):
+            seed(place)
+            drawn.append([_draw(one, images[0]) for one in self.transforms])
         for one, parameters in zip(self.transforms, zip(*drawn, strict=True), strict=True):
             images = _through(one, images, parameters)
         return [(image, int(self.targets[index])) for image, index in zip(images.unbind(), indices, strict=True)]
+
+
+def _nothing(place: int) -> None:
+    """No seed: numbers are drawn as they come."""
 
 
 def _is_plain_crop(transform: Any) -> bool:

@@ -6,6 +6,7 @@ One by one, an image of 16x16 pixels takes half a millisecond, nearly all of it 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -32,10 +33,13 @@ class RandomAffine(v2.RandomAffine):
         )
         self.background = fill
 
-    def of_batch(self, images: Tensor) -> Tensor:
-        """Floating images, shape (n, channels, height, width), each as if it had been given alone, in their order."""
+    def of_batch(self, images: Tensor, drawn: Sequence[list[list[float]]] | None = None) -> Tensor:
+        """Floating images, shape (n, channels, height, width), each as if it had been given alone, in their order.
+
+        ``drawn`` holds what :meth:`draw` gives, one for each of them; None: they are drawn here.
+        """
         n, channels, height, width = images.shape
-        thetas = torch.tensor([self._matrix(width, height) for _ in range(n)], dtype=images.dtype)
+        thetas = torch.tensor(drawn or [self.draw(height, width) for _ in range(n)], dtype=images.dtype)
         # As torchvision does it, before a product per image: one product of all might round differently.
         scaled = thetas.transpose(1, 2).div_(torch.tensor([0.5 * width, 0.5 * height], dtype=images.dtype))
         base = torch.ones(1, height, width, 3, dtype=images.dtype)
@@ -50,7 +54,7 @@ class RandomAffine(v2.RandomAffine):
         moved, mask = moved.split((channels, 1), dim=1)
         return (moved - self.background).mul_(mask).add_(self.background)
 
-    def _matrix(self, width: int, height: int) -> list[list[float]]:
+    def draw(self, height: int, width: int) -> list[list[float]]:
         """The inverse of a random map, shape (2, 3): angle, translation, scale, drawn in torchvision's order."""
         degrees, translate, scale = self.degrees, self.translate, self.scale
         rotation = math.radians(_uniform(degrees[0], degrees[1]))

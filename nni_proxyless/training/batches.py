@@ -96,10 +96,22 @@ class _Seeded(Dataset):
         return len(self.images)
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
-        epoch, index = key
+        self._seed_for(key)
+        return self.images[key[1]]
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> list[Any]:
+        """What torch's loaders ask for where they find it: the same as one by one, in the same order."""
+        images: Any = self.images
+        indices = [index for _, index in keys]
+        while isinstance(images, Subset):
+            images, indices = images.dataset, [images.indices[index] for index in indices]
+        if not getattr(images, "draws_in_turn", False):
+            return [self[key] for key in keys]
+        return images.in_turn(indices, lambda place: self._seed_for(keys[place]))
+
+    def _seed_for(self, key: tuple[int, int]) -> None:
         # Images are made on the CPU; to seed a CUDA device from a loader process would start one there.
-        seed_everything(self.seed, _IMAGE, epoch, index, device_too=False)
-        return self.images[index]
+        seed_everything(self.seed, _IMAGE, *key, device_too=False)
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):

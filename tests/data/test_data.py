@@ -19,6 +19,8 @@ from nni_proxyless.core.errors import UserError
 from nni_proxyless.data.datasets import DEBIAN_FASHION_MNIST
 from nni_proxyless.data.image_parts import loader
 from nni_proxyless.data.pictures_in_memory import PicturesInMemory
+from nni_proxyless.training.batches import EpochBatches, training_loader
+from nni_proxyless.training.distributed import Processes
 
 
 def test_parts_are_disjoint_and_complete_and_hold_every_class_in_proportion():
@@ -155,7 +157,7 @@ def test_pictures_in_memory_are_the_same_in_batches_and_one_by_one(shape, random
     transforms = [*drawing, v2.Pad(2), *usual]
     pictures = Drawn(data if channels == 3 else torch.from_numpy(data), v2.Compose(transforms))
     fast = PicturesInMemory(pictures, transforms)
-    assert fast.reads_many
+    assert fast.draws_in_turn
 
     def batches(images) -> tuple[list, torch.Tensor]:
         torch.manual_seed(0)
@@ -163,9 +165,12 @@ def test_pictures_in_memory_are_the_same_in_batches_and_one_by_one(shape, random
 
     of_fast, of_slow = batches(Subset(fast, range(1, 20))), batches(Subset(pictures, range(1, 20)))
     assert torch.equal(of_fast[1], of_slow[1])
+    alone = Processes(0, 1, torch.device("cpu"))  # and in a final training, where each picture has a seed of its own
+    for one, images in ((of_fast, fast), (of_slow, pictures)):
+        one[0].extend(training_loader(Subset(images, range(1, 20)), EpochBatches(19, 6, 3, alone), workers=0))
     for (images, labels), (same, same_labels) in zip(of_fast[0], of_slow[0], strict=True):
         assert type(images) is torch.Tensor
         assert torch.equal(images, same)
         assert images.stride() == same.stride()
         assert torch.equal(labels, same_labels)
-    assert not PicturesInMemory(pictures, [v2.ColorJitter(0.5), *usual]).reads_many
+    assert not PicturesInMemory(pictures, [v2.ColorJitter(0.5), *usual]).draws_in_turn

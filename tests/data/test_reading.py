@@ -8,6 +8,8 @@ from torchvision.transforms import v2
 
 from nni_proxyless import data
 from nni_proxyless.data.accuracy import evaluate_accuracy, joined
+from nni_proxyless.training.batches import EpochBatches, training_loader
+from nni_proxyless.training.distributed import Processes
 
 
 def one_by_one(images, targets, transform, indices):
@@ -49,17 +51,29 @@ def test_a_batch_is_what_its_images_are(transform):
     assert all(type(target) is int for _, target in found)
 
 
+class Batches(data.TensorImages):
+    def __getitem__(self, index):
+        raise AssertionError("one image was read alone")
+
+
 def test_loaders_read_no_single_image():
     """Neither those of training nor those that judge, through all their parts of parts."""
-
-    class Batches(data.TensorImages):
-        def __getitem__(self, index):
-            raise AssertionError("one image was read alone")
-
     digits = data.digits()
     images = Batches(digits.train.images, digits.train.targets, digits.train.transform)
     part = torch.utils.data.Subset(torch.utils.data.Subset(images, range(0, 400, 2)), range(100))
     assert [len(targets) for _, targets in data.loader(part, 32)] == [32, 32, 32, 4]
+
+
+def test_a_final_training_reads_no_single_image_of_the_digits_and_each_has_its_own_chances():
+    """Those that its seed gives it when it is read alone."""
+    train = data.digits(image_size=8).train
+    batches = EpochBatches(200, 64, 5, Processes(0, 1, torch.device("cpu")))
+    loader = training_loader(torch.utils.data.Subset(train, range(0, 400, 2)), batches, workers=0)
+    alone = [[loader.dataset[key] for key in batch] for batch in batches]
+    train.__class__ = Batches
+    for (images, targets), expected in zip(loader, alone, strict=True):
+        assert torch.equal(images, torch.stack([image for image, _ in expected]))
+        assert targets.tolist() == [target for _, target in expected]
 
 
 def test_small_batches_are_joined_and_judge_the_same():
