@@ -6,10 +6,12 @@ import argparse
 import importlib.util
 import json
 import os
+import runpy
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -221,11 +223,29 @@ def test_a_killed_measurement_goes_on_and_its_table_is_read(exported, tmp_path):
     assert all(row.count == 2 for row in found.rows.values())
 
 
-def test_wrong_options_of_measure_end_with_code_2(exported, tmp_path):
+@pytest.fixture
+def refused_by_measure(monkeypatch, capsys) -> Callable[..., str]:
+    """``python measure.py …`` that must end with code 2, in this process, where torch is imported already; what it says last on stderr."""
+
+    def run(folder: Path, *words: str) -> str:
+        with monkeypatch.context() as there:
+            there.setattr(sys, "argv", ["measure.py", *words])
+            there.setattr(sys, "path", [*sys.path])
+            with pytest.raises(SystemExit) as ended:
+                runpy.run_path(str(folder / "measure.py"), run_name="__main__")
+        for name in COPIED:  # which it has imported by these names
+            sys.modules.pop(Path(name).stem, None)
+        assert ended.value.code == 2
+        return capsys.readouterr().err.splitlines()[-1]
+
+    return run
+
+
+def test_wrong_options_of_measure_end_with_code_2(exported, tmp_path, monkeypatch, refused_by_measure):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "table.yaml").touch()
-    done = measure(exported, "--device", "gpu", "--threads", "0", "--precision", "int8", "--warmup", "-1", cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == (
+    words = ("--device", "gpu", "--threads", "0", "--precision", "int8", "--warmup", "-1")
+    assert refused_by_measure(exported, *words) == (
         "measure.py: threads is 0; allowed: 1 or more; warmup is -1; allowed: 0 or more; precision is 'int8'; allowed: "
         "float32, float16, bfloat16; device is 'gpu'; allowed: cpu, cuda, cuda:N, mps; --output table.yaml: is there already. "
         "Name another file, or delete it to measure anew"
@@ -234,12 +254,12 @@ def test_wrong_options_of_measure_end_with_code_2(exported, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["table.yaml"]
 
 
-def test_a_folder_that_was_not_copied_whole_is_said_to_be(exported, tmp_path):
+def test_a_folder_that_was_not_copied_whole_is_said_to_be(exported, tmp_path, monkeypatch, refused_by_measure):
+    monkeypatch.chdir(tmp_path)
     for name in (*COPIED, "operations.json"):
         (tmp_path / name).write_bytes((exported / name).read_bytes())
-    done = measure(tmp_path, cwd=tmp_path)
-    assert done.returncode == 2
-    assert "17 files are not there, the first is operations/000.pt. Copy the folder once more" in done.stderr
+    said = refused_by_measure(tmp_path)
+    assert "17 files are not there, the first is operations/000.pt. Copy the folder once more" in said
 
 
 # -- checking with what was timed there ------------------------------------------------------------------------------------

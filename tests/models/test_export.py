@@ -33,15 +33,24 @@ from nni_proxyless.models.export.onnx_format import write_onnx_for_netron
 from nni_proxyless.models.timm_model import build_efficientnet
 
 from ..runs import MACS, search
-from .derived_nets import TINY, difference, digits, leave, logits, three_nets
+from .derived_nets import TINY, difference, digits, leave, logits, skips, three_nets
 
-QUICK = ("--repeats", "3", "--test-images", "20")
+QUICK = ("--repeats", "3", "--test-images", "20", "--calibration-images", "32")
 
 
 @pytest.fixture(scope="module")
 def nets(tmp_path_factory) -> dict[str, Path]:
     """Three derived nets of the small space."""
     return three_nets(tmp_path_factory.mktemp("nets"))
+
+
+@pytest.fixture(scope="module")
+def files(nets, tmp_path_factory) -> dict[str, Path]:
+    """The ONNX file of each, with export.json beside it."""
+    folder = tmp_path_factory.mktemp("files")
+    for name, path in nets.items():
+        assert main(["export", str(path), "--formats", "onnx", "--output", str(folder / name), *QUICK]) == 0
+    return {name: folder / name / "model.onnx" for name in nets}
 
 
 @pytest.fixture(scope="module")
@@ -69,22 +78,19 @@ def names(folder: Path) -> set[str]:
 # -- logits ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["largest", "mixed"])
-def test_onnxruntime_computes_what_torch_does_on_a_hundred_images(name, nets, tmp_path):
-    """The third net: :func:`test_the_command_as_typed`."""
-    assert main(["export", str(nets[name]), "--formats", "onnx", "--output", str(tmp_path), *QUICK]) == 0
-    assert difference(onnx_logits(tmp_path / "model.onnx", digits(100)), logits(nets[name], digits(100))) <= 1e-4
+@pytest.mark.parametrize("name", ["skips", "largest", "mixed"])
+def test_onnxruntime_computes_what_torch_does_on_a_hundred_images(name, nets, files):
+    assert difference(onnx_logits(files[name], digits(100)), logits(nets[name], digits(100))) <= 1e-4
 
 
-def test_the_file_is_the_one_that_is_timed(nets, tmp_path):
+def test_the_file_is_the_one_that_is_timed(nets, files, tmp_path):
     """The graph, node by node and weight by weight, that ONNX Runtime and others are timed with; the output has another name."""
-    assert main(["export", str(nets["mixed"]), "--formats", "onnx", "--output", str(tmp_path), *QUICK]) == 0
-    assert json.loads((tmp_path / "export.json").read_text())["opset"] == 17
+    assert json.loads(files["mixed"].with_name("export.json").read_text())["opset"] == 17
     network = build_network(
         Architecture.read(nets["mixed"]), load_weights(nets["mixed"].with_name("weights.safetensors"))
     )
     timed = write_timed(Program("a network", network.eval(), (digits(1),)), tmp_path / "timed.onnx").path
-    graphs = [onnx.load(path).graph for path in (tmp_path / "model.onnx", timed)]
+    graphs = [onnx.load(path).graph for path in (files["mixed"], timed)]
     assert [graph.output[0].name for graph in graphs] == ["logits", "output"]
     for graph in graphs:
         assert list(graph.node[-1].output) == [graph.output[0].name]
@@ -129,9 +135,11 @@ def test_opset_size_and_free_batch_are_as_asked_for(tiny, tmp_path):
             assert difference(script(images[:n]), expected[:n]) <= 1e-4
 
 
-@pytest.mark.parametrize("resolution", [12, 24])
-def test_a_net_of_another_resolution_takes_images_of_the_data_and_resizes_them_inside(resolution, tmp_path):
-    """In every format; with one image and a free batch. A net of the same weights that is given resized images computes the same."""
+@pytest.mark.parametrize(("resolution", "batch", "words"), [(12, 13, ["--dynamic-batch"]), (24, 1, [])])
+def test_a_net_of_another_resolution_takes_images_of_the_data_and_resizes_them_inside(
+    resolution, batch, words, tmp_path
+):
+    """In every format; with a free batch and one image. A net of the same weights that is given resized images computes the same."""
     path = leave(tmp_path / "run", lambda values: "k3e3", **TINY, resolution=resolution)
     images = digits(13)
     expected = logits(path, images)
@@ -143,19 +151,18 @@ def test_a_net_of_another_resolution_takes_images_of_the_data_and_resizes_them_i
     with torch.no_grad():
         assert difference(network(resized), expected) <= 1e-6
         assert difference(network(images), expected) > 1e-2
-    for words, batch in (([], 1), (["--dynamic-batch"], 13)):
-        out = tmp_path / f"out{batch}"
-        assert main(["export", str(path), *words, "--output", str(out), *QUICK]) == 0
-        graph = onnx.load(out / "model.onnx").graph
-        assert [side.dim_value for side in graph.input[0].type.tensor_type.shape.dim[1:]] == [1, 16, 16]
-        assert [node.op_type for node in graph.node].count("Resize") == 1
-        assert difference(onnx_logits(out / "model.onnx", images, batch), expected) <= 1e-4
-        assert onnx_logits(out / "model.int8.onnx", images, batch).shape == (13, 10)
-        program = torch.export.load(out / "model.pt2").module()
-        script = read_script(out / "model.torchscript.pt")
-        with torch.no_grad():
-            for run in (program, script):
-                assert difference(torch.cat([run(part) for part in images.split(batch)]), expected) <= 1e-4
+    out = tmp_path / "out"
+    assert main(["export", str(path), *words, "--output", str(out), *QUICK]) == 0
+    graph = onnx.load(out / "model.onnx").graph
+    assert [side.dim_value for side in graph.input[0].type.tensor_type.shape.dim[1:]] == [1, 16, 16]
+    assert [node.op_type for node in graph.node].count("Resize") == 1
+    assert difference(onnx_logits(out / "model.onnx", images, batch), expected) <= 1e-4
+    assert onnx_logits(out / "model.int8.onnx", images, batch).shape == (13, 10)
+    program = torch.export.load(out / "model.pt2").module()
+    script = read_script(out / "model.torchscript.pt")
+    with torch.no_grad():
+        for run in (program, script):
+            assert difference(torch.cat([run(part) for part in images.split(batch)]), expected) <= 1e-4
 
 
 def test_a_net_of_another_resolution_takes_images_smaller_than_its_stride(tmp_path):
@@ -260,9 +267,8 @@ def test_int8_is_calibrated_with_training_images_of_every_class(trained):
 # -- the command -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_as_typed(nets, command, tmp_path):
-    path = tmp_path / "run" / "architecture.json"
-    shutil.copytree(nets["skips"].parent, path.parent)
+def test_the_command_as_typed(command, tmp_path):
+    path = leave(tmp_path / "run", skips, **TINY)
     done = command("nni-proxyless", "export", "run/architecture.json", "--repeats", "5", "--test-images", "50")
     assert done.returncode == 0, done.stderr
     assert names(path.parent) == {
