@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import onnxruntime
 import torch
 from nni_proxyless.search_spaces import MobileNetV2Space
 from torch import Tensor, nn
@@ -66,6 +67,11 @@ def digits(n: int, side: tuple[int, int] = (16, 16)) -> Tensor:
 @torch.no_grad()
 def logits(path: Path, images: Tensor, weights: str = "weights.safetensors") -> Tensor:
     return to_timm(Architecture.read(path), load_weights(path.parent / weights)).eval()(images)
+
+
+def onnx_logits(path: Path, images: Tensor, batch: int = 1) -> Tensor:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return torch.cat([torch.from_numpy(session.run(None, {"input": part.numpy()})[0]) for part in images.split(batch)])
 
 
 def difference(a: Tensor, b: Tensor) -> float:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from timm.models.efficientnet import EfficientNet
@@ -32,8 +31,7 @@ from nni_proxyless.models.export.int8_accuracy import int8_accuracy
 from nni_proxyless.models.export.onnx_format import write_onnx_for_netron
 from nni_proxyless.models.timm_model import build_efficientnet
 
-from ..runs import MACS, search
-from .derived_nets import TINY, difference, digits, leave, logits, skips, three_nets
+from .derived_nets import TINY, difference, digits, leave, logits, onnx_logits, skips, three_nets
 
 QUICK = ("--repeats", "3", "--test-images", "20", "--calibration-images", "32")
 
@@ -64,11 +62,6 @@ def tiny(trained, tmp_path) -> Path:
     """The same in a folder of its own."""
     shutil.copytree(trained.parent, tmp_path / "run")
     return tmp_path / "run" / "architecture.json"
-
-
-def onnx_logits(path: Path, images: Tensor, batch: int = 1) -> Tensor:
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return torch.cat([torch.from_numpy(session.run(None, {"input": part.numpy()})[0]) for part in images.split(batch)])
 
 
 def names(folder: Path) -> set[str]:
@@ -400,12 +393,6 @@ def test_a_missing_package_is_named_with_what_to_install(package, tiny, monkeypa
 
 
 # -- what a search leaves --------------------------------------------------------------------------------------------------
-
-
-def test_a_search_leaves_model_onnx(tmp_path):
-    run = search(tmp_path, *MACS, "training.epochs=1", "strategy.warmup_epochs=0")
-    images = data.digits(image_size=8).test[0][0].expand(3, -1, -1, -1).contiguous()
-    assert difference(onnx_logits(run / "model.onnx", images, 3), logits(run / "architecture.json", images)) <= 1e-4
 
 
 def test_a_search_goes_on_where_there_is_no_model_onnx_to_be_had(tiny, monkeypatch, caplog):

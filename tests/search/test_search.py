@@ -24,6 +24,7 @@ from nni_proxyless.latency.digits import in_words
 from nni_proxyless.search.run_folder import differences
 
 from ..forked import fork
+from ..models.derived_nets import difference, logits, onnx_logits
 from ..runs import TINY, choices_of, history, same_weights, search
 
 ONE_EPOCH = ("training.epochs=1", "strategy.warmup_epochs=0")
@@ -77,6 +78,13 @@ def test_the_architecture_file_says_everything(searched):
     parts = data.split(data.digits(image_size=8), alphas=0.2, validation=0.2)
     accuracy = evaluate_accuracy(network, data.loader(parts.validation, 64))
     assert accuracy == pytest.approx(architecture.search["accuracy"], abs=0.004)
+
+
+def test_its_model_onnx_is_the_network(searched):
+    """With a free batch."""
+    images = data.digits(image_size=8).test[0][0].expand(3, -1, -1, -1).contiguous()
+    expected = logits(searched / "out" / "architecture.json", images)
+    assert difference(onnx_logits(searched / "out" / "model.onnx", images, 3), expected) <= 1e-4
 
 
 def test_the_command_as_typed_finds_the_same_network_again(searched, again, command):
