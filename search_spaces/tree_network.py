@@ -56,6 +56,11 @@ class Branch(nn.Module):
         self.edge, self.leaves = edge, nn.ModuleList(leaves)
         self.path_drop_rate = 0.0
 
+    @property
+    def treats_images_alone(self) -> bool:
+        """Whether no random number is drawn."""
+        return self.path_drop_rate == 0
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.edge(x)
         first, second = (drop_whole_batch(leaf(x), self.path_drop_rate, self.training) for leaf in self.leaves)
@@ -71,6 +76,11 @@ class Tree(nn.Module):
         self.norm = nn.BatchNorm2d(width)
         self.path_drop_rate = 0.0
 
+    @property
+    def treats_images_alone(self) -> bool:
+        """Whether no random number is drawn."""
+        return self.path_drop_rate == 0
+
     def forward(self, x: Tensor) -> Tensor:
         first, second = (drop_whole_batch(branch(x), self.path_drop_rate, self.training) for branch in self.branches)
         return self.norm(first + second) + x
@@ -78,6 +88,8 @@ class Tree(nn.Module):
 
 class Entry(nn.Module):
     """What comes before the trees: the channels of each of its groups, dealt out to all of them by turns."""
+
+    treats_images_alone = True
 
     def __init__(self, in_channels: int, width: int, stride: int):
         super().__init__()
@@ -94,6 +106,8 @@ class Entry(nn.Module):
 
 class Exit(nn.Module):
     """What comes after them."""
+
+    treats_images_alone = True
 
     def __init__(self, width: int):
         super().__init__()
@@ -150,6 +164,11 @@ class TreeBlock(nn.Module):
         for tree in self.trees:
             for node in (tree, *tree.branches):  # type: ignore[misc]  # torch says of a child that it is a tensor or a module
                 node.path_drop_rate = path
+
+    @property
+    def treats_images_alone(self) -> bool:
+        """Whether no random number is drawn."""
+        return self.cell_drop_rate == 0
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = nn.functional.pad(self.downsample(x), (0, 0, 0, 0, 0, self.n_more))
@@ -224,6 +243,11 @@ class PyramidTreeNet(nn.Module):
         of_blocks = (drop_rates(rate, len(blocks)) for rate in (path, cell))
         for block, path_rate, cell_rate in zip(blocks, *of_blocks, strict=True):
             block.set_drop_rates(path=path_rate, cell=cell_rate)
+
+    @property
+    def treats_images_alone(self) -> bool:
+        """Whether no random number is drawn."""
+        return self.drop_rate == 0
 
     def get_classifier(self) -> nn.Module:
         """The last layer."""

@@ -35,6 +35,8 @@ class DepthwiseOperation(nn.Module):
         Of the depthwise convolution.
     """
 
+    treats_images_alone = True  # as the other modules of these networks: :mod:`nni_proxyless.core.joined_batches`
+
     def __init__(self, width: int, kernel: int, dilation: int = 1):
         super().__init__()
         self.norm = nn.BatchNorm2d(width)

@@ -24,7 +24,7 @@ MOST = 2**16  # numbers in the images of a group, such as 8 batches of 32 images
 
 # By name, so that timm need not be imported: modules that compute each image by itself, and draw no random number.
 _ALONE = {
-    "torch.nn.modules": ("linear.Linear", "linear.Identity", "container.Sequential", "activation.ReLU", "activation.ReLU6",
+    "torch.nn.modules": ("linear.Linear", "linear.Identity", "container.Sequential", "container.ModuleList", "activation.ReLU", "activation.ReLU6",
                          "activation.Hardswish", "activation.Hardsigmoid", "activation.Sigmoid", "activation.SiLU", "activation.GELU",
                          "activation.PReLU", "activation.LeakyReLU", "pooling.AdaptiveAvgPool2d", "pooling.AvgPool2d", "pooling.MaxPool2d"),
     "timm": ("models._efficientnet_blocks.ConvBnAct", "models._efficientnet_blocks.DepthwiseSeparableConv",

@@ -19,7 +19,17 @@ from nni_proxyless.config.train_config import TrainConfig
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 FILES = sorted(path for path in EXPERIMENTS.rglob("*.yml"))
-OURS = {"dsnas", "imagenet/dsnas", "imagenet/proxyless", "pareto", "proxyless", "proxyless-reinforce", "retrain"}
+OURS = {
+    "cifar-tree",
+    "cifar-tree-small",
+    "dsnas",
+    "imagenet/dsnas",
+    "imagenet/proxyless",
+    "pareto",
+    "proxyless",
+    "proxyless-reinforce",
+    "retrain",
+}
 
 EXPERIMENT = """
 trialCommand: nni-proxyless search search.yml

@@ -18,6 +18,8 @@ from nni_proxyless.search_spaces.tree_network import PyramidTreeNet, build_pyram
 from nni_proxyless.strategies import ProxylessNAS
 from torch import Tensor, nn
 
+from nni_proxyless.core.batch_norm import estimate_statistics, moving_norms
+from nni_proxyless.core.joined_batches import can_join
 from nni_proxyless.derive import count_macs, count_parameters
 from nni_proxyless.latency import LatencyProfiler, MacsEstimator, trace_operations
 
@@ -237,6 +239,23 @@ def test_operations_have_their_own_weights_statistics_and_hooks():
 def test_a_wrong_argument_is_named_with_what_is_allowed(arguments, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         PyramidTreeSpace(**{"preset": "small", **arguments})
+
+
+def test_batches_of_a_judged_network_are_computed_together():
+    """Statistics are those of one batch after the other, to the bit; a network that draws random numbers is given them apart."""
+    space = PyramidTreeSpace("small", **TINY)
+    networks = [copy.deepcopy(space.freeze(drawn(space))).train() for _ in range(2)]
+    assert can_join(networks[0], moving_norms(networks[0].modules()))
+    batches = [torch.randn(n, 3, 8, 8) for n in (4, 4, 3)]
+    estimate_statistics(networks[0], batches, torch.device("cpu"))
+    networks[1].blocks[0].register_forward_hook(lambda module, args, output: None)  # of which nobody knows what it does
+    assert not can_join(networks[1], moving_norms(networks[1].modules()))
+    estimate_statistics(networks[1], batches, torch.device("cpu"))
+    one, other = (network.state_dict() for network in networks)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    for rates in ({"drop_rate": 0.1}, {"path_drop_rate": 0.1}, {"cell_drop_rate": 0.1}):
+        network = build_pyramid_tree(space.timm_definition(drawn(space)), **rates)
+        assert not can_join(network, moving_norms(network.modules()))
 
 
 # -- cost --------------------------------------------------------------------------------------------------------------------

@@ -66,6 +66,7 @@ space: {name: pyramid-tree, preset: small, depths: [1, 1], stem_width: 4, final_
 data: {name: digits, image_size: 8, batch_size: 64}
 latency: {target_ms: 60%, estimator: {name: macs}}
 training: {epochs: 1, learning_rate: 0.05}
+search: {select: probabilities}
 trainer: {accelerator: cpu, threads: 1}
 """
 
