@@ -35,7 +35,7 @@ MakeEdge = Callable[[str, int], nn.Module]
 def drop_whole_batch(x: Tensor, rate: float, training: bool) -> Tensor:
     """In training, zeros with a probability of ``rate``, one coin for the whole batch, else ``x / (1 - rate)``; in evaluation x.
 
-    What is dropped has been computed: so it has statistics, gradients of 0, and the same part in every process.
+    What is dropped has been computed: so norms see every batch, and weights have gradients of 0 in the place of none, in every process.
     """
     return x * nn.functional.dropout(x.new_ones(()), rate) if training and rate > 0 else x
 

@@ -67,7 +67,9 @@ class Operations:
 def own_copy(module: nn.Module) -> nn.Module:
     """A module of the same parameters, buffers and children, whose registers and hooks are its own."""
     copied = type(module).__new__(type(module))
-    copied.__dict__ = {name: value.copy() if isinstance(value, dict) else value for name, value in vars(module).items()}
+    copied.__dict__ = {
+        name: value.copy() if isinstance(value, (dict, set)) else value for name, value in vars(module).items()
+    }
     return copied
 
 

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from yaml import safe_load
 
@@ -153,11 +153,14 @@ def _search(text: str, data: str, data_root: str | None, space: str, strategy: s
 
     text = set_value(text, "space.name", space)
     try:
-        accepted = options_of("nni_proxyless.search_spaces", space).parameters
+        options = options_of("nni_proxyless.search_spaces", space)
     except ValueError as error:
         raise UserError(f"--space: {error}") from error
-    text = set_value(text, "space.preset", PRESETS.get(data, "small"))
-    for key in safe_load(text)["space"].keys() - {"name"} - set(accepted):
+    preset, presets = PRESETS.get(data, "small"), get_args(options.types.get("preset"))
+    if presets and preset not in presets:
+        preset = options.parameters["preset"].default
+    text = set_value(text, "space.preset", preset, ", ".join(presets) or None)
+    for key in safe_load(text)["space"].keys() - {"name"} - set(options.parameters):
         text = remove(text, f"space.{key}")
     if not safe_load(text)["space"].get("shared_weights") and "size_bias" in safe_load(text)["strategy"]:
         text = remove(text, "strategy.size_bias")

@@ -64,6 +64,15 @@ def test_large_candidates_train_more_often_where_weights_are_shared(capsys, word
     assert bool(search["space"].get("shared_weights")) == (bias is not None)
 
 
+@pytest.mark.parametrize(("data", "preset"), [("digits", "small"), ("cifar10", "paper")])
+def test_a_preset_is_one_of_the_space(capsys, data, preset):
+    """And the comment behind it names all of them."""
+    _, search, _ = made(capsys, "--space", "pyramid-tree", "--data", data)
+    assert search["space"] == {"name": "pyramid-tree", "preset": preset}
+    (line,) = [line for line in Path("new/search.yml").read_text().splitlines() if line.startswith("  preset:")]
+    assert line.partition("#")[2] == " paper, small"
+
+
 def test_classes_of_which_nothing_is_known(capsys):
     """A strategy with an optimizer of a large data set, and a space that knows nothing of the shipped one's arguments."""
     strategy, space = "nni.nas.strategy:DARTS", "nni.nas.hub.pytorch:ShuffleNetSpace"
