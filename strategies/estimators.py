@@ -147,19 +147,19 @@ def sample_pair(probs: Tensor, generator: torch.Generator) -> tuple[int, int]:
     return (a, b) if keep else (b, a)
 
 
-def pair_gradient(probs: Tensor, q: Tensor, pair: tuple[int, int]) -> Tensor:
-    """Return p by value and q by gradient, shape (N,): a cost over all candidates that only the pair learns from.
+def pair_gradient(probs: Tensor, q: Tensor, pair: Tensor) -> Tensor:
+    """Return p by value and q by gradient, shape (..., N): a cost over all candidates that only the pair learns from.
 
     Parameters
     ----------
     probs
-        p, shape (N,). Not differentiated through.
+        p, shape (..., N). Not differentiated through.
     q
-        Softmax over the pair, shape (2,), with its graph.
+        Softmax over the pair, shape (..., 2), with its graph.
     pair
-        Indices of the two candidates.
+        Indices of the two candidates, shape (..., 2).
     """
-    of_the_pair = torch.zeros_like(probs).index_put((torch.tensor(pair, device=q.device),), q)
+    of_the_pair = torch.zeros_like(probs).scatter(-1, pair, q)
     return probs.detach() + (of_the_pair - of_the_pair.detach())
 
 
@@ -169,18 +169,18 @@ def pair_shift(before: Tensor, after: Tensor) -> Tensor:
     Parameters
     ----------
     before, after
-        Logits of the pair, shape (2,), before and after the optimizer's step.
+        Logits of the pair, shape (..., 2), before and after the optimizer's step.
     """
-    return torch.logsumexp(after, 0) - torch.logsumexp(before, 0)
+    return torch.logsumexp(after, -1) - torch.logsumexp(before, -1)
 
 
 def keep_pair_mass(before: Tensor, after: Tensor) -> Tensor:
-    """Logits of the pair after an update, shape (2,), shifted so that all other candidates keep their probabilities.
+    """Logits of the pair after an update, shape (..., 2), shifted so that all other candidates keep their probabilities.
 
     Section 3.2.1 multiplies by a ratio. The ratio acts on e^alpha, so on alpha its logarithm is subtracted
     (:func:`pair_shift`).
     """
-    return after - pair_shift(before, after)
+    return after - pair_shift(before, after).unsqueeze(-1)
 
 
 # -- whole networks: REINFORCE (ProxylessNAS, section 3.3.2) and DSNAS, section 3.3 --------------------------------------

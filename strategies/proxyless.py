@@ -17,6 +17,7 @@ Where paper and official code differ, and which option selects which: ``docs/met
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -35,7 +36,7 @@ from .oneshot.module import SampledOneShotModule
 from .oneshot.reward import mean_reward, reward_of, reward_problem, sample_and_reward
 from .oneshot.strategy import SampledStrategy
 from .supernet.frozen import gradients_off
-from .supernet.gate import Gate
+from .supernet.gate import Gate, alike, logits_of, probs_of, sample_paths
 
 __all__ = ["ProxylessNAS"]
 
@@ -83,21 +84,25 @@ class ProxylessModule(SampledOneShotModule):
 
     def full(self, batch: Any, batch_idx: int) -> None:
         """Section 3.2.1, eq. 4: a path is drawn from p, and the gates of all candidates get their gradient."""
-        cost_probs = {gate: self._open_all(gate) for gate in self.searched}
+        cost_probs = self._open_all()
         if self.backward_of_loss(batch, batch_idx, cost_probs):
             self.architecture_optimizer.step()
 
     def two_path(self, batch: Any, batch_idx: int) -> None:
         """Section 3.2.1: the gates of a sampled pair get their gradient; other candidates keep their probabilities."""
-        pairs = {gate: sample_pair(gate.probs(), gate.generator) for gate in self.searched}
-        cost_probs = {gate: self._open_pair(gate, pair) for gate, pair in pairs.items()}
+        pairs = {gate: sample_pair(p, gate.generator) for gate, p in probs_of(self.searched).items()}
+        cost_probs = self._open_pairs(pairs)
         if not self.backward_of_loss(batch, batch_idx, cost_probs):
             return
-        before = {gate: gate.alpha.detach()[list(pair)].clone() for gate, pair in pairs.items()}
+        with torch.no_grad():
+            before = [logits_of(same) for same in alike(pairs)]
         self.architecture_optimizer.step()
         with torch.no_grad():
-            for gate, pair in pairs.items():
-                gate.alpha[list(pair)] = keep_pair_mass(before[gate], gate.alpha[list(pair)])
+            for same, logits in zip(alike(pairs), before, strict=True):
+                index, moved = indices(same, pairs), logits_of(same)
+                kept = keep_pair_mass(logits.gather(1, index), moved.gather(1, index))
+                for gate, alpha in zip(same, moved.scatter(1, index, kept), strict=True):
+                    gate.alpha.copy_(alpha)
 
     def reinforce(self, batch: Any, batch_idx: int) -> None:
         """Section 3.3.2: M networks are drawn from p and tried on one batch."""
@@ -112,17 +117,25 @@ class ProxylessModule(SampledOneShotModule):
 
     # -- steps of full and two-path ------------------------------------------------------------------------------------
 
-    def _open_all(self, gate: Gate) -> Tensor:
-        """Sample the active candidate from p and probe all; return p, which the expected latency is taken over."""
-        p = gate.probs()
-        gate.open(gate.sample_path(), probed=range(len(gate.choices)), variables=p)
-        return p
+    def _open_all(self) -> dict[Gate, Tensor]:
+        """Sample the active candidates from p and probe all; return p, which the expected latency is taken over."""
+        found = {}
+        for gate, active in sample_paths(self.searched).items():
+            found[gate] = gate.probs()
+            gate.open(active, probed=range(len(gate.choices)), variables=found[gate])
+        return found
 
-    def _open_pair(self, gate: Gate, pair: tuple[int, int]) -> Tensor:
-        """Probe a pair, its first candidate active; return what the expected latency is taken over, shape (N,)."""
-        q = torch.softmax(gate.alpha[list(pair)], dim=0)
-        gate.open(active=pair[0], probed=pair, variables=q)
-        return gate.probs() if self.options.cost_probs == "full" else pair_gradient(gate.probs(), q, pair)
+    def _open_pairs(self, pairs: dict[Gate, tuple[int, int]]) -> dict[Gate, Tensor]:
+        """Probe pairs, the first candidate of each active; return what the expected latency is taken over, shape (N,) of each."""
+        found: dict[Gate, Tensor] = {}
+        for same in alike(pairs):
+            logits, index = logits_of(same), indices(same, pairs)
+            p, q = torch.softmax(logits, dim=1), torch.softmax(logits.gather(1, index), dim=1)
+            cost_probs = p if self.options.cost_probs == "full" else pair_gradient(p, q, index)
+            for gate, of_pair in zip(same, q.unbind(), strict=True):
+                gate.open(active=pairs[gate][0], probed=pairs[gate], variables=of_pair)
+            found.update(zip(same, cost_probs.unbind(), strict=True))
+        return {gate: found[gate] for gate in pairs}
 
     def backward_of_loss(self, batch: Any, batch_idx: int, cost_probs: dict[Gate, Tensor]) -> bool:
         """Gradient of task loss, entropy and expected latency (eq. 7) on the logits; False if the batch is skipped."""
@@ -130,10 +143,14 @@ class ProxylessModule(SampledOneShotModule):
             task = self.architecture_loss(batch, batch_idx)
             if task is None:
                 return False
+            idle = [gate for gate in cost_probs if not gate.ran]
             probs = {gate: cost_probs[gate] if gate in cost_probs else gate.probs() for gate in self.gates}
             loss = self.add_penalty(task + self._entropy_term(cost_probs), probs)
             self.architecture_optimizer.zero_grad()
             self.manual_backward(loss)
+        for gate in idle:  # pairs are rows of one matrix, whose gradient is 0 where there is none
+            if gate.alpha.grad is not None and not gate.alpha.grad.any():
+                gate.alpha.grad = None
         if not self.options.update_active_skip:
             for gate in cost_probs:
                 if gate.active in (gate.skips or ()):
@@ -153,6 +170,11 @@ class ProxylessModule(SampledOneShotModule):
 
     def load_method_state(self, state: dict[str, Any]) -> None:
         self.baseline.value = state["baseline"]
+
+
+def indices(gates: Sequence[Gate], pairs: Mapping[Gate, tuple[int, int]]) -> Tensor:
+    """The pairs of these gates, shape (n_gates, 2), where their logits are."""
+    return torch.tensor([pairs[gate] for gate in gates], device=gates[0].alpha.device)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -19,7 +19,7 @@ from nni_proxyless.core.nni_compat import BaseOneShotLightningModule
 from nni_proxyless.latency import LatencyPenalty
 from nni_proxyless.latency.objectives.penalty_sum import Penalties
 
-from ..supernet.gate import Gate
+from ..supernet.gate import Gate, sample_paths
 from ..supernet.slices import SlicesOfPath
 from .constraints import Limit, most_probable_within, reachable
 from .data import HeldOutBatches, ReplayableLoader, divided
@@ -230,7 +230,7 @@ class SampledOneShotModule(BaseOneShotLightningModule):
         """
         optimizer = self.weight_optimizer
         if self._accumulated == 0:
-            self._path = {gate: gate.sample_path(self.path_size_bias) for gate in self.gates}
+            self._path = sample_paths(self.gates, self.path_size_bias)
             self.training_module.on_before_zero_grad(optimizer)
             self.training_module.optimizer_zero_grad(self.trainer.current_epoch, batch_idx, optimizer)
             # Other processes may be on other paths, and all weights move by the mean of their gradients.

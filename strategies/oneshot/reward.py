@@ -11,7 +11,7 @@ from torch import Tensor
 from nni_proxyless.latency import LatencyReward
 from nni_proxyless.latency.objectives.penalty_sum import Penalties
 
-from ..supernet.gate import Gate
+from ..supernet.gate import Gate, sample_paths
 from .distributed import average
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def sample_and_reward(
     paths, rewards = [], []
     with torch.no_grad():
         for _ in range(n):
-            paths.append({gate: gate.sample_path() for gate in module.gates})
+            paths.append(sample_paths(module.gates))
             accuracy = _accuracy(module.training_module, batch, batch_idx)
             rewards.append(accuracy if module.penalty is None else module.penalty(accuracy, module.sampled_path()))
     received = torch.tensor(rewards, dtype=torch.float64)

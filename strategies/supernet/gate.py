@@ -9,7 +9,7 @@ strategy's business: ProxylessNAS hands in probabilities (then the chain rule th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from nni_proxyless.core.divergence import DivergedError
 from nni_proxyless.latency.choices import as_nni_has_it
 
-__all__ = ["Gate"]
+__all__ = ["Gate", "alike", "logits_of", "probs_of", "sample_paths"]
 
 
 class Gate(nn.Module):
@@ -50,6 +50,12 @@ class Gate(nn.Module):
         not.
     """
 
+    active: int | None
+    probed: tuple[int, ...]
+    variables: Tensor | None
+    shift: bool
+    ran: bool
+
     def __init__(self, label: str, choices: Sequence[Any], alpha: Tensor, generator: torch.Generator):
         super().__init__()
         if alpha.shape != (len(choices),):
@@ -73,11 +79,7 @@ class Gate(nn.Module):
 
     def reset(self) -> None:
         """Forget the sampled path: the supernet then runs its most probable one."""
-        self.active: int | None = None
-        self.probed: tuple[int, ...] = ()
-        self.variables: Tensor | None = None
-        self.shift = True
-        self.ran = False
+        self._set(active=None, probed=(), variables=None, shift=True, ran=False)
 
     def open(
         self, active: int, probed: Sequence[int] = (), variables: Tensor | None = None, *, shift: bool = True
@@ -86,14 +88,15 @@ class Gate(nn.Module):
 
         With ``shift``, a layer that has a skip among its candidates takes them against the skip.
         """
-        self.active, self.probed, self.variables, self.shift = active, tuple(probed), variables, shift
-        self.ran = False
+        self._set(active=active, probed=tuple(probed), variables=variables, shift=shift, ran=False)
 
     def take(self) -> int:
         """Index of the candidate that runs now, asked by the layer that runs it."""
-        if not self.ran:  # else not set again: a module is slow at that, and layers ask for each argument
-            self.ran = True
+        self._set(ran=True)
         return self.current
+
+    def _set(self, **state: Any) -> None:
+        vars(self).update(state)  # a module is slow at setting attributes, and a step sets a dozen at every gate
 
     def fix(self, index: int | None = None) -> None:
         """Make the choice, for good: this candidate, or the most probable one."""
@@ -145,18 +148,18 @@ class Gate(nn.Module):
         """Index of the fixed choice, else of the largest logit; the first among equals, so exports are deterministic."""
         return int(torch.argmax(self.alpha.detach())) if self.choice is None else self.choice
 
-    def sample_path(self, size_bias: float = 0.0) -> int:
+    def sample_path(self, size_bias: float = 0.0, probs: Tensor | None = None) -> int:
         """Draw the active candidate and open the gate for it alone.
 
         It is j with a probability proportional to p_j s_j^size_bias, with 0 therefore p_j. s_j is its number of
-        weights; one without any counts as the smallest that has some.
+        weights; one without any counts as the smallest that has some. ``probs``: p, if it is known already.
         """
         if size_bias and any(self.sizes) and not self.fixed:
             sizes = torch.tensor(self.sizes, dtype=torch.float64)
             sizes = sizes.clamp_min(sizes[sizes > 0].min())
             probs = torch.softmax(self.alpha.detach().cpu() + size_bias * sizes.log(), dim=0)
         else:
-            probs = self.probs().detach().cpu()
+            probs = (self.probs() if probs is None else probs).detach().cpu()
         try:
             active = int(torch.multinomial(probs, 1, generator=self.generator))
         except RuntimeError as error:  # looked at afterwards: a look at every draw would be felt
@@ -165,3 +168,34 @@ class Gate(nn.Module):
             raise DivergedError(f"the probabilities of choice {self.label!r} are no numbers") from error
         self.open(active)
         return active
+
+
+# -- all gates at once: a dozen small operations per choice and step add up, and on a GPU each draw would wait for it ------
+
+
+def alike(gates: Iterable[Gate]) -> list[list[Gate]]:
+    """The gates by their number of choices, whose logits are rows of one matrix."""
+    by_size: dict[int, list[Gate]] = {}
+    for gate in gates:
+        by_size.setdefault(len(gate.choices), []).append(gate)
+    return list(by_size.values())
+
+
+def logits_of(gates: Sequence[Gate]) -> Tensor:
+    """alpha of gates that are :func:`alike`, shape (n_gates, N), with its graph."""
+    return torch.stack([gate.alpha for gate in gates])
+
+
+def probs_of(gates: Sequence[Gate]) -> dict[Gate, Tensor]:
+    """:meth:`Gate.probs` of each, on the CPU and without a graph."""
+    found = {gate: gate.probs().cpu() for gate in gates if gate.fixed}
+    with torch.no_grad():
+        for same in alike(gate for gate in gates if not gate.fixed):
+            found.update(zip(same, torch.softmax(logits_of(same), dim=1).cpu(), strict=True))
+    return found
+
+
+def sample_paths(gates: Sequence[Gate], size_bias: float = 0.0) -> dict[Gate, int]:
+    """:meth:`Gate.sample_path` of each, one after the other."""
+    probs = {} if size_bias else probs_of(gates)
+    return {gate: gate.sample_path(size_bias, probs.get(gate)) for gate in gates}

@@ -117,6 +117,9 @@ def _narrowed(operation: Any, path: Mapping[Gate, int]) -> Iterator[_Narrow]:
 @contextmanager
 def _in_optimizer(optimizer: torch.optim.Optimizer, moving: Sequence[_Narrow]) -> Iterator[None]:
     """Inside, an optimizer has the parts in the place of the weights, and of their state what belongs to the parts."""
+    if not moving:
+        yield
+        return
     by_element = {narrow.whole: _by_element(optimizer, narrow.whole) for narrow in moving}
     for _, _, whole, part, used in moving:
         parts = {key: value[used] for key, value in by_element[whole].items()}

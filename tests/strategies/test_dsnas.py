@@ -153,8 +153,8 @@ class Noting(DSNASModule):
         for gate in self.gates:
             sample = gate.sample_path
 
-            def sampled(size_bias: float = 0.0, *, gate=gate, sample=sample) -> int:
-                return self.script[0][gate.label] if self.script else sample(size_bias)
+            def sampled(*how: Any, gate=gate, sample=sample) -> int:
+                return self.script[0][gate.label] if self.script else sample(*how)
 
             gate.sample_path = sampled
 

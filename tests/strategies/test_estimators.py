@@ -31,7 +31,7 @@ def test_a_cost_of_the_pair_has_the_value_of_p_and_the_gradient_of_q():
     alpha = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64, requires_grad=True)
     costs, pair = torch.tensor([1.0, 5.0, 3.0], dtype=torch.float64), (2, 0)
     q = torch.softmax(alpha[list(pair)], 0)
-    expected = pair_gradient(torch.softmax(alpha, 0), q, pair) @ costs
+    expected = pair_gradient(torch.softmax(alpha, 0), q, torch.tensor(pair)) @ costs
     assert expected.item() == pytest.approx((torch.softmax(alpha, 0) @ costs).item(), abs=1e-14)
     (grad,) = torch.autograd.grad(expected, alpha)
     slope = (q[0] * q[1] * (costs[2] - costs[0])).item()

@@ -10,7 +10,7 @@ from nni.mutable import CategoricalMultiple
 from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace, Repeat
 from nni_proxyless.strategies import ProxylessNAS
 from nni_proxyless.strategies.supernet.frozen import gradients_off
-from nni_proxyless.strategies.supernet.gate import Gate
+from nni_proxyless.strategies.supernet.gate import Gate, sample_paths
 from nni_proxyless.strategies.supernet.layers import choices_of, remove_unused_candidates
 from torch import Tensor, nn
 
@@ -82,6 +82,25 @@ def test_a_gate_without_sizes_and_one_with_a_choice_made_draw_as_they_are():
     same[0].add_layer(set(), [1, 1, 1000])
     same[0].fix(0)
     assert {same[0].sample_path(1.0) for _ in range(50)} == {0}
+
+
+@pytest.mark.parametrize("size_bias", [0.0, 1.0])
+def test_paths_that_are_drawn_together_are_those_drawn_one_by_one(size_bias):
+    """Also of gates with other numbers of choices, and with a choice made."""
+
+    def gates() -> list[Gate]:
+        generator, found = torch.Generator().manual_seed(0), []
+        for i, n in enumerate((7, 2, 7, 3, 7)):
+            found.append(Gate(f"g{i}", range(n), torch.randn(n, generator=generator), generator))
+            found[-1].add_layer({0}, [0, *range(1, n)])
+        found[2].fix(4)
+        return found
+
+    together, alone = gates(), gates()
+    for _ in range(50):
+        path = [gate.sample_path(size_bias) for gate in alone]
+        assert list(sample_paths(together, size_bias).items()) == list(zip(together, path, strict=True))
+        assert [gate.active for gate in together] == path
 
 
 def test_sizes_are_numbers_of_weights():

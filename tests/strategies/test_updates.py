@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from torch.utils.data import TensorDataset
 from nni_proxyless.latency import LatencyPenalty, LatencyReward
 
 from ..latency.spaces import per_weight
+from . import kinds
 from .searches import QUIET
 from .spaces import CLASSES, WIDTH, OneChoice, TwoChoices, gate_gradients
 from .watched import BATCH, STILL, Noting, Step, Task, Watched, batches, fit, prepare
@@ -52,9 +54,9 @@ def scripted(monkeypatch):
         original_step(self, batch, batch_idx)
         queue.clear()
 
-    def sample_path(self, size_bias: float = 0.0) -> int:
+    def sample_path(self, *how: Any) -> int:
         if not queue:
-            return original_draw(self, size_bias)
+            return original_draw(self, *how)
         active = queue.pop(0)[self.label]
         self.open(active)
         return active
@@ -481,3 +483,15 @@ def test_size_bias_is_of_the_paths_that_train_weights(update):
     of_large, of_last = 4, 2  # weights and biases
     assert [len(note["grads"]) for note in module.weight_optimizer.notes] == [of_large + of_last] * 20
     assert {path["choice"] for step in module.steps for path in step.paths} == {0, 1}
+
+
+@pytest.mark.parametrize("update", ["two-path", "full"])
+def test_a_choice_that_did_not_run_has_no_gradient_and_no_state(update):
+    """Such a one is a candidate that was not sampled; what the optimizer knows of it is of the steps in which it ran."""
+    module = fit(Watched(update=update, arc_update_every=1), kinds.Nested, n=24)
+    gates = {gate.label: gate for gate in module.gates}
+    ran = [gates["outer"].choices[step.path["outer"]] == 1 for step in module.steps]
+    assert [step.grad["inner"] is not None for step in module.steps] == ran
+    assert {True, False} == set(ran)
+    assert any(1 in step.probed["outer"] and not is_active for step, is_active in zip(module.steps, ran, strict=True))
+    assert int(module.architecture_optimizer.optimizer.state[gates["inner"].alpha]["step"]) == sum(ran)

@@ -148,7 +148,7 @@ class PlainLoop:
     def _open_pair(self, gate: Gate, pair: tuple[int, int]) -> Tensor:
         q = torch.softmax(gate.alpha[list(pair)], dim=0)
         gate.open(active=pair[0], probed=pair, variables=q)
-        return pair_gradient(gate.probs(), q, pair)
+        return pair_gradient(gate.probs(), q, torch.tensor(pair, device=q.device))
 
     def _dsnas_objective(self, loss: Tensor, epoch: int) -> Tensor:
         baseline = self.baseline.next(float(loss.detach().clone()))
