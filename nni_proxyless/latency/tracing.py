@@ -6,12 +6,10 @@ somebody else than its owner counts where and as often as it is called. Every ca
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from typing import Any
 
 import torch
-from nni.mutable import Mutable
 from nni.nas.nn.pytorch import Cell, InputChoice, LayerChoice, ModelSpace, MutableModule, Repeat
 from torch import nn
 
@@ -30,6 +28,8 @@ from .calls import (
     text_of,
 )
 from .cell_tracing import OpenCell
+from .conditions import all_of, both, depths_of, reached
+from .likeness import likeness
 from .operation import Conditions, Operation, floating_type, is_free, key_of, other_names
 from .products import Products, is_product, products_of
 
@@ -63,6 +63,7 @@ class Trace:
         self.space, self.batch = space, batch
         self._apart = {m for m in self.names if m is space or (not isinstance(m, CHOICES) and _holds_choice(m))}
         self._apart |= {m for m in apart if not isinstance(m, CHOICES)}
+        self._runs: dict[Hashable, CallTree] = {}
         self._varying: dict[CallTree, dict[str, Any]] = {}  # call of a choice -> what it may give, by its text
         self.device, dtype = floating_type(space)
         call = Call((TensorSpec((batch, *input_shape), dtype),))
@@ -115,6 +116,19 @@ class Trace:
         except Exception as error:
             raise ValueError(f"{what}: {error}") from error
 
+    def _run_of_candidate(self, candidate: nn.Module, call: Call, what: str) -> CallTree:
+        """That of another candidate that is alike and called alike, if there was one."""
+        alone = len(call.args) == 1 and not call.kwargs and call.plain_shapes(self.batch) is not None
+        if not alone or any(module in self._apart for module in candidate.modules()):
+            return self._run(candidate, call, what)
+        kind = likeness(candidate)
+        if kind is None:
+            return self._run(candidate, call, what)
+        known = kind, call.args[0]
+        if known not in self._runs:
+            self._runs[known] = self._run(candidate, call, what)
+        return self._runs[known]
+
     def _example(self, value: Any) -> Any:
         made = example_of(value, 1, lambda sizes, dtype: torch.zeros(sizes, dtype=dtype, device=self.device))
         return map_structure(made, torch.Tensor, lambda tensor: tensor.to(self.device))
@@ -158,17 +172,17 @@ class Trace:
             self._require_known(choice, call)
             outputs: dict[str, Any] = {}
             for name in choice.names:
-                inside = _and(conditions, choice.label, (name,))
+                inside = both(conditions, choice.label, (name,))
                 if inside is None:
                     continue
                 what = f"candidate {name!r} of choice {choice.label!r}"
-                run = self._run(choice[name], call, what)
+                run = self._run_of_candidate(choice[name], call, what)
                 yield from self._walk(choice[name], [run], inside)
                 outputs.update(self._outputs(run, call, what))
             self._varying[call] = outputs
 
     def _walk_blocks(self, repeat: Repeat, calls: list[CallTree], conditions: Conditions) -> Iterator[Operation]:
-        depths = _depths(repeat)
+        depths = depths_of(repeat)
         for call in calls:
             if [child.module for child in call.children] != list(repeat.blocks):
                 raise ValueError(
@@ -178,13 +192,13 @@ class Trace:
             given = [call.args[0] if call.args else None, *(child.output for child in call.children)]
             self._varying[call] = {text_of(given[depth]): given[depth] for depth in depths}
         for i, block in enumerate(repeat.blocks):
-            for inside in _reached(conditions, repeat, i):
+            for inside in reached(conditions, repeat, i):
                 yield from self._walk(block, [call.children[i] for call in calls], inside)
 
     def _walk_cell(self, cell: OpenCell, calls: list[CallTree], conditions: Conditions) -> Iterator[Operation]:
         for called in (called for call in calls for called in call.children):
             for own in cell.conditions_of(called.module):
-                inside = _all_of(conditions, *own)
+                inside = all_of(conditions, *own)
                 if inside is not None:
                     yield from self._walk(called.module, [called], inside)
 
@@ -340,54 +354,6 @@ def _parts(head: str, shapes: tuple[Shape, Shape], parts: tuple[CallTree, ...]) 
     (pooled, *_) = tensors_in(parts[0].output)[0].shape[1:]
     pool = f"AvgPool2D-input:{shape_text(shapes[0])}-output:1x1x{pooled}"
     return ((pool, f"{head}-input:1x1x{pooled}-output:{shape_text(shapes[1])}"),)
-
-
-def _and(conditions: Conditions, label: str, choices: tuple[object, ...]) -> Conditions | None:
-    """Both at once; None if that cannot be: a label may stand at several places, and has one choice everywhere."""
-    found = dict(conditions)
-    found[label] = tuple(choice for choice in found.get(label, choices) if choice in choices)
-    return tuple(found.items()) if found[label] else None
-
-
-def _all_of(conditions: Conditions, *more: tuple[str, tuple[object, ...]]) -> Conditions | None:
-    """The same of several."""
-    found: Conditions | None = conditions
-    for label, choices in more:
-        found = None if found is None else _and(found, label, choices)
-    return found
-
-
-def _depths(repeat: Repeat) -> list[int]:
-    return [depth for _, depth in _by_choices(repeat)]
-
-
-def _by_choices(repeat: Repeat) -> Iterator[tuple[dict[str, Any], int]]:
-    """The choices that a depth depends on, in all their combinations, and the depth."""
-    depth = repeat.depth_choice
-    if not isinstance(depth, Mutable):
-        yield {}, int(depth)
-        return
-    leaves: dict[str, Any] = dict(depth.simplify())
-    for values in itertools.product(*(leaf.values for leaf in leaves.values())):
-        chosen = dict(zip(leaves, values, strict=True))
-        yield chosen, int(depth.freeze(chosen))
-
-
-def _reached(conditions: Conditions, repeat: Repeat, i: int) -> list[Conditions]:
-    """When block i of a ``Repeat`` runs: of these, one holds then, and else none."""
-    found: dict[tuple[tuple[str, Any], ...], list[Any]] = {}  # choices of all labels but the last -> those of the last
-    by_choices = list(_by_choices(repeat))
-    if all(i < depth for _, depth in by_choices):
-        return [conditions]
-    for chosen, depth in by_choices:
-        *others, (label, value) = chosen.items()
-        if i < depth:
-            found.setdefault(tuple(others), []).append((label, value))
-    terms = [
-        _all_of(conditions, *((label, (value,)) for label, value in others), (last[0][0], tuple(v for _, v in last)))
-        for others, last in found.items()
-    ]
-    return [term for term in terms if term is not None]
 
 
 def _holds_choice(module: nn.Module) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..calls import Shape, plain_products
 from ..estimator import LatencyEstimator
+from ..likeness import likeness
 from ..operation import Operation
 from ..products import MORE_FLOPS
 
@@ -26,12 +27,25 @@ class MacsEstimator(LatencyEstimator):
 
     unit = "million multiply-adds"
 
+    def __init__(self) -> None:
+        self._known: dict[Hashable, float] = {}
+
     @property
     def conditions(self) -> Mapping[str, object]:
         return {"unit": self.unit, "counted": "convolutions and linear layers", "batch": 1}
 
     def estimate(self, operation: Operation) -> float:
         """Millions of multiply-adds of one run of ``operation`` on one sample; 0 for one without such layers."""
+        kind = likeness(operation.module) if operation.call is None else None
+        if kind is None:
+            return self._counted(operation)
+        known = kind, operation.input_shape
+        if known not in self._known:
+            self._known[known] = self._counted(operation)
+        return self._known[known]
+
+    @staticmethod
+    def _counted(operation: Operation) -> float:
         args, kwargs = operation.inputs()
         try:
             return _count(operation.module, args, kwargs) / 1e6

@@ -215,8 +215,9 @@ class LatencyPenalty(ExpectationProfilerPenalty):
 
     def profile(self, sample: dict[str, Any]) -> Any:
         """E under the probabilities ``sample``: exact for a sum, for a maximum the lower bound that the profiler gives."""
-        if isinstance(self.profiler, LatencyProfiler) and (self.profiler.combine == "max" or self.profiler.nested_ms):
-            return self.profiler.expectation(sample)  # NNI would go through all networks, or all pairs of choices
+        if isinstance(self.profiler, LatencyProfiler):
+            # NNI goes through the choices one by one; of a maximum through all networks, of what is nested through all pairs.
+            return self.profiler.expectation(sample)
         return super().profile(sample)
 
     def _of_path(self, sample: dict[str, Any], path: dict[str, Any] | None) -> Any:
