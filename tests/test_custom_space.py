@@ -20,6 +20,8 @@ from nni_proxyless.models.space import make_searchable_space
 from .forked import fork
 from .search.test_experiment import run_to_the_end
 
+FEWER = "search.judged=8"  # networks, where the pages leave it at 128
+
 
 def write_files(page: Path, folder: Path) -> list[str]:
     """Write the blocks of a page that begin with the name of a file; returns the commands of the page."""
@@ -60,7 +62,7 @@ def test_the_walk_from_an_empty_folder_to_a_trained_net(
 
     run = tmp_path / "first"
     commands.remove("nni-proxyless search search.yml output=first")
-    search = fork(main, ["search", "search.yml", "output=first"], cwd=tmp_path, said=tmp_path / "said")
+    search = fork(main, ["search", "search.yml", "output=first", FEWER], cwd=tmp_path, said=tmp_path / "said")
     search.join()
     assert search.exitcode == 0, (tmp_path / "said").read_text()
     first = Architecture.read(run / "architecture.json")
@@ -73,6 +75,9 @@ def test_the_walk_from_an_empty_folder_to_a_trained_net(
     installed = command("pip", "install", ".", **own)
     assert installed.returncode == 0, installed.stderr
     commands.remove("nnictl create --config experiment.yml --port 8080")
+    given = (tmp_path / "experiment.yml").read_text()
+    assert "search search.yml " in given
+    (tmp_path / "experiment.yml").write_text(given.replace("search search.yml ", f"search search.yml {FEWER} "))
     ended = run_to_the_end(command, tmp_path, "experiment.yml", own)
     experiment, trials = ended.id, ended.trials
     assert ended.watched.returncode == 0
@@ -141,7 +146,7 @@ def test_the_page_on_images(tmp_path, pytestconfig, forget, refused, capsys):
         line = f"nni-proxyless search {name}.yml output={output}"
         commands.remove(line)
         fewer = ["data.n_images=300"] if "blobs" in line else []
-        words = [*line.split()[1:], *fewer, "training.epochs=1", "strategy.warmup_epochs=0"]
+        words = [*line.split()[1:], *fewer, FEWER, "training.epochs=1", "strategy.warmup_epochs=0"]
         assert main(words) == 0, capsys.readouterr().err
     assert commands == ["nni-proxyless search cifar.yml"]
     assert read_config(SearchConfig, tmp_path / "cifar.yml").data.name == "cifar10"
