@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,7 @@ def _lines(found: SpaceSurvey) -> list[str]:
 
 
 def _many(n: int) -> str:
-    return f"{n}" if n < 1e6 else f"{n:.1e}".replace("e+0", "e").replace("e+", "e")
+    return f"{n}" if n < 1e6 else f"{Decimal(n):.1e}".replace("e+", "e")  # there may be more than a float can say
 
 
 def _row(name: str, cost: CostRange) -> tuple[str, ...]:

@@ -160,3 +160,7 @@ def test_the_shipped_search(capsys):
 def test_time_adds_up():
     time = SearchTime(10, {"warm-up": Stage(2, 0.5), "search": Stage(3, 1.0)}, 4.0, 7, 11.0)
     assert time.seconds == 2 * 10 * 0.5 + 3 * 10 * 1.0 + 5 * 4.0 + 11.0
+
+
+def test_a_space_of_more_networks_than_a_float_can_say():
+    assert [_many(n) for n in (999_999, 1_000_000, 25_000_000, 7**648)] == ["999999", "1.0e6", "2.5e7", "4.2e547"]
