@@ -13,6 +13,7 @@ import pytest
 from nni_proxyless.search_spaces import MobileNetV2Space
 
 from nni_proxyless.cli.main import _parser, main
+from nni_proxyless.cli.space import _many
 from nni_proxyless.derive import count_macs
 from nni_proxyless.latency import (
     DeviceEstimator,
