@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from ..core.garbage import collection_paused
 from .calls import Call, Shape, TensorSpec, map_structure, shape_text, sizes_of
 from .products import Products
 
@@ -208,7 +209,9 @@ def trace_operations(space: ModelSpace, input_shape: Shape) -> list[Operation]:
         The space does not run on that shape; or it holds another kind of choice, is called with something that cannot be made
         anew, or has candidates whose outputs differ so that what follows them does: its cost would be missed or wrong.
     """
-    return operations_of(copy.deepcopy(space).eval(), input_shape)
+    with collection_paused():  # of a large space a copy is a million objects, all of which live on
+        copied = copy.deepcopy(space).eval()
+    return operations_of(copied, input_shape)
 
 
 def operations_of(space: ModelSpace, input_shape: Shape) -> list[Operation]:

@@ -118,15 +118,13 @@ class LatencyProfiler(ExpressionProfiler):
                 self.nested_ms[operation.conditions] = join(self.nested_ms.get(operation.conditions, 0.0), ms)
 
         terms: list[Any] = [self.fixed_ms]
-        for label, costs in sorted(self.candidate_ms.items()):
-            if any(costs.values()):
-                terms.append(MutableExpression.switch_case(mutables[label], costs))
+        self._costs = {label: costs for label, costs in sorted(self.candidate_ms.items()) if any(costs.values())}
+        terms += [MutableExpression.switch_case(mutables[label], costs) for label, costs in self._costs.items()]
         self._terms = terms
         self._priced = [
-            (label, choice, ms) for label, of in self.candidate_ms.items() for choice, ms in of.items() if ms
+            (label, choice, ms) for label, costs in self._costs.items() for choice, ms in costs.items() if ms
         ]
         self._nested = NestedCosts(self.nested_ms, {label: tuple(costs) for label, costs in self.candidate_ms.items()})
-        self._plain = self._joined(terms)
         self.expression = self._joined([*terms, *(_term(mutables, *nested) for nested in self.nested_ms.items())])
         if self.fixed_ms < 0 and self._least() <= 0:
             raise ValueError(
@@ -140,12 +138,19 @@ class LatencyProfiler(ExpressionProfiler):
         ------
         KeyError
             A label that makes a difference is missing.
-        RuntimeError, ValueError
+        ValueError
             A choice is none of its label.
         """
-        plain: float = self._plain if isinstance(self._plain, float) else self._plain.evaluate(dict(sample))
-        nested = self._nested.of(sample)
-        return float(sum(nested, plain) if self.combine == "sum" else max((plain, *nested)))
+        found = [self.fixed_ms]
+        for label, costs in self._costs.items():
+            if label not in sample:
+                raise KeyError(f"{label} is not in the architecture")
+            choice = as_key(sample[label])
+            if choice not in costs:
+                raise ValueError(f"choice {label!r} is {sample[label]!r}; allowed: {', '.join(map(repr, costs))}")
+            found.append(costs[choice])
+        found += self._nested.of(sample)
+        return float(sum(found) if self.combine == "sum" else max(found))
 
     def predicted_ms(self, sample: Mapping[str, Any]) -> float:
         """Latency of one architecture without the calibration of the table, the bare sum of its rows."""

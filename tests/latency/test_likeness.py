@@ -9,6 +9,7 @@ import torch
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
 from torch import Tensor, nn
 
+from nni_proxyless.core.nni_compat import expression_expectation
 from nni_proxyless.latency import LatencyProfiler, MacsEstimator
 from nni_proxyless.latency.estimators.macs import count_macs
 from nni_proxyless.latency.likeness import likeness
@@ -114,3 +115,32 @@ def test_costs_are_those_of_each_candidate_counted_by_itself():
             candidate: Any = space.blocks[2 * i + 1]
             own = count_macs(candidate[k], (candidate[k].in_channels, 8, 8))
             assert profiler.candidate_ms[f"block{i}"][k] * 1e6 == pytest.approx(own, rel=1e-12)
+
+
+def test_an_architecture_that_is_none_of_the_space_has_no_cost():
+    profiler = LatencyProfiler(Chain((4, 4)), MacsEstimator(), (3, 8, 8))
+    with pytest.raises(KeyError, match="block1 is not in the architecture"):
+        profiler.profile({"block0": "k1"})
+    with pytest.raises(ValueError, match="choice 'block1' is 'k5'; allowed: 'k1', 'k3'"):
+        profiler.profile({"block0": "k1", "block1": "k5"})
+
+
+def test_cost_and_expected_cost_are_those_of_nni_s_expression():
+    """To rounding: NNI adds up in another order."""
+    profiler = LatencyProfiler(Chain((4, 6, 4)), MacsEstimator(), (3, 8, 8))
+    sample = {"block0": "k3", "block1": "k1", "block2": "k3"}
+    assert profiler.profile(sample) == pytest.approx(profiler.expression.evaluate(sample), rel=1e-14)
+    alphas = {label: torch.randn(2, dtype=torch.float64, requires_grad=True) for label in sample}
+    found = []
+    for expected in (profiler.expectation, lambda probs: expression_expectation(profiler.expression, probs)):
+        probs = {
+            label: dict(zip(("k1", "k3"), torch.softmax(a, 0).unbind(), strict=True)) for label, a in alphas.items()
+        }
+        value = expected(probs)
+        found.append((value, *torch.autograd.grad(value, list(alphas.values()))))
+        numbers = {label: {c: p.item() for c, p in of.items()} for label, of in probs.items()}
+        assert profiler.expectation({**numbers, "block1": probs["block1"]}).item() == pytest.approx(
+            value.item(), rel=1e-14
+        )
+        assert profiler.expectation(numbers) == pytest.approx(value.item(), rel=1e-14)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-14, atol=0)
