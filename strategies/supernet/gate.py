@@ -187,12 +187,12 @@ def logits_of(gates: Sequence[Gate]) -> Tensor:
 
 
 def probs_of(gates: Sequence[Gate]) -> dict[Gate, Tensor]:
-    """:meth:`Gate.probs` of each, on the CPU and without a graph."""
+    """:meth:`Gate.probs` of each, on the CPU and without a graph; in the same order, in which their generator draws."""
     found = {gate: gate.probs().cpu() for gate in gates if gate.fixed}
     with torch.no_grad():
         for same in alike(gate for gate in gates if not gate.fixed):
             found.update(zip(same, torch.softmax(logits_of(same), dim=1).cpu(), strict=True))
-    return found
+    return {gate: found[gate] for gate in gates}
 
 
 def sample_paths(gates: Sequence[Gate], size_bias: float = 0.0) -> dict[Gate, int]:

@@ -10,7 +10,7 @@ from nni.mutable import CategoricalMultiple
 from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace, Repeat
 from nni_proxyless.strategies import ProxylessNAS
 from nni_proxyless.strategies.supernet.frozen import gradients_off
-from nni_proxyless.strategies.supernet.gate import Gate, sample_paths
+from nni_proxyless.strategies.supernet.gate import Gate, probs_of, sample_paths
 from nni_proxyless.strategies.supernet.layers import choices_of, remove_unused_candidates
 from torch import Tensor, nn
 
@@ -101,6 +101,7 @@ def test_paths_that_are_drawn_together_are_those_drawn_one_by_one(size_bias):
         path = [gate.sample_path(size_bias) for gate in alone]
         assert list(sample_paths(together, size_bias).items()) == list(zip(together, path, strict=True))
         assert [gate.active for gate in together] == path
+    assert list(probs_of(together)) == together, "pairs are drawn in this order"
 
 
 def test_sizes_are_numbers_of_weights():
