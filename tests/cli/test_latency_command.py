@@ -147,7 +147,7 @@ def test_a_table_is_fitted_to_whole_networks(tmp_path, capsys):
     found = LookupTable.read(path)
     assert len(found.rows) == 2
     assert found.measured.items() >= {"method": "fit", "networks": 12, "repeats": 30}.items()
-    words = ["--networks", "5", "--calibration", "5", "--repeats", "5"]
+    words = ["--networks", "5", "--calibration", "5", "--repeats", "25"]
     assert main(["latency", "check", str(path), *words]) == 0
     assert LookupTable.read(path).calibration is not None
     assert main(["latency", "predict", str(path), "--output", str(tmp_path / "u.yaml")]) == 0
