@@ -177,7 +177,7 @@ def _check(arguments: argparse.Namespace) -> int:
     table = _read(arguments.table)
     from ..core.atomic_files import write_text
     from ..core.progress import steps
-    from ..latency import check_table
+    from ..latency import LatencyProfiler, check_table
     from ..latency.tables.check import as_plain, check_recorded, draw, report
     from ..search.latency_table import measuring_alone
 
@@ -202,7 +202,14 @@ def _check(arguments: argparse.Namespace) -> int:
         figures = {"conditions": dict(table.conditions), "measured": table.measured, **as_plain(check)}
         write_text(arguments.json, json.dumps(figures, indent=1) + "\n")
     if not arguments.dry_run:
-        table.replace(calibration=check.calibration).write(arguments.table)
+        calibrated = table.replace(calibration=check.calibration)
+        try:
+            LatencyProfiler(space, calibrated, shape)
+        except ValueError as error:
+            raise UserError(
+                f"latency check: nothing is stored in {arguments.table}: {error}, while nothing else runs"
+            ) from error
+        calibrated.write(arguments.table)
         print(f"stored in {arguments.table}")
     return 0
 
