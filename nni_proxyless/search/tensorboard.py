@@ -4,11 +4,14 @@
 ``search/NAME``                 every figure that is reported, of :class:`.monitor.DerivedNetworkMonitor`
 ``probabilities/LABEL``         a heat map per choice: epochs to the right, a row per candidate, :mod:`.heat_map`; drawn
                                 when they have changed, and at the end
+``probabilities/choices``       in their place where there are more than a hundred: a row per choice, how probable its most
+                                probable candidate is
+``probabilities/mean``          and a row per candidate, its mean probability over the choices that have it
 ``network``                     the network that would be derived now, drawn when it has become another one
 ==============================  ==================================================================================
 
-Their steps are epochs, from 1 on. Pictures are not drawn after each, see :func:`is_drawn`: of a short search they took a tenth. A search that goes on after a kill draws all of its epochs: their probabilities lie beside the
-curves, in ``probabilities.jsonl``.
+Their steps are epochs, from 1 on. Pictures are not drawn after each, see :func:`is_drawn`: of a short search they took a tenth. A
+search that goes on after a kill draws all of its epochs: their probabilities lie beside the curves, in ``probabilities.jsonl``.
 """
 
 from __future__ import annotations
@@ -23,10 +26,12 @@ from typing import Any
 import numpy as np
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from nni_proxyless.strategies.oneshot.step_log import MOST_SHOWN, mean_probs
+
 from ..core.atomic_files import write_text
 from ..models.block_diagram import diagram_of_definition, places_of
 from ..models.draw import draw_networks
-from .heat_map import draw_heat_map
+from .heat_map import draw_choices, draw_heat_map
 
 __all__ = ["PROBABILITIES", "TensorBoardLog"]
 
@@ -96,28 +101,66 @@ class TensorBoardLog:
         writer.flush()  # else whoever reads waits for up to two minutes
 
     def _write_probabilities(self, path: Path, epoch: int, probs: Probabilities) -> None:
-        if self._epochs is None:
-            self._epochs = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        """Append a line; the file is written anew where an epoch of it does not count."""
+        is_first = self._epochs is None
+        before = _read(path) if self._epochs is None else self._epochs
         now = {label: [round(p, 6) for p in distribution.values()] for label, distribution in probs.items()}
         # Epochs from here on, if there are any, are of an earlier search, or are gone through again after a kill.
-        self._epochs = [
-            *(entry for entry in self._epochs if entry["epoch"] <= epoch),
-            {"epoch": epoch + 1, "probabilities": now},
-        ]
-        write_text(path, "".join(f"{json.dumps(entry)}\n" for entry in self._epochs))
+        kept = [entry for entry in before if entry["epoch"] <= epoch]
+        self._epochs = [*kept, {"epoch": epoch + 1, "probabilities": now}]
+        if is_first or len(kept) < len(before):
+            write_text(path, "".join(f"{json.dumps(entry)}\n" for entry in self._epochs))
+        else:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(f"{json.dumps(self._epochs[-1])}\n")
 
     def _draw_probabilities(self, writer: Any, epoch: int, probs: Probabilities, *, is_last: bool) -> None:
         assert self._epochs is not None
-        for label, distribution in probs.items():
+        several = {label: distribution for label, distribution in probs.items() if len(distribution) > 1}
+        if len(several) > MOST_SHOWN:
+            self._draw_many(writer, epoch, several, is_last=is_last)
+            return
+        for label, distribution in several.items():
             now = self._epochs[-1]["probabilities"][label]
-            if len(distribution) < 2 or (now == self._maps_drawn.get(label) and not is_last):
-                continue  # nothing to choose, or nothing new: weights alone train, or the choice is made
+            if now == self._maps_drawn.get(label) and not is_last:
+                continue  # nothing new: weights alone train, or the choice is made
             self._maps_drawn[label] = now
             over_time = np.full((len(distribution), epoch + 1), math.nan)
             for entry in self._epochs:
                 over_time[:, entry["epoch"] - 1] = entry["probabilities"].get(label, math.nan)
             picture = draw_heat_map(label, [str(candidate) for candidate in distribution], over_time)
             writer.add_image(f"probabilities/{label}", picture, epoch + 1, dataformats="HWC")
+
+    def _draw_many(self, writer: Any, epoch: int, probs: Probabilities, *, is_last: bool) -> None:
+        """Two pictures of all choices: how decided each is, and what they choose."""
+        assert self._epochs is not None
+        now = [p for label in probs for p in self._epochs[-1]["probabilities"][label]]
+        if now == self._maps_drawn.get("") and not is_last:
+            return
+        self._maps_drawn[""] = now
+        candidates = list(mean_probs(probs))
+        most_probable = np.full((len(probs), epoch + 1), math.nan)
+        means = np.full((len(candidates), epoch + 1), math.nan)
+        for entry in self._epochs:
+            then, column = entry["probabilities"], entry["epoch"] - 1
+            if not probs.keys() <= then.keys():
+                continue
+            most_probable[:, column] = [max(then[label]) for label in probs]
+            mean = mean_probs({label: dict(zip(probs[label], then[label], strict=True)) for label in probs})
+            means[:, column] = [mean[candidate] for candidate in candidates]
+        title = f"probability of the most probable candidate, {len(probs)} choices"
+        pictures = {
+            "choices": draw_choices(title, list(probs), most_probable),
+            "mean": draw_heat_map(f"mean of {len(probs)} choices", candidates, means),
+        }
+        for name, picture in pictures.items():
+            writer.add_image(f"probabilities/{name}", picture, epoch + 1, dataformats="HWC")
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """The epochs of a file; a line that a kill has cut off is none."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def is_drawn(epoch: int, epochs: int | None) -> bool:

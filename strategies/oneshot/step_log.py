@@ -7,13 +7,16 @@ of a small search.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from nni_proxyless.core.nni_compat import batches_of_loggers
 
-__all__ = ["StepLog"]
+__all__ = ["MOST_SHOWN", "StepLog", "mean_probs"]
+
+MOST_SHOWN = 100  # choices that are shown one by one; of more, what they have in common
 
 
 class StepLog:
@@ -26,7 +29,7 @@ class StepLog:
         ``callback_metrics``: those of the last step are there when an epoch ends.
     probs
         Label -> choice -> probability, or None. Go to the loggers as ``prob/LABEL/CHOICE``, and into no
-        ``callback_metrics``.
+        ``callback_metrics``; of more than :data:`MOST_SHOWN` choices as ``prob/mean/CHOICE``.
     """
 
     def __init__(self) -> None:
@@ -38,7 +41,8 @@ class StepLog:
         """At the end of a training step: log what is new if the loggers log after this batch."""
         trainer = module.trainer
         if self.probs is not None:
-            self._curves = {f"prob/{label}/{c}": p for label, of in self.probs.items() for c, p in of.items()}
+            shown = self.probs if len(self.probs) <= MOST_SHOWN else {"mean": mean_probs(self.probs)}
+            self._curves = {f"prob/{label}/{c}": p for label, of in shown.items() for c, p in of.items()}
             self.probs = None
         steps = batches_of_loggers(trainer)
         every = trainer.log_every_n_steps
@@ -51,3 +55,12 @@ class StepLog:
                 logger.log_metrics({**self._curves, "epoch": trainer.current_epoch}, step=steps)
         if trainer.is_last_batch:
             self._curves = {}  # an epoch begins with none, as in Lightning's own collection
+
+
+def mean_probs(probs: Mapping[str, Mapping[Any, float]]) -> dict[str, float]:
+    """Name of a candidate -> its mean probability over the choices that have it."""
+    found: dict[str, list[float]] = {}
+    for distribution in probs.values():
+        for candidate, p in distribution.items():
+            found.setdefault(str(candidate), []).append(p)
+    return {candidate: sum(values) / len(values) for candidate, values in found.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import math
 import os
@@ -18,9 +19,9 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nni_proxyless.core.tensorboard_writer import Curves
-from nni_proxyless.search.heat_map import draw_heat_map, place_of
+from nni_proxyless.search.heat_map import draw_choices, draw_heat_map, place_of
 from nni_proxyless.search.nni_web_ui import answers, connect_tensorboard, show_netron
-from nni_proxyless.search.tensorboard import TensorBoardLog, is_drawn
+from nni_proxyless.search.tensorboard import PROBABILITIES, TensorBoardLog, is_drawn
 
 SHAPE = (1, 8, 8)
 
@@ -107,6 +108,68 @@ def test_a_heat_map_is_drawn_when_its_probabilities_change(tmp_path):
     assert steps(anew, "probabilities/a") == [1, 2, 3, 4, 5, 6]
     pictures = {e.step: e.encoded_image_string for e in anew.Images("probabilities/a")}
     assert all(pictures[e.step] == e.encoded_image_string for e in once.Images("probabilities/a"))
+
+
+def many(epoch):
+    """101 choices of two candidates and of three, in parts of the network, and one that is none."""
+    rng = np.random.default_rng(epoch)
+    names = {f"part{i // 10}.{i % 10}.x": ("a", "b", "c")[: 2 + i % 2] for i in range(101)}
+    found = {label: dict(zip(of, rng.dirichlet([1.0] * len(of)).tolist(), strict=True)) for label, of in names.items()}
+    return {**found, "single": {"only": 1.0}}
+
+
+def test_of_more_than_a_hundred_choices_two_pictures_show_all(tmp_path):
+    """After a kill, too: the last ones are those of a search that was never killed."""
+    whole = told(tmp_path / "whole", [(epoch, {}, many(epoch)) for epoch in range(5)])
+    assert set(whole.Tags()["images"]) == {"probabilities/choices", "probabilities/mean"}
+    told(tmp_path / "killed", [(epoch, {}, many(epoch)) for epoch in range(4)])
+    killed = told(tmp_path / "killed", [(epoch, {}, many(epoch)) for epoch in (3, 4)])
+    for tag in whole.Tags()["images"]:
+        assert steps(whole, tag) == [1, 2, 3, 4, 5]
+        assert killed.Images(tag)[-1].encoded_image_string == whole.Images(tag)[-1].encoded_image_string
+    picture = np.asarray(Image.open(io.BytesIO(whole.Images("probabilities/mean")[-1].encoded_image_string)))
+    probs = many(2)
+    mean = np.mean([of["c"] for of in probs.values() if "c" in of])
+    color = colormaps["viridis"](round(mean, 6), bytes=True)[:3]
+    assert np.abs(picture[place_of(["a", "b", "c"], 5, 2, 3)].astype(int) - color).max() <= 1
+
+
+def test_a_hundred_choices_have_a_heat_map_each(tmp_path):
+    probs = dict(list(many(0).items())[:100])
+    read = told(tmp_path, [(0, {}, probs)], of=1)
+    assert set(read.Tags()["images"]) == {f"probabilities/{label}" for label in probs}
+
+
+def test_epochs_are_appended_and_a_line_that_a_kill_cut_off_is_none(tmp_path):
+    file = tmp_path / "tensorboard" / PROBABILITIES
+    story = TensorBoardLog()
+
+    def told_of(*epochs, story):
+        told(tmp_path, [(epoch, {}, many(epoch)) for epoch in epochs], story=story)
+        return file.stat().st_ino, [json.loads(line)["epoch"] for line in file.read_text().splitlines()]
+
+    first, epochs = told_of(0, story=story)
+    assert epochs == [1]
+    assert told_of(1, 2, story=story) == (first, [1, 2, 3]), "it is the same file, which has grown"
+    with file.open("a") as torn:
+        torn.write('{"epoch": 4, "probabili')
+    again = TensorBoardLog()
+    second, epochs = told_of(3, story=again)
+    assert (second != first, epochs) == (True, [1, 2, 3, 4])
+    assert told_of(1, story=again)[1] == [1, 2], "later epochs were those of another search"
+
+
+def test_many_choices_have_a_row_each_and_their_parts_a_name():
+    labels = [f"stage1.{block}.half0.{edge}" for block in range(20) for edge in range(12)]
+    over_time = np.linspace(0, 1, 2 * len(labels)).reshape(len(labels), 2)
+    picture = draw_choices("title", labels, over_time)
+    colors = colormaps["viridis"](over_time, bytes=True)[..., :3]
+    tall = (picture.shape[0] - draw_choices("title", labels[:1], over_time[:1]).shape[0]) / (len(labels) - 1)
+    assert tall >= 1
+    _, left = place_of(["stage1.19"], 2, 0, 1)
+    rows = [picture[int(30 + tall * (row + 0.5)), left].tolist() for row in range(len(labels))]
+    assert rows == colors[:, 0].tolist()
+    assert draw_choices("title", labels * 10, np.tile(over_time, (10, 1))).shape[0] < 2 * len(labels) * 10
 
 
 def test_the_net_is_drawn_when_it_changes(space, tmp_path):

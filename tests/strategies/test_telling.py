@@ -9,6 +9,7 @@ import torch
 from nni.nas.evaluator.pytorch import DataLoader, Lightning, Trainer
 from nni_proxyless.strategies import DSNAS, ProxylessNAS
 from nni_proxyless.strategies.dsnas import DSNASModule
+from nni_proxyless.strategies.oneshot import step_log
 from nni_proxyless.strategies.oneshot.module import SampledOneShotModule
 from nni_proxyless.strategies.proxyless import ProxylessModule
 from pytorch_lightning import Callback
@@ -94,3 +95,20 @@ def test_loggers_are_told_what_lightning_would_tell_them(strategy, every, monkey
     assert any(name.startswith("penalty/") for curves in told.values() for name in curves)
     assert seen == seen_before
     assert calls < calls_before / 2
+
+
+def test_of_many_choices_loggers_are_told_the_means(monkeypatch):
+    """Of a candidate over the choices that have it; all else is as before."""
+    each, seen, _ = search(ProxylessNAS, 1)
+    monkeypatch.setattr(step_log, "MOST_SHOWN", 1)
+    means, seen_then, _ = search(ProxylessNAS, 1)
+    assert seen == seen_then
+    for step, curves in each.items():
+        of: dict[str, list[float]] = {}
+        for name, value in curves.items():
+            if name.startswith("prob/"):
+                of.setdefault(f"prob/mean/{name.rpartition('/')[2]}", []).append(value)
+        expected = {name: value for name, value in curves.items() if not name.startswith("prob/")}
+        expected |= {name: sum(values) / len(values) for name, values in of.items()}
+        assert means[step] == pytest.approx(expected)
+    assert any(name.startswith("prob/mean/") for curves in means.values() for name in curves)
