@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..core.label_parts import by_part
 from ..core.text_table import in_columns
 from ..latency.digits import in_words
 from ..models.architecture import Architecture
@@ -20,6 +21,7 @@ target: what a search was asked to meet; predicted: what the network takes by th
 measured: the network timed{runtime}, on this machine where that can be; search acc: with the weights of the search, on its validation images
 final acc: after the final training, on the test images, which no search has seen; -: not known"""
 
+IN_A_LINE = 40  # choices at most
 SAID_BY = {"training": "losses of the training"}
 
 
@@ -75,7 +77,7 @@ def figures(architecture: Architecture, folder: Path) -> str:
     predicted, calibrated = map(with_unit, predicted_and_calibrated(latency))
     return "\n".join(
         [
-            f"choices:       {' '.join(f'{label}={choice}' for label, choice in architecture.choices.items())}",
+            *_choices(architecture.choices),
             f"latency:       target {target}, expected {expected}; the network: predicted {predicted}, calibrated {calibrated}, measured {timed}",
             *_deviating(latency, folder),
             f"multiply-adds: {in_words(architecture.macs / 1e6)} M",
@@ -84,6 +86,20 @@ def figures(architecture: Architecture, folder: Path) -> str:
             *_selected(architecture),
         ]
     )
+
+
+def _choices(choices: Mapping[str, Any]) -> list[str]:
+    """One line; of many, a line for each part of the network: what is chosen there, in the order of its labels."""
+    parts = by_part(choices)
+    if len(choices) <= IN_A_LINE or len(parts) == len(choices):
+        return [f"choices:       {' '.join(f'{label}={choice}' for label, choice in choices.items())}"]
+    longest = max(map(len, parts.values()))
+    rows = [
+        (part, *(str(choices[label]) for label in labels), *[""] * (longest - len(labels)))
+        for part, labels in parts.items()
+    ]
+    lines = in_columns(rows, n_left=1 + longest)
+    return [f"{'' if i else 'choices:':<14} {line}".rstrip() for i, line in enumerate(lines)]
 
 
 def _deviating(latency: Mapping[str, Any], folder: Path) -> list[str]:
