@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.errors import UserError
+from ..core.garbage import collection_paused
 from ..core.random_state import generators_kept
 from .accuracy import as_channels_last
 from .image_parts import ImageData
@@ -34,7 +35,8 @@ def outputs_problem(network: nn.Module, images: Tensor, num_classes: int) -> str
     num_classes
         Expected number of outputs per image.
     """
-    copied = copy.deepcopy(network).eval()
+    with collection_paused():
+        copied = copy.deepcopy(network).eval()
     if images.dtype is torch.float64:
         copied.double()
     like = next(copied.parameters(), images)

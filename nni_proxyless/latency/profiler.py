@@ -52,6 +52,9 @@ class LatencyProfiler(ExpressionProfiler):
         Where the latencies come from, usually a :class:`~nni_proxyless.latency.LookupTable`.
     input_shape
         Of one sample, (channels, height, width).
+    operations
+        What :func:`~nni_proxyless.latency.trace_operations` has found of this space and shape; None: it is found now. Of a large space
+        that takes seconds, which several profilers need not spend each.
 
     Attributes
     ----------
@@ -83,7 +86,9 @@ class LatencyProfiler(ExpressionProfiler):
         The estimator gives what is no latency, or has another ``combine``.
     """
 
-    def __init__(self, model_space: ModelSpace, estimator: LatencyEstimator, input_shape: Shape):
+    def __init__(
+        self, model_space: ModelSpace, estimator: LatencyEstimator, input_shape: Shape, *, operations: Iterable[Operation] | None = None
+    ):  # fmt: skip
         if estimator.combine not in ("sum", "max"):
             raise ValueError(f"{type(estimator).__name__}.combine is {estimator.combine!r}; allowed: 'sum', 'max'")
         self.model_space = model_space
@@ -103,7 +108,7 @@ class LatencyProfiler(ExpressionProfiler):
             if isinstance(mutable, Categorical)  # what is chosen as input makes a difference in some cells alone
         }
         self.nested_ms: dict[Conditions, float] = {}
-        for operation in trace_operations(model_space, input_shape):
+        for operation in trace_operations(model_space, input_shape) if operations is None else operations:
             ms = self._estimate(estimator, operation)
             for label, _ in operation.conditions:
                 if label not in self.candidate_ms:

@@ -32,7 +32,7 @@ from ..latency.digits import in_words
 from ..latency.estimators.idle_machine import wait_until_quiet
 from ..latency.estimators.whole_networks import eager_ms, time_networks
 from ..latency.objectives.budget import fastest, slowest
-from ..latency.operation import Shape, shape_text, trace_operations
+from ..latency.operation import Operation, Shape, shape_text, trace_operations
 from ..latency.runtimes.default import TORCH
 from ..latency.runtimes.runtime import RefusedByRuntime
 from ..latency.tables.build import FITTED
@@ -96,14 +96,17 @@ def make_profiler(
 
 
 def profiler_without_measuring(
-    space: ModelSpace, input_shape: Shape, estimator: LatencyEstimator, table_path: Path | None, where: str = "latency"
-) -> LatencyProfiler | None:
+    space: ModelSpace, input_shape: Shape, estimator: LatencyEstimator, table_path: Path | None, where: str = "latency", *,
+    operations: Sequence[Operation] | None = None,
+) -> LatencyProfiler | None:  # fmt: skip
     """Latencies of a space from the table, if it is there, or from an estimator that measures nothing; else None.
 
     Parameters
     ----------
     where
         The section of the file, for messages.
+    operations
+        Of the space, if they are known already.
 
     Raises
     ------
@@ -112,9 +115,12 @@ def profiler_without_measuring(
     """
     with _said_of(where):
         if table_path is not None and table_path.exists():
-            return LatencyProfiler(space, _read(table_path, estimator, input_shape), input_shape)
-        _require_table(estimator, table_path)
-        return None if isinstance(estimator, DeviceEstimator) else LatencyProfiler(space, estimator, input_shape)
+            estimator = _read(table_path, estimator, input_shape)
+        else:
+            _require_table(estimator, table_path)
+            if isinstance(estimator, DeviceEstimator):
+                return None
+        return LatencyProfiler(space, estimator, input_shape, operations=operations)
 
 
 @contextmanager

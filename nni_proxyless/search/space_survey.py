@@ -30,8 +30,10 @@ from ..latency import (
     DeviceEstimator,
     LatencyProfiler,
     MacsEstimator,
+    Operation,
     ParametersEstimator,
     best_under_budget,
+    trace_operations,
 )
 from ..latency.choices import as_nni_has_it
 from ..latency.objectives.budget import fastest, slowest
@@ -139,10 +141,14 @@ def survey(config: SearchConfig, *, base: Path = Path(), timed: bool = True) -> 
     arguments, space = searchable_space(config, data)
     choices = {label: choices_of(label, mutable) for label, mutable in sorted(space.simplify().items())}
     samples = _random_samples(choices, config.seed)
-    macs = LatencyProfiler(space, MacsEstimator(), data.shape)
-    priced, missing = _priced(config, space, data, arguments, base)
+    operations = trace_operations(space, data.shape)
+    priced, missing = _priced(config, space, data, arguments, base, operations)
     costs = _ranges(config, priced, samples)
-    for name, profiler in (("macs", macs), ("parameters", LatencyProfiler(space, ParametersEstimator(), data.shape))):
+    macs, parameters = (
+        LatencyProfiler(space, estimator, data.shape, operations=operations)
+        for estimator in (MacsEstimator(), ParametersEstimator())
+    )
+    for name, profiler in (("macs", macs), ("parameters", parameters)):
         if profiler.unit not in {cost.unit for cost in costs.values()}:
             costs[name] = _range(profiler, samples)
     time = None
@@ -160,8 +166,8 @@ def survey(config: SearchConfig, *, base: Path = Path(), timed: bool = True) -> 
 
 
 def _priced(
-    config: SearchConfig, space: ModelSpace, data: ImageData, arguments: Mapping[str, Any], base: Path
-) -> tuple[dict[str, LatencyProfiler], dict[str, str]]:
+    config: SearchConfig, space: ModelSpace, data: ImageData, arguments: Mapping[str, Any], base: Path, operations: Sequence[Operation]
+) -> tuple[dict[str, LatencyProfiler], dict[str, str]]:  # fmt: skip
     """The profilers of the costs that the file names, and how the tables that are missing are made."""
     found, missing = {}, {}
     sections = [("latency", "latency", config.latency)]
@@ -169,7 +175,7 @@ def _priced(
     for name, where, section in sections:
         estimator = make_estimator(section.estimator)
         path = base / section.table if section.table else None
-        profiler = profiler_without_measuring(space, data.shape, estimator, path, where)
+        profiler = profiler_without_measuring(space, data.shape, estimator, path, where, operations=operations)
         if profiler is not None:
             found[name] = profiler
             continue

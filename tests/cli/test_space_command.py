@@ -22,6 +22,7 @@ from nni_proxyless.latency import (
     MacsEstimator,
     Measurement,
     ParametersEstimator,
+    operation,
     trace_operations,
 )
 from nni_proxyless.search.search_time import SearchTime, Stage
@@ -165,3 +166,13 @@ def test_time_adds_up():
 
 def test_a_space_of_more_networks_than_a_float_can_say():
     assert [_many(n) for n in (999_999, 1_000_000, 25_000_000, 7**648)] == ["999999", "1.0e6", "2.5e7", "4.2e547"]
+
+
+def test_the_space_is_taken_apart_once_for_all_costs(file, table, monkeypatch, capsys):
+    runs = []
+    take_apart = operation.operations_of
+    monkeypatch.setattr(operation, "operations_of", lambda *given: runs.append(given[1]) or take_apart(*given))
+    costs = "costs=[{estimator: {name: parameters}, target: 95%, weight: 0.1}]"
+    assert main(["space", str(file), costs, "--no-time"]) == 0
+    assert runs == [SHAPE]
+    assert "million multiply-adds" in capsys.readouterr().out
