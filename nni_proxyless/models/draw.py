@@ -5,7 +5,7 @@
     color               kernel
     a dotted line       a block that the search left out
 
-A block of trees has its two halves one above the other, and in each two branches side by side: below the edge, over it the two behind it.
+Networks of trees are drawn otherwise, :mod:`.draw_trees`.
 
 One unit of the axes is an inch of the picture. Labels stay text in an SVG, and the same network
 gives the same bytes.
@@ -23,6 +23,7 @@ from ..core.errors import UserError
 from ..search_spaces.tree_layout import kernel_of
 from .architecture import Architecture
 from .block_diagram import Block, NetworkDiagram, Stage, diagram_of_architecture
+from .draw_trees import COLORS, NO_KERNEL, color_of, draw_tree_network, has_trees, look_of, size_of_trees
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,9 +33,6 @@ __all__ = ["COLORS", "draw_beside", "draw_networks", "require_picture", "save_pi
 
 _logger = logging.getLogger(__name__)
 
-# Told apart by people who see no red, no green or no blue, and lighter to darker, so also without any color.
-COLORS = {1: "#ffffff", 3: "#f9dc7c", 5: "#56a9d9", 7: "#a8480f", 9: "#3d1452"}
-OTHER_KERNEL, NO_KERNEL = "#8f8f8f", "#e4e4e4"
 LEFT_OUT = "a dotted line"
 MARKS = {"SE": "squeeze-and-excitation", "RE": "ReLU", "HS": "hard-swish", "SW": "swish", "MI": "Mish"}  # of labels
 ENDINGS = (".svg", ".png")
@@ -42,7 +40,6 @@ ENDINGS = (".svg", ".png")
 # Inches.
 MARGIN, GAP, STAGE_GAP, PITCH, STAGE_MIN = 0.25, 0.05, 0.22, 0.17, 0.5
 WIDEST, ALL_WIDTHS = 0.9, 6.5  # of one block, and of all blocks of a network together
-ALL_TREES = 20.0  # of all blocks of trees, which have to be looked into
 TALLEST, LABEL, NOTES, TITLE, LEGEND, INPUT = 0.84, 0.66, 0.52, 0.34, 0.4, 0.78
 SAMPLE_GAP = 0.05
 PLAIN_WIDTH = 0.3  # feature mix and classifier: as wide as they are, they would be half of the picture
@@ -60,28 +57,37 @@ def draw_networks(diagrams: Sequence[NetworkDiagram], title: str = "") -> Figure
     """
     from matplotlib.figure import Figure  # no window, and no state outside this function
 
-    searched = [block for diagram in diagrams for block in diagram.blocks if _to_scale(block)]
+    rows = [diagram for diagram in diagrams if not has_trees(diagram)]
+    searched = [block for diagram in rows for block in diagram.blocks if _to_scale(block)]
     inch_per_channel = min(
-        WIDEST / max(block.channels for block in searched),
-        *(_room(diagram) / sum(block.channels for block in diagram.blocks if _to_scale(block)) for diagram in diagrams),
+        WIDEST / max((block.channels for block in searched), default=1),
+        *(ALL_WIDTHS / sum(block.channels for block in diagram.blocks if _to_scale(block)) for diagram in rows),
+        math.inf,
     )
-    inch_per_expansion = TALLEST / max(6.0, *(block.expansion or 1 for block in searched))
-    label = max(LABEL, *(_reach(block, inch_per_expansion) - TALLEST / 2 for block in searched))
-    row = TITLE + label + TALLEST + NOTES
-    above = MARGIN + (0.3 if title else 0)
-    height = above + row * len(diagrams) + LEGEND
+    inch_per_expansion = TALLEST / max(6.0, *(block.expansion or 1 for block in searched), 0)
+    label = max(LABEL, *(_reach(block, inch_per_expansion) - TALLEST / 2 for block in searched), 0)
     legend = _legend(diagrams, inch_per_channel)
-    width = max(
-        2 * MARGIN + sum(w + SAMPLE_GAP for w, _, _ in legend),
-        *(_row_width(diagram, inch_per_channel) for diagram in diagrams),
-    )
+    sizes = [
+        size_of_trees(diagram)
+        if has_trees(diagram)
+        else (_row_width(diagram, inch_per_channel), TITLE + label + TALLEST + NOTES)
+        for diagram in diagrams
+    ]
+    above = MARGIN + (0.3 if title else 0)
+    height = above + sum(tall for _, tall in sizes) + LEGEND
+    width = max(2 * MARGIN + sum(w + SAMPLE_GAP for w, _, _ in legend), *(wide for wide, _ in sizes))
     figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
     axes.axis("off")
     if title:
         axes.text(MARGIN, height - MARGIN, title, fontsize=12, fontweight="bold", va="center")
-    for r, diagram in enumerate(diagrams):
-        _draw_row(axes, diagram, r, height - above - r * row, label, inch_per_channel, inch_per_expansion)
+    top = height - above
+    for r, (diagram, (_, tall)) in enumerate(zip(diagrams, sizes, strict=True)):
+        if has_trees(diagram):
+            draw_tree_network(axes, diagram, r, top)
+        else:
+            _draw_row(axes, diagram, r, top, label, inch_per_channel, inch_per_expansion)
+        top -= tall
     _draw_legend(axes, legend)
     return figure
 
@@ -118,11 +124,7 @@ def draw_beside(architecture_path: Path) -> None:
 
 
 def _to_scale(block: Block) -> bool:
-    return block.kernel is not None or bool(block.operations)
-
-
-def _room(diagram: NetworkDiagram) -> float:
-    return ALL_TREES if any(block.operations for block in diagram.blocks) else ALL_WIDTHS
+    return block.kernel is not None
 
 
 def _reach(block: Block, inch_per_expansion: float) -> float:
@@ -174,9 +176,6 @@ def _draw_row(
         for block, slot in zip(stage.blocks, slots, strict=True):
             center = at + slot / 2
             wide, tall = _width(block, inch_per_channel), inch_per_expansion * (block.expansion or 1)
-            if block.operations:
-                tall = TALLEST
-                _draw_tree(axes, block, center - wide / 2, middle - tall / 2, wide, f"net{r}-tree{n}")
             if block.skipped:
                 axes.plot([at, at + slot], [middle, middle], color="white", linewidth=3, zorder=1)
                 line = axes.plot(
@@ -186,7 +185,7 @@ def _draw_row(
                 tall = 0.0
             else:
                 axes.add_patch(Rectangle(
-                    (center - wide / 2, middle - tall / 2), wide, tall, facecolor=_color(block.kernel), edgecolor="black",
+                    (center - wide / 2, middle - tall / 2), wide, tall, facecolor=color_of(block.kernel), edgecolor="black",
                     linewidth=0.6, zorder=3, gid=f"net{r}-block{n}",
                 ))  # fmt: skip
             axes.text(center, middle + tall / 2 + 0.05, block.label, fontsize=8, rotation=90, ha="center", va="bottom",
@@ -208,41 +207,10 @@ def _draw_row(
     axes.plot([begin - 0.06, x - STAGE_GAP], [middle, middle], color="black", linewidth=1, zorder=0)
 
 
-def _draw_tree(axes: Axes, block: Block, left: float, bottom: float, wide: float, gid: str) -> None:
-    """The operations of a block of trees as cells, in the order of :data:`.EDGES`."""
-    from matplotlib.patches import Rectangle
-
-    tall = TALLEST / 4
-    places = [
-        (2 * branch + leaf, 2 * half + above, cells)
-        for half in range(2)
-        for branch in range(2)
-        for leaf, above, cells in ((0, 0, 2), (0, 1, 1), (1, 1, 1))
-    ]
-    for n, (operation, (column, row, cells)) in enumerate(zip(block.operations, places, strict=True)):
-        color, hatch = _look(operation)
-        axes.add_patch(Rectangle(
-            (left + column * wide / 4, bottom + row * tall), cells * wide / 4, tall, facecolor=color, hatch=hatch, edgecolor="black",
-            linewidth=0.25, zorder=4, gid=f"{gid}-{n}-{operation}",
-        ))  # fmt: skip
-
-
-def _look(operation: str) -> tuple[str, str]:
-    """Color and hatching of an operation; those with weights have the color of their kernel."""
-    for kind, color, hatch in (("id", "white", ""), ("avg", "#d3d3d3", ""), ("max", "#8f8f8f", "")):
-        if operation.startswith(kind):
-            return color, hatch
-    return _color(kernel_of(operation)), "////" if operation.startswith("dil") else ""
-
-
 def _in_legend(operation: str) -> tuple[int, str, int]:
     """Those without weights first; by kernel."""
     kind = operation.rstrip("0123456789")
     return ("id", "avg", "max", "dw", "dil").index(kind), kind, kernel_of(operation) or 0
-
-
-def _color(kernel: int | None) -> str:
-    return NO_KERNEL if kernel is None else COLORS.get(kernel, OTHER_KERNEL)
 
 
 def _legend(diagrams: Sequence[NetworkDiagram], inch_per_channel: float) -> list[tuple[float, str, str]]:
@@ -256,21 +224,14 @@ def _legend(diagrams: Sequence[NetworkDiagram], inch_per_channel: float) -> list
     operations = sorted({name for block in blocks for name in block.operations}, key=_in_legend)
     items = [words("kernel")] if kernels else []
     for kernel in kernels:
-        items += [(0.18, _color(kernel), ""), words(f"{kernel}x{kernel}")]
+        items += [(0.18, color_of(kernel), ""), words(f"{kernel}x{kernel}")]
     for name in operations:
         items += [(0.18, name, ""), words(name)]
-    if any(block.kernel is None and not block.skipped for block in blocks):
-        items += [(0.18, NO_KERNEL, ""), words("not to scale")]
-    items += [words("", 0.1)]
-    items += [words("height: expansion, the number after MB", 0.25)] if kernels else []
-    items += (
-        [words("in each half of a block two branches: below the edge, over it the two behind it", 0.25)]
-        if operations
-        else []
-    )
-    items += [words("width: channels")]
-    channels = 2 ** math.floor(math.log2(0.6 / inch_per_channel))
-    items += [(channels * inch_per_channel, "white", ""), words(f"{channels}", 0.25)]
+    if kernels:
+        items += [(0.18, NO_KERNEL, ""), words("not to scale"), words("", 0.1)]
+        items += [words("height: expansion, the number after MB", 0.25), words("width: channels")]
+        channels = 2 ** math.floor(math.log2(0.6 / inch_per_channel))
+        items += [(channels * inch_per_channel, "white", ""), words(f"{channels}", 0.25)]
     if any(block.skipped for block in blocks):
         items += [(0.2, LEFT_OUT, ""), words("left out")]
     marks = {mark for block in blocks if _to_scale(block) for mark in block.label.split()[2:]}
@@ -288,7 +249,7 @@ def _draw_legend(axes: Axes, items: Sequence[tuple[float, str, str]]) -> None:
         elif color == LEFT_OUT:
             axes.plot([x, x + width], [middle] * 2, color="black", linewidth=1, linestyle=":")
         elif color:
-            face, hatch = _look(color) if kernel_of(color) else (color, "")
+            face, hatch = look_of(color) if kernel_of(color) else (color, "")
             axes.add_patch(
                 Rectangle(
                     (x, middle - 0.08), width, 0.16, facecolor=face, hatch=hatch, edgecolor="black", linewidth=0.6

@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 from nni_proxyless.search_spaces import PyramidTreeSpace
-from nni_proxyless.search_spaces.tree_layout import labels_of_edges
+from nni_proxyless.search_spaces.tree_layout import EDGES, labels_of_edges
 from nni_proxyless.search_spaces.tree_network import PyramidTreeNet
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
@@ -234,6 +234,7 @@ def test_a_picture_shows_every_operation_in_its_place(tmp_path):
         assert len(set(looks.values())) == len(set(names)), "operations are told apart"
     words = {text.get_text() for text in axes.texts}
     assert {"id", "dw3", "dil3"} <= words
+    assert {f"half{edge}" for edge in EDGES} <= words, "the enlarged block says which cell is which"
     assert main(["draw", str(path), "--output", str(tmp_path / "net.svg")]) == 0
     assert "net0-tree1-0-" in (tmp_path / "net.svg").read_text()
 
@@ -242,3 +243,27 @@ def test_the_published_network_is_drawn():
     diagram = diagram_of_published("proxyless_cifar")
     assert diagram.figures == "1213.2 M multiply-adds, 5.73 M parameters"
     assert sum(len(block.operations) for block in diagram.blocks) == 648
+    (axes,) = draw_networks([diagram]).axes
+    blocks = {patch.get_gid(): patch for patch in axes.patches if (patch.get_gid() or "").startswith("net0-block")}
+    assert len(blocks) == 56
+    rows = [blocks[f"net0-block{n}"].get_y() for n in range(1, 55)]
+    assert [rows.count(y) for y in sorted(set(rows), reverse=True)] == [18, 18, 18], "a row for each stage"
+    assert len({blocks[f"net0-block{n}"].get_width() for n in range(1, 55)}) == 1
+    wide, tall = axes.get_xlim()[1], axes.get_ylim()[1]
+    for patch in axes.patches:
+        assert 0 < patch.get_x() < patch.get_x() + patch.get_width() < wide
+        assert 0 < patch.get_y() < patch.get_y() + patch.get_height() < tall
+    words = [text.get_text() for text in axes.texts]
+    assert {"stage1\n32×32", "stage2\n16×16", "stage3\n8×8", "3×32×32"} <= set(words)
+    assert words.count("17") == 3
+
+
+def test_networks_of_trees_and_of_blocks_stand_one_below_the_other():
+    trees, blocks = diagram_of_published("proxyless_cifar"), diagram_of_published("proxyless_mobile")
+    alone = draw_networks([blocks]).get_size_inches()
+    for both in ([trees, blocks], [blocks, trees]):
+        figure = draw_networks(both)
+        (axes,) = figure.axes
+        lowest = {r: min(p.get_y() for p in axes.patches if (p.get_gid() or "").startswith(f"net{r}-")) for r in (0, 1)}
+        assert lowest[0] > lowest[1] > 0
+        assert figure.get_size_inches()[1] > 2 * alone[1]
