@@ -259,6 +259,13 @@ class PyramidTreeNet(nn.Module):
         self.global_pool, self.classifier = create_classifier(self.num_features, num_classes, pool_type=global_pool)
         draw_weights(self.classifier)
 
+    def as_sequential(self) -> nn.Sequential:
+        """Its layers one after the other, as timm's models give them."""
+        dropout = nn.Dropout(self.drop_rate)
+        return nn.Sequential(
+            self.conv_stem, self.bn1, *self.blocks, self.bn2, self.global_pool, dropout, self.classifier
+        )
+
     def forward_features(self, x: Tensor) -> Tensor:
         """The last map, shape (batch, num_features, height, width)."""
         return self.bn2(self.blocks(self.bn1(self.conv_stem(x))))

@@ -18,7 +18,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from .joined_batches import batches_apart, can_join, groups_of
 
-__all__ = ["batch_norm_statistics_kept", "estimate_statistics", "moving_norms"]
+__all__ = ["batch_norm_statistics_kept", "estimate_statistics", "moving_norms", "statistics_moved_already"]
 
 
 def moving_norms(modules: Iterable[nn.Module]) -> list[Any]:
@@ -99,6 +99,28 @@ def batch_norm_statistics_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
             m.momentum = momentum
         for m in tracking:
             object.__setattr__(m, "track_running_stats", True)
+
+
+@contextmanager
+def statistics_moved_already(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """A forward pass that is computed a second time moves no running statistics.
+
+    Autograd is given the same tensors as in the first pass, which torch's checkpoints compare; where
+    :func:`batch_norm_statistics_kept` is in force there are fewer.
+
+    Parameters
+    ----------
+    modules
+        As ``module.modules()`` gives them; other modules are ignored.
+    """
+    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in moving_norms(modules)]
+    for norm, _, _ in before:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, momentum, n_batches in before:
+            norm.momentum, norm.num_batches_tracked = momentum, n_batches
 
 
 def _counting() -> Callable[[Any, Any], None]:
