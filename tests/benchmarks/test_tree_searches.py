@@ -11,6 +11,7 @@ import yaml
 from experiments.benchmarks.tree_searches import report, run, searches
 from experiments.benchmarks.tree_searches.setting import AIMS, FREE, FULL, RANDOM, SHORT, TARGET
 from nni_proxyless.config.search_config import SearchConfig
+from nni_proxyless.report.nni_database import Experiment, Trial
 
 
 def network(aim: str, method: str, seed: int, accuracy: float, **more: str) -> dict:
@@ -35,7 +36,7 @@ def test_networks_are_compared_with_trees_of_their_own_cost():
 
 
 def test_every_trial_is_told_apart_by_the_settings_that_it_had(tmp_path):
-    file, around = searches.files_of(FULL, tmp_path / "table.yaml", 1.5, 10, tmp_path)
+    file, around = searches.files_of(FULL, tmp_path / "table.yaml", 1.5, 10, tmp_path, processes=2)
     experiment, search = (yaml.safe_load(path.read_text()) for path in (around, file))
     grid = experiment["searchSpace"]
     seen = set()
@@ -46,10 +47,21 @@ def test_every_trial_is_told_apart_by_the_settings_that_it_had(tmp_path):
             seen.add(searches.cell_of(FULL, resolved))
     assert seen == {(method, aim) for method in FULL.strategies for aim in AIMS}
     assert experiment["maxTrialNumber"] == len(seen)
+    assert experiment["trialConcurrency"] == 2
 
 
 def test_the_shell_says_what_its_commands_took():
     assert searches.cpu_seconds("0m0.010s 0m0.020s\n1m2.500s 0m3.250s\n") == 65.8
+
+
+def test_a_failed_search_says_what_it_said_last(tmp_path):
+    trial = Trial(id="aBcDe", number=0, state="FAILED", url="", folder=tmp_path, parameters={})
+    experiment = Experiment("xyz", tmp_path, {}, 0.0, running=False, trials=[trial])
+    with pytest.raises(searches.SearchFailed, match="xyz: trial aBcDe: FAILED: nothing on stderr"):
+        searches.keep(FULL, experiment, 10, tmp_path)
+    (tmp_path / "trial.stderr").write_text("07:43:58 CPU threads: 1\nnni-proxyless: no such file\n\n")
+    with pytest.raises(searches.SearchFailed, match="FAILED: nni-proxyless: no such file"):
+        searches.keep(FULL, experiment, 10, tmp_path)
 
 
 def test_the_short_form(tmp_path, capsys):
@@ -67,6 +79,7 @@ def test_the_short_form(tmp_path, capsys):
     mean = sum(ms[TARGET, method, None] for method in SHORT.strategies) / len(SHORT.strategies)
     assert ms[TARGET, RANDOM, "0"] == pytest.approx(mean, rel=SHORT.within)
     assert all(n["search_seconds"] > 1 for n in networks if n["method"] != RANDOM)
+    assert all(n["selection"]["by"] == "supernet" for n in networks if n["method"] != RANDOM)
     assert found["setting"]["share"] == dataclasses.asdict(SHORT)["share"]
 
     trials = list((made / "nni").glob("*/trials/*"))

@@ -76,7 +76,8 @@ def markdown(result: dict[str, Any]) -> list[str]:
         + (f"{data['n_test']:,} test images judge. " if "n_test" in data else "")
         + f"Networks take {low:.3f} to {high:.3f} ms in {table['runtime']}, one image, one thread, by a table that is off by {100 * table['mean_error']:.1f} % on average "
         f"(Spearman {table['spearman']:.2f}); the target is {result['target_ms']:.3f} ms. Random trees cost the same by this table, within {setting['within']:.0%}. "
-        "Means with standard errors over seeds; *better*: points of accuracy above the random trees, paired by seed (t-test, two-sided); *would be seen*: in 80 % of such experiments.", "",
+        "Means with standard errors over seeds; *better*: points of accuracy above the random trees, paired by seed (t-test, two-sided); *would be seen*: in 80 % of such experiments. "
+        "*The verdicts' r*: cross-validated, of a supernet's log-losses with their fit to the choices.", "",
     ]  # fmt: skip
     rows = []
     for aim, of_methods in result["compared"].items():
@@ -95,7 +96,7 @@ def markdown(result: dict[str, Any]) -> list[str]:
                 *[""] * 4,
             )
         )
-    head = ("aim", "by", "accuracy, %", "ms by the table", "M multiply-adds", "CPU min of a search", "better", "standard error", "p", "would be seen")  # fmt: skip
+    head = ("aim", "by", "accuracy, %", "ms by the table", "M multiply-adds", "CPU min of a search", "the verdicts' r", "better", "standard error", "p", "would be seen")  # fmt: skip
     spent = sum(n["training_seconds"] + n.get("search_seconds", 0) for n in networks) / 60
     trainings = statistics.mean(n["training_seconds"] for n in networks) / 60
     return [
@@ -106,11 +107,13 @@ def markdown(result: dict[str, Any]) -> list[str]:
 
 def _figures(networks: Sequence[Network]) -> tuple[str, ...]:
     if not networks:
-        return ("", "", "", "")
+        return ("", "", "", "", "")
     seconds = [n["search_seconds"] for n in networks if "search_seconds" in n]
+    known = [r for n in networks if (r := (n.get("selection") or {}).get("correlation")) is not None]
     return (
         _mean([100 * n["test_accuracy"] for n in networks]), f"{statistics.mean(n['table_ms'] for n in networks):.3f}",
         f"{statistics.mean(n['macs'] for n in networks) / 1e6:.2f}", f"{statistics.mean(seconds) / 60:.2f}" if seconds else "",
+        f"{statistics.mean(known):.2f}" if known else "",
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ import argparse
 import dataclasses
 import json
 import logging
+import multiprocessing
 import os
 import statistics
 import sys
@@ -44,6 +45,7 @@ from .searches import SearchFailed, cpu_seconds, place_of, search
 from .setting import AIMS, FREE, FULL, RANDOM, SHORT, TARGET, Setting
 
 Network = dict[str, Any]
+ARCHITECTURE, TRAINED = "architecture.json", "trained.json"
 
 
 # -- the table ---------------------------------------------------------------------------------------------------------------
@@ -79,7 +81,7 @@ class Costs:
 
     def of(self, place: Path) -> float:
         """Milliseconds of the network of a folder."""
-        return float(self.profiler.profile(Architecture.read(place / "architecture.json").choices))
+        return float(self.profiler.profile(Architecture.read(place / ARCHITECTURE).choices))
 
     def random(self, cost_ms: float, seed: int) -> Architecture:
         """A random tree that costs so much, within the share of the setting; each that does is equally likely.
@@ -118,16 +120,16 @@ def random_trees(setting: Setting, costs: Costs, seed: int, folder: Path) -> dic
     wanted |= {f"{FREE}-{method}": ms[method, FREE] for method in setting.strategies}
     paths = {}
     for number, (name, cost_ms) in enumerate(wanted.items()):
-        paths[name] = folder / RANDOM / f"{name}-{seed}" / "architecture.json"
+        paths[name] = folder / RANDOM / f"{name}-{seed}" / ARCHITECTURE
         if not paths[name].exists():
             costs.random(cost_ms, 1000 * seed + number).write(paths[name])
     return paths
 
 
-def trained(setting: Setting, costs: Costs, path: Path, seed: int) -> Network:
-    """A network after the final training: accuracy of its last weights on the test images, its costs, and CPU seconds."""
+def train(setting: Setting, path: Path, seed: int) -> None:
+    """The final training of a network, from its last checkpoint on; ``trained.json`` beside it says what it has left."""
 
-    def train() -> dict[str, Any]:
+    def training() -> dict[str, Any]:
         final = path.parent / "final"
         settings = {
             "workers": 0,
@@ -145,7 +147,26 @@ def trained(setting: Setting, costs: Costs, path: Path, seed: int) -> Network:
             run_command(["train", str(path), "cifar-tree", *words, f"output={final}"])
         return json.loads((final / "result.json").read_text(encoding="utf-8"))["last"]
 
-    last = step(path.parent / "trained.json", train)
+    logging.getLogger("nni_proxyless").setLevel(logging.WARNING)  # in a process of its own
+    step(path.parent / TRAINED, training)
+
+
+def train_all(setting: Setting, paths: Sequence[Path], seed: int, processes: int) -> None:
+    """The final trainings that are missing, so many at a time, the slowest network first."""
+    missing = [path for path in paths if not (path.parent / TRAINED).exists()]
+    if missing and processes == 1:
+        for path in missing:
+            train(setting, path, seed)
+    elif missing:
+        missing.sort(key=lambda path: -Architecture.read(path).macs)
+        with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=1) as pool:
+            for one in [pool.apply_async(train, (setting, path, seed)) for path in missing]:
+                one.get()
+
+
+def network_of(costs: Costs, path: Path, seed: int) -> Network:
+    """A trained network: accuracy of its last weights on the test images, its costs, and CPU seconds."""
+    last = json.loads((path.parent / TRAINED).read_text(encoding="utf-8"))
     network = Architecture.read(path)
     return {
         "seed": seed, "test_accuracy": last["test_accuracy"], "held_out_accuracy": last["validation_accuracy"],
@@ -154,20 +175,22 @@ def trained(setting: Setting, costs: Costs, path: Path, seed: int) -> Network:
     }  # fmt: skip
 
 
-def networks_of(setting: Setting, costs: Costs, table: Path, seed: int, folder: Path) -> list[Network]:
-    """All networks of a seed: searched for, drawn, trained."""
-    search(setting, table, costs.target_ms, seed, folder)
-    found = []
-    for aim in AIMS:
-        for method in setting.strategies:
-            place = place_of(folder, method, aim, seed)
-            seconds = cpu_seconds((place / "times").read_text(encoding="utf-8"))
-            network = trained(setting, costs, place / "architecture.json", seed)
-            found.append({"aim": aim, "method": method, "search_seconds": seconds, **network})
-    for name, path in random_trees(setting, costs, seed, folder).items():
+def networks_of(setting: Setting, costs: Costs, seed: int, folder: Path, processes: int) -> list[Network]:
+    """All networks of a seed, whose searches are over: found, drawn, trained."""
+    found = {(aim, method): place_of(folder, method, aim, seed) for aim in AIMS for method in setting.strategies}
+    drawn = random_trees(setting, costs, seed, folder)
+    train_all(setting, [*(place / ARCHITECTURE for place in found.values()), *drawn.values()], seed, processes)
+    networks = []
+    for (aim, method), place in found.items():
+        search = {
+            "search_seconds": cpu_seconds((place / "times").read_text(encoding="utf-8")),
+            "selection": Architecture.read(place / ARCHITECTURE).search.get("selection"),
+        }
+        networks.append({"aim": aim, "method": method, **search, **network_of(costs, place / ARCHITECTURE, seed)})
+    for name, path in drawn.items():
         aim, of = name.split("-", 1)
-        found.append({"aim": aim, "method": RANDOM, "of": of, **trained(setting, costs, path, seed)})
-    return found
+        networks.append({"aim": aim, "method": RANDOM, "of": of, **network_of(costs, path, seed)})
+    return networks
 
 
 # -- all of them -------------------------------------------------------------------------------------------------------------
@@ -186,6 +209,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
         arguments,
         short="noise for images, two methods, an epoch or two: shows that everything runs",
         folder="tree_searches",
+        processes="searches or trainings",
     )
 
 
@@ -205,7 +229,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         costs = Costs(setting, table)
         for seed in seeds:
-            networks += networks_of(setting, costs, table, seed, folder)
+            search(setting, table, costs.target_ms, seed, folder, options.processes)
+            networks += networks_of(setting, costs, seed, folder, options.processes)
             print(f"seed {seed}: done", file=sys.stderr, flush=True)
     except (UserError, NnictlError, SearchFailed, StepFailed) as error:
         print(error, file=sys.stderr)

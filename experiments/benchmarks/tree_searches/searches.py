@@ -39,12 +39,15 @@ def place_of(folder: Path, method: str, aim: str, seed: int) -> Path:
     return folder / "searches" / f"{method}-{aim}-{seed}"
 
 
-def files_of(setting: Setting, table: Path, target_ms: float, seed: int, folder: Path) -> tuple[Path, Path]:
-    """Write ``search.yml`` and the experiment around it, both as a user would."""
+def files_of(
+    setting: Setting, table: Path, target_ms: float, seed: int, folder: Path, processes: int = 1
+) -> tuple[Path, Path]:
+    """Write ``search.yml`` and the experiment around it, both as a user would; so many trials run at a time."""
     search = {
         "seed": seed, "space": dict(setting.space), "data": {**setting.data, **setting.search_data},
         "latency": {"table": str(table), "estimator": {"name": "table", "batch": 1, "threads": 1}},
-        "training": dict(setting.search), "search": {"select": "probabilities"}, "trainer": {"accelerator": "cpu", "threads": 1},
+        "training": dict(setting.search), "search": dict(setting.selection),
+        "trainer": {"accelerator": "cpu", "threads": 1},
     }  # fmt: skip
     file = folder / f"search-{seed}.yml"
     experiment = {
@@ -56,7 +59,7 @@ def files_of(setting: Setting, table: Path, target_ms: float, seed: int, folder:
             "strategy": {"_type": "choice", "_value": [dict(section) for section in setting.strategies.values()]},
             "latency.target_ms": {"_type": "choice", "_value": [{TARGET: target_ms, FREE: None}[aim] for aim in AIMS]},
         },
-        "maxTrialNumber": len(setting.strategies) * len(AIMS), "trialConcurrency": 1,
+        "maxTrialNumber": len(setting.strategies) * len(AIMS), "trialConcurrency": processes,
         "tuner": {"name": "GridSearch"}, "trainingService": {"platform": "local"},
     }  # fmt: skip
     around = folder / f"experiment-{seed}.yml"
@@ -65,8 +68,8 @@ def files_of(setting: Setting, table: Path, target_ms: float, seed: int, folder:
     return file, around
 
 
-def search(setting: Setting, table: Path, target_ms: float, seed: int, folder: Path) -> None:
-    """Run the searches of a seed, unless all of them are there.
+def search(setting: Setting, table: Path, target_ms: float, seed: int, folder: Path, processes: int = 1) -> None:
+    """Run the searches of a seed, so many at a time, unless all of them are there.
 
     Raises
     ------
@@ -76,7 +79,7 @@ def search(setting: Setting, table: Path, target_ms: float, seed: int, folder: P
     wanted = [(method, aim) for method in setting.strategies for aim in AIMS]
     if all((place_of(folder, method, aim, seed) / "architecture.json").exists() for method, aim in wanted):
         return
-    _, file = files_of(setting, table, target_ms, seed, folder)
+    _, file = files_of(setting, table, target_ms, seed, folder, processes)
     with created(file, free_port()) as name:
         while not (experiment := read_experiment(name)).is_over:
             time.sleep(POLL)
@@ -107,7 +110,7 @@ def cell_of(setting: Setting, resolved: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _last_words(trial: Trial) -> str:
-    path = trial.folder / "stderr"
+    path = trial.folder / "trial.stderr"
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
     return next((line for line in reversed(lines) if line.strip()), "nothing on stderr")
 
