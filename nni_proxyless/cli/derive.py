@@ -27,7 +27,8 @@ def add_derive_command(commands: Any) -> None:
                       help="a network for each of N budgets, from the fastest network to the slowest")  # fmt: skip
     derive.add_argument("--at-least-ms", type=float, metavar="MS",
                         help="with --budget-ms: a network that costs at least this much, if there is one; 0: the most probable one, whatever it "
-                        "costs (default: one near the budget, or near the target of the search if that is lower)")  # fmt: skip
+                        "costs (default: one near the budget, or near the target of the search if that is lower: 95 %% of it or more, where there are "
+                        "such networks)")  # fmt: skip
     derive.add_argument("--judge", type=int, metavar="N",
                         help="with --budget-ms: let the supernet judge N networks that use the budget up, drawn uniformly, by their log-loss on "
                         "images that trained none of them, and select one; all of them in judged.csv")  # fmt: skip

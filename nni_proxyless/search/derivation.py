@@ -157,8 +157,8 @@ class FinishedSearch:
         """The choices of the most probable network under the budget.
 
         Of those that cost ``at_least`` so much, if there are any. Without it, if the search held a target, which its probabilities
-        are about, near that, or near the budget, if that is lower: from 3 % below it on, each per cent weighs as much as a factor of
-        e in probability (:mod:`..latency.objectives.nearness`).
+        are about, near that, or near the budget, if that is lower: at 95 % of it or more, if there are such networks, and from 3 % below it on, each
+        per cent weighs as much as a factor of e in probability (:mod:`..latency.objectives.nearness`).
 
         Raises
         ------

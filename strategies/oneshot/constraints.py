@@ -64,8 +64,9 @@ def most_probable_within(
     made
         Choices that count as made too.
     near
-        Whether the network is to be near the limit that is held: one more than 3 % below it has to be more probable, by
-        a factor of e for every further per cent (:mod:`nni_proxyless.latency.objectives.nearness`).
+        Whether the network is to be near the limit that is held: at 95 % of it or more if there are such networks, and one
+        more than 3 % below it has to be more probable, by a factor of e for every further per cent
+        (:mod:`nni_proxyless.latency.objectives.nearness`).
 
     Returns
     -------

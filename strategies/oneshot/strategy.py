@@ -86,8 +86,9 @@ class SampledStrategy(OneShotStrategy):
     within_target
         Whether the target of a ``LatencyPenalty``, or each of several, is a limit to the network that is left, and not
         only to the expected latency: it is the most probable network within the targets and, with ``weight='auto'``,
-        near them, as :func:`~nni_proxyless.latency.best_under_budget` has it. False: of every choice its most probable
-        candidate (papers), which together may cost more, or much less.
+        near the one that is held, at 95 % of it or more where such networks are left, as
+        :func:`~nni_proxyless.latency.best_under_budget` has it. False: of every choice its most probable candidate
+        (papers), which together may cost more, or much less.
     seed
         Of the initial logits and of all sampling.
     log_prob_every_n_step

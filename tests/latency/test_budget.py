@@ -257,10 +257,10 @@ def test_at_least_so_much_if_there_is_any(seed):
         assert rank(probs, found) == pytest.approx(expected, abs=1e-9)
 
 
-def near_rank(probs: dict, sample: dict, ms: float, near_ms: float) -> tuple[int, float]:
-    """As :func:`rank`, a factor of e for each per cent from 3 % below ``near_ms`` on."""
+def near_rank(probs: dict, sample: dict, ms: float, near_ms: float) -> tuple[bool, int, float]:
+    """As :func:`rank`, what costs at least 95 % of ``near_ms`` first; a factor of e for each per cent from 3 % below it on."""
     zeros, log_p = rank(probs, sample)
-    return zeros, log_p - 100 * max(0.0, 0.97 - ms / near_ms)
+    return zeros == 0 and ms >= 0.95 * near_ms, zeros, log_p - 100 * max(0.0, 0.97 - ms / near_ms)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -292,6 +292,44 @@ def made_up(costs: dict[str, dict[Any, float]]) -> LatencyProfiler:
     profiler.candidate_ms, profiler.fixed_ms = costs, 0.0
     profiler.profile = lambda sample: math.fsum(costs[label][choice] for label, choice in sample.items())  # type: ignore[method-assign]
     return profiler
+
+
+def test_a_target_is_used_up_where_networks_do():
+    """To 95 %, whatever that costs in probability; not by a choice of probability 0, nor where nothing costs as much."""
+    profiler = made_up({"only": {"full": 95.1, "probable": 90.0, "far": 50.0}})
+
+    def found(full: float, ms: float) -> str:
+        probs = {"only": {"full": full, "probable": 0.7, "far": 0.3}}
+        return best_under_budget(probs, profiler, ms, near_ms=ms)["only"]
+
+    assert found(1e-9, 100.0) == "full"
+    assert found(0.0, 100.0) == "probable"
+    assert found(1e-9, 95.0) == "probable"
+
+
+def test_a_target_is_used_up_exactly():
+    """Few networks, and choices that have decided: among all networks, the limits of a second cost included."""
+    given_up = 0
+    for seed in range(12):
+        draw = random.Random(seed)
+        labels = {label: [f"{label}{i}" for i in range(3)] for label in "abc"}
+        time, size = (
+            made_up({lb: {c: draw.uniform(1, 40) for c in of} for lb, of in labels.items()}) for _ in range(2)
+        )
+        probs = {lb: {c: math.exp(-draw.uniform(0, 30)) for c in of} for lb, of in labels.items()}
+        samples = [dict(zip(labels, choices, strict=True)) for choices in itertools.product(*labels.values())]
+        near_ms, most = draw.uniform(60, 100), draw.uniform(60, 100)
+        within = [s for s in samples if time.profile(s) <= near_ms and size.profile(s) <= most]
+        if not within:
+            continue
+
+        def key(sample: dict, near_ms: float = near_ms, probs: dict = probs, time: LatencyProfiler = time) -> tuple:
+            return near_rank(probs, sample, time.profile(sample), near_ms)
+
+        found = best_under_budget(probs, time, near_ms, near_ms=near_ms, also=[(size, most)])
+        assert found == max(within, key=key)
+        given_up += found != max(within, key=lambda sample: key(sample)[1:])
+    assert given_up, "else nothing tells the lower end from the charge"
 
 
 def test_a_little_nearer_is_not_worth_all_probability():

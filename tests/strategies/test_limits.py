@@ -97,10 +97,10 @@ def enumerated(profiler: LatencyProfiler, target: float, gates: list[Gate], made
 
 
 def near_log_p(profiler: LatencyProfiler, target: float, found: dict[Gate, int], made: dict[Gate, int]) -> float:
-    """The log-probability of a path, but for what is made; 1 less for each per cent below 97 % of the target."""
+    """The log-probability of a path, but for what is made; 1 less for each per cent below 97 % of the target, 1,000 below 95 %."""
     ms = profiler.profile({g.label: g.value(k) for g, k in found.items()})
     log_p = sum(float(g.probs().detach()[k].log()) for g, k in found.items() if g not in made)
-    return log_p - 100 * max(0.0, 0.97 - ms / target)
+    return log_p - 100 * max(0.0, 0.97 - ms / target) - 1000 * (ms < 0.95 * target)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -177,8 +177,9 @@ def test_a_target_that_no_network_reaches_is_said():
     assert all(gate.choice == int(gate.alpha.argmax()) for gate in module.gates)
 
 
-def test_what_a_fixed_weight_presses_below_the_target_stays_there():
-    """Only where the search holds its target is the network to be near it."""
+@pytest.mark.parametrize("decided", [1.0, 70.0])
+def test_what_a_fixed_weight_presses_below_the_target_stays_there(decided):
+    """Only where the search holds its target is the network to be near it, whatever has been decided."""
     torch.manual_seed(0)
     space = Wide()
     profiler = LatencyProfiler(space, Hidden(), (WIDTH,))
@@ -187,11 +188,13 @@ def test_what_a_fixed_weight_presses_below_the_target_stays_there():
         gates = random_gates(space, 0)
         for gate in gates:
             with torch.no_grad():
-                gate.alpha.copy_(-torch.arange(len(gate.choices)).float())  # for what comes first, which is narrow
+                gate.alpha.copy_(
+                    -decided * torch.arange(len(gate.choices)).float()
+                )  # for what comes first, which is narrow
         limits = limits_of(LatencyPenalty(profiler, 56.0, weight, nonlinear=nonlinear))
         found = most_probable_within(limits, gates)
         ms = profiler.profile({g.label: g.value(k) for g, k in found.items()})
-        assert ms >= 0.97 * 56.0 if near else ms == cheapest
+        assert ms >= 0.95 * 56.0 if near else ms == cheapest
 
 
 @pytest.mark.parametrize("update", ["two-path", "full", "reinforce"])

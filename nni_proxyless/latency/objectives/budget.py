@@ -62,9 +62,9 @@ def best_under_budget(
     budget_ms
         In the profiler's unit. Infinite: no limit.
     near_ms
-        The target of the search, say: a network more than 3 % below it has to be more probable in return, by a factor of e for
-        every further per cent (:mod:`.nearness`). It may cost more, up to the budget. Of a cost that is a maximum, which many networks have in
-        common, it asks nothing; nor does one of 0 or less.
+        The target of the search, say: only networks that cost at least 95 % of it, if there are any without a choice of probability 0; and
+        one more than 3 % below it has to be more probable in return, by a factor of e for every further per cent (:mod:`.nearness`). A network may
+        cost more, up to the budget. Of a cost that is a maximum, which many networks have in common, it asks nothing; nor does one of 0 or less.
     at_least_ms
         Only networks that cost this much, if there are any. Not of a maximum.
     also
@@ -90,7 +90,7 @@ def best_under_budget(
     result = {label: max(ps, key=lambda choice: ps[choice]) for label, ps in numbers.items()}
     fits = not exceeded(limits, result)
     near = near_ms if nearness.applies(profiler, near_ms) else -math.inf
-    for least in dict.fromkeys((at_least_ms, -math.inf)):
+    for least in sorted({at_least_ms, nearness.lower_end_ms(near), -math.inf}, reverse=True):
         if fits and profiler.profile(result) >= max(least, nearness.least_ms(near)):
             return as_nni_has_it(result, choices)
         found = _most_probable(limits, choices, numbers, result, least, near)

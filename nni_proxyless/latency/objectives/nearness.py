@@ -13,6 +13,9 @@ much as a factor of e in probability.
 
 The gap is convex in the choices, so it costs the integer program one column and one row, and the optimum stays exact. Without the
 band, choices that are undecided would have to be added up to the last digit of the target, which takes ten times as long.
+
+The exchange has an end: where networks that some probability is left for cost at least ``1 - MOST_UNUSED`` of the target, the others are no
+answer to who asked for it. So a decided choice is given up for nearness only where nothing else brings the network to within 5 % of the target.
 """
 
 from __future__ import annotations
@@ -25,10 +28,11 @@ from .integer_program import Expression, Program
 if TYPE_CHECKING:
     from ..profiler import LatencyProfiler
 
-__all__ = ["BAND", "SCALE", "applies", "gap", "least_ms", "log_likelihood", "penalized"]
+__all__ = ["BAND", "MOST_UNUSED", "SCALE", "applies", "gap", "least_ms", "log_likelihood", "lower_end_ms", "penalized"]
 
 BAND = 0.03  # a share of the target
 SCALE = 0.01  # share of the target that weighs as much as one unit of log-probability
+MOST_UNUSED = 0.05  # share of the target, where there are networks that leave no more
 
 
 def applies(profiler: LatencyProfiler, near_ms: float) -> bool:
@@ -39,6 +43,11 @@ def applies(profiler: LatencyProfiler, near_ms: float) -> bool:
 def least_ms(near_ms: float) -> float:
     """What a network at the target costs at least."""
     return near_ms * (1 - BAND)
+
+
+def lower_end_ms(near_ms: float) -> float:
+    """What a network costs at least where there are such networks."""
+    return near_ms * (1 - MOST_UNUSED)
 
 
 def gap(cost_ms: float, near_ms: float) -> float:
