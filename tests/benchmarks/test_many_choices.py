@@ -3,23 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
-
-import pytest
 
 from experiments.benchmarks.many_choices import report, run
 
 
-@pytest.fixture
-def _recursion_limit() -> Iterator[None]:
-    """The benchmark raises it for good."""
-    limit = sys.getrecursionlimit()
-    yield
-    sys.setrecursionlimit(limit)
-
-
-@pytest.mark.usefixtures("_recursion_limit")
 def test_actions_and_steps_are_recorded_with_their_floors(tmp_path, capsys):
     file = tmp_path / "result.json"
     run.main(["--short", "--repeats", "1", "--output", str(file)])

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
-from collections.abc import Iterator
 
 import pytest
 
@@ -15,15 +13,6 @@ from experiments.benchmarks.step_cost_spaces import run as step_cost_spaces
 SMALL = ["--pixels", "16", "--batch", "2", "--cells", "3", "--width", "4", "--rounds", "1"]
 
 
-@pytest.fixture
-def _recursion_limit() -> Iterator[None]:
-    """The benchmark raises it for good."""
-    limit = sys.getrecursionlimit()
-    yield
-    sys.setrecursionlimit(limit)
-
-
-@pytest.mark.usefixtures("_recursion_limit")
 def test_everything_is_recorded_and_no_step_of_ours_keeps_more_than_its_paths(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(step_cost_spaces, "TIMES", 2)
     monkeypatch.setattr(step_cost_spaces, "WARMING_PATHS", 10)
