@@ -16,11 +16,12 @@ from typing import Any, Literal
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
 from torch import Tensor, nn
 
+from nni_proxyless.core.freezing import freeze_children
 from nni_proxyless.core.garbage import collection_paused
 
 from .tree_layout import EDGES, FAMILY, OPERATIONS, labels_of_edges, layout_of, problems_of_tree
 from .tree_network import PyramidTreeNet
-from .tree_operations import Operations, own_copy
+from .tree_operations import Operations
 
 __all__ = ["PyramidTreeSpace"]
 
@@ -101,8 +102,7 @@ class PyramidTreeSpace(ModelSpace):
 
         Its ``state_dict`` has the names of the model that :meth:`timm_definition` describes.
         """
-        self.validate(dict(sample))
-        return _frozen(self.network, sample)
+        return freeze_children(self.network, sample, share=True)
 
     def timm_definition(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Which model of timm the architecture is, in plain types; see :func:`.build_pyramid_tree`."""
@@ -116,16 +116,3 @@ class PyramidTreeSpace(ModelSpace):
             "num_classes": self.num_classes,
             "in_chans": self.in_channels,
         }
-
-
-def _frozen(module: nn.Module, sample: Mapping[str, Any]) -> nn.Module:
-    """The module with chosen candidates in the places of choices. NNI's own freeze would copy every candidate, several times over."""
-    if isinstance(module, LayerChoice):
-        return module[sample[module.label]]
-    if not any(isinstance(inner, LayerChoice) for inner in module.modules()):
-        return module
-    network = own_copy(module)
-    network._modules = {
-        name: None if child is None else _frozen(child, sample) for name, child in module._modules.items()
-    }
-    return network

@@ -17,11 +17,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from nni_proxyless.core.own_copy import own_copy
 from nni_proxyless.latency.operation import Shape, describe, shape_text
 
 from .tree_layout import kernel_of
 
-__all__ = ["DepthwiseOperation", "Operations", "own_copy"]
+__all__ = ["DepthwiseOperation", "Operations"]
 
 
 class DepthwiseOperation(nn.Module):
@@ -62,15 +63,6 @@ class Operations:
         if (name, width) not in self._first:
             self._first[name, width] = _constructed(name, width)
         return _of_its_own(self._first[name, width])
-
-
-def own_copy(module: nn.Module) -> nn.Module:
-    """A module of the same parameters, buffers and children, whose registers and hooks are its own."""
-    copied = type(module).__new__(type(module))
-    copied.__dict__ = {
-        name: value.copy() if isinstance(value, (dict, set)) else value for name, value in vars(module).items()
-    }
-    return copied
 
 
 def _constructed(name: str, width: int) -> nn.Module:

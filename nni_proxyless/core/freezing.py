@@ -14,6 +14,8 @@ from nni.mutable import Mutable
 from nni.nas.nn.pytorch import LayerChoice, MutableModule, Repeat
 from torch import nn
 
+from .own_copy import own_copy
+
 __all__ = ["freeze", "freeze_children"]
 
 
@@ -34,50 +36,62 @@ def freeze(space: Any, sample: Mapping[str, Any]) -> nn.Module:
     SampleValidationError
         A choice is missing, or none of its label.
     """
-    return _of_mutable(space, dict(sample))
+    return _of_mutable(space, dict(sample), share=False)
 
 
-def freeze_children(module: nn.Module, sample: Mapping[str, Any]) -> nn.Module:
+def freeze_children(module: nn.Module, sample: Mapping[str, Any], *, share: bool = False) -> nn.Module:
     """A copy of a module with all choices in it made, whatever its own ``freeze``; the module itself where there is none.
+
+    Parameters
+    ----------
+    share
+        Whether what stands around choices keeps its parameters and buffers, as candidates do. Of the 108 trees of a space of 648 choices, copying
+        them takes nine tenths of the time. False: they are copied, as NNI copies them.
 
     Raises
     ------
     SampleValidationError
         A choice is missing, or none of its label.
     """
-    return _with_frozen_children(module, dict(sample))[0]
+    return _with_frozen_children(module, dict(sample), share)[0]
 
 
-def _of_mutable(mutable: Any, sample: dict[str, Any]) -> Any:
+def _of_mutable(mutable: Any, sample: dict[str, Any], share: bool) -> Any:
     own = None if "freeze" in vars(mutable) else type(mutable).freeze
     if own is LayerChoice.freeze:
         mutable.validate(sample)
-        return _frozen(mutable[mutable.choice.freeze(sample)], sample)[0]
+        return _frozen(mutable[mutable.choice.freeze(sample)], sample, share)[0]
     if own is Repeat.freeze:
         mutable.validate(sample)
         depth = mutable.depth_choice
         if isinstance(depth, Mutable):
             depth = depth.freeze(sample)
-        return nn.Sequential(*(_frozen(block, sample)[0] for block in list(mutable.blocks)[:depth]))
+        return nn.Sequential(*(_frozen(block, sample, share)[0] for block in list(mutable.blocks)[:depth]))
     if own is MutableModule.freeze and not mutable.mutables:
-        return _with_frozen_children(mutable, sample)[0]
+        return _with_frozen_children(mutable, sample, share)[0]
     return mutable.freeze(sample)
 
 
-def _frozen(module: nn.Module, sample: dict[str, Any]) -> tuple[Any, bool]:
+def _frozen(module: nn.Module, sample: dict[str, Any], share: bool) -> tuple[Any, bool]:
     """The module with these choices, and whether that is to take its place."""
-    return (_of_mutable(module, sample), True) if isinstance(module, Mutable) else _with_frozen_children(module, sample)
+    if isinstance(module, Mutable):
+        return _of_mutable(module, sample, share), True
+    return _with_frozen_children(module, sample, share)
 
 
-def _with_frozen_children(module: nn.Module, sample: dict[str, Any]) -> tuple[nn.Module, bool]:
+def _with_frozen_children(module: nn.Module, sample: dict[str, Any], share: bool) -> tuple[nn.Module, bool]:
     replaced: dict[str, Any] = {}
     copies: dict[int, Any] = {}
     for name, child in module.named_children():
-        frozen, changed = _frozen(child, sample)
+        frozen, changed = _frozen(child, sample, share)
         if changed:
             replaced[name] = copies[id(child)] = frozen
     if not replaced:
         return module, False
+    if share:
+        copied = own_copy(module)
+        copied._modules = {name: copies.get(id(child), child) for name, child in module._modules.items()}
+        return copied, True
     copied = copy.deepcopy(module, copies)  # to which a frozen child is the copy of that child
     for name, frozen in replaced.items():
         setattr(copied, name, frozen)

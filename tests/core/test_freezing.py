@@ -125,9 +125,29 @@ def test_no_candidate_is_copied():
     assert [m.label for m in space.modules() if isinstance(m, LayerChoice)] == ["shared", "deep"]
 
 
+def test_what_stands_around_choices_can_share_its_weights():
+    """Everything of a network is a part of the space but the modules on the way to its choices; the space itself stays as it was."""
+    space: Any = Tree()
+    before = anatomy(space, space)
+    sample = {"shared": "b", "deep": "a"}
+    network: Any = freeze_children(space, sample, share=True)
+    assert network.scale is space.scale
+    assert network.shared is network.blocks[0] is network.blocks[2] is space.shared["b"]
+    assert network.blocks[1][0] is space.blocks[1][0]
+    assert network.blocks[1][1][1][0] is space.blocks[1][1][1][0]["a"]
+    copied = freeze_children(space, sample)
+    assert {name: a[:2] for name, a in anatomy(network, space).items() if len(a) == 3} == {
+        name: a[:2] for name, a in anatomy(copied, space).items() if len(a) == 3
+    }
+    network.register_forward_hook(lambda module, args, output: None)
+    network.blocks[1].register_buffer("more", torch.zeros(1))
+    assert anatomy(space, space) == before
+    assert not space._forward_hooks
+
+
 def test_a_module_without_choices_is_itself():
     module = nn.Sequential(nn.Linear(2, 2))
-    assert freeze_children(module, {}) is module
+    assert freeze_children(module, {}) is freeze_children(module, {}, share=True) is module
 
 
 @pytest.mark.parametrize(("sample", "said"), [({"shared": "b"}, "deep"), ({"shared": "b", "deep": "c"}, "c not found")])
