@@ -10,6 +10,8 @@ from typing import Any
 
 from nni_proxyless.core.errors import did_you_mean
 
+from .presets import given_or_preset
+
 __all__ = ["ACTIVATIONS", "PRESETS", "candidates_of", "layout_of", "problems_of_layout", "shapes_of"]
 
 LAYOUT = ("stem_width", "stem_stride", "first_width", "widths", "depths", "strides", "feature_mix")
@@ -55,15 +57,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def layout_of(options: Any) -> dict[str, Any]:
-    """Widths, depths and strides of the preset, with what is given beside it.
-
-    Parameters
-    ----------
-    options
-        Has the arguments of the space as attributes.
-    """
-    preset = PRESETS[options.preset]
-    return {name: preset[name] if (given := getattr(options, name)) is None else given for name in LAYOUT}
+    """Widths, depths and strides of the preset, with what is given beside it."""
+    return given_or_preset(options, PRESETS[options.preset], LAYOUT)
 
 
 def shapes_of(layout: Mapping[str, Any], resolution: int | Sequence[int] | None) -> dict[str, tuple[Any, ...]]:
@@ -78,8 +73,7 @@ def shapes_of(layout: Mapping[str, Any], resolution: int | Sequence[int] | None)
 
 def candidates_of(options: Any) -> dict[str, Any]:
     """What blocks choose from, in the same way."""
-    preset = {**CANDIDATES, **PRESETS[options.preset]}
-    return {name: preset[name] if (given := getattr(options, name)) is None else given for name in CANDIDATES}
+    return given_or_preset(options, {**CANDIDATES, **PRESETS[options.preset]}, CANDIDATES)
 
 
 def problems_of_layout(options: Any) -> list[str]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from nni_proxyless.core.freezing import freeze_children
 from nni_proxyless.core.garbage import collection_paused
 
-from .tree_layout import EDGES, FAMILY, OPERATIONS, labels_of_edges, layout_of, problems_of_tree
+from .tree_layout import EDGES, FAMILY, OPERATIONS, labels_of_edges, problems_of_tree, tree_layout_of
 from .tree_network import PyramidTreeNet
 from .tree_operations import Operations
 
@@ -73,7 +73,7 @@ class PyramidTreeSpace(ModelSpace):
         )  # fmt: skip
         if problems := problems_of_tree(options):
             raise ValueError("; ".join(problems))
-        self.layout: dict[str, Any] = layout_of(options)
+        self.layout: dict[str, Any] = tree_layout_of(options)
         self.operations = tuple(OPERATIONS if operations is None else operations)
         self.num_classes, self.in_channels = num_classes, in_channels
         made = Operations()

@@ -11,6 +11,8 @@ from typing import Any
 
 from nni_proxyless.core.errors import did_you_mean
 
+from .presets import given_or_preset
+
 __all__ = [
     "BOTTLENECK",
     "EDGES",
@@ -22,9 +24,9 @@ __all__ = [
     "kernel_of",
     "labels_of_blocks",
     "labels_of_edges",
-    "layout_of",
     "operations_in",
     "problems_of_tree",
+    "tree_layout_of",
     "widths_of",
 ]
 
@@ -50,16 +52,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 _OPERATION = re.compile(r"id|(?:avg|max|dw|dil)(?P<kernel>[1-9]\d*)")
 
 
-def layout_of(options: Any) -> dict[str, Any]:
-    """Depths and widths of the preset, with what is given beside it.
-
-    Parameters
-    ----------
-    options
-        Has the arguments of the space as attributes.
-    """
-    preset = PRESETS[options.preset]
-    return {name: preset[name] if (given := getattr(options, name)) is None else given for name in LAYOUT}
+def tree_layout_of(options: Any) -> dict[str, Any]:
+    """Depths and widths of the preset, with what is given beside it."""
+    return given_or_preset(options, PRESETS[options.preset], LAYOUT)
 
 
 def is_tree(definition: Mapping[str, Any]) -> bool:
@@ -111,7 +106,7 @@ def problems_of_tree(options: Any) -> list[str]:
     """Everything that is wrong with the arguments of the space, one sentence each."""
     if options.preset not in PRESETS:
         return [f"preset is {options.preset!r}; allowed: {', '.join(PRESETS)}.{did_you_mean(options.preset, PRESETS)}"]
-    layout = layout_of(options)
+    layout = tree_layout_of(options)
     problems = _problems_of_numbers(options, layout)
     if not problems and layout["final_width"] < layout["stem_width"]:
         problems.append(
