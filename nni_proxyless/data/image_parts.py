@@ -56,6 +56,13 @@ class ImageData:
     through: Callable[[Callable, Callable], ImageData] | None = None
     statistics: Statistics | None = None
 
+    @property
+    def normalization(self) -> dict[str, list[float]]:
+        """``statistics`` as ``mean`` and ``std``, for the ``data`` of an architecture; empty where there are none."""
+        if self.statistics is None:
+            return {}
+        return {name: [float(v) for v in values] for name, values in zip(("mean", "std"), self.statistics, strict=True)}
+
 
 @dataclass(frozen=True)
 class Parts:

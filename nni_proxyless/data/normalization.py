@@ -32,13 +32,13 @@ def preprocessing(data: Mapping[str, Any], input_shape: tuple[int, ...]) -> dict
     Parameters
     ----------
     data
-        ``{'name': …}`` of an architecture.
+        ``{'name': …}`` of an architecture, with ``mean`` and ``std`` where the data set gives them.
     input_shape
         Of one image, (channels, height, width).
 
     Notes
     -----
-    For a data set of the user's own: ImageNet statistics for three channels, mean and standard deviation 0.5 for any other
+    For a data set of the user's own that gives none: ImageNet statistics for three channels, mean and standard deviation 0.5 for any other
     number, and the log says so.
     """
     name = str(data.get("name", "")).removeprefix("nni_proxyless.data:").replace("_", "-")
@@ -51,13 +51,17 @@ def preprocessing(data: Mapping[str, Any], input_shape: tuple[int, ...]) -> dict
         "folder": IMAGENET,
         "synthetic": ((0.0,) * channels, (1.0,) * channels),
     }
-    if name in known:
+    given = "mean" in data and "std" in data
+    if given:
+        mean, std = tuple(data["mean"]), tuple(data["std"])
+    elif name in known:
         mean, std = known[name]
     else:
         mean, std = IMAGENET if channels == 3 else ((0.5,) * channels, (0.5,) * channels)
         _logger.warning(
-            "data set %r: its normalization is unknown; mean %s, std %s are taken. Others: pretrained_cfg_overlay={'mean': …, 'std': …}",
+            "data set %r: its normalization is unknown; mean %s, std %s are taken. Others: statistics of its ImageData, or "
+            "pretrained_cfg_overlay={'mean': …, 'std': …}",
             data.get("name"), mean, std,
         )  # fmt: skip
-    crop = 1.0 if name in known and name != "folder" else 224 / 256
+    crop = 1.0 if given or (name in known and name != "folder") else 224 / 256
     return {"mean": mean, "std": std, "interpolation": "bilinear", "crop_pct": crop}

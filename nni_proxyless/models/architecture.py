@@ -35,7 +35,8 @@ class Architecture:
     network
         The timm model's block definition; None for a space that has none, whose networks stay NNI modules.
     data
-        ``{'name': …, 'arguments': {…}}``, the images it was searched on.
+        ``{'name': …, 'arguments': {…}}``, the images it was searched on; with ``mean`` and ``std`` per channel, of pixels from 0 to 1, where
+        the data set gives them.
     latency
         Expected, table and measured milliseconds, and the conditions they hold under.
     macs, n_params
@@ -80,6 +81,15 @@ class Architecture:
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
             raise UserError(f"{path}: not an architecture: 'format' is not {FORMAT!r}")
         try:
-            return cls(**{**content, "input_shape": tuple(content["input_shape"])})
+            read = cls(**{**content, "input_shape": tuple(content["input_shape"])})
         except (TypeError, KeyError) as error:
             raise UserError(f"{path}: not an architecture: {error}") from error
+        for key in ("mean", "std"):
+            if key in read.data and not _are_numbers(read.data[key], read.input_shape):
+                raise UserError(f"{path}: data.{key} is {read.data[key]!r}; allowed: a list with a number per channel")
+        return read
+
+
+def _are_numbers(values: Any, input_shape: tuple[int, ...]) -> bool:
+    whole = isinstance(values, list) and len(values) == next(iter(input_shape), 0)
+    return whole and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)

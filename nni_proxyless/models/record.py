@@ -41,7 +41,7 @@ def describe(
     name, arguments
         What the space is made from again.
     data
-        ``{'name': …, 'arguments': {…}}``, the images that the network is for.
+        ``{'name': …, 'arguments': {…}}``, the images that the network is for, with their ``mean`` and ``std`` if they are given.
     """
     definition: Any = getattr(space, "timm_definition", None)
     return Architecture(

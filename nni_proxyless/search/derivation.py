@@ -201,7 +201,8 @@ class FinishedSearch:
             timed = measure_derived(self.profiler, estimator, network, shape, self.space, sample, self.folder)
         architecture = record(
             describe(
-                self.space, sample, **self.architecture.space, data=self.architecture.data, input_shape=shape
+                self.space, sample, **self.architecture.space,
+                data={**self.architecture.data, **self.parts.data.normalization}, input_shape=shape,
             ),
             network,
             latency=latency_record(self.profiler, sample, target=budget, **timed),

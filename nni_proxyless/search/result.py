@@ -85,7 +85,7 @@ def save_result(
     config, folder, data, estimator, profiler = parts.config, parts.folder, parts.data, parts.estimator, parts.profiler
     described = describe(
         parts.space, monitor.sample, name=config.space.name, arguments=parts.space_arguments,
-        data={"name": config.data.name, "arguments": config.data.arguments}, input_shape=data.shape,
+        data={"name": config.data.name, "arguments": config.data.arguments, **data.normalization}, input_shape=data.shape,
     )  # fmt: skip
     weights = monitor.network.state_dict()
     network = build_network(described, {name: tensor.cpu() for name, tensor in weights.items()})

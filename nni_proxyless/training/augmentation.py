@@ -42,11 +42,7 @@ def augmented(data: ImageData, section: AugmentationSection, architecture: Archi
             f"augmentation: the data set '{architecture.data.get('name')}' holds no pictures, which timm's transforms take; "
             "leave the section out, then the data set augments its images itself"
         )
-    known: dict[str, Any]
-    if data.statistics is not None:
-        known = {"mean": data.statistics[0], "std": data.statistics[1], "interpolation": "bilinear", "crop_pct": 1.0}
-    else:
-        known = preprocessing(architecture.data, data.shape)
+    known = preprocessing({**architecture.data, **data.normalization}, data.shape)
     options = {_OPTIONS.get(name, name): value for name, value in section.model_dump(exclude_none=True).items()}
     crop_pct = options.pop("crop_pct", known["crop_pct"])
     both: dict[str, Any] = {"input_size": data.shape, "mean": known["mean"], "std": known["std"]}

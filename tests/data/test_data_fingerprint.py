@@ -8,6 +8,7 @@ import random
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch.utils.data import TensorDataset
 
@@ -42,7 +43,7 @@ def some() -> data.ImageData:
     generator = torch.Generator().manual_seed(seed)
     targets = (torch.arange(n) + shift) % 2
     images = TensorDataset(torch.randn(n, 1, 8, 8, generator=generator) + targets[:, None, None, None], targets)
-    return data.ImageData(images, images, images, targets.tolist(), 2, (1, 8, 8))
+    return data.ImageData(images, images, images, targets.tolist(), 2, (1, 8, 8), statistics=((0.25,), (2.0,)))
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +127,7 @@ def stop_after(n: int):
     return report
 
 
-def test_a_search_goes_on_and_is_derived_from_with_its_own_images_only(tmp_path, refused):
+def test_a_search_goes_on_and_is_derived_from_with_its_own_images_only(tmp_path, refused, caplog):
     (tmp_path / "search.yml").write_text(SEARCH)
     run = tmp_path / "run"
     with pytest.raises(InterruptedError):
@@ -149,6 +150,10 @@ def test_a_search_goes_on_and_is_derived_from_with_its_own_images_only(tmp_path,
     assert f"{run / FINGERPRINT}: no readable fingerprint of the images: " in refused(*derive)
     (run / FINGERPRINT).unlink()  # of an older version
     assert main(derive) == 0
+    for folder in (run, tmp_path / "other"):
+        network = timm.create_model("proxyless_derived", architecture=str(folder / "architecture.json"))
+        assert (network.pretrained_cfg["mean"], network.pretrained_cfg["std"]) == ((0.25,), (2.0,))
+    assert "its normalization is unknown" not in caplog.text, "the data set gives it"
 
 
 def test_a_search_that_begins_takes_any_images(tmp_path, caplog):

@@ -130,6 +130,10 @@ def test_what_is_known_of_our_data_sets_and_said_of_others(caplog):
         found = preprocessing({"name": "mine:images"}, (2, 64, 64))
     assert (found["mean"], found["std"], found["crop_pct"]) == ((0.5, 0.5), (0.5, 0.5), 0.875)
     assert "'mine:images': its normalization is unknown; mean (0.5, 0.5), std (0.5, 0.5) are taken" in caplog.text
+    caplog.clear()
+    found = preprocessing({"name": "mine:images", "mean": [0.1, 0.2], "std": [0.3, 0.4]}, (2, 64, 64))
+    assert (found["mean"], found["std"], found["crop_pct"]) == ((0.1, 0.2), (0.3, 0.4), 1.0)
+    assert not caplog.text
 
 
 @torch.no_grad()
@@ -314,6 +318,7 @@ def weights_of_another(path: Path, **layout) -> dict:
         (lambda path: edit_network(path, stem_stride=None), RuntimeError, "architecture.json: network: without 'stem_stride'; a search writes all of them"),
         (lambda path: edit_network(path, blocks=[["ir_q7"]]), RuntimeError, "architecture.json: network.blocks: timm does not understand them: "),
         (lambda path: edit(path, input_shape=[16, 16]), RuntimeError, "architecture.json: input_shape is (16, 16); allowed: (channels, height, width)"),
+        (lambda path: edit(path, data={"mean": [0.5, "a"]}), RuntimeError, "architecture.json: data.mean is [0.5, 'a']; allowed: a list with a number per channel"),
         (lambda path: path.with_name("weights.safetensors").rename(path.with_name("weight.safetensors")), FileNotFoundError,
          "weights.safetensors: no such file, so no weights; allowed: give another file by weights='…', or pretrained=False. Did you mean 'weight.safetensors'?"),
         (lambda path: os.truncate(path.with_name("weights.safetensors"), 100), RuntimeError, "proxyless_derived: no readable weights in "),
