@@ -1,9 +1,10 @@
-"""One-shot strategies for NNI: two methods, each in a file that reads like its paper.
+"""Strategies for NNI, each in a file that reads like its paper: two one-shot methods, and a multi-trial one.
 
 ==============================  ========================================================================
 :mod:`.proxyless`               ProxylessNAS (Cai, Zhu, Han; ICLR 2019)
 :mod:`.dsnas`                   DSNAS (Hu, Xie et al.; CVPR 2020)
 :mod:`.estimators`              the formulas of both, with their symbols
+:mod:`.evolution`               EEEA, a front within bounds (Termritthikun et al.; EAAI 2021); needs the extra ``evolution``
 :mod:`.nni_baselines`           NNI's own strategies, to compare with
 :mod:`.refused`                 NNI's strategies that are refused, with the reason
 :mod:`.supernet.gate`           the gate of a choice
@@ -39,11 +40,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .dsnas import DSNAS
+    from .evolution import EarlyExitEvolution
     from .proxyless import ProxylessNAS
 
-__all__ = ["DSNAS", "ProxylessNAS"]
+__all__ = ["DSNAS", "EarlyExitEvolution", "ProxylessNAS"]
 
-_HOMES = {"DSNAS": "dsnas", "ProxylessNAS": "proxyless"}
+_HOMES = {"DSNAS": "dsnas", "EarlyExitEvolution": "evolution", "ProxylessNAS": "proxyless"}
 
 
 def __getattr__(name: str) -> Any:

@@ -75,7 +75,9 @@ def test_the_wheel_works_where_the_source_is_not(wheel, tmp_path):
     assert module == "nni.nas.oneshot.pytorch.strategy"
 
 
-@pytest.mark.parametrize("group", ["strategies", "search_spaces", "estimators", "runtimes", "datasets"])
+@pytest.mark.parametrize(
+    "group", ["strategies", "multi_trial_strategies", "search_spaces", "estimators", "runtimes", "datasets"]
+)
 def test_every_entry_point_loads(group):
     found = list(entry_points(group=f"nni_proxyless.{group}"))
     assert found

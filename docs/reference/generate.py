@@ -28,6 +28,7 @@ from nni_proxyless.core.atomic_files import write_text
 
 HERE = Path(__file__).resolve().parent
 HEAD = "<!-- Written by docs/reference/generate.py; a test compares. Change the code, not this page. -->"
+MULTI_TRIAL = "nni_proxyless.multi_trial_strategies"
 SAME_FOR_ALL = {"model_space", "engine"}  # of NNI's strategies; no key of a file
 WORDS = {
     int: "whole number",
@@ -215,7 +216,29 @@ def pages() -> dict[Path, str]:
         HERE / "search_yml.md": page_of_keys("Keys of search.yml", of_search, SearchConfig),
         HERE / "train_yml.md": page_of_keys("Keys of train.yml", of_train, TrainConfig),
         HERE / "commands.md": page_of_commands(),
+        HERE / "multi_trial_strategies.md": page_of_multi_trial_strategies(),
     }
+
+
+# -- strategies that no file names -------------------------------------------------------------------------------------
+
+
+def page_of_multi_trial_strategies() -> str:
+    about = (
+        "They train networks one by one, each as a trial of NNI's `NasExperiment`; no key of `search.yml` names them. A package adds its own by the "
+        f"entry-point group `{MULTI_TRIAL}`."
+    )
+    lines = ["# Multi-trial strategies", "", HEAD, "", about]
+    for name in registry.names(MULTI_TRIAL):
+        cls = registry.load(MULTI_TRIAL, name)
+        lines += [
+            "",
+            f"## {cls.__name__}",
+            "",
+            plain(inspect.cleandoc(cls.__doc__ or "").partition("\nParameters\n")[0]),
+        ]
+        lines += arguments(MULTI_TRIAL, name, set())
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

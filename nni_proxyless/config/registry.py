@@ -42,6 +42,10 @@ def _other_kind(group: str, found: Any) -> str | None:
         from ..core.nni_compat import OneShotStrategy
 
         return None if issubclass(found, OneShotStrategy) else _must_inherit("NNI's OneShotStrategy")
+    if group == "nni_proxyless.multi_trial_strategies":
+        from nni.nas.strategy import Strategy
+
+        return None if issubclass(found, Strategy) else _must_inherit("nni.nas.strategy.Strategy")
     if group == "nni_proxyless.estimators":
         from ..latency import LatencyEstimator
 
