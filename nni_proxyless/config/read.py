@@ -21,7 +21,7 @@ from .options import options_of
 from .overrides import NamedPath, file_and_overrides, is_file, override
 from .search_config import SearchConfig, as_it_was_meant
 from .strict_yaml import parse_value, read_yaml
-from .train_config import TrainConfig
+from .train_config import TrainConfig, problems_of_training
 
 __all__ = ["file_and_overrides", "is_file", "parse_value", "problem_text", "read_config", "unknown_key"]
 
@@ -105,13 +105,9 @@ def read_config(
         _check_named(cls, named, content, add_problem)
     if config is not None and isinstance(config, SearchConfig):
         _check_costs(config, add_problem)
-    if (
-        config is not None
-        and isinstance(config, TrainConfig)
-        and (config.mixup or config.cutmix)
-        and config.batch_size % 2
-    ):
-        add_problem(("batch_size",), f"{config.batch_size} is odd; allowed with mixup and cutmix: an even number")
+    if isinstance(config, TrainConfig):
+        for where_it_is, text in problems_of_training(config):
+            add_problem(where_it_is, text)
     if config is not None and isinstance(config, SearchConfig) and config.data.alphas + config.data.validation >= 1:
         add_problem(
             ("data",),

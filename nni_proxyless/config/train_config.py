@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -10,7 +11,15 @@ from ..core.errors import did_you_mean
 from ..core.user_path import expand_path
 from .sections import LARGEST_SEED, Optimizer, PathText, Section, is_number
 
-__all__ = ["SCHEDULERS", "AugmentationSection", "DistillationSection", "Interval", "TrainConfig"]
+__all__ = [
+    "SCHEDULERS",
+    "AugmentationSection",
+    "DistillationSection",
+    "Interval",
+    "PipelineSection",
+    "TrainConfig",
+    "problems_of_training",
+]
 
 SCHEDULERS = ("cosine", "tanh", "poly", "step", "multistep", "wsd", "rsqrt", "constant", "none")
 
@@ -110,6 +119,25 @@ class DistillationSection(Section):
     weight: float = Field(0.5, gt=0, le=1, description="share of the teacher in the loss; 1: the classes are ignored")
 
 
+class PipelineSection(Section):
+    """The network in stages, one in each process that torchrun starts."""
+
+    stages: int = Field(ge=2, description="as many as processes")
+    micro_batches: int = Field(
+        ge=1, description="of a batch, which batch norm normalizes one by one; divides `batch_size`"
+    )
+    schedule: Literal["gpipe", "1f1b"] = Field(
+        "gpipe", description="`1f1b` holds activations of at most `stages` micro-batches at a time"
+    )
+    rematerialize: bool = Field(
+        False, description="hold the input of a stage alone, and compute the rest again in the backward pass"
+    )
+    cut_before: list[str] | None = Field(
+        None,
+        description="the layers with which stage 2 and those after it begin, such as [blocks.3.0]; none: by measured time",
+    )
+
+
 class TrainConfig(Section):
     """The final training of a derived network. See ``experiments/train.yml`` and ``docs/how-to/training.md``."""
 
@@ -120,7 +148,7 @@ class TrainConfig(Section):
         description="those of the search; `scratch`; or a `.safetensors` file, relative to the architecture's folder",
     )
     epochs: int = Field(60, ge=0, description="0: evaluate the weights on the test images, print, write nothing")
-    batch_size: int = Field(64, ge=2, description="of each process")
+    batch_size: int = Field(64, ge=2, description="of each process; with `pipeline` of all together")
     workers: int = Field(0, ge=0, description="loader processes of each process")
     validation: float = Field(
         0.0, ge=0, lt=1, description="share of the training images that judges the epochs; 0: the test images do"
@@ -155,6 +183,7 @@ class TrainConfig(Section):
     mixup_off_epoch: int | None = Field(None, ge=1, description="epochs after which images are no longer mixed")
     ema_decay: float = Field(0.995, ge=0, lt=1, description="of the average of weights, with warm-up; 0: no average")
     distillation: DistillationSection | None = Field(None, description="see below")
+    pipeline: PipelineSection | None = Field(None, description="see below; none: the whole network in each process")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field("32-true", description="`16-mixed` on CUDA only")
     accumulate_grad_batches: int = Field(1, ge=1, description="batches per step")
     gradient_clip_val: float | None = Field(None, gt=0, description="largest norm of the gradient")
@@ -165,3 +194,43 @@ class TrainConfig(Section):
         None, ge=1, description="CPU threads of each process; none: a thread per core that the process may use"
     )
     checkpoint_every: int = Field(200, ge=1, description="batches; a checkpoint follows every epoch besides")
+
+
+def problems_of_training(config: TrainConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What does not fit together: where it stands, and what is wrong with it."""
+    if (config.mixup or config.cutmix) and config.batch_size % 2:
+        yield ("batch_size",), f"{config.batch_size} is odd; allowed with mixup and cutmix: an even number"
+    if config.pipeline is not None:
+        yield from _problems_of_pipeline(config, config.pipeline)
+
+
+def _problems_of_pipeline(config: TrainConfig, pipeline: PipelineSection) -> Iterator[tuple[tuple[str, ...], str]]:
+    stages, micro_batches = pipeline.stages, pipeline.micro_batches
+    if config.batch_size % micro_batches or config.batch_size // micro_batches < 2:
+        yield (
+            ("pipeline", "micro_batches"),
+            f"{micro_batches} of batch_size {config.batch_size}; allowed: a divisor that leaves 2 images or more",
+        )
+    if pipeline.schedule == "1f1b" and micro_batches < stages:
+        yield (
+            ("pipeline", "schedule"),
+            f"'1f1b' needs {stages} micro_batches for {stages} stages, there are {micro_batches}; allowed: gpipe, or more of them",
+        )
+    if pipeline.cut_before is not None and len(pipeline.cut_before) != stages - 1:
+        yield (
+            ("pipeline", "cut_before"),
+            f"{len(pipeline.cut_before)} layers for {stages} stages; allowed: {stages - 1}, or none",
+        )
+    if config.accumulate_grad_batches > 1:
+        yield (
+            ("accumulate_grad_batches",),
+            f"{config.accumulate_grad_batches}; allowed with pipeline, which takes the mean of all gradients that are there: 1, and more "
+            "pipeline.micro_batches",
+        )
+    if config.distillation is not None:
+        yield (
+            ("distillation",),
+            "its teacher needs the images, which the last stage does not see; allowed with pipeline: none",
+        )
+    if config.precision == "16-mixed":
+        yield ("precision",), "'16-mixed' scales all gradients alike; allowed with pipeline: 32-true, bf16-mixed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,6 +56,20 @@ class Processes:
         found = [torch.empty_like(tensor) for _ in range(self.count)]
         torch.distributed.all_gather(found, tensor)
         return [t.cpu() for t in found]
+
+    def collect(self, state: dict[str, Any]) -> list[dict[str, Any]]:
+        """The states of all processes, by rank, on the CPU, in the first one; in the others none.
+
+        Parameters
+        ----------
+        state
+            Nested dicts, lists and tuples of plain values and tensors.
+        """
+        file = io.BytesIO()
+        torch.save(state, file)
+        found: list[Any] = [None] * self.count if self.is_first else []
+        torch.distributed.gather_object(file.getvalue(), found or None)
+        return [torch.load(io.BytesIO(one), map_location="cpu", weights_only=True) for one in found]
 
     def wait(self) -> None:
         """Wait for all processes."""

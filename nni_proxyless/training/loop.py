@@ -18,8 +18,7 @@ from typing import Any
 
 import torch
 import yaml
-from timm.utils import distribute_bn
-from torch import Tensor, nn
+from torch import nn
 
 from ..config.train_config import TrainConfig
 from ..core.atomic_files import write_text, write_weights
@@ -27,7 +26,6 @@ from ..core.cpu_threads import say_if_other_threads, threads_in_words, use
 from ..core.errors import UserError
 from ..core.progress import bar
 from ..core.tensorboard_writer import Curves
-from ..data.accuracy import as_channels_last
 from ..data.fingerprint import fingerprint, image_differences
 from ..data.image_parts import ImageData, loader
 from ..data.outputs import require_outputs
@@ -36,12 +34,12 @@ from ..models.architecture import Architecture
 from ..models.build import installed_versions
 from ..models.export.int8_accuracy import int8_accuracy, is_for_int8
 from .augmentation import augmented, cut_out
-from .batches import Division, EpochBatches, Judge, divide, seed_everything, training_loader
+from .batches import Division, Judge, divide, seed_everything
 from .checkpoint import TrainingCheckpoint, settings
+from .data_parallel import DataParallel
 from .distributed import Processes, joined
-from .loss import Objective
 from .networks import student, teacher
-from .optimizer import Optimization
+from .rank import count
 
 __all__ = ["TrainResult", "train"]
 
@@ -104,6 +102,11 @@ def train(
         Files are missing or damaged, settings do not fit each other, this machine or the unfinished training that is there,
         or the training diverged; results of an earlier training then stay as they are.
     """
+    if config.pipeline is not None and config.epochs and (n_stages := config.pipeline.stages) != count():
+        raise UserError(
+            f"pipeline.stages: {n_stages}, but the number of processes is {count()}; allowed: as many stages as processes: torchrun "
+            f"--standalone --nproc-per-node {n_stages} -m nni_proxyless train …"
+        )
     threads = use(config.threads)
     with joined(config.device) as processes:
         # A function of its own: what holds the processes together is gone when they part.
@@ -117,8 +120,9 @@ def _train(
     if processes.is_first:
         _logger.info("CPU threads: %s", threads_in_words(threads, processes.count))
     architecture = Architecture.read(architecture_path)
-    network: Any = student(config, architecture_path, architecture)
-    network = network.to(processes.device).to(memory_format=torch.channels_last)
+    network: Any = student(config, architecture_path, architecture).to(memory_format=torch.channels_last)
+    if config.pipeline is None or not config.epochs:  # else a process has room for its stage alone
+        network = network.to(processes.device)
     with processes.first_alone():
         data = _images(architecture)
     known_by = {part: fingerprint(data, part) for part in ("train_plain", "test")} if config.epochs else {}
@@ -169,20 +173,15 @@ class _Training:
         self.config, self.architecture_path, self.folder = config, architecture_path, folder
         self.processes, self.division, self.report = processes, division, report
         self.calibration = calibration  # training images, if the network is for 8 bits
-        mixing = bool(config.mixup or config.cutmix)
-        self.batches = EpochBatches(len(division.train), config.batch_size, config.seed, processes, even=mixing)  # type: ignore[arg-type]  # torch's Dataset need have no length, ours has
-        self.loader = training_loader(division.train, self.batches, config.workers)
-        self.test = Judge(division.test, config.batch_size, config.workers, processes)
-        self.judge = self.test
-        if division.judging is not None:
-            self.judge = Judge(division.judging, config.batch_size, config.workers, processes)
-        # The moving average copies the network, so it comes before any wrapping.
-        steps = math.ceil(self.batches.per_epoch / config.accumulate_grad_batches)
-        self.optimization = Optimization(network, config, steps, processes.device)
-        self.objective = Objective(network, config, num_classes, processes, taught_by)
         self.checkpoint = TrainingCheckpoint(folder)
         self.known_by = known_by
         self.settings = settings(config.model_dump(mode="json"), architecture_path.read_bytes(), processes.count)
+        self.found = self.checkpoint.read_for(self.settings)
+        self.parallel = _parallel(network, config, processes, division, num_classes, taught_by, self.found)
+        self.optimization, self.batches = self.parallel.optimization, self.parallel.batches
+        self.test = self.judge = self.parallel.judge(division.test)
+        if division.judging is not None:
+            self.judge = self.parallel.judge(division.judging)
 
         self.epoch = self.batch = 0
         self.loss_sum = torch.zeros((), device=processes.device)
@@ -193,10 +192,10 @@ class _Training:
 
     def run(self) -> TrainResult:
         """Train to the end and write the results."""
-        state = self.checkpoint.read_for(self.settings)
         self.processes.wait()  # nobody writes while another one reads
-        if state is not None:
-            self._go_on(state)
+        if self.found is not None:
+            self._go_on(self.found)
+            self.found = None
         per_epoch = self.batches.per_epoch
         total = self.config.epochs * per_epoch
         curves: Any = contextlib.nullcontext()
@@ -215,10 +214,8 @@ class _Training:
     def _one_epoch(self, progress: Any) -> None:
         config = self.config
         began, first = time.perf_counter(), self.batch
-        self.objective.begin(self.epoch)
-        self.batches.begin(self.epoch, first)
         since_saved = 0
-        for images, targets in self.loader:
+        for images, targets in self.parallel.begin(self.epoch, first):
             moved = self._one_batch(images, targets)
             since_saved += 1
             if progress is not None:
@@ -228,11 +225,8 @@ class _Training:
                 since_saved = 0
         loss = self._mean_loss()
         seconds = time.perf_counter() - began
-        n_images = (self.batch - first) * self.batches.batch_size * self.processes.count
-        if self.processes.count > 1:
-            distribute_bn(self.optimization.network, self.processes.count, reduce=True)
-            if self.optimization.average is not None:
-                distribute_bn(self.optimization.average.module, self.processes.count, reduce=True)
+        n_images = (self.batch - first) * self.parallel.images_per_batch
+        self.parallel.end_epoch()
         accuracy = self.judge(self.optimization.judged)
         record = {
             "epoch": self.epoch + 1, "train_loss": loss, "accuracy": accuracy,
@@ -240,7 +234,7 @@ class _Training:
         }  # fmt: skip
         self.history.append(record)
         if not self.best or accuracy > self.best["accuracy"]:
-            self.best = {"epoch": self.epoch + 1, "accuracy": accuracy, "weights": _copy(self.optimization.judged)}
+            self.best = {"epoch": self.epoch + 1, "accuracy": accuracy, "weights": self.parallel.weights()}
         self.epoch, self.batch = self.epoch + 1, 0
         self.loss_sum.zero_()
         self._save()
@@ -257,28 +251,20 @@ class _Training:
     def _tell(self, record: Mapping[str, float]) -> None:
         self.report({"default": record["accuracy"], **{name: record[name] for name in ("train_loss", "learning_rate")}})
 
-    def _one_batch(self, images: Tensor, targets: Tensor) -> bool:
-        """Forward and backward; the weights move after the last batch of a group. Returns whether they did."""
+    def _one_batch(self, images: Any, targets: Any) -> bool:
+        """Learn from a batch; the weights move after the last batch of a group. Returns whether they did."""
         group, per_epoch = self.config.accumulate_grad_batches, self.batches.per_epoch
         in_group = min(group, per_epoch - self.batch // group * group)
         last = self.batch % group == in_group - 1
         seed_everything(self.config.seed, _STEP, self.processes.rank, self.epoch * per_epoch + self.batch)
-        images = as_channels_last(images.to(self.processes.device, non_blocking=True))
-        targets = targets.to(self.processes.device, non_blocking=True)
-        with contextlib.nullcontext() if last else self.objective.without_averaging():
-            with self.optimization.autocast():
-                loss = self.objective(images, targets)
-            self.optimization.backward(loss / in_group)
-        if last:
-            self.optimization.step()
-        self.loss_sum += loss.detach()
+        self.loss_sum += self.parallel.learn(images, targets, in_group, moves=last)
         self.batch += 1
         return last
 
     def _mean_loss(self) -> float:
         """Of the epoch so far, over all processes; the same error in each where it is no number."""
-        loss = float(self.processes.total(self.loss_sum)) / (max(1, self.batch) * self.processes.count)
-        if not math.isfinite(loss) or not self.optimization.is_finite():
+        loss = self.parallel.mean_loss(self.loss_sum, self.batch)
+        if not math.isfinite(loss) or not self.parallel.is_finite():
             what = "the weights are no numbers" if math.isfinite(loss) else f"the loss is {loss}"
             again = f" and delete {self.checkpoint.place} to start over" if self.checkpoint.exists else ""
             raise UserError(
@@ -289,8 +275,7 @@ class _Training:
     def _save(self) -> None:
         """Write a checkpoint; one from which a training that has diverged would go on is not written."""
         self._mean_loss()
-        own = torch.cat([tensor.reshape(-1) for tensor in (*self.optimization.statistics(), self.loss_sum)])
-        of_each = self.processes.gather(own)
+        state = self.parallel.state_dict(self.loss_sum)
         if not self.processes.is_first:
             return
         self.checkpoint.write(
@@ -301,12 +286,11 @@ class _Training:
                 "architecture": str(self.architecture_path.resolve()),
                 "epoch": self.epoch,
                 "batch": self.batch,
-                "of_each_process": of_each,
                 "history": self.history,
                 "best": self.best,
                 "seconds": self._seconds(),
                 "threads": torch.get_num_threads(),
-                **self.optimization.state_dict(),
+                **state,
             }
         )
         write_text(self.checkpoint.place / "history.jsonl", self._history_text())
@@ -318,12 +302,8 @@ class _Training:
                     f"data: these are not the images of the training in {self.folder} ({part}): {'; '.join(different)}. Give it its "
                     f"images back; or choose another output; or delete {self.checkpoint.place} to start over"
                 )
-        self.optimization.load_state_dict(state)
+        self.parallel.load_state_dict(state, self.loss_sum)
         self.epoch, self.batch = state["epoch"], state["batch"]
-        own = [*self.optimization.statistics(), self.loss_sum]
-        parts = state["of_each_process"][self.processes.rank].split([tensor.numel() for tensor in own])
-        for tensor, part in zip(own, parts, strict=True):
-            tensor.copy_(part.view(tensor.shape))
         self.history, self.best, self.seconds = state["history"], state["best"], state["seconds"]
         if self.processes.is_first:
             where = f"batch {self.batch} of epoch {self.epoch + 1}" if self.batch else f"epoch {self.epoch}"
@@ -333,12 +313,12 @@ class _Training:
                 self._tell(record)
 
     def _finish(self) -> TrainResult:
-        last, weights = self.history[-1], _copy(self.optimization.judged)
-        in_int8 = self._in_int8()
+        last, weights = self.history[-1], self.parallel.weights()
+        in_int8 = self._in_int8(weights)
         on_test = {"last": last["accuracy"], "best": self.best["accuracy"]}
         if self.division.judging is not None:  # the one look at the test images
             on_test["last"] = self.test(self.optimization.judged)
-            self.optimization.network.load_state_dict(self.best["weights"])
+            self.parallel.load_weights(self.best["weights"])
             on_test["best"] = self.test(self.optimization.network)
         figures: dict[str, dict[str, Any]] = {
             name: {"epoch": int(epoch["epoch"]), "test_accuracy": on_test[name]}
@@ -353,7 +333,7 @@ class _Training:
                 "accuracy": on_test["last"], **in_int8, "last": figures["last"], "best": {**figures["best"], "chosen_on": judged_on},
                 "epochs": self.config.epochs, "weights": self.config.weights, "architecture": self.architecture_path.name,
                 "processes": self.processes.count, "threads": torch.get_num_threads(), "device": str(self.processes.device), "seconds": self._seconds(),
-                "versions": installed_versions(),
+                **self.parallel.described(), "versions": installed_versions(),
             }  # fmt: skip
             resolved = self.config.model_dump(mode="json")
             if self.folder.resolve().parent != self.architecture_path.resolve().parent:
@@ -372,12 +352,12 @@ class _Training:
         }  # fmt: skip
         return TrainResult(self.folder, on_test["last"], figures["best"], judged_on, metrics)
 
-    def _in_int8(self) -> dict[str, float | None]:
+    def _in_int8(self, weights: Mapping[str, Any]) -> dict[str, float | None]:
         """Accuracy of the last weights on the test images when they are quantized, if the network is for 8 bits."""
         if self.calibration is None or not self.processes.is_first:
             return {}
         test = loader(self.division.test, self.config.batch_size, workers=self.config.workers)
-        return {"accuracy_int8": int8_accuracy(self.optimization.judged, self.calibration, test)}
+        return {"accuracy_int8": int8_accuracy(self.parallel.whole(weights), self.calibration, test)}
 
     def _history_text(self) -> str:
         return "".join(json.dumps(record) + "\n" for record in self.history)
@@ -386,5 +366,14 @@ class _Training:
         return self.seconds + time.perf_counter() - self._since
 
 
-def _copy(network: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+def _parallel(
+    network: nn.Module, config: TrainConfig, processes: Processes, division: Division, num_classes: int,
+    taught_by: nn.Module | None, found: Mapping[str, Any] | None,
+) -> Any:  # fmt: skip
+    """The network whole in each process, or in stages; with a checkpoint, in those that it is of."""
+    if config.pipeline is None:
+        return DataParallel(network, config, processes, division, num_classes, taught_by)
+    from .pipeline_parallel import PipelineParallel  # not every torch has it: those for macOS have no processes
+
+    cut_before = None if found is None else found["pipeline"]["cut_before"]
+    return PipelineParallel(network, config, processes, division, num_classes, cut_before)

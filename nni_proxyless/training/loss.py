@@ -59,9 +59,12 @@ class Objective:
         if self.teacher is not None:
             self.teacher.eval()
 
+    def mixed(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The batch with mixup and CutMix, if there are any; then the targets are numbers for each class."""
+        return self.mixup(images, targets) if self.mixing else (images, targets)
+
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
-        if self.mixing:
-            images, targets = self.mixup(images, targets)
+        images, targets = self.mixed(images, targets)
         if self.task is not None:
             return self.task(images, targets)["loss"]
         return self.criterion(self.trained(images), targets)

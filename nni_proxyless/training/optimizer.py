@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from ..config.train_config import TrainConfig
 from ..core.errors import UserError
 
-__all__ = ["Optimization"]
+__all__ = ["AUTOCAST", "Optimization"]
 
-_AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""Precision -> type of mixed precision; None: none."""
 
 
 class Optimization:
@@ -39,7 +40,7 @@ class Optimization:
         self.network, self.config, self.device = network, config, device
         self.n_steps = 0
         self.last_learning_rate = config.learning_rate  # of the step before
-        self.dtype = _AUTOCAST[config.precision]
+        self.dtype = AUTOCAST[config.precision]
         if config.precision == "16-mixed" and device.type != "cuda":
             raise UserError(
                 f"precision: 16-mixed needs a CUDA device, this is {device.type}; allowed here: 32-true, bf16-mixed"
@@ -68,13 +69,21 @@ class Optimization:
         """Add a batch's gradients to those that are there."""
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
-    def step(self) -> None:
-        """Update the weights with the accumulated gradients, and clear these."""
+    def step(self, norm_of_all: Callable[[Tensor], Tensor] = lambda norm: norm) -> None:
+        """Update the weights with the accumulated gradients, and clear these.
+
+        Parameters
+        ----------
+        norm_of_all
+            Norm of the gradients that are here -> norm of all that are clipped together.
+        """
         self.last_learning_rate = float(self.optimizer.param_groups[0]["lr"])
         if self.config.gradient_clip_val is not None:
             if self.scaler is not None:
                 self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip_val)
+            parameters = list(self.network.parameters())
+            norm = norm_of_all(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+            nn.utils.clip_grads_with_norm_(parameters, self.config.gradient_clip_val, norm)
         if self.scaler is None:
             self.optimizer.step()
         else:

@@ -165,12 +165,12 @@ def balanced(costs: Sequence[float], n_stages: int) -> tuple[int, ...]:
 
     Raises
     ------
-    UserError
+    ValueError
         There are fewer layers than stages.
     """
     n_layers = len(costs)
-    if n_layers < n_stages:
-        raise UserError(f"pipeline.stages: {n_stages} for {n_layers} layers with weights; allowed: up to {n_layers}")
+    if not 1 <= n_stages <= n_layers:
+        raise ValueError(f"{n_stages} stages of {n_layers} layers; allowed: 1 to {n_layers}")
     sums = [0.0, *itertools.accumulate(costs)]
     # Of the first `end` layers in so many runs: the sum of squares, which varies as the variance does, and the cut.
     best: dict[int, tuple[float, tuple[int, ...]]] = {end: (sums[end] ** 2, (0,)) for end in range(1, n_layers + 1)}
@@ -291,13 +291,15 @@ def names_in(network: nn.Module, stage: nn.Module) -> list[str]:
 
 
 def pipelined(
-    stage: Stage, index: int, n_stages: int, device: torch.device, n_micro_batches: int, *, plan: Plan | None = None,
+    stage: nn.Module, index: int, n_stages: int, device: torch.device, n_micro_batches: int, *, plan: Plan | None = None,
     schedule: str = "gpipe", loss: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Any:  # fmt: skip
     """A schedule of ``torch.distributed.pipelining`` over all processes; the one of rank ``index`` runs this stage.
 
     Parameters
     ----------
+    stage
+        A :class:`Stage`.
     plan
         Says what crosses the boundaries. None: torch finds out from the first micro-batch, for which, before 2.14, it moves the statistics of
         batch norm; in evaluation that does not matter.

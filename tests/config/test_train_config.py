@@ -9,6 +9,8 @@ from nni_proxyless.config.recipes import find_recipe, recipes
 from nni_proxyless.config.train_config import TrainConfig
 from nni_proxyless.core.errors import UserError
 
+PIPELINE = {"stages": 2, "micro_batches": 4}
+
 
 def said_of(**given) -> str:
     with pytest.raises(UserError) as error:
@@ -34,6 +36,15 @@ def said_of(**given) -> str:
         ({"distillation__temperature": 2.0}, "distillation.teacher: is missing"),
         ({"distillation": "resnet50"}, "train.yml: distillation: 'resnet50' is not allowed here; allowed: a section with keys"),
         ({"mixup": 0.2, "batch_size": 33}, "train.yml: batch_size: 33 is odd; allowed with mixup and cutmix: an even number"),
+        ({"pipeline__stages": 2}, "pipeline.micro_batches: is missing"),
+        ({"pipeline": {"stages": 1, "micro_batches": 4}}, "pipeline.stages: 1 is not allowed here; allowed: at least 2"),
+        ({"pipeline": {"stages": 2, "micro_batches": 5}}, "train.yml: pipeline.micro_batches: 5 of batch_size 64; allowed: a divisor that leaves 2 images or more"),
+        ({"pipeline": {"stages": 2, "micro_batches": 64}}, "pipeline.micro_batches: 64 of batch_size 64; allowed: a divisor"),
+        ({"pipeline": {"stages": 4, "micro_batches": 2, "schedule": "1f1b"}}, "pipeline.schedule: '1f1b' needs 4 micro_batches for 4 stages, there are 2; allowed: gpipe, or more of them"),
+        ({"pipeline": {"stages": 3, "micro_batches": 4, "cut_before": ["bn1"]}}, "pipeline.cut_before: 1 layers for 3 stages; allowed: 2, or none"),
+        ({"pipeline": PIPELINE, "accumulate_grad_batches": 2}, "train.yml: accumulate_grad_batches: 2; allowed with pipeline, which takes the mean of all gradients that are there: 1, and more pipeline.micro_batches"),
+        ({"pipeline": PIPELINE, "distillation": {"teacher": "resnet50"}}, "train.yml: distillation: its teacher needs the images, which the last stage does not see; allowed with pipeline: none"),
+        ({"pipeline": PIPELINE, "precision": "16-mixed"}, "train.yml: precision: '16-mixed' scales all gradients alike; allowed with pipeline: 32-true, bf16-mixed"),
         ({"seed.x": 1}, "seed: {'x': 1} is not allowed here; allowed: a whole number"),
     ],
 )  # fmt: skip

@@ -122,7 +122,7 @@ def test_the_cut_is_the_best_of_all(n_stages):
 
 
 def test_more_stages_than_layers_are_refused():
-    with pytest.raises(UserError, match=r"pipeline\.stages: 3 for 2 layers with weights; allowed: up to 2"):
+    with pytest.raises(ValueError, match="3 stages of 2 layers; allowed: 1 to 2"):
         balanced([1.0, 1.0], 3)
 
 
