@@ -26,9 +26,8 @@ from typing import Any
 import numpy as np
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from nni_proxyless.strategies.oneshot.step_log import MOST_SHOWN, mean_probs
-
 from ..core.atomic_files import write_text
+from ..core.many_choices import MOST_SHOWN, mean_probs
 from ..models.block_diagram import diagram_of_definition, places_of
 from ..models.draw import draw_networks
 from .heat_map import draw_choices, draw_heat_map
@@ -53,6 +52,7 @@ class TensorBoardLog:
         self._epochs: list[dict[str, Any]] | None = None
         self._drawn: Mapping[str, Any] | None = None
         self._maps_drawn: dict[str, Sequence[float]] = {}
+        self._columns: dict[int, tuple[list[float], list[float]]] = {}  # of the pictures of many choices, by epoch
         self._has_complained = False
 
     def write(
@@ -108,6 +108,7 @@ class TensorBoardLog:
         # Epochs from here on, if there are any, are of an earlier search, or are gone through again after a kill.
         kept = [entry for entry in before if entry["epoch"] <= epoch]
         self._epochs = [*kept, {"epoch": epoch + 1, "probabilities": now}]
+        self._columns = {kept_epoch: column for kept_epoch, column in self._columns.items() if kept_epoch <= epoch}
         if is_first or len(kept) < len(before):
             write_text(path, "".join(f"{json.dumps(entry)}\n" for entry in self._epochs))
         else:
@@ -142,12 +143,13 @@ class TensorBoardLog:
         most_probable = np.full((len(probs), epoch + 1), math.nan)
         means = np.full((len(candidates), epoch + 1), math.nan)
         for entry in self._epochs:
-            then, column = entry["probabilities"], entry["epoch"] - 1
+            then, at = entry["probabilities"], entry["epoch"]
             if not probs.keys() <= then.keys():
                 continue
-            most_probable[:, column] = [max(then[label]) for label in probs]
-            mean = mean_probs({label: dict(zip(probs[label], then[label], strict=True)) for label in probs})
-            means[:, column] = [mean[candidate] for candidate in candidates]
+            if at not in self._columns:
+                mean = mean_probs({label: dict(zip(probs[label], then[label], strict=True)) for label in probs})
+                self._columns[at] = [max(then[label]) for label in probs], [mean[candidate] for candidate in candidates]
+            most_probable[:, at - 1], means[:, at - 1] = self._columns[at]
         title = f"probability of the most probable candidate, {len(probs)} choices"
         pictures = {
             "choices": draw_choices(title, list(probs), most_probable),

@@ -7,16 +7,14 @@ of a small search.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from nni_proxyless.core.many_choices import MOST_SHOWN, mean_probs
 from nni_proxyless.core.nni_compat import batches_of_loggers
 
-__all__ = ["MOST_SHOWN", "StepLog", "mean_probs"]
-
-MOST_SHOWN = 100  # choices that are shown one by one; of more, what they have in common
+__all__ = ["StepLog"]
 
 
 class StepLog:
@@ -29,7 +27,7 @@ class StepLog:
         ``callback_metrics``: those of the last step are there when an epoch ends.
     probs
         Label -> choice -> probability, or None. Go to the loggers as ``prob/LABEL/CHOICE``, and into no
-        ``callback_metrics``; of more than :data:`MOST_SHOWN` choices as ``prob/mean/CHOICE``.
+        ``callback_metrics``; of more than :data:`~nni_proxyless.core.many_choices.MOST_SHOWN` choices as ``prob/mean/CHOICE``.
     """
 
     def __init__(self) -> None:
@@ -55,12 +53,3 @@ class StepLog:
                 logger.log_metrics({**self._curves, "epoch": trainer.current_epoch}, step=steps)
         if trainer.is_last_batch:
             self._curves = {}  # an epoch begins with none, as in Lightning's own collection
-
-
-def mean_probs(probs: Mapping[str, Mapping[Any, float]]) -> dict[str, float]:
-    """Name of a candidate -> its mean probability over the choices that have it."""
-    found: dict[str, list[float]] = {}
-    for distribution in probs.values():
-        for candidate, p in distribution.items():
-            found.setdefault(str(candidate), []).append(p)
-    return {candidate: sum(values) / len(values) for candidate, values in found.items()}

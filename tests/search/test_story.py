@@ -18,7 +18,9 @@ from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from nni_proxyless.core.many_choices import mean_probs
 from nni_proxyless.core.tensorboard_writer import Curves
+from nni_proxyless.search import tensorboard
 from nni_proxyless.search.heat_map import draw_choices, draw_heat_map, place_of
 from nni_proxyless.search.nni_web_ui import answers, connect_tensorboard, show_netron
 from nni_proxyless.search.tensorboard import PROBABILITIES, TensorBoardLog, is_drawn
@@ -132,6 +134,19 @@ def test_of_more_than_a_hundred_choices_two_pictures_show_all(tmp_path):
     mean = np.mean([of["c"] for of in probs.values() if "c" in of])
     color = colormaps["viridis"](round(mean, 6), bytes=True)[:3]
     assert np.abs(picture[place_of(["a", "b", "c"], 5, 2, 3)].astype(int) - color).max() <= 1
+
+
+def test_the_means_of_an_epoch_are_taken_once(tmp_path, monkeypatch):
+    """And again where the epoch is gone through again: the pictures are those of the epochs that count."""
+    taken = []
+    monkeypatch.setattr(tensorboard, "mean_probs", lambda probs: taken.append(1) or mean_probs(probs))
+    whole = told(tmp_path / "whole", [(epoch, {}, many(epoch)) for epoch in range(5)])
+    assert len(taken) <= 2 * 5, "one for the names of candidates"
+    story = TensorBoardLog()
+    told(tmp_path / "again", [(epoch, {}, many(epoch if epoch < 2 else 9)) for epoch in range(4)], story=story)
+    again = told(tmp_path / "again", [(epoch, {}, many(epoch)) for epoch in range(2, 5)], story=story)
+    for tag in whole.Tags()["images"]:
+        assert again.Images(tag)[-1].encoded_image_string == whole.Images(tag)[-1].encoded_image_string
 
 
 def test_a_hundred_choices_have_a_heat_map_each(tmp_path):
