@@ -100,25 +100,32 @@ def _counted(profiler: LatencyProfiler, least: float, budget: float, seed: int) 
         str(label): {choice: round(ms / step) for choice, ms in profiler.candidate_ms[label].items()}
         for label in sorted(profiler.candidate_ms)
     }
-    ways: list[dict[int, int]] = [{0: 1}]  # of the last labels, the last of all first
-    for choices in reversed(costs.values()):
-        longer: dict[int, int] = {}
-        for steps, number in ways[-1].items():
-            for cost in choices.values():
-                if steps + cost <= STEPS + len(costs):
-                    longer[steps + cost] = longer.get(steps + cost, 0) + number
-        ways.append(longer)
-    ways.reverse()
+    ways = _ways([list(choices.values()) for choices in costs.values()], STEPS + len(costs))
     first, last = ((limit - profiler.fixed_ms) / step for limit in (least, budget))
-    sums = [steps for steps in sorted(ways[0]) if first - len(costs) <= steps <= last + len(costs)]
+    sums = [
+        steps for steps, number in enumerate(ways[0]) if number and first - len(costs) <= steps <= last + len(costs)
+    ]
     chance = random.Random(seed)  # of whole numbers of any size
     while sums:
         steps = _drawn(chance, {steps: ways[0][steps] for steps in sums})
         sample = {}
         for i, (label, choices) in enumerate(costs.items(), start=1):
-            sample[label] = _drawn(chance, {c: ways[i].get(steps - cost, 0) for c, cost in choices.items()})
+            sample[label] = _drawn(chance, {c: ways[i][steps - cost] for c, cost in choices.items() if cost <= steps})
             steps -= choices[sample[label]]
         yield sample
+
+
+def _ways(costs: Sequence[Sequence[int]], most: int) -> list[np.ndarray]:
+    """For each label, and behind the last, in how many ways the choices from there on cost 0 to so many steps: whole numbers of any size."""
+    ways = [np.array([1, *[0] * most], dtype=object)]
+    for choices in reversed(costs):
+        reached, longer = np.flatnonzero(ways[-1]).max(initial=-1) + 1, np.zeros(most + 1, dtype=object)
+        for cost in choices:
+            n = min(reached, most + 1 - cost)
+            if n > 0:
+                longer[cost : cost + n] += ways[-1][:n]
+        ways.append(longer)
+    return ways[::-1]
 
 
 def _drawn(chance: random.Random, numbers: Mapping[Any, int]) -> Any:

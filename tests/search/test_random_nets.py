@@ -18,6 +18,7 @@ from nni_proxyless.core.errors import UserError
 from nni_proxyless.latency import LatencyProfiler, MacsEstimator
 from nni_proxyless.models.architecture import Architecture
 from nni_proxyless.search.random_baseline import draw_within_budget
+from nni_proxyless.search.uniform_draws import _ways
 
 from .test_reference import TINY, leave
 
@@ -60,6 +61,17 @@ def test_each_is_as_likely_as_the_others(space, profiler):
     p = 1 / len(there)
     assert len(drawn) == len(there)
     assert max(abs(count / n - p) for count in drawn.values()) < 5 * math.sqrt(p * (1 - p) / n)  # 6e-7 a net
+
+
+def test_networks_are_counted_in_whole_numbers():
+    """By looking at all of a few labels; of many, more than any other number of the machine holds, to the last one."""
+    costs, most = [[0, 2, 5], [1, 1, 9], [0, 3], [4]], 12
+    for label, ways in enumerate(_ways(costs, most)):
+        sums = Counter(map(sum, itertools.product(*costs[label:])))
+        assert ways.tolist() == [sums[steps] for steps in range(most + 1)]
+    (first, *_) = _ways([[0, 1]] * 500, 250)
+    assert first.tolist() == [math.comb(500, steps) for steps in range(251)]
+    assert not any(_ways([[3], [4]], 6)[0])
 
 
 class Deep(ModelSpace):
