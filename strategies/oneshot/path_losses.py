@@ -37,13 +37,15 @@ class PathLosses:
     def __init__(self, gates: Sequence[Gate]):
         self.gates = list(gates)
         self.steps = 0
-        self._paths: deque[list[int]] = deque(maxlen=KEPT)
+        # A byte per choice: of 648 choices the paths are 5 MB, in memory and in each checkpoint.
+        self._type = torch.uint8 if all(len(gate.choices) <= 256 for gate in self.gates) else torch.int16
+        self._paths: deque[Tensor] = deque(maxlen=KEPT)
         self._losses: deque[Tensor] = deque(maxlen=KEPT)  # where they were computed: a device is not waited for
 
     def add(self, path: Mapping[Gate, int], loss: Tensor) -> None:
         """Note the path of a step and its loss, one number."""
         self.steps += 1
-        self._paths.append([path[gate] for gate in self.gates])
+        self._paths.append(torch.tensor([path[gate] for gate in self.gates], dtype=self._type))
         self._losses.append(loss.detach())
 
     def later_half(self) -> tuple[list[dict[str, Any]], list[float]]:
@@ -53,7 +55,7 @@ class PathLosses:
         """
         n = min(len(self._paths), self.steps // 2)
         paths = [
-            {gate.label: gate.value(i) for gate, i in zip(self.gates, path, strict=True)}
+            {gate.label: gate.value(i) for gate, i in zip(self.gates, path.tolist(), strict=True)}
             for path in list(self._paths)[len(self._paths) - n :]
         ]
         losses: list[float] = self._stacked()[len(self._paths) - n :].tolist()
@@ -66,12 +68,12 @@ class PathLosses:
         """For a checkpoint: tensors and plain types."""
         return {
             "steps": self.steps,
-            "paths": torch.tensor(list(self._paths), dtype=torch.int16).reshape(-1, len(self.gates)),
+            "paths": torch.stack([*self._paths]) if self._paths else torch.zeros(0, len(self.gates), dtype=self._type),
             "losses": self._stacked(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state` returned."""
         self.steps = state["steps"]
-        self._paths = deque(state["paths"].tolist(), maxlen=KEPT)
+        self._paths = deque(state["paths"].to(self._type).unbind(), maxlen=KEPT)
         self._losses = deque(state["losses"].unbind(), maxlen=KEPT)

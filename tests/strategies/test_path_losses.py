@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from nni_proxyless.strategies.oneshot import path_losses
 from nni_proxyless.strategies.oneshot.path_losses import PathLosses
 from nni_proxyless.strategies.supernet.gate import Gate
 
 
-def gates() -> list[Gate]:
+def gates(n: int = 3) -> list[Gate]:
     generator = torch.Generator().manual_seed(0)
-    return [Gate(label, ["skip", "k3", "k5"], torch.zeros(3), generator) for label in ("a", "b")]
+    choices = ["skip", "k3", "k5", *map(str, range(3, n))]
+    return [Gate(label, choices, torch.zeros(n), generator) for label in ("a", "b")]
 
 
 def filled(n: int) -> PathLosses:
@@ -41,6 +43,22 @@ def test_a_checkpoint_holds_them():
     for one in (of, other):
         one.add(dict.fromkeys(one.gates, 0), torch.tensor(7.0))
     assert other.later_half() == of.later_half()
+    earlier = {**of.state(), "paths": of.state()["paths"].to(torch.int16)}  # as versions before this one wrote it
+    other.load_state(earlier)
+    assert other.later_half() == of.later_half()
+    assert torch.equal(other.state()["paths"], of.state()["paths"])
     empty = PathLosses(gates())
     empty.load_state(PathLosses(gates()).state())
     assert empty.later_half() == ([], [])
+
+
+@pytest.mark.parametrize(("n", "size"), [(256, 1), (257, 2)])
+def test_a_path_takes_a_byte_for_each_choice_where_that_is_enough(n, size):
+    of = PathLosses(gates(n))
+    for _ in range(2):
+        of.add(dict.fromkeys(of.gates, n - 1), torch.tensor(0.0))
+    state = of.state()
+    assert state["paths"].element_size() == size
+    other = PathLosses(gates(n))
+    other.load_state(state)
+    assert other.later_half() == of.later_half() == ([{"a": str(n - 1), "b": str(n - 1)}], [0.0])
