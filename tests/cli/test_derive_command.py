@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from nni_proxyless.search_spaces import MobileNetV2Space
+from torch import nn
+from torch.utils.data import Dataset
 
 from nni_proxyless import data
 from nni_proxyless.cli.main import main
-from nni_proxyless.data.accuracy import evaluate_accuracy
 from nni_proxyless.derive import Architecture, count_macs, load_weights, to_timm
 from nni_proxyless.latency.objectives.budget import fastest, log_probability, slowest
 from nni_proxyless.report.runs import find
@@ -43,6 +44,20 @@ def supernet_of(run: Path) -> MobileNetV2Space:
     space = MobileNetV2Space(**Architecture.read(run / "architecture.json").space["arguments"])
     space.load_state_dict(load_weights(run / "supernet.safetensors"))
     return space
+
+
+@torch.no_grad()
+def assert_accuracy(said: float, network: nn.Module, part: Dataset) -> None:
+    """That of the network, whose modules may round otherwise than those it was judged with: where two classes are all but equal, either is its answer."""
+    network.eval()
+    batches = [(network(images), targets) for images, targets in data.loader(part, 64)]
+    logits, targets = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    of_target = logits.gather(1, targets[:, None])[:, 0]
+    ahead = of_target - logits.scatter(1, targets[:, None], -torch.inf).amax(1)
+    rounding = 1e-4 * float(logits.std())
+    surely, perhaps = (float((ahead > least).double().mean()) for least in (rounding, -rounding))
+    assert surely - 1e-9 <= said <= perhaps + 1e-9
+    assert perhaps - surely < 0.02
 
 
 def test_a_search_leaves_its_probabilities_and_all_weights(searched):
@@ -91,8 +106,7 @@ def test_a_budget_is_kept_and_the_weights_are_the_supernets(searched, reach, com
 
     parts = data.split(data.digits(image_size=8), alphas=0.2, validation=0.2)
     network = to_timm(architecture, load_weights(folder / "weights.safetensors"))
-    accuracy = evaluate_accuracy(network, data.loader(parts.validation, 64))
-    assert accuracy == pytest.approx(architecture.search["accuracy"], abs=0.004)
+    assert_accuracy(architecture.search["accuracy"], network, parts.validation)
 
 
 def test_a_front_climbs(searched, reach, tmp_path, capsys):
@@ -185,9 +199,7 @@ def test_the_supernet_selects(method, searched, tmp_path, monkeypatch, capsys):
     assert (record["method"], record["judged"], record["images"]) == (method, len(nets), len(parts.alphas))
     assert record["knows"] == ("with a cross-validated correlation" in said)
     network = to_timm(architecture, load_weights(tmp_path / "net" / "weights.safetensors"))
-    assert evaluate_accuracy(network, data.loader(parts.alphas, 64)) == pytest.approx(
-        float(rows[selected]["accuracy"]), abs=0.004
-    )
+    assert_accuracy(float(rows[selected]["accuracy"]), network, parts.alphas)
 
     if method != "mixture":
         return
