@@ -132,9 +132,12 @@ class PipelineSection(Section):
     rematerialize: bool = Field(
         False, description="hold the input of a stage alone, and compute the rest again in the backward pass"
     )
+    balance: Literal["time", "memory"] = Field(
+        "time", description="what the stages take alike, as it was measured when the training began"
+    )
     cut_before: list[str] | None = Field(
         None,
-        description="the layers with which stage 2 and those after it begin, such as [blocks.3.0]; none: by measured time",
+        description="the layers with which stage 2 and those after it begin, such as [blocks.3.0]; none: by `balance`",
     )
 
 

@@ -101,13 +101,29 @@ class LayerCost:
     ----------
     seconds
         Forward and backward, the median of several runs.
+    weights_bytes, kept_bytes
+        Of its weights, and of what it keeps from the forward pass for the backward pass.
     shape, dtype
         Of its output.
     """
 
     seconds: float
+    weights_bytes: int
+    kept_bytes: int
     shape: tuple[int, ...]
     dtype: torch.dtype
+
+    def bytes(self, n_kept: int, n_copies: int) -> int:
+        """Of memory that it takes.
+
+        Parameters
+        ----------
+        n_kept
+            Micro-batches between their forward and their backward pass.
+        n_copies
+            Of the weights: themselves, gradients, momentum, average.
+        """
+        return n_copies * self.weights_bytes + n_kept * self.kept_bytes
 
 
 def measured(
@@ -129,17 +145,42 @@ def measured(
     with generators_kept():
         for layer in layers:
             copied = copy.deepcopy(layer).to(images.device)
-            seconds = []
-            for _ in range(1 + repeats):  # the first one warms up
+            kept, seconds = _Kept(copied), []
+            for run in range(1 + repeats):  # the first one warms up
                 inputs = x.detach().requires_grad_(bool(costs))
                 began = _now(images.device)
-                with torch.autocast(images.device.type, dtype=autocast, enabled=autocast is not None):
+                with (
+                    torch.autocast(images.device.type, dtype=autocast, enabled=autocast is not None),
+                    contextlib.nullcontext() if run else kept.noted(),
+                ):
                     output = copied(inputs)
                 output.backward(torch.ones_like(output))
                 seconds.append(_now(images.device) - began)
             x = output.detach()
-            costs.append(LayerCost(statistics.median(seconds[1:]), tuple(x.shape), x.dtype))
+            weights = sum(p.nbytes for p in copied.parameters())
+            costs.append(LayerCost(statistics.median(seconds[1:]), weights, kept.bytes, tuple(x.shape), x.dtype))
     return costs
+
+
+class _Kept:
+    """Counts what autograd keeps of a forward pass, but for the weights of a module."""
+
+    def __init__(self, module: nn.Module):
+        self._not = {p.untyped_storage().data_ptr() for p in module.parameters()}
+        self._sizes: dict[int, int] = {}
+
+    def noted(self) -> contextlib.AbstractContextManager[None]:
+        """Of the forward passes inside."""
+        return torch.autograd.graph.saved_tensors_hooks(self._note, lambda tensor: tensor)
+
+    @property
+    def bytes(self) -> int:
+        return sum(size for place, size in self._sizes.items() if place not in self._not)
+
+    def _note(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        self._sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
 
 
 def _now(device: torch.device) -> float:

@@ -25,7 +25,7 @@ from .batches import Division, EpochBatches, training_loader
 from .distributed import Processes
 from .loss import Objective
 from .optimizer import AUTOCAST, Optimization
-from .pipeline import Plan, Stage, balanced, layers_of, measured, names_in, pipelined
+from .pipeline import LayerCost, Plan, Stage, balanced, layers_of, measured, names_in, pipelined
 
 __all__ = ["PipelineParallel"]
 
@@ -109,17 +109,23 @@ class PipelineParallel:
             images = torch.randn(n_images, *image.shape, generator=torch.Generator().manual_seed(0))
             images = as_channels_last(images.to(self.processes.device))
             costs = measured(list(layers.values()), images, autocast=AUTOCAST[self.config.precision])
-            seconds = [cost.seconds for cost in costs]
-            told = [Plan.of(begins or balanced(seconds, self.section.stages), costs, images)]
-            for stage in range(self.section.stages):
+            seconds, sizes = [cost.seconds for cost in costs], [self._bytes(cost) for cost in costs]
+            by = seconds if self.section.balance == "time" else sizes
+            told = [Plan.of(begins or balanced(by, n_stages), costs, images)]
+            for stage in range(n_stages):
                 part = told[0].layers(stage)
                 names = list(layers)[part]
-                share = sum(seconds[part]) / sum(seconds)
                 _logger.info(
-                    "pipeline: stage %d: %s to %s, %.0f %% of the time", stage + 1, names[0], names[-1], 100 * share
-                )
+                    "pipeline: stage %d: %s to %s, %.0f %% of the time, %.0f %% of the memory", stage + 1, names[0], names[-1],
+                    100 * sum(seconds[part]) / sum(seconds), 100 * sum(sizes[part]) / sum(sizes),
+                )  # fmt: skip
         torch.distributed.broadcast_object_list(told)
         return told[0]
+
+    def _bytes(self, cost: LayerCost) -> int:
+        """Of memory that a layer takes, with an optimizer that has a momentum."""
+        kept = {"gpipe": self.section.micro_batches, "1f1b": self.section.stages}[self.section.schedule]
+        return cost.bytes(1 if self.section.rematerialize else kept, 4 if self.config.ema_decay else 3)
 
     def _stage(self, layers: Mapping[str, nn.Module], plan: Plan) -> Stage:
         """The stage of this process, on its device; the other layers are empty from now on."""

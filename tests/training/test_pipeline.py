@@ -142,6 +142,9 @@ def test_measuring_changes_nothing_and_says_what_each_layer_gives():
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert all(p.grad is None for p in network.parameters())
     assert all(cost.seconds > 0 for cost in costs)
+    assert [cost.weights_bytes for cost in costs] == [
+        8 * sum(p.numel() for p in layer.parameters()) for layer in layers.values()
+    ]
     x = images
     for layer, cost in zip(layers.values(), costs, strict=True):
         x = layer(x)
@@ -159,6 +162,13 @@ def test_a_second_pass_moves_no_statistics():
     assert torch.equal(again, norm(x))
     assert int(norm.num_batches_tracked) == 2
     assert norm.momentum == 0.1
+
+
+def test_a_layer_keeps_what_its_backward_pass_needs():
+    """Of a linear layer the input, of a rectifier the output: each 7 numbers of 4 bytes for each of 5 images."""
+    (cost,) = measured([nn.Sequential(nn.Linear(7, 7), nn.ReLU())], torch.randn(5, 7), repeats=1)
+    assert (cost.weights_bytes, cost.kept_bytes) == (4 * 56, 2 * 4 * 35)
+    assert cost.bytes(n_kept=3, n_copies=4) == 4 * 224 + 3 * 280
 
 
 @pytest.mark.parametrize("rematerialize", [False, True])

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
+from torch.utils.data import TensorDataset
 
 from nni_proxyless.cli.main import main
 from nni_proxyless.config.train_config import TrainConfig
 from nni_proxyless.core.errors import UserError
+from nni_proxyless.data.accuracy import as_channels_last
 from nni_proxyless.training.batches import Division
 from nni_proxyless.training.checkpoint import TrainingCheckpoint
 from nni_proxyless.training.distributed import Processes
+from nni_proxyless.training.pipeline import balanced, layers_of, measured
 from nni_proxyless.training.pipeline_parallel import PipelineParallel
 
 from ..forked import fork
@@ -175,6 +181,34 @@ def test_a_network_that_one_process_cannot_hold_is_trained_in_two(tmp_path):
     assert (tmp_path / "two" / "weights.safetensors").exists()
 
 
+@contextlib.contextmanager
+def group_of_one() -> Iterator[None]:
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def first_of_all(network: nn.Module, pipeline: dict[str, Any] | None = None, **given: Any) -> PipelineParallel:
+    """As the first process sees a training of 64 images, before it needs another one."""
+    section = {"stages": 2, "micro_batches": 4, **(pipeline or {})}
+    config = TrainConfig.model_validate({"batch_size": 32, **given, "pipeline": section})
+    images = TensorDataset(torch.zeros(64, 3, 16, 16), torch.zeros(64, dtype=torch.int64))
+    processes = Processes(0, section["stages"], torch.device("cpu"))
+    with group_of_one():
+        return PipelineParallel(network, config, processes, Division(images, None, images), 5)
+
+
+@pytest.mark.parametrize(("given", "n_kept"), [({}, 4), ({"schedule": "1f1b"}, 2), ({"rematerialize": True}, 1)])
+def test_stages_may_take_the_same_memory(given, n_kept):
+    """Of weights, their gradients, momenta and averages, and of activations of as many micro-batches as are held at a time."""
+    layers = layers_of(trees().float())
+    costs = measured(list(layers.values()), as_channels_last(torch.zeros(8, 3, 16, 16)), repeats=1)
+    _, second = balanced([cost.bytes(n_kept, n_copies=4) for cost in costs], 2)
+    assert first_of_all(trees().float(), {"balance": "memory", **given}).cut_before == [list(layers)[second]]
+
+
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
 
@@ -206,18 +240,5 @@ def test_a_network_whose_layers_have_no_order_is_refused(tmp_path):
     ],
 )  # fmt: skip
 def test_what_a_pipeline_cannot_do_is_said(given, said):
-    section = {"stages": 2, "micro_batches": 4, **given.pop("pipeline", {})}
-    config = TrainConfig.model_validate({"batch_size": 32, **given, "pipeline": section})
-    images = torch.utils.data.TensorDataset(torch.zeros(64, 3, 16, 16), torch.zeros(64, dtype=torch.int64))
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    try:
-        with pytest.raises(UserError, match=said):
-            PipelineParallel(
-                trees().float(),
-                config,
-                Processes(0, section["stages"], torch.device("cpu")),
-                Division(images, None, images),
-                5,
-            )
-    finally:
-        torch.distributed.destroy_process_group()
+    with pytest.raises(UserError, match=said):
+        first_of_all(trees().float(), **given)
