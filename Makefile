@@ -57,6 +57,7 @@ $(VENV)-newest/.installed-test: pyproject.toml | $(TEST_INSTALLED)
 
 # Less than 20 minutes on two quiet cores; results and logs in bench/.
 bench: $(INSTALLED)
+	@$(PIP) -e '.[evolution]'
 	$(ENV) python -m experiments.benchmarks.bench --folder bench
 
 $(INSTALLED): pyproject.toml
