@@ -31,7 +31,21 @@ from ..core.batch_norm import statistics_moved_already
 from ..core.errors import UserError
 from ..core.random_state import generators_kept
 
-__all__ = ["SCHEDULES", "LayerCost", "Plan", "Stage", "balanced", "bubble", "layers_of", "measured", "pipelined"]
+__all__ = [
+    "SCHEDULES",
+    "LayerCost",
+    "Plan",
+    "Stage",
+    "balanced",
+    "bubble",
+    "from_boundary",
+    "layers_of",
+    "measured",
+    "names_in",
+    "pipelined",
+    "step_seconds",
+    "to_boundary",
+]
 
 SCHEDULES: dict[str, Any] = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
 
@@ -39,6 +53,19 @@ SCHEDULES: dict[str, Any] = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
 def bubble(n_stages: int, n_micro_batches: int) -> float:
     """The share of a step in which a process waits, with stages that take the same time (sec. 2.3)."""
     return (n_stages - 1) / (n_micro_batches + n_stages - 1)
+
+
+def step_seconds(stages: Sequence[float], n_micro_batches: int) -> float:
+    """Of a step by GPipe's schedule, if nothing takes time but the stages.
+
+    Every micro-batch takes as long as the others, so they leave the pipeline as fast as its slowest stage works.
+
+    Parameters
+    ----------
+    stages
+        Seconds of each with a micro-batch, forward and backward.
+    """
+    return sum(stages) + (n_micro_batches - 1) * max(stages)
 
 
 # -- where to cut ------------------------------------------------------------------------------------------------------

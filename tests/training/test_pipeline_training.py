@@ -209,6 +209,20 @@ def test_stages_may_take_the_same_memory(given, n_kept):
     assert first_of_all(trees().float(), {"balance": "memory", **given}).cut_before == [list(layers)[second]]
 
 
+def test_the_first_process_holds_its_stage_until_it_gets_all_weights():
+    network = trees().float()
+    weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    images = as_channels_last(torch.randn(2, 3, 16, 16))
+    expected = network.eval()(images)
+    parallel = first_of_all(network)
+    held = {name for name, p in network.named_parameters() if p.device.type == "cpu"}
+    assert held == {name for name, _ in network.named_parameters()} & set(parallel.names)
+    assert 0 < len(held) < len(list(network.parameters()))
+    whole = parallel.whole(weights)
+    assert torch.equal(whole(images), expected)
+    assert len(list(whole.parameters())) == len(list(network.parameters()))
+
+
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
 
