@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from ..core.user_path import path_argument
@@ -10,6 +11,7 @@ from ..core.user_path import path_argument
 __all__ = ["add_derive_command"]
 
 SELECT = ("raw", "ridge", "mixture", "evolution")  # METHODS of ..search.selection, whose import takes seconds
+EVOLVED = 400  # networks, 40 in each of ten generations
 
 
 def add_derive_command(commands: Any) -> None:
@@ -37,6 +39,10 @@ def add_derive_command(commands: Any) -> None:
                         "choice, among all networks of the budget; mixture (default): the mean of both, and the losses of the search's training "
                         "where they do not contradict it, the best few on more images; "
                         "evolution: half of N are children of the best")  # fmt: skip
+    derive.add_argument("--evolve", type=int, nargs="?", const=EVOLVED, metavar="N",
+                        help="with --budget-ms: N networks within the budget (default: %(const)s), the first drawn at random, the others children of the best, "
+                        "by log-loss and cost as the supernet and the table say; the front in evolved_front.csv, all in judged.csv, and of the front the "
+                        "network of the least log-loss; needs the extra evolution")  # fmt: skip
     derive.add_argument("--output", type=path_argument, metavar="DIR",
                         help="default: RUN/budget-MS, or RUN/front")  # fmt: skip
     derive.set_defaults(run=_derive)
@@ -51,7 +57,7 @@ def _derive(arguments: argparse.Namespace) -> int:
     from ..search.derivation import budget_folder, derive_front, derive_judged, derive_under_budget, front_table
 
     if arguments.front is not None:
-        for option in ("at_least_ms", "judge", "select"):
+        for option in ("at_least_ms", "judge", "select", "evolve"):
             if getattr(arguments, option) is not None:
                 raise UserError(f"--{option.replace('_', '-')}: not with --front; allowed: with --budget-ms")
         folder = arguments.output or arguments.folder / "front"
@@ -60,6 +66,8 @@ def _derive(arguments: argparse.Namespace) -> int:
         return 0
     folder = arguments.output or arguments.folder / budget_folder(arguments.budget_ms)
     given = (arguments.folder, arguments.budget_ms, folder)
+    if arguments.evolve is not None:
+        return _evolve(arguments, folder)
     if arguments.judge is None:
         if arguments.select is not None:
             raise UserError("--select: not without --judge; allowed: with the number of networks to be judged")
@@ -69,5 +77,23 @@ def _derive(arguments: argparse.Namespace) -> int:
         architecture = derive_judged(*given, arguments.judge, at_least=arguments.at_least_ms, **method)
         print(figures(architecture, arguments.folder))
         print(f"judged:        {folder / JUDGED}")
+    print(f"architecture: {folder / 'architecture.json'}")
+    return 0
+
+
+def _evolve(arguments: argparse.Namespace, folder: Path) -> int:
+    from ..core.errors import UserError
+    from ..models.record import unit_of
+    from ..report.table import figures
+    from ..search.evolved_front import derive_evolved, evolved_table
+    from ..search.supernet_files import EVOLVED_FRONT
+
+    for option in ("at_least_ms", "judge", "select"):
+        if getattr(arguments, option) is not None:
+            raise UserError(f"--{option.replace('_', '-')}: not with --evolve; allowed: one of them")
+    architecture, front = derive_evolved(arguments.folder, arguments.budget_ms, folder, arguments.evolve)
+    print(evolved_table(front, unit_of(architecture.latency)))
+    print(figures(architecture, arguments.folder))
+    print(f"front:         {folder / EVOLVED_FRONT}")
     print(f"architecture: {folder / 'architecture.json'}")
     return 0

@@ -95,8 +95,8 @@ _HOMES = {
 }
 
 PUBLIC = frozenset({
-    "nni", "nni.experiment.config", "nni.mutable", "nni.nas.evaluator.pytorch", "nni.nas.hub.pytorch", "nni.nas.nn.pytorch",
-    "nni.nas.profiler", "nni.nas.strategy",
+    "nni", "nni.experiment.config", "nni.mutable", "nni.nas.evaluator", "nni.nas.evaluator.pytorch", "nni.nas.hub.pytorch",
+    "nni.nas.nn.pytorch", "nni.nas.profiler", "nni.nas.strategy",
 })  # fmt: skip
 """Modules of NNI that its reference documents."""
 

@@ -46,6 +46,7 @@ from .latency_table import measure_derived
 from .monitor import judge
 from .selection import DEFAULT_METHOD
 from .supernet_files import (
+    EVOLVED_FRONT,
     JUDGED,
     SUPERNET,
     Probabilities,
@@ -257,7 +258,8 @@ def derive_under_budget(run: Path, budget: float, folder: Path, *, at_least: flo
     search = FinishedSearch.read(run)
     derived = search.derive(search.best(budget, at_least), budget, measured=True)
     derived.write(folder)
-    (folder / JUDGED).unlink(missing_ok=True)  # of another network
+    for name in (JUDGED, EVOLVED_FRONT):  # of another network
+        (folder / name).unlink(missing_ok=True)
     return derived.architecture
 
 
@@ -297,6 +299,7 @@ def derive_judged(
     derived = search.derive(selected.choices, budget, measured=True, selection=selected.record())
     derived.write(folder)
     selected.write(folder / JUDGED, search.probs, search.training)
+    (folder / EVOLVED_FRONT).unlink(missing_ok=True)  # of another selection
     return derived.architecture
 
 

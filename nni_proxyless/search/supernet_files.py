@@ -13,6 +13,7 @@ from ..core.errors import UserError
 from ..core.plain_values import as_plain
 
 __all__ = [
+    "EVOLVED_FRONT",
     "JUDGED",
     "PROBABILITIES",
     "SUPERNET",
@@ -30,6 +31,7 @@ PROBABILITIES = "probabilities.json"
 SUPERNET = "supernet.safetensors"
 TRAINING = "training_losses.json"  # what each candidate added to them
 JUDGED = "judged.csv"  # verdicts of the supernet
+EVOLVED_FRONT = "evolved_front.csv"  # those that no other dominates, after derive --evolve
 LOGITS = "_arch_alpha"  # of NNI's strategies, in the module whose choice they are about
 FORMAT = "nni-proxyless probabilities 1"
 FORMAT_OF_TRAINING = "nni-proxyless training losses 1"

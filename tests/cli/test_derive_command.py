@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -211,6 +212,41 @@ def test_the_supernet_selects(method, searched, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / "net" / "judged.csv").exists(), "of another net"
 
 
+def test_a_front_is_evolved_within_the_budget(searched, reach, tmp_path, capsys):
+    """All networks judged keep the budget, none twice; the front is of those that no other dominates; the search is left as it was."""
+    before = {path: path.read_bytes() for path in searched.rglob("*") if path.is_file()}
+    budget = sum(reach) / 2
+    words = ["derive", str(searched), "--evolve", "12", "--budget-ms", repr(budget), "--output"]
+    assert main([*words, str(tmp_path / "net")]) == 0
+    said = capsys.readouterr().out
+    rows, nets = judged_in(tmp_path / "net")
+    assert len(rows) == 12 == len({repr(net) for net in nets})
+    points = {repr(net): (float(row["log_loss"]), float(row["table_ms"])) for net, row in zip(nets, rows, strict=True)}
+    assert max(cost for _, cost in points.values()) <= budget
+
+    with (tmp_path / "net" / "evolved_front.csv").open() as file:
+        front = list(csv.DictReader(file))
+    best = {
+        net for net, (loss, cost) in points.items()
+        if not any(other != (loss, cost) and other[0] <= loss and other[1] <= cost for other in points.values())
+    }  # fmt: skip
+    assert {repr({label: row[label] for label in nets[0]}) for row in front} == best
+    assert [float(row["log_loss"]) for row in front] == sorted(float(row["log_loss"]) for row in front)
+    assert len([line for line in said.splitlines() if re.fullmatch(r"[\d. ]+", line)]) == len(front)
+
+    architecture = Architecture.read(tmp_path / "net" / "architecture.json")
+    assert architecture.choices == nets[0]
+    record = architecture.search["selection"]
+    assert (record["method"], record["judged"]) == ("early-exit-evolution", 12)
+    to_timm(architecture, load_weights(tmp_path / "net" / "weights.safetensors"))
+    assert main([*words, str(tmp_path / "again")]) == 0
+    for name in ("judged.csv", "evolved_front.csv", "weights.safetensors"):
+        assert (tmp_path / "net" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    assert {path: path.read_bytes() for path in searched.rglob("*") if path.is_file()} == before
+    assert main(["derive", str(searched), "--budget-ms", repr(budget), "--output", str(tmp_path / "net")]) == 0
+    assert not (tmp_path / "net" / "evolved_front.csv").exists(), "of another network"
+
+
 def test_a_search_ends_with_the_selection(searched, tmp_path, capsys):
     """What ``derive --judge`` takes out of the same search without it, to the last verdict; what it costs is noted; the supernet is the same."""
     run = search(tmp_path, *MACS, "training.epochs=2", "search={select: supernet, judged: 8}")
@@ -291,6 +327,9 @@ def test_after_dsnas_weights_are_fresh(searched, tmp_path, refused, capsys):
     assert main(["train", str(tmp_path / "net" / "architecture.json"), "epochs=1", "threads=1"]) == 0
     said = refused("derive", run, "--budget-ms", repr(target), "--judge", 4)
     assert "has no weights of a supernet to judge with; allowed: after a search that keeps all" in said
+    said = refused("derive", run, "--budget-ms", repr(target), "--evolve")
+    assert "--evolve: " in said
+    assert "has no weights of a supernet to judge with; allowed: after a search that keeps all" in said
 
 
 def test_what_cannot_be_derived_is_a_users_mistake(searched, reach, tmp_path, refused):
@@ -302,6 +341,13 @@ def test_what_cannot_be_derived_is_a_users_mistake(searched, reach, tmp_path, re
         (["nowhere", *three], "nowhere: no search.yml there, so no search has been made"),
         ([searched, "--front", "1"], "--front: 1 is not allowed here; allowed: 2 or more"),
         ([searched, *three, "--judge", "1"], "--judge: 1 is not allowed here; allowed: 2 or more"),
+        ([searched, *three, "--evolve", "1"], "--evolve: 1 is not allowed here; allowed: 2 or more"),
+        (
+            [searched, "--budget-ms", "0.00001", "--evolve"],
+            f"the fastest network that can be reached has {reach[0]:.9g}",
+        ),
+        ([searched, *three, "--evolve", "--judge", "4"], "--judge: not with --evolve; allowed: one of them"),
+        ([searched, "--front", "3", "--evolve"], "--evolve: not with --front; allowed: with --budget-ms"),
         ([searched, "--front", "3", "--judge", "4"], "--judge: not with --front; allowed: with --budget-ms"),
         ([searched, "--front", "3", "--select", "raw"], "--select: not with --front; allowed: with --budget-ms"),
         ([searched, *three, "--select", "raw"], "--select: not without --judge; allowed: with the number of networks"),
