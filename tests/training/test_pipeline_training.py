@@ -67,7 +67,7 @@ def evaluated(path: Path, weights: str, capsys: pytest.CaptureFixture[str]) -> s
 
 def test_stages_leave_one_log_and_one_set_of_files(command, tmp_path, capsys):
     path, final = small(tmp_path), tmp_path / "final"
-    done = command(*TWO, "architecture.json", *STAGES, "epochs=2", "validation=0.2", timeout=150)
+    done = command(*TWO, "architecture.json", *STAGES, "epochs=2", "validation=0.2")
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 3
     for line in ("epoch 1/2: train loss ", "pipeline: stage 1: conv_stem to ", " to classifier, "):
