@@ -83,8 +83,8 @@ class Costs:
         """Milliseconds of the network of a folder."""
         return float(self.profiler.profile(Architecture.read(place / ARCHITECTURE).choices))
 
-    def random(self, cost_ms: float, seed: int) -> Architecture:
-        """A random tree that costs so much, within the share of the setting; each that does is equally likely.
+    def random(self, cost_ms: float, seed: int, data: dict[str, Any]) -> Architecture:
+        """A random tree that costs so much, within the share of the setting; each that does is equally likely. For the images of ``data``.
 
         Raises
         ------
@@ -95,10 +95,9 @@ class Costs:
         samples = draw_networks(self.space, self.profiler, 1, most, seed, least=least)
         if not samples:
             raise UserError(f"no tree takes {least:.4g} to {most:.4g} ms")
-        (sample,), data = samples, dict(self.setting.data)
+        (sample,) = samples
         described = describe(
-            self.space, sample, name=self.setting.space["name"], arguments=self.arguments,
-            data={"name": data.pop("name"), "arguments": data}, input_shape=self.setting.shape,
+            self.space, sample, name=self.setting.space["name"], arguments=self.arguments, data=data, input_shape=self.setting.shape
         )  # fmt: skip
         latency = latency_record(self.profiler, sample, target=None)
         return record(
@@ -118,11 +117,12 @@ def random_trees(setting: Setting, costs: Costs, seed: int, folder: Path) -> dic
     of_target = statistics.mean(ms[method, TARGET] for method in setting.strategies)
     wanted = {f"{TARGET}-{i}": of_target for i in range(setting.n_random)}
     wanted |= {f"{FREE}-{method}": ms[method, FREE] for method in setting.strategies}
+    data = Architecture.read(place_of(folder, next(iter(setting.strategies)), TARGET, seed) / ARCHITECTURE).data
     paths = {}
     for number, (name, cost_ms) in enumerate(wanted.items()):
         paths[name] = folder / RANDOM / f"{name}-{seed}" / ARCHITECTURE
         if not paths[name].exists():
-            costs.random(cost_ms, 1000 * seed + number).write(paths[name])
+            costs.random(cost_ms, 1000 * seed + number, data).write(paths[name])
     return paths
 
 

@@ -72,7 +72,7 @@ FULL = Setting(
     },
     search={"epochs": 9, "optimizer": "sgd", "learning_rate": 0.1, "label_smoothing": 0.0, "calibration_images": 256},
     selection={"select": "supernet", "judged": 32},
-    final={"epochs": 8, "batch_size": 32, "learning_rate": 0.15, "warmup_epochs": 1},
+    final={"epochs": 6, "batch_size": 32, "learning_rate": 0.15, "warmup_epochs": 1},
 )
 SHORT = Setting(
     seeds=(0,),
