@@ -16,16 +16,14 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from nni_proxyless.core.errors import UserError
 from nni_proxyless.core.progress import bar
-from nni_proxyless.core.user_path import path_argument
 
 from ..common import record
 from ..common.options import read_options
-from ..nas_bench_macro.table import Table
+from ..nas_bench_macro.table import Table, add_table_option, table_of
 from .report import markdown, picture, share_table
 from .searches import DRAWS, EARLY_EXIT, REGULARIZED, UNBOUNDED, Method, best, hypervolume, search
 
@@ -84,19 +82,11 @@ def space_of(table: Table, setting: Setting) -> dict[str, dict[str, float]]:
 
 def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--table",
-        type=path_argument,
-        help="JSON file of the authors (default: what NNI_PROXYLESS_NAS_BENCH_MACRO names)",
-    )
+    add_table_option(parser)
     parser.add_argument(
         "--choose", action="store_true", help="compare settings, on other seeds than those of the record, and end"
     )
     return read_options(parser, arguments, short="a made-up table, two seeds: shows that everything runs")
-
-
-def table_of(short: bool, path: Path | None) -> Table:
-    return Table.made_up() if short else Table.read(path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

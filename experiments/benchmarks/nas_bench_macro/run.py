@@ -26,7 +26,6 @@ from typing import Any
 import torch
 
 from nni_proxyless.core.errors import UserError
-from nni_proxyless.core.user_path import path_argument
 
 from .. import ROOT
 from ..common import record
@@ -34,12 +33,8 @@ from ..common.options import read_options
 from ..common.planted import silence
 from .cell import SETTINGS, Setting, cell, name_of_cell
 from .report import markdown, picture
-from .table import Table
+from .table import add_table_option, table_of
 from .worth import summary
-
-
-def table_of(short: bool, path: Path | None, width: float) -> Table:
-    return Table.made_up(width=width) if short else Table.read(path)
 
 
 def one(name: str, path: Path | None, which: tuple[Any, ...], folder: Path) -> dict[str, Any]:
@@ -70,11 +65,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", metavar="NAME", help="methods and recipes (default: all)")
     parser.add_argument("--seeds", nargs="+", type=int, help="(default: 0 1 2; short: 0)")
-    parser.add_argument(
-        "--table",
-        type=path_argument,
-        help="JSON file of the authors (default: what NNI_PROXYLESS_NAS_BENCH_MACRO names)",
-    )
+    add_table_option(parser)
     options = read_options(
         parser, arguments, short="noise for images, a made-up table: shows that everything runs", folder="nas_bench_macro",
         processes="cells",

@@ -7,6 +7,7 @@ entry of a stage is skipped, the others move up, so that 6,561 names are 3,969 n
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
@@ -19,7 +20,7 @@ import numpy as np
 from scipy.special import comb
 
 from nni_proxyless.core.errors import UserError
-from nni_proxyless.core.user_path import user_path
+from nni_proxyless.core.user_path import path_argument, user_path
 
 from .space import CHOICES, LABELS, every_network, macs_of, name_of, parameters_of
 
@@ -179,3 +180,18 @@ class Table:
             "name": self.names([i])[0], "macs": int(self.macs[i]), "accuracy": accuracy, "rank": window.rank(accuracy),
             "of": len(window.accuracy), "regret": window.regret(accuracy),
         }  # fmt: skip
+
+
+# -- of benchmarks that ask it ---------------------------------------------------------------------------------------------
+
+
+def add_table_option(parser: argparse.ArgumentParser) -> None:
+    """``--table``, for :func:`table_of`."""
+    parser.add_argument(
+        "--table", type=path_argument, help=f"JSON file of the authors (default: what {VARIABLE} names)"
+    )
+
+
+def table_of(short: bool, path: Path | None, width: float = 1.0) -> Table:
+    """What a benchmark asks: the published table, in the short form one that is made up for networks of this width."""
+    return Table.made_up(width=width) if short else Table.read(path)

@@ -39,7 +39,6 @@ import torch
 from scipy import stats
 
 from nni_proxyless.core.errors import UserError
-from nni_proxyless.core.user_path import path_argument
 from nni_proxyless.latency import LatencyProfiler, LookupTable, build_lookup_table
 from nni_proxyless.latency.tables.build import Method
 from nni_proxyless.search.additive_fit import fit_additive
@@ -54,9 +53,9 @@ from ..common.options import read_options
 from ..common.planted import silence
 from ..common.runtimes import TARGETS, in_own_process, in_this_process
 from ..nas_bench_macro import cell as macro
-from ..nas_bench_macro.run import table_of as accuracies_of
 from ..nas_bench_macro.space import CHOICES, LABELS, SHAPE, MacroSpace, every_network, sample_of
-from ..nas_bench_macro.table import Table, Window
+from ..nas_bench_macro.table import Table, Window, add_table_option
+from ..nas_bench_macro.table import table_of as accuracies_of
 from ..nas_bench_macro.worth import CANDIDATES, agreement
 from ..search_by_runtime.report import EAGER, SHIPPED
 from .report import compared, markdown, picture
@@ -270,9 +269,7 @@ def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--seeds", nargs="+", type=int, help="(default: 4 to 11, on which nothing was chosen; short: 0)"
     )
-    parser.add_argument(
-        "--table", type=path_argument, help="accuracies (default: what NNI_PROXYLESS_NAS_BENCH_MACRO names)"
-    )
+    add_table_option(parser)
     return read_options(
         parser, arguments, short="noise for images, a made-up table: shows that everything runs", folder="nas_bench_macro",
         processes="searches",

@@ -23,14 +23,13 @@ from typing import Any
 
 from nni_proxyless.core.errors import UserError
 from nni_proxyless.core.progress import bar
-from nni_proxyless.core.user_path import path_argument
 from nni_proxyless.search.selection import METHODS, select
 
 from ..common import record
 from ..common.options import read_options
 from ..nas_bench_macro.cell import draw_of
 from ..nas_bench_macro.space import macs_profiler
-from ..nas_bench_macro.table import Table
+from ..nas_bench_macro.table import add_table_option, table_of
 from .noisy_judge import MORE, NoisyJudge
 from .report import markdown, picture
 
@@ -49,10 +48,6 @@ class Setting:
 
 
 SETTINGS = {"full": Setting(), "short": Setting((0.5,), (0.5,), (16,), judges=2)}
-
-
-def table_of(short: bool, path: Path | None) -> Table:
-    return Table.made_up() if short else Table.read(path)
 
 
 def cell(short: bool, path: Path | None, which: tuple[float, float, int, str]) -> dict[str, Any]:
@@ -78,11 +73,7 @@ def cell(short: bool, path: Path | None, which: tuple[float, float, int, str]) -
 
 def options_from(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--table",
-        type=path_argument,
-        help="JSON file of the authors (default: what NNI_PROXYLESS_NAS_BENCH_MACRO names)",
-    )
+    add_table_option(parser)
     return read_options(
         parser, arguments, short="a made-up table, two judges: shows that everything runs", processes="ways to select"
     )
