@@ -39,6 +39,7 @@ __all__ = [
     "balanced",
     "bubble",
     "from_boundary",
+    "keep_only",
     "layers_of",
     "measured",
     "names_in",
@@ -350,6 +351,15 @@ class Stage(nn.Module):
     def _passes(self) -> tuple[Any, Any]:
         """Contexts of the first forward pass and of the second."""
         return contextlib.nullcontext(), statistics_moved_already(self.layers.modules())
+
+
+def keep_only(own: slice, layers: Sequence[nn.Module]) -> list[nn.Module]:
+    """The layers of one stage; the others lose their weights, and this process the memory of these."""
+    kept = list(layers[own])
+    for layer in layers:
+        if layer not in kept:
+            layer.to("meta")
+    return kept
 
 
 def names_in(network: nn.Module, stage: nn.Module) -> list[str]:

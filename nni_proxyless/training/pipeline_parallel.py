@@ -25,7 +25,7 @@ from .batches import Division, EpochBatches, training_loader
 from .distributed import Processes
 from .loss import Objective
 from .optimizer import AUTOCAST, Optimization
-from .pipeline import LayerCost, Plan, Stage, balanced, layers_of, measured, names_in, pipelined
+from .pipeline import LayerCost, Plan, Stage, balanced, keep_only, layers_of, measured, names_in, pipelined
 
 __all__ = ["PipelineParallel"]
 
@@ -129,15 +129,12 @@ class PipelineParallel:
 
     def _stage(self, layers: Mapping[str, nn.Module], plan: Plan) -> Stage:
         """The stage of this process, on its device; the other layers are empty from now on."""
-        own = plan.layers(self.processes.rank)
+        own = keep_only(plan.layers(self.processes.rank), list(layers.values()))
         stage = Stage(
-            list(layers.values())[own], self.processes.rank, plan.n_stages,
+            own, self.processes.rank, plan.n_stages,
             rematerialize=self.section.rematerialize, autocast=AUTOCAST[self.config.precision],
         )  # fmt: skip
         self.names = names_in(self.network, stage)
-        for i, layer in enumerate(layers.values()):
-            if i not in range(len(layers))[own]:
-                layer.to("meta")
         return stage.to(self.processes.device)
 
     def _pipelined(self, stage: nn.Module, **options: Any) -> Any:

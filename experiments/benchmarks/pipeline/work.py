@@ -19,7 +19,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from nni_proxyless.data.accuracy import as_channels_last
-from nni_proxyless.training.pipeline import Plan, Stage, balanced, layers_of, measured, pipelined
+from nni_proxyless.training.pipeline import Plan, Stage, balanced, keep_only, layers_of, measured, pipelined
 
 CLASSES = 10
 
@@ -85,11 +85,7 @@ def _measure(settings: dict[str, Any], rank: int, device: torch.device) -> dict[
         told = [Plan.of(balanced(seconds, count), costs, micro_batch), seconds]
     torch.distributed.broadcast_object_list(told)
     plan, layer_seconds = told
-    own = plan.layers(rank)
-    for i, layer in enumerate(layers):
-        if i not in range(len(layers))[own]:
-            layer.to("meta")
-    stage = Stage(layers[own], rank, count, rematerialize=settings["rematerialize"]).to(device)
+    stage = Stage(keep_only(plan.layers(rank), layers), rank, count, rematerialize=settings["rematerialize"]).to(device)
     optimizer = torch.optim.SGD(stage.parameters(), lr=0.01, momentum=0.9)
     schedule = pipelined(
         stage, rank, count, device, n_micro_batches, plan=plan, schedule=settings["schedule"], loss=cross_entropy
