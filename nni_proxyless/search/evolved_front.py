@@ -28,7 +28,8 @@ from ..latency import BudgetError
 from ..latency.digits import in_words
 from ..models.architecture import Architecture
 from .additive_fit import fit_additive
-from .derivation import FinishedSearch, require_free
+from .derivation import require_free
+from .finished_search import FinishedSearch
 from .judging import Verdict, judge_networks
 from .selection import FINALISTS, Selection, candidates_of, name_of
 from .supernet_files import EVOLVED_FRONT, JUDGED

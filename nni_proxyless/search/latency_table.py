@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import logging
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from nni.nas.nn.pytorch import ModelSpace
-from torch import nn
 
 from ..config import registry
 from ..config.search_config import EstimatorSection
 from ..core.errors import UserError
 from ..core.file_lock import hold
-from ..core.freezing import freeze
 from ..core.progress import steps
 from ..latency import (
     DeviceEstimator,
@@ -25,18 +22,14 @@ from ..latency import (
     LookupTable,
     TableError,
     TableOnly,
-    TimingError,
     build_lookup_table,
 )
 from ..latency.digits import in_words
 from ..latency.estimators.idle_machine import wait_until_quiet
-from ..latency.estimators.whole_networks import eager_ms, time_networks
 from ..latency.objectives.budget import fastest, slowest
 from ..latency.operation import Operation, Shape, shape_text, trace_operations
-from ..latency.runtimes.default import TORCH
 from ..latency.runtimes.runtime import RefusedByRuntime
 from ..latency.tables.build import FITTED
-from ..models.deviation import deviation_of
 from .nni_trial import is_helper
 
 __all__ = [
@@ -45,7 +38,6 @@ __all__ = [
     "latency_range",
     "make_estimator",
     "make_profiler",
-    "measure_derived",
     "measuring_alone",
     "profiler_without_measuring",
     "said_of_fit",
@@ -291,70 +283,3 @@ def latency_range(profiler: LatencyProfiler) -> tuple[float, float]:
 def target_in_ms(configured: float | str | None, slowest_ms: float) -> float | None:
     """The target in milliseconds; ``'60%'`` is that share of the slowest network's latency."""
     return float(configured.rstrip("%")) / 100 * slowest_ms if isinstance(configured, str) else configured
-
-
-def measure_derived(
-    profiler: LatencyProfiler, estimator: DeviceEstimator, network: nn.Module, input_shape: Shape, space: ModelSpace,
-    sample: Mapping[str, Any], folder: Path,
-) -> dict[str, Any]:  # fmt: skip
-    """What :func:`..models.record.latency_record` takes of a network that is timed: ``measured_ms`` and so on.
-
-    Where a table was fitted to whole networks, some of them are timed in turns with this one: ``table_again_ms`` is what the table says, at the
-    speed that these have now. A time that deviates from the table's (:mod:`..models.deviation`) is taken once more, the one with less scatter counts,
-    and if that deviates as well, the log says so. For the record the network is also timed in eager torch. Where a runtime fails,
-    ``measured_ms`` is None: that is no reason to lose a search.
-
-    Parameters
-    ----------
-    space
-        With all candidates of all paths.
-    folder
-        Of the search, which keeps the table; for the log.
-    """
-    table_ms = float(profiler.profile(dict(sample)))
-    table = {"table_ms": table_ms, "unit": profiler.unit, "calibrated": profiler.calibration is not None}
-    references = _references_of(profiler, space)
-    try:
-        with measuring_alone(estimator):
-            found = _measured(estimator, network, input_shape, references, table_ms)
-            eager = None if estimator.runtime == TORCH else eager_ms(estimator, network, input_shape)
-        if deviation_of({**table, **found}) is not None:
-            with measuring_alone(estimator):
-                again = _measured(estimator, network, input_shape, references, table_ms)
-            found = min(found, again, key=lambda timing: timing["measured_scatter"])
-    except TimingError as error:
-        _logger.warning("the derived network is not timed: %s", error)
-        return {"measured_ms": None, "measured_conditions": estimator.conditions}
-    if (deviation := deviation_of({**table, **found})) is not None:
-        _logger.warning("the derived network, measured: %s", deviation.in_words(folder))
-    found["measured_eager_ms"] = found["measured_ms"] if estimator.runtime == TORCH else eager
-    return {**found, "measured_conditions": estimator.conditions}
-
-
-def _measured(
-    estimator: DeviceEstimator, network: nn.Module, input_shape: Shape, references: Sequence[tuple[nn.Module, float]],
-    table_ms: float,
-) -> dict[str, Any]:  # fmt: skip
-    whole, *again = time_networks(estimator, [(network, input_shape)], [(n, input_shape) for n, _ in references])
-    speeds = [now.median_ms / then for now, (_, then) in zip(again, references, strict=True)]
-    return {
-        "measured_ms": whole.median_ms, "measured_scatter": whole.scatter,
-        "table_again_ms": table_ms * statistics.median(speeds) if speeds else None,
-    }  # fmt: skip
-
-
-def _references_of(profiler: LatencyProfiler, space: ModelSpace) -> list[tuple[nn.Module, float]]:
-    """Networks that the table was fitted to, and their milliseconds then, calibrated as all of the table is; none if it was not fitted, or if
-    they are of another space."""
-    if not profiler.references:
-        return []
-    from ..latency.tables.check import architectures_of  # here: with it comes SciPy
-
-    try:
-        samples = architectures_of(profiler.references, space, "the table")
-    except ValueError:
-        return []
-    then = [timed.measurement.median_ms for timed in profiler.references]
-    if profiler.calibration is not None:
-        then = [profiler.calibration.apply(ms) for ms in then]
-    return [(freeze(space, sample), ms) for sample, ms in zip(samples, then, strict=True)]

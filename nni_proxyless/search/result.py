@@ -23,7 +23,7 @@ from ..models.record import describe, latency_record, record
 from ..models.space import make_space
 from .build import SearchParts, strategy_can
 from .costs import Cost
-from .latency_table import measure_derived
+from .measured_network import measure_derived
 from .monitor import DerivedNetworkMonitor
 from .run_folder import history
 

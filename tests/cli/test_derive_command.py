@@ -20,7 +20,8 @@ from nni_proxyless.cli.main import main
 from nni_proxyless.derive import Architecture, count_macs, load_weights, to_timm
 from nni_proxyless.latency.objectives.budget import fastest, log_probability, slowest
 from nni_proxyless.report.runs import find
-from nni_proxyless.search.derivation import FinishedSearch, budget_folder
+from nni_proxyless.search.derivation import budget_folder
+from nni_proxyless.search.finished_search import FinishedSearch
 from nni_proxyless.search.result import found_finished
 from nni_proxyless.search.supernet_files import read_probabilities
 

@@ -31,7 +31,7 @@ from nni_proxyless.latency.tables.fit_networks import fit_networks, fitted_opera
 from nni_proxyless.latency.tables.predict import features
 from nni_proxyless.latency.tables.timed_networks import random_samples
 from nni_proxyless.latency.tables.yaml_format import TimedNetwork
-from nni_proxyless.search.latency_table import measure_derived
+from nni_proxyless.search.measured_network import measure_derived
 
 SHAPE = (8,)
 

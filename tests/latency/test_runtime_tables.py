@@ -30,7 +30,8 @@ from nni_proxyless.latency.runtimes.runtime import RefusedByRuntime
 from nni_proxyless.latency.tables import time_in_chunks
 from nni_proxyless.latency.tables.kept_timings import KeptTimings
 from nni_proxyless.search import latency_table
-from nni_proxyless.search.latency_table import build_table, make_profiler, measure_derived, said_of_fit
+from nni_proxyless.search.latency_table import build_table, make_profiler, said_of_fit
+from nni_proxyless.search.measured_network import measure_derived
 
 from ..conftest import ROOT
 from ..forked import fork

@@ -12,7 +12,7 @@ from nni_proxyless.cli.main import main
 from nni_proxyless.config import registry
 from nni_proxyless.derive import Architecture, build_network, load_weights
 from nni_proxyless.latency import trace_operations
-from nni_proxyless.search.derivation import FinishedSearch
+from nni_proxyless.search.finished_search import FinishedSearch
 
 GROUP = "nni_proxyless.search_spaces"
 SMALL = {

@@ -16,7 +16,7 @@ from torch.utils.data import TensorDataset
 
 from nni_proxyless.core.atomic_files import write_weights
 from nni_proxyless.latency import DeviceEstimator
-from nni_proxyless.search.derivation import load_weights
+from nni_proxyless.models.timm_model import load_weights
 from nni_proxyless.search.evaluator import ImageClassification
 
 from ..strategies.searches import quiet_trainer

@@ -32,7 +32,7 @@ from nni_proxyless.data import ImageData, Parts, loader, split
 from nni_proxyless.data.validate import make_images
 from nni_proxyless.models.architecture import Architecture
 from nni_proxyless.models.timm_model import load_weights
-from nni_proxyless.search.derivation import FinishedSearch
+from nni_proxyless.search.finished_search import FinishedSearch
 from nni_proxyless.search.judging import Verdict, judge_networks
 from nni_proxyless.search.selection import METHODS as METHODS_OF_SELECTION
 from nni_proxyless.search.selection import select

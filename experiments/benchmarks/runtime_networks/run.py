@@ -36,7 +36,7 @@ from nni_proxyless.latency import LatencyProfiler, LookupTable, build_lookup_tab
 from nni_proxyless.latency.objectives.budget import log_probability
 from nni_proxyless.latency.tables.timed_networks import random_samples
 from nni_proxyless.search.additive_fit import fit_additive
-from nni_proxyless.search.derivation import FinishedSearch
+from nni_proxyless.search.finished_search import FinishedSearch
 from nni_proxyless.search.judging import judge_networks
 
 from ..common import record

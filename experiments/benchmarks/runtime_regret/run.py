@@ -42,7 +42,7 @@ from nni_proxyless.core.errors import UserError
 from nni_proxyless.latency import LatencyProfiler, LookupTable, build_lookup_table
 from nni_proxyless.latency.tables.build import Method
 from nni_proxyless.search.additive_fit import fit_additive
-from nni_proxyless.search.derivation import FinishedSearch
+from nni_proxyless.search.finished_search import FinishedSearch
 from nni_proxyless.search.judging import judge_networks
 from nni_proxyless.search.supernet_selection import judging_images
 from nni_proxyless.search.witnesses import Scores, hear

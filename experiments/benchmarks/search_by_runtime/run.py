@@ -44,7 +44,7 @@ from nni_proxyless.latency import LatencyProfiler, LookupTable, build_lookup_tab
 from nni_proxyless.latency.tables.timed_networks import random_samples
 from nni_proxyless.models.architecture import Architecture
 from nni_proxyless.search.additive_fit import fit_additive
-from nni_proxyless.search.derivation import FinishedSearch
+from nni_proxyless.search.finished_search import FinishedSearch
 from nni_proxyless.search.supernet_files import JUDGED
 from nni_proxyless.search.supernet_selection import judging_images, select_network
 

@@ -59,7 +59,7 @@ from nni_proxyless.latency import (
 )
 from nni_proxyless.latency.objectives.budget import log_probability, slowest
 from nni_proxyless.latency.tables.drift import without_drift
-from nni_proxyless.search.derivation import FinishedSearch
+from nni_proxyless.search.finished_search import FinishedSearch
 from nni_proxyless.search.supernet_files import PROBABILITIES, read_probabilities
 
 from .. import ROOT
