@@ -5,6 +5,8 @@
 :mod:`.dsnas`                   DSNAS (Hu, Xie et al.; CVPR 2020)
 :mod:`.estimators`              the formulas of both, with their symbols
 :mod:`.evolution`               EEEA, a front within bounds (Termritthikun et al.; EAAI 2021); needs the extra ``evolution``
+:mod:`.nsga2`                   NSGA-II within bounds, by ask and tell, and its operators
+:mod:`.bounded_space`           a space as genomes, and the bounds on its networks
 :mod:`.nni_baselines`           NNI's own strategies, to compare with
 :mod:`.refused`                 NNI's strategies that are refused, with the reason
 :mod:`.supernet.gate`           the gate of a choice

@@ -9,8 +9,8 @@ offspring       n by binary tournament, uniform crossover and random reset, each
 survival        of P and its offspring the best n, by rank of dominance and crowding distance (NSGA-II; Deb et al., 2002)
 ==============  ========================================================================================================
 
-Objectives are the error, as the negative metric, and every cost; all are minimized. pymoo runs the evolution, by ask and tell. Where paper,
-official code and this code differ: ``docs/methods/evolution.md``.
+Objectives are the error, as the negative metric, and every cost; all are minimized. The table is :mod:`.nsga2` on a :mod:`.bounded_space`; this file
+has its trials, the front, and the state. Where paper, official code and this code differ: ``docs/methods/evolution.md``.
 """
 
 from __future__ import annotations
@@ -18,13 +18,11 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-from nni.mutable import Categorical, CategoricalMultiple, MutableAnnotation
 from nni.nas.profiler import Profiler
 from nni.nas.strategy import Strategy
 
@@ -33,32 +31,14 @@ from nni_proxyless.core.nni_compat import ModelStatus
 from nni_proxyless.core.plain_values import as_plain
 from nni_proxyless.core.ranges import AtLeast, NotIdentity, UpTo, option_types, problems_of
 from nni_proxyless.core.settings_diff import differences
-from nni_proxyless.latency import BudgetError
-from nni_proxyless.latency.choices import as_nni_has_it, check_values, input_sets
 
+from .bounded_space import BoundedSpace, Genome
+from .nsga2 import BoundedNSGA2, EarlyExitSampling, not_dominated
 from .oneshot.identity import options_of
 
-try:
-    from pymoo.algorithms.moo.nsga2 import NSGA2
-    from pymoo.core.duplicate import DuplicateElimination
-    from pymoo.core.evaluator import Evaluator
-    from pymoo.core.mutation import Mutation
-    from pymoo.core.population import Population
-    from pymoo.core.problem import Problem
-    from pymoo.core.sampling import Sampling
-    from pymoo.core.termination import NoTermination
-    from pymoo.operators.crossover.ux import UniformCrossover
-    from pymoo.problems.static import StaticProblem
-    from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
-except ImportError as error:
-    raise ImportError("EarlyExitEvolution needs pymoo, which is missing; install nni-proxyless[evolution]") from error
-
-__all__ = ["BoundedSpace", "EarlyExitEvolution", "EarlyExitSampling", "Genome", "RandomReset", "Trial"]
+__all__ = ["EarlyExitEvolution", "Trial"]
 
 _logger = logging.getLogger(__name__)
-
-Genome = tuple[int, ...]
-"""The index of the chosen candidate of each label, in the order of the labels."""
 
 
 @dataclass(frozen=True)
@@ -75,136 +55,13 @@ class Trial:
         return [-self.metric, *self.costs.values()]
 
 
-class BoundedSpace:
-    """A space by its genomes, and the bounds on its networks, name -> (profiler, bound); ``least`` is what was seen of each cost.
-
-    A ValueError says that there is nothing to choose, or which label has no finite number of candidates.
-    """
-
-    def __init__(self, space: Any, limits: Mapping[str, tuple[Profiler, float]]):
-        mutables = {str(label): mutable for label, mutable in space.simplify().items()}
-        self.constraints = [m for m in mutables.values() if isinstance(m, MutableAnnotation)]
-        self.candidates = {
-            label: _candidates_of(label, m) for label, m in mutables.items() if not isinstance(m, MutableAnnotation)
-        }
-        if not self.candidates:
-            raise ValueError("the space has no choices; allowed: one or more")
-        self.sizes = np.array([len(candidates) for candidates in self.candidates.values()])
-        self.limits, self.least = limits, dict.fromkeys(limits, math.inf)
-
-    def sample(self, genome: Genome) -> dict[str, Any]:
-        """Label -> choice, as NNI has it."""
-        chosen = zip(self.candidates.items(), genome, strict=True)
-        return {label: as_nni_has_it(candidates[gene]) for (label, candidates), gene in chosen}
-
-    def costs(self, sample: Mapping[str, Any]) -> dict[str, float]:
-        """Name -> cost."""
-        return {name: float(profiler.profile(dict(sample))) for name, (profiler, _) in self.limits.items()}
-
-    def keeps(self, genome: Genome) -> bool:
-        """Whether the network keeps every constraint of the space and every bound."""
-        sample = self.sample(genome)
-        if not all(constraint.contains(sample) for constraint in self.constraints):
-            return False
-        costs = self.costs(sample)
-        self.least = {name: min(least, costs[name]) for name, least in self.least.items()}
-        return all(costs[name] <= bound for name, (_, bound) in self.limits.items())
-
-
-def _candidates_of(label: str, mutable: Any) -> tuple[Any, ...]:
-    if isinstance(mutable, Categorical):
-        check_values(label, mutable)
-        return tuple(mutable.values)
-    if isinstance(mutable, CategoricalMultiple):
-        return tuple(input_sets(mutable))
-    raise ValueError(f"choice '{label}' is a {type(mutable).__name__}; allowed: choices among finitely many")
-
-
-# -- operators that pymoo lacks ----------------------------------------------------------------------------------------
-
-
-class EarlyExitSampling(Sampling):
-    """Different random genomes whose networks keep every bound, each as likely as any other such.
-
-    Where ``max_draws`` genomes give no other network, those before it are all; where there are none, a BudgetError says how far the bounds are.
-    ``n_draws`` genomes were drawn in all, ``n_over`` of them broke a bound or a constraint.
-    """
-
-    def __init__(self, space: BoundedSpace, max_draws: int):
-        super().__init__()
-        self.space, self.max_draws = space, max_draws
-        self.n_draws = self.n_over = 0
-
-    def _do(self, problem: Problem, n_samples: int, *args: Any, random_state: Any = None, **kwargs: Any) -> np.ndarray:
-        found: dict[Genome, None] = {}
-        while len(found) < n_samples and (genome := self._draw(found, random_state)) is not None:
-            found[genome] = None
-        if not found:
-            limits, least = self.space.limits, self.space.least
-            bounds = [f"{name} at most {bound:g}, least seen {least[name]:g}" for name, (_, bound) in limits.items()]
-            raise BudgetError(
-                f"limits: of {self.max_draws} random networks none keeps every bound ({'; '.join(bounds)}); allowed: bounds that networks of "
-                "the space keep, all at once; more max_draws where few do"
-            )
-        if len(found) < n_samples:
-            _logger.warning("population: %d networks, as %d random ones had no other", len(found), self.max_draws)
-        return np.array(list(found))
-
-    def _draw(self, known: Collection[Genome], chance: np.random.Generator) -> Genome | None:
-        for _ in range(self.max_draws):
-            genome = tuple(chance.integers(self.space.sizes).tolist())
-            self.n_draws += 1
-            if genome in known:
-                continue
-            if self.space.keeps(genome):
-                return genome
-            self.n_over += 1
-        return None
-
-
-class RandomReset(Mutation):
-    """Each gene, with a probability, becomes another candidate of its label, all as likely."""
-
-    def __init__(self, prob_of_gene: float):
-        super().__init__()
-        self.prob_of_gene = prob_of_gene
-
-    def _do(self, problem: Problem, X: np.ndarray, *args: Any, random_state: Any = None, **kwargs: Any) -> np.ndarray:
-        sizes = problem.xu + 1
-        others = np.where(sizes > 1, random_state.integers(1, np.maximum(sizes, 2), X.shape), 0)
-        return np.where(random_state.random(X.shape) < self.prob_of_gene, (X + others) % sizes, X)
-
-
-class _NewWithinBounds(DuplicateElimination):
-    """Of offspring those that keep every bound, each once, and none that was asked for before."""
-
-    def __init__(self, space: BoundedSpace, asked: Collection[Genome]):
-        super().__init__()
-        self.space, self.asked = space, asked
-
-    def do(self, pop: Population, *others: Population, **kwargs: Any) -> Population:
-        known = {genome for other in others for genome in _genomes(other)}
-        left = []
-        for i, genome in enumerate(_genomes(pop)):
-            if genome not in known and genome not in self.asked and self.space.keeps(genome):
-                known.add(genome)
-                left.append(i)
-        return pop[left]
-
-
-def _genomes(population: Population) -> list[Genome]:
-    return [tuple(int(gene) for gene in one.X) for one in population]
-
-
-# -- the strategy ------------------------------------------------------------------------------------------------------
-
-
 @dataclass(kw_only=True, eq=False, repr=False)
 class EarlyExitEvolution(Strategy):
     """The front of error and costs; no network that breaks a bound is trained, and none is trained twice.
 
     A multi-trial strategy of NNI, for any model space of choices among finitely many, and any evaluator: of its final metric, more is better. A
-    trial that fails is left out, and not repeated.
+    trial that fails is left out, and not repeated. Whoever runs trials without an engine of NNI calls :meth:`begin`, and then in turns
+    :meth:`ask`, :meth:`record` for each network, and :meth:`tell`.
 
     Parameters
     ----------
@@ -228,6 +85,8 @@ class EarlyExitEvolution(Strategy):
 
     Attributes
     ----------
+    space
+        The space by its genomes, once a search has begun.
     sampling
         The draw of the first generation, which says what the early exit has saved.
 
@@ -252,9 +111,11 @@ class EarlyExitEvolution(Strategy):
 
     def __post_init__(self) -> None:
         super().__init__()
-        self._space: Any = None
+        self.space: Any = None
         self._running: dict[Genome, Any] = {}
         self._trials: dict[Genome, Trial] = {}
+        self._asked: list[Genome] = []
+        self._generation = 0
         problems = problems_of(option_types(type(self)), self)
         for name, (profiler, bound) in self.limits.items():
             if not hasattr(profiler, "profile") or not isinstance(bound, (int, float)) or math.isnan(bound):
@@ -273,8 +134,7 @@ class EarlyExitEvolution(Strategy):
         trials = [trial for trial in self.trials() if trial.metric is not None]
         if not trials:
             return []
-        objectives = np.array([trial.objectives() for trial in trials])
-        first = NonDominatedSorting().do(objectives, only_non_dominated_front=True)
+        first = not_dominated([trial.objectives() for trial in trials])
         return sorted((trials[i] for i in first), key=Trial.objectives)
 
     def list_models(self, sort: bool = True, limit: int | None = None) -> Iterator[Any]:
@@ -286,17 +146,79 @@ class EarlyExitEvolution(Strategy):
             model.status = ModelStatus.Trained
             yield model
 
-    # -- a search ------------------------------------------------------------------------------------------------------
+    # -- a search, by ask and tell -------------------------------------------------------------------------------------
 
-    def _initialize(self, model_space: Any, engine: Any) -> Any:
-        self._space = BoundedSpace(model_space, self.limits)
-        self.sampling = EarlyExitSampling(self._space, self.max_draws)
+    def begin(self, model_space: Any) -> None:
+        """Begin a search of this space, or go on with the one in ``state_file``.
+
+        Raises
+        ------
+        ValueError
+            A choice is not among finitely many, or the state is of another search.
+        """
+        self.space = BoundedSpace(model_space, self.limits)
+        self.sampling = EarlyExitSampling(self.space, self.max_draws)
+        self._algorithm = BoundedNSGA2(
+            self.space, self.sampling, population_size=self.population_size, crossover_prob=self.crossover_prob,
+            mutation_prob=self.mutation_prob, seed=self.seed,
+        )  # fmt: skip
+        self._asked, self._generation = [], 0
         if self.state_file is not None and Path(self.state_file).exists():
             try:
                 self.load_state_dict(json.loads(Path(self.state_file).read_text(encoding="utf-8")))
             except ValueError as error:
                 raise ValueError(f"state_file '{self.state_file}': {error}") from error
         self._save()  # a file that cannot be written is told now, and not to the thread of an engine
+
+    def ask(self) -> list[Genome]:
+        """The networks of the next generation; none after the last one, or where no other within the bounds is found.
+
+        Some may have a trial from before a stop: :meth:`has_trial`.
+
+        Raises
+        ------
+        BudgetError
+            Of the first generation no network keeps every bound.
+        """
+        if self._generation == self.n_generations:
+            return []
+        self._asked = self._algorithm.ask()
+        self._generation += 1
+        if not self._asked:
+            _logger.info("generation %d: no other network within the bounds was found", self._generation)
+        return self._asked
+
+    def has_trial(self, genome: Genome) -> bool:
+        """Whether the trial of a network has ended."""
+        return genome in self._trials
+
+    def record(self, genome: Genome, metric: float | None) -> None:
+        """Keep the result of a trial, and save the state. A trial with no metric, or none that is finite, has failed."""
+        sample = self.space.sample(genome)
+        sound = metric is not None and math.isfinite(metric)
+        self._trials[genome] = Trial(sample, metric if sound else None, self.space.costs(sample))
+        self._save()
+
+    def tell(self) -> None:
+        """Let the generation that was asked for last compete with its parents; the trials of all its networks have ended.
+
+        Raises
+        ------
+        RuntimeError
+            All trials of the first generation have failed.
+        """
+        trials = [self._trials[genome] for genome in self._asked]
+        n_sound = sum(trial.metric is not None for trial in trials)
+        if not n_sound and self._generation == 1:
+            raise RuntimeError(f"all {len(trials)} trials of the first generation have failed")
+        self._algorithm.tell([None if trial.metric is None else trial.objectives() for trial in trials])
+        told = (self._generation, self.n_generations, n_sound, len(trials), len(self.front()))
+        _logger.info("generation %d of %d: %d of %d networks have a metric, %d on the front", *told)
+
+    # -- its trials, by NNI's engine -----------------------------------------------------------------------------------
+
+    def _initialize(self, model_space: Any, engine: Any) -> Any:
+        self.begin(model_space)
         engine.register_model_event_callback("training_end", self._on_training_end)
         return model_space
 
@@ -304,61 +226,30 @@ class EarlyExitEvolution(Strategy):
         self.engine.unregister_model_event_callback("training_end", self._on_training_end)
 
     def _run(self) -> None:
-        asked: set[Genome] = set()
-        algorithm = self._algorithm(asked)
-        for generation in range(1, self.n_generations + 1):
-            population = algorithm.ask()
-            if population is None:
-                _logger.info("generation %d: no other network within the bounds was found", generation)
-                return
-            genomes = _genomes(population)
-            asked.update(genomes)
+        while genomes := self.ask():
             if not self._train(genomes):
-                _logger.info("generation %d: the engine takes no more trials", generation)
+                _logger.info("generation %d: the engine takes no more trials", self._generation)
                 return
-            sound = [i for i, genome in enumerate(genomes) if self._trials[genome].metric is not None]
-            if not sound and generation == 1:
-                raise RuntimeError(f"all {len(genomes)} trials of the first generation have failed")
-            objectives = np.array([self._trials[genomes[i]].objectives() for i in sound])
-            Evaluator().eval(StaticProblem(algorithm.problem, F=objectives), population[sound])
-            algorithm.tell(infills=population[sound])
-            told = (generation, self.n_generations, len(sound), len(genomes), len(self.front()))
-            _logger.info("generation %d of %d: %d of %d networks trained, %d on the front", *told)
-
-    def _algorithm(self, asked: Collection[Genome]) -> NSGA2:
-        n_labels = len(self._space.sizes)
-        algorithm = NSGA2(
-            pop_size=self.population_size,
-            sampling=self.sampling,
-            crossover=UniformCrossover(prob=self.crossover_prob),
-            mutation=RandomReset(1 / n_labels if self.mutation_prob is None else self.mutation_prob),
-            eliminate_duplicates=_NewWithinBounds(self._space, asked),
-            output=None,
-        )
-        problem = Problem(n_var=n_labels, n_obj=1 + len(self.limits), xl=0, xu=self._space.sizes - 1, vtype=int)
-        return algorithm.setup(problem, termination=NoTermination(), seed=self.seed)
+            self.tell()
 
     def _train(self, genomes: Sequence[Genome]) -> bool:
         """Train those that have no trial yet; whether the trials of all have ended."""
-        for genome in [one for one in genomes if one not in self._trials]:  # others have one from before a stop
+        for genome in [one for one in genomes if not self.has_trial(one)]:
             if not self.wait_for_resource():
                 break
-            self._running[genome] = self.model_space.freeze(self._space.sample(genome))
+            self._running[genome] = self.model_space.freeze(self.space.sample(genome))
             self.engine.submit_models(self._running[genome])
         if self._running:
             self.engine.wait_models(*self._running.values())
         self._running.clear()
-        return all(genome in self._trials for genome in genomes)
+        return all(self.has_trial(genome) for genome in genomes)
 
     def _on_training_end(self, event: Any) -> None:
         """Keep a result, in whatever thread the engine calls; the model gets its status only after that."""
         genome = next((genome for genome, model in list(self._running.items()) if model is event.model), None)
         if genome is None or event.status == ModelStatus.Interrupted:
             return
-        sample, metric = self._space.sample(genome), event.model.metric
-        sound = metric is not None and math.isfinite(metric)
-        self._trials[genome] = Trial(sample, metric if sound else None, self._space.costs(sample))
-        self._save()
+        self.record(genome, event.model.metric)
 
     # -- stop and go on ------------------------------------------------------------------------------------------------
 
@@ -375,7 +266,7 @@ class EarlyExitEvolution(Strategy):
         options = {**options_of(self, EarlyExitEvolution, but={"limits"}), "limits": bounds}
         ended = list(self._trials.items())
         trials = [{"genome": list(genome), "metric": trial.metric, "costs": trial.costs} for genome, trial in ended]
-        candidates = as_plain(self._space.candidates) if self._space else None  # NNI asks even where there was no space
+        candidates = as_plain(self.space.candidates) if self.space else None  # NNI asks even where there was no space
         return {"options": options, "candidates": candidates, "trials": trials}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -392,8 +283,8 @@ class EarlyExitEvolution(Strategy):
         trials = {}
         for saved in state_dict["trials"]:
             genome = tuple(saved["genome"])
-            sample = self._space.sample(genome)
-            trials[genome] = Trial(sample, saved["metric"], self._space.costs(sample))
+            sample = self.space.sample(genome)
+            trials[genome] = Trial(sample, saved["metric"], self.space.costs(sample))
             if differing := differences(trials[genome].costs, saved["costs"], "in the state"):
                 raise ValueError(f"the state is of other costs: {sample}: {'; '.join(differing)}")
         self._trials = trials

@@ -21,7 +21,9 @@ from nni.nas.experiment import NasExperiment
 from nni.nas.experiment.config import NasExperimentConfig
 from nni.nas.nn.pytorch import InputChoice, LayerChoice, ModelSpace, Repeat
 from nni_proxyless.strategies import EarlyExitEvolution
-from nni_proxyless.strategies.evolution import BoundedSpace, EarlyExitSampling, RandomReset, Trial
+from nni_proxyless.strategies.bounded_space import BoundedSpace
+from nni_proxyless.strategies.evolution import Trial
+from nni_proxyless.strategies.nsga2 import EarlyExitSampling, RandomReset
 from torch import Tensor, nn
 
 from nni_proxyless.config import registry
@@ -424,7 +426,8 @@ def test_without_pymoo_the_extra_is_named(monkeypatch):
         return real(name, *args)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    monkeypatch.delitem(sys.modules, "nni_proxyless.strategies.evolution")
+    for name in ("evolution", "nsga2"):
+        monkeypatch.delitem(sys.modules, f"nni_proxyless.strategies.{name}")
     with pytest.raises(ImportError, match=r"needs pymoo, which is missing; install nni-proxyless\[evolution\]"):
         importlib.import_module("nni_proxyless.strategies.evolution")
 
