@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..core.atomic_files import write_text
+from ..core.atomic_files import write_csv
 from ..core.errors import UserError
 from ..models.draw import save_picture
 
@@ -119,17 +117,13 @@ def write_front(found: Sequence[Found], measured_ms: Sequence[float | None], pat
             "device, and reference networks after nni-proxyless train"
         )
     save_picture(draw_front(points), path)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
     searched = [p for p in points if p.searched]
     best = {id(p) for p, wins in zip(searched, on_front(searched), strict=True) if wins}
-    for p in points:
-        kind = "searched" if p.searched else "random" if p.random else f"reference, width {p.width}"
-        writer.writerow(
-            (p.name, kind, p.ms, p.accuracy, _where_measured(p.final), int(id(p) in best), p.macs, p.n_params)
-        )
-    write_text(path.with_suffix(".csv"), text.getvalue())
+    rows = (
+        (p.name, _kind(p), p.ms, p.accuracy, _where_measured(p.final), int(id(p) in best), p.macs, p.n_params)
+        for p in points
+    )
+    write_csv(path.with_suffix(".csv"), COLUMNS, rows)
 
 
 def draw_front(points: Sequence[Point]) -> Figure:
@@ -185,6 +179,10 @@ def draw_front(points: Sequence[Point]) -> Figure:
     axes.get_subplotspec().get_gridspec().set_height_ratios((4.2, inches))
     below.legend(handles, labels, fontsize=8, loc="upper left", borderaxespad=0, borderpad=0, frameon=False)
     return figure
+
+
+def _kind(point: Point) -> str:
+    return "searched" if point.searched else "random" if point.random else f"reference, width {point.width}"
 
 
 def _where_measured(final: bool) -> str:

@@ -5,14 +5,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core.atomic_files import write_text
+from ..core.atomic_files import write_csv
 from ..core.errors import UserError
 from ..core.progress import bar
 from ..core.text_table import in_columns
@@ -119,11 +117,7 @@ def derive_front(run: Path, n: int, folder: Path) -> list[Derived]:
     names = distinct_in_words([derived.architecture.latency["table_ms"] for derived in found])
     for name, derived in zip(names, found, strict=True):
         derived.write(folder / name)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(derived.row for derived in found)
-    write_text(folder / "front.csv", text.getvalue())
+    write_csv(folder / "front.csv", COLUMNS, (derived.row for derived in found))
     _plot(found, search.profiler.unit, folder / "front.png")
     return found
 

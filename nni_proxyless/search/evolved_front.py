@@ -6,8 +6,6 @@ supernet and statistics of batch norm of its own (:mod:`.judging`), in a fractio
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +17,7 @@ import nni
 from nni.nas.evaluator import Evaluator
 
 from ..config import registry
-from ..core.atomic_files import write_text
+from ..core.atomic_files import write_csv
 from ..core.errors import UserError
 from ..core.nni_compat import RawFormatModelSpace, SequentialExecutionEngine
 from ..core.progress import bar
@@ -141,13 +139,8 @@ def evolved_table(front: Sequence[Verdict], unit: str) -> str:
 
 def _write_front(front: Sequence[Verdict], unit: str, path: Path) -> None:
     labels = sorted(front[0].choices)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("table_ms", "unit", "log_loss", "accuracy", *labels))
-    writer.writerows(
-        (one.cost, unit, one.log_loss, one.accuracy, *(one.choices[label] for label in labels)) for one in front
-    )
-    write_text(path, text.getvalue())
+    rows = ((one.cost, unit, one.log_loss, one.accuracy, *(one.choices[label] for label in labels)) for one in front)
+    write_csv(path, ("table_ms", "unit", "log_loss", "accuracy", *labels), rows)
 
 
 def _loss(verdict: Verdict) -> float:

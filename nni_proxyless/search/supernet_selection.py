@@ -10,9 +10,7 @@ weights of the supernet -> :func:`.uniform_draws.draw_networks` -> :func:`.judgi
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 import logging
 import math
 import random
@@ -26,7 +24,7 @@ import torch
 from nni.nas.nn.pytorch import ModelSpace
 from torch.utils.data import Subset
 
-from ..core.atomic_files import write_text
+from ..core.atomic_files import write_csv
 from ..core.progress import bar
 from ..core.random_state import generators_kept
 from ..data.image_parts import loader
@@ -122,20 +120,18 @@ class Selected:
         """
         verdicts, fit = self.selection.verdicts, self.selection.fit
         labels = sorted(verdicts[0].choices)
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
         named = [*(["log_probability"] if probs is not None else []), *(["training_loss"] if training else [])]
-        writer.writerow(("log_loss", "accuracy", "predicted_log_loss", *named, "table_ms", "unit", "selected", *labels))
-        for verdict in verdicts:
-            writer.writerow(
-                (
-                    verdict.log_loss, verdict.accuracy, fit.predict(verdict.choices),
-                    *(() if probs is None else (log_probability(probs, verdict.choices),)),
-                    *((summed(training, verdict.choices),) if training else ()), verdict.cost, self.unit,
-                    int(name_of(verdict.choices) == name_of(self.choices)), *(verdict.choices[label] for label in labels),
-                )
-            )  # fmt: skip
-        write_text(path, text.getvalue())
+        header = ("log_loss", "accuracy", "predicted_log_loss", *named, "table_ms", "unit", "selected", *labels)
+        rows = (
+            (
+                verdict.log_loss, verdict.accuracy, fit.predict(verdict.choices),
+                *(() if probs is None else (log_probability(probs, verdict.choices),)),
+                *((summed(training, verdict.choices),) if training else ()), verdict.cost, self.unit,
+                int(name_of(verdict.choices) == name_of(self.choices)), *(verdict.choices[label] for label in labels),
+            )
+            for verdict in verdicts
+        )  # fmt: skip
+        write_csv(path, header, rows)
 
 
 def judging_images(parts: SearchParts) -> JudgingImages:

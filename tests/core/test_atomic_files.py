@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nni_proxyless.core.atomic_files import replacing, write_text, write_weights
+from nni_proxyless.core.atomic_files import replacing, write_csv, write_text, write_weights
 
 
 def test_an_error_while_writing_keeps_the_old_file(tmp_path):
@@ -42,3 +42,8 @@ def test_a_file_is_replaced_in_one_step_and_others_may_read_it(tmp_path, monkeyp
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert os.listdir(tmp_path) == ["file"]
     assert path.read_bytes() == b"new" or torch.equal(load_file(path)["w"], torch.ones(2))
+
+
+def test_a_table_reads_back_and_none_is_an_empty_cell(tmp_path):
+    write_csv(tmp_path / "new folder" / "table.csv", ("name", "cost"), iter([("a, b", 1.5), ("c", None)]))
+    assert (tmp_path / "new folder" / "table.csv").read_text() == 'name,cost\n"a, b",1.5\nc,\n'
