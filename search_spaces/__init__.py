@@ -9,12 +9,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .eeea_net import EeeaNetSpace
     from .mobilenetv2 import MobileNetV2Space
     from .pyramid_tree import PyramidTreeSpace
 
-__all__ = ["MobileNetV2Space", "PyramidTreeSpace"]
+__all__ = ["EeeaNetSpace", "MobileNetV2Space", "PyramidTreeSpace"]
 
-_HOMES = {"MobileNetV2Space": ".mobilenetv2", "PyramidTreeSpace": ".pyramid_tree"}
+_HOMES = {
+    "EeeaNetSpace": ".eeea_net",
+    "MobileNetV2Space": ".mobilenetv2",
+    "PyramidTreeSpace": ".pyramid_tree",
+}
 
 
 def __getattr__(name: str) -> Any:

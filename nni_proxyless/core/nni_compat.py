@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -172,6 +173,11 @@ def _slice(operation: Any, sample: Any) -> Any:
 def set_depth_of_dry_run(repeat: Any, depth: int) -> None:
     """How many blocks a ``Repeat`` runs when the space itself is called."""
     repeat._dry_run_depth = depth
+
+
+def add_cell_operation(name: str, make: Callable[[Any, int, bool], Any]) -> None:
+    """Let cells of an ``NDS`` have an operation by that name: ``make(channels, stride, affine)``."""
+    importlib.import_module("nni.nas.hub.pytorch.nasnet").OPS[name] = make
 
 
 def candidate_of_dry_run(choice: Any) -> str:

@@ -14,6 +14,7 @@ READ = {  # of all others the classes themselves are asked
         "amoebanet",
         "autoformer",
         "darts",
+        "eeea-net",
         "enas",
         "mobilenetv2",
         "mobilenetv3",

@@ -115,6 +115,7 @@ trainer: {accelerator: cpu, threads: 1}
     ("name", "cells", "strategy"),
     [
         ("darts", "3", "{name: proxyless, arc_update_every: 1}"),
+        ("eeea-net", "3", "{name: dsnas, search_epochs: 1}"),
         ("enas", "[4, 6]", "{name: dsnas, search_epochs: 1}"),
     ],
 )

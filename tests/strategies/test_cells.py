@@ -34,9 +34,9 @@ def images(n: int = 2) -> Tensor:
     return torch.randn(n, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-def supernet_of(space: ModelSpace) -> tuple[Any, dict[str, Gate]]:
+def supernet_of(space: ModelSpace, **options: Any) -> tuple[Any, dict[str, Gate]]:
     """In float64 and evaluation mode, its statistics and weights not those that it began with."""
-    strategy = ProxylessNAS()
+    strategy = ProxylessNAS(**options)
     net = strategy.mutate_model(space).double()
     with torch.no_grad():
         for tensor in [*net.parameters(), *(b for b in net.buffers() if b.is_floating_point())]:
