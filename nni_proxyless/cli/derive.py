@@ -12,6 +12,7 @@ __all__ = ["add_derive_command"]
 
 SELECT = ("raw", "ridge", "mixture", "evolution")  # METHODS of ..search.selection, whose import takes seconds
 EVOLVED = 400  # networks, 40 in each of ten generations
+TIMED_NETWORKS = 8
 
 
 def add_derive_command(commands: Any) -> None:
@@ -43,13 +44,17 @@ def add_derive_command(commands: Any) -> None:
                         help="with --budget-ms: N networks within the budget (default: %(const)s), the first drawn at random, the others children of the best, "
                         "by log-loss and cost as the supernet and the table say; the front in evolved_front.csv, all in judged.csv, and of the front the "
                         "network of the least log-loss; needs the extra evolution")  # fmt: skip
+    derive.add_argument("--time", type=int, nargs="?", const=TIMED_NETWORKS, metavar="N",
+                        help="with --budget-ms: time N networks (default: %(const)s) in the runtime of the search, and leave the best of those that are within "
+                        "the budget as timed: with --judge, of the best by the supernet; without it, of those that may be the most probable one, as far as "
+                        "the table can tell; all of them in timed.csv")  # fmt: skip
     derive.add_argument("--output", type=path_argument, metavar="DIR",
                         help="default: RUN/budget-MS, or RUN/front")  # fmt: skip
     derive.set_defaults(run=_derive)
 
 
 def _derive(arguments: argparse.Namespace) -> int:
-    from ..search.supernet_files import JUDGED, require_finished
+    from ..search.supernet_files import JUDGED, TIMED, require_finished
 
     require_finished(arguments.folder)  # before the imports, which take seconds
     from ..core.errors import UserError
@@ -57,7 +62,7 @@ def _derive(arguments: argparse.Namespace) -> int:
     from ..search.derivation import budget_folder, derive_front, derive_judged, derive_under_budget, front_table
 
     if arguments.front is not None:
-        for option in ("at_least_ms", "judge", "select", "evolve"):
+        for option in ("at_least_ms", "judge", "select", "evolve", "time"):
             if getattr(arguments, option) is not None:
                 raise UserError(f"--{option.replace('_', '-')}: not with --front; allowed: with --budget-ms")
         folder = arguments.output or arguments.folder / "front"
@@ -68,15 +73,18 @@ def _derive(arguments: argparse.Namespace) -> int:
     given = (arguments.folder, arguments.budget_ms, folder)
     if arguments.evolve is not None:
         return _evolve(arguments, folder)
+    options: dict[str, Any] = {"at_least": arguments.at_least_ms, "n_timed": arguments.time}
     if arguments.judge is None:
         if arguments.select is not None:
             raise UserError("--select: not without --judge; allowed: with the number of networks to be judged")
-        print(figures(derive_under_budget(*given, at_least=arguments.at_least_ms), arguments.folder))
+        print(figures(derive_under_budget(*given, **options), arguments.folder))
     else:
-        method = {} if arguments.select is None else {"method": arguments.select}
-        architecture = derive_judged(*given, arguments.judge, at_least=arguments.at_least_ms, **method)
-        print(figures(architecture, arguments.folder))
+        if arguments.select is not None:
+            options["method"] = arguments.select
+        print(figures(derive_judged(*given, arguments.judge, **options), arguments.folder))
         print(f"judged:        {folder / JUDGED}")
+    if arguments.time is not None:
+        print(f"timed:         {folder / TIMED}")
     print(f"architecture: {folder / 'architecture.json'}")
     return 0
 
@@ -88,7 +96,7 @@ def _evolve(arguments: argparse.Namespace, folder: Path) -> int:
     from ..search.evolved_front import derive_evolved, evolved_table
     from ..search.supernet_files import EVOLVED_FRONT
 
-    for option in ("at_least_ms", "judge", "select"):
+    for option in ("at_least_ms", "judge", "select", "time"):
         if getattr(arguments, option) is not None:
             raise UserError(f"--{option.replace('_', '-')}: not with --evolve; allowed: one of them")
     architecture, front = derive_evolved(arguments.folder, arguments.budget_ms, folder, arguments.evolve)

@@ -11,6 +11,7 @@ import operator
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from nni.mutable import Categorical, MutableExpression
 from nni.nas.nn.pytorch import ModelSpace
@@ -122,6 +123,14 @@ class LatencyProfiler(ExpressionProfiler):
             else:
                 self.nested_ms[operation.conditions] = join(self.nested_ms.get(operation.conditions, 0.0), ms)
 
+        self._assemble(mutables)
+        if self.fixed_ms < 0 and self._least() <= 0:
+            raise ValueError(
+                f"constant and calibration of the table make {in_words(self._least())} {self.unit} of the cheapest network; check the table again"
+            )
+
+    def _assemble(self, mutables: Mapping[str, Any]) -> None:
+        """What :meth:`profile`, :meth:`expectation` and NNI compute with, from the costs."""
         terms: list[Any] = [self.fixed_ms]
         self._costs = {label: costs for label, costs in sorted(self.candidate_ms.items()) if any(costs.values())}
         terms += [MutableExpression.switch_case(mutables[label], costs) for label, costs in self._costs.items()]
@@ -131,10 +140,6 @@ class LatencyProfiler(ExpressionProfiler):
         ]
         self._nested = NestedCosts(self.nested_ms, {label: tuple(costs) for label, costs in self.candidate_ms.items()})
         self.expression = self._joined([*terms, *(_term(mutables, *nested) for nested in self.nested_ms.items())])
-        if self.fixed_ms < 0 and self._least() <= 0:
-            raise ValueError(
-                f"constant and calibration of the table make {in_words(self._least())} {self.unit} of the cheapest network; check the table again"
-            )
 
     def profile(self, sample: Mapping[str, Any]) -> float:
         """Cost of one architecture, label -> choice.
@@ -218,6 +223,28 @@ class LatencyProfiler(ExpressionProfiler):
             some = tuple((label, left(label, choices)) for label, choices in conditions)
             if all(choices for _, choices in some):
                 profiler.nested_ms[some] = join(profiler.nested_ms.get(some, 0.0), ms)
+        return profiler
+
+    def redrawn(self, error: float, draw: np.random.Generator) -> LatencyProfiler:
+        """The costs as they might be, if all of them were off by chance.
+
+        Parameters
+        ----------
+        error
+            Standard deviation of what each cost of a choice is off by, relative, normally distributed; 0.03 is 3 %. No cost falls below 0.
+        draw
+            Where the errors come from.
+        """
+        profiler = copy.copy(self)
+
+        def off(ms: float) -> float:
+            return ms * max(0.0, 1.0 + error * draw.standard_normal())
+
+        profiler.candidate_ms = {
+            label: {choice: off(ms) for choice, ms in costs.items()} for label, costs in self.candidate_ms.items()
+        }
+        profiler.nested_ms = {conditions: off(ms) for conditions, ms in self.nested_ms.items()}
+        profiler._assemble(self.model_space.simplify())
         return profiler
 
     def bounds(self) -> tuple[float, float]:

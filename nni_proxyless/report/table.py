@@ -84,6 +84,7 @@ def figures(architecture: Architecture, folder: Path) -> str:
             f"parameters:    {in_words(architecture.n_params / 1e6)} M",
             f"accuracy:      {architecture.search.get('accuracy', float('nan')):.4f} on the validation part{_in_int8(architecture)}, {_weights_of(architecture)}",
             *_selected(architecture),
+            *_chosen_by_the_clock(architecture),
         ]
     )
 
@@ -124,6 +125,16 @@ def _selected(architecture: Architecture) -> list[str]:
         )
     return [
         f"selected:      of {record['judged']} networks that the supernet judged on {record['images']} images; {says}{_asked(record)}"
+    ]
+
+
+def _chosen_by_the_clock(architecture: Architecture) -> list[str]:
+    """Of how many timed networks it is the best that is within the budget; nothing where none was timed for it."""
+    record = architecture.search.get("timed")
+    if record is None:
+        return []
+    return [
+        f"timed:         of {record['networks']} networks {record['within_budget']} are within the budget; the best of those"
     ]
 
 

@@ -19,36 +19,46 @@ from ..latency.objectives.budget import fastest, slowest
 from ..models.architecture import Architecture
 from .finished_search import COLUMNS, Derived, FinishedSearch
 from .selection import DEFAULT_METHOD
-from .supernet_files import EVOLVED_FRONT, JUDGED
+from .supernet_files import JUDGED
 from .supernet_selection import judging_images, select_network
+from .timed_choice import choose_timed, require_timing
 
 __all__ = ["budget_folder", "derive_front", "derive_judged", "derive_under_budget", "front_table", "require_free"]
 
 
-def derive_under_budget(run: Path, budget: float, folder: Path, *, at_least: float | None = None) -> Architecture:
+def derive_under_budget(
+    run: Path, budget: float, folder: Path, *, at_least: float | None = None, n_timed: int | None = None
+) -> Architecture:
     """Take the most probable network under a budget out of a finished search and write it to ``folder``.
 
-    With ``at_least``, one that costs at least so much, if there is one; see :meth:`FinishedSearch.best`.
+    With ``at_least``, one that costs at least so much, if there is one; see :meth:`FinishedSearch.best`. With ``n_timed``, the most probable
+    network that is within the budget as timed, of so many that may be the most probable one (:mod:`.timed_choice`); all of them go to ``timed.csv``.
 
     Raises
     ------
     UserError
-        No such search, no such network, or the folder holds something else.
+        No such search, no such network, nothing that times, or the folder holds something else.
     """
     if math.isnan(budget):
         raise UserError("--budget-ms: nan; allowed: a number")
     require_free(folder)
     search = FinishedSearch.read(run)
-    derived = search.derive(search.best(budget, at_least), budget, measured=True)
+    if n_timed is None:
+        derived = search.derive(search.best(budget, at_least), budget, measured=True)
+        derived.write(folder)
+        return derived.architecture
+    require_timing(search, n_timed)
+    timed = choose_timed(search, search.contenders(n_timed, budget, at_least), budget)
+    derived = search.derive(timed.choices, budget, measured=True, timed=timed.record())
     derived.write(folder)
-    for name in (JUDGED, EVOLVED_FRONT):  # of another network
-        (folder / name).unlink(missing_ok=True)
+    timed.write(folder)
     return derived.architecture
 
 
 def derive_judged(
-    run: Path, budget: float, folder: Path, n: int, *, method: str = DEFAULT_METHOD, at_least: float | None = None
-) -> Architecture:
+    run: Path, budget: float, folder: Path, n: int, *, method: str = DEFAULT_METHOD, at_least: float | None = None,
+    n_timed: int | None = None,
+) -> Architecture:  # fmt: skip
     """Let the supernet of a finished search judge n networks under a budget, and write the one that is selected to ``folder``.
 
     All verdicts go to ``judged.csv``. The most probable network is judged among the n.
@@ -57,6 +67,8 @@ def derive_judged(
     ----------
     at_least
         What each drawn network costs at least; None: 95 % of the budget, or less where no network costs so much.
+    n_timed
+        How many of the best by the verdicts are timed: the best of them that is within the budget as timed is left. None: none, the best is.
 
     Raises
     ------
@@ -75,14 +87,21 @@ def derive_judged(
             f"--judge: {run} has no weights of a supernet to judge with; allowed: after a search that keeps all candidates, as with "
             "strategy 'proxyless'"
         )
+    if n_timed is not None:
+        require_timing(search, n_timed)
     selected = select_network(
         search.space, search.profiler, judging_images(search.parts), n=n, seed=search.parts.config.seed, budget=budget,
         at_least=at_least, method=method, first=[search.best(budget, at_least)], known=search.known, supernet=search.supernet,
     )  # fmt: skip
-    derived = search.derive(selected.choices, budget, measured=True, selection=selected.record())
+    timed, said = None, {}
+    if n_timed is not None:
+        timed = choose_timed(search, [verdict.choices for verdict in selected.selection.ranked[:n_timed]], budget)
+        selected, said = selected.without_first(timed.within[0]), {"timed": timed.record()}
+    derived = search.derive(selected.choices, budget, measured=True, selection=selected.record(), **said)
     derived.write(folder)
     selected.write(folder / JUDGED, search.probs, search.training)
-    (folder / EVOLVED_FRONT).unlink(missing_ok=True)  # of another selection
+    if timed is not None:
+        timed.write(folder)
     return derived.architecture
 
 

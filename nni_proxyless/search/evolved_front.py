@@ -124,8 +124,8 @@ def _evolve(strategy: Any, search: FinishedSearch, images: JudgingImages, budget
     fit = fit_additive(
         [verdict.choices for verdict in first], [verdict.log_loss for verdict in first], candidates_of(search.space)
     )  # of children it would be about what the best have in common
-    best, every = min(final, key=_loss), sorted(evaluator.verdicts, key=_loss)
-    selection = Selection(best, every, final, fit, STRATEGY, {})
+    every = sorted(evaluator.verdicts, key=_loss)
+    selection = Selection(sorted(final, key=_loss), every, final, fit, STRATEGY, {})
     took = time.perf_counter() - began
     return Evolved(front, Selected(selection, len(images.few.dataset), took, search.profiler.unit))
 

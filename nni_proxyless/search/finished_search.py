@@ -9,6 +9,8 @@ import copy
 import functools
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from ..core.nni_compat import keep_modules_when_frozen
 from ..latency import BudgetError, DeviceEstimator, LatencyProfiler, best_under_budget
 from ..latency.choices import InputSet, as_nni_has_it, read_probs_back
 from ..latency.objectives.budget import log_probability
+from ..latency.objectives.contenders import contenders
 from ..latency.objectives.penalty import holds_target
 from ..latency.value_tracing import is_open
 from ..models.architecture import Architecture
@@ -39,7 +42,10 @@ from .build import SearchParts, build
 from .measured_network import measure_derived
 from .monitor import judge
 from .supernet_files import (
+    EVOLVED_FRONT,
+    JUDGED,
     SUPERNET,
+    TIMED,
     Probabilities,
     read_probabilities,
     read_training_scores,
@@ -154,15 +160,35 @@ class FinishedSearch:
         UserError
             There is none; the message names the fastest that can be reached.
         """
+        with self._said():
+            return self._best(self.profiler, budget, at_least)
+
+    def contenders(self, n: int, budget: float, at_least: float | None = None) -> list[dict[str, Any]]:
+        """Up to n networks, as :meth:`best`, each of which may be that one as far as the table can tell; the most probable first.
+
+        Raises
+        ------
+        UserError
+            As :meth:`best`.
+        """
+        with self._said():
+            found = contenders(
+                lambda profiler: self._best(profiler, budget, at_least), self.profiler, n, seed=self.parts.config.seed
+            )
+        return sorted(found, key=lambda sample: log_probability(self.probs, sample), reverse=True)
+
+    @contextmanager
+    def _said(self) -> Iterator[None]:
         try:
-            if at_least is None:
-                sample = best_under_budget(self.probs, self.profiler, budget, near_ms=self.near(budget))
-            else:
-                sample = best_under_budget(self.probs, self.profiler, budget, at_least_ms=at_least)
+            yield
         except BudgetError as error:
             raise UserError(str(error)) from error
         except ValueError as error:
             raise UserError(f"{self.folder}: {error}") from error
+
+    def _best(self, profiler: LatencyProfiler, budget: float, at_least: float | None) -> dict[str, Any]:
+        near, least = (self.near(budget), -math.inf) if at_least is None else (-math.inf, at_least)
+        sample = best_under_budget(self.probs, profiler, budget, near_ms=near, at_least_ms=least)
         return {label: self.choice(label, choice) for label, choice in sample.items()}
 
     def near(self, budget: float) -> float:
@@ -215,7 +241,12 @@ class Derived:
     weights: dict[str, torch.Tensor]
 
     def write(self, folder: Path) -> None:
-        """Write ``architecture.json``, ``weights.safetensors`` and the picture ``network.svg``."""
+        """Write ``architecture.json``, ``weights.safetensors`` and the picture ``network.svg``.
+
+        What tells how another network in this folder was chosen goes.
+        """
+        for name in (JUDGED, EVOLVED_FRONT, TIMED):
+            (folder / name).unlink(missing_ok=True)
         write_weights(folder / "weights.safetensors", self.weights)
         self.architecture.write(folder / "architecture.json")
         draw_beside(folder / "architecture.json")

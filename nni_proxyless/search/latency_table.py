@@ -53,8 +53,17 @@ TABLE_DRIFT = 0.05
 
 
 def make_estimator(section: EstimatorSection) -> LatencyEstimator:
-    """The estimator of a section of ``search.yml``."""
-    estimator: LatencyEstimator = registry.load("nni_proxyless.estimators", section.name)(**section.arguments)
+    """The estimator of a section of ``search.yml``.
+
+    Raises
+    ------
+    UserError
+        It cannot work here: a runtime that is not installed, a program that may not be executed.
+    """
+    try:
+        estimator: LatencyEstimator = registry.load("nni_proxyless.estimators", section.name)(**section.arguments)
+    except ValueError as error:
+        raise UserError(f"latency.estimator: {error}") from error
     return estimator
 
 

@@ -1,4 +1,4 @@
-"""Time the network that a search has found, beside networks that its table was fitted to."""
+"""Time networks that a search has found, beside networks that its table was fitted to."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import nn
 
 from ..core.freezing import freeze
 from ..latency import DeviceEstimator, LatencyProfiler, TimingError
-from ..latency.estimators.whole_networks import eager_ms, time_networks
+from ..latency.estimators.whole_networks import NetworkMeasurement, eager_ms, time_networks
 from ..latency.operation import Shape
 from ..latency.runtimes.default import TORCH
 from ..models.deviation import deviation_of
 from .latency_table import measuring_alone
 
-__all__ = ["measure_derived"]
+__all__ = ["measure_derived", "measure_in_turns"]
 
 _logger = logging.getLogger(__name__)
 
@@ -66,12 +66,40 @@ def _measured(
     estimator: DeviceEstimator, network: nn.Module, input_shape: Shape, references: Sequence[tuple[nn.Module, float]],
     table_ms: float,
 ) -> dict[str, Any]:  # fmt: skip
-    whole, *again = time_networks(estimator, [(network, input_shape)], [(n, input_shape) for n, _ in references])
-    speeds = [now.median_ms / then for now, (_, then) in zip(again, references, strict=True)]
+    (whole,), speed = _beside(estimator, [network], input_shape, references)
     return {
         "measured_ms": whole.median_ms, "measured_scatter": whole.scatter,
-        "table_again_ms": table_ms * statistics.median(speeds) if speeds else None,
+        "table_again_ms": None if speed is None else table_ms * speed,
     }  # fmt: skip
+
+
+def measure_in_turns(
+    profiler: LatencyProfiler, estimator: DeviceEstimator, networks: Sequence[nn.Module], input_shape: Shape, space: ModelSpace
+) -> tuple[list[NetworkMeasurement], float | None]:  # fmt: skip
+    """Time networks in turns, and beside them some that the table was fitted to.
+
+    Returns
+    -------
+    measurements, speed
+        One per network; and how many times as long as in the table its own networks take now, None where it has none.
+
+    Raises
+    ------
+    TimingError
+        One of them cannot be run, or a run has failed.
+    """
+    with measuring_alone(estimator):
+        return _beside(estimator, networks, input_shape, _references_of(profiler, space))
+
+
+def _beside(
+    estimator: DeviceEstimator, networks: Sequence[nn.Module], input_shape: Shape, references: Sequence[tuple[nn.Module, float]]
+) -> tuple[list[NetworkMeasurement], float | None]:  # fmt: skip
+    beside = [(network, input_shape) for network, _ in references]
+    found = time_networks(estimator, [(network, input_shape) for network in networks], beside)
+    again = found[len(networks) :]
+    speeds = [now.median_ms / then for now, (_, then) in zip(again, references, strict=True)]
+    return found[: len(networks)], statistics.median(speeds) if speeds else None
 
 
 def _references_of(profiler: LatencyProfiler, space: ModelSpace) -> list[tuple[nn.Module, float]]:

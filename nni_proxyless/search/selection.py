@@ -46,12 +46,12 @@ TRIES = 200  # for a child within the limits
 
 @dataclass(frozen=True)
 class Selection:
-    """The network that was selected.
+    """The network that was selected, and those that come after it.
 
     Attributes
     ----------
-    best
-        Its last verdict.
+    ranked
+        Networks with their last verdicts, the best by the method first.
     verdicts
         All networks that were judged, on as many images each, the least log-loss first; the selected one is among them.
     final
@@ -64,12 +64,17 @@ class Selection:
         What else was asked, in ``mixture``, by name.
     """
 
-    best: Verdict
+    ranked: list[Verdict]
     verdicts: list[Verdict]
     final: list[Verdict]
     fit: AdditiveFit
     method: str
     witnesses: dict[str, Witness]
+
+    @property
+    def best(self) -> Verdict:
+        """The last verdict on the network that was selected."""
+        return self.ranked[0]
 
 
 @dataclass
@@ -130,20 +135,21 @@ class _Judging:
         )
 
 
-# -- the methods -------------------------------------------------------------------------------------------------------
+# -- the methods: each gives networks with their last verdicts, the best first ----------------------------------------------
 
 
-def _raw(judging: _Judging) -> Verdict:
-    return _best(judging.look_at(judging.drawn(judging.n)))
+def _raw(judging: _Judging) -> list[Verdict]:
+    return sorted(judging.look_at(judging.drawn(judging.n)), key=_loss)
 
 
-def _ridge(judging: _Judging) -> Verdict:
-    judging.look_at(judging.drawn(judging.n))
-    judging.learn()
-    return judging.look_at([judging.solved()])[0]
+def _ridge(judging: _Judging) -> list[Verdict]:
+    drawn = judging.look_at(judging.drawn(judging.n))
+    fit = judging.learn()
+    solved = judging.look_at([judging.solved()])
+    return _different([*solved, *sorted(drawn, key=lambda verdict: fit.predict(verdict.choices))])
 
 
-def _mixture(judging: _Judging) -> Verdict:
+def _mixture(judging: _Judging) -> list[Verdict]:
     drawn = judging.look_at(judging.drawn(judging.n))
     fit = judging.learn()
 
@@ -156,14 +162,14 @@ def _mixture(judging: _Judging) -> Verdict:
     def loss(verdict: Verdict) -> float:
         return mean(verdict) + sum(witness.loss(verdict.choices) for witness in judging.witnesses.values())
 
-    few = sorted(drawn, key=loss)[: FINALISTS - 1]
-    finalists = {name_of(sample): sample for sample in (*(verdict.choices for verdict in few), judging.solved())}
-    verdicts = judging.look_at(list(finalists.values()))  # as on all others, for the record
-    judging.final = judging.judge_again(list(finalists.values())) if judging.judge_again else verdicts
-    return min(judging.final, key=loss)
+    few = sorted(drawn, key=loss)
+    finalists = _different([*few[: FINALISTS - 1], *judging.look_at([judging.solved()])])
+    again = [verdict.choices for verdict in finalists]
+    judging.final = judging.judge_again(again) if judging.judge_again else finalists
+    return _different([*sorted(judging.final, key=loss), *few])
 
 
-def _evolution(judging: _Judging) -> Verdict:
+def _evolution(judging: _Judging) -> list[Verdict]:
     judging.look_at(judging.drawn(max(2, judging.n // 2)))
     judging.learn()  # of these alone: of children the fit would be about what the best have in common
     generation = max(1, (judging.n - len(judging.verdicts)) // GENERATIONS)
@@ -173,10 +179,10 @@ def _evolution(judging: _Judging) -> Verdict:
         if not children:  # all that can be had from these are known
             break
         judging.look_at(children)
-    return _best(judging.verdicts.values())
+    return sorted(judging.verdicts.values(), key=_loss)
 
 
-METHODS: dict[str, Callable[[_Judging], Verdict]] = {
+METHODS: dict[str, Callable[[_Judging], list[Verdict]]] = {
     "raw": _raw, "ridge": _ridge, "mixture": _mixture, "evolution": _evolution,
 }  # fmt: skip
 DEFAULT_METHOD = "mixture"
@@ -241,9 +247,11 @@ def select(
     at_least = -math.inf if profiler.combine == "max" else min(at_least, budget)
     limits, chance = [(profiler, budget), *also], random.Random(seed)
     judging = _Judging(judge, judge_again, draw, candidates, limits, at_least, n, chance, seed, first, known or {})
-    best = METHODS[method](judging)
+    ranked = METHODS[method](judging)
     fit = judging.fit or judging.learn()
-    return Selection(best, sorted(judging.verdicts.values(), key=_loss), judging.final, fit, method, judging.witnesses)
+    return Selection(
+        ranked, sorted(judging.verdicts.values(), key=_loss), judging.final, fit, method, judging.witnesses
+    )
 
 
 def candidates_of(space: ModelSpace) -> dict[str, tuple[Any, ...]]:
@@ -260,8 +268,12 @@ def _loss(verdict: Verdict) -> float:
     return verdict.log_loss
 
 
-def _best(verdicts: Any) -> Verdict:
-    return min(verdicts, key=_loss)
+def _different(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """One of each network, the first."""
+    found: dict[str, Verdict] = {}
+    for verdict in verdicts:
+        found.setdefault(name_of(verdict.choices), verdict)
+    return list(found.values())
 
 
 def _children(judging: _Judging, parents: Sequence[Sample], n: int) -> list[Sample]:

@@ -17,6 +17,7 @@ __all__ = [
     "JUDGED",
     "PROBABILITIES",
     "SUPERNET",
+    "TIMED",
     "TRAINING",
     "is_finished",
     "read_probabilities",
@@ -32,6 +33,7 @@ SUPERNET = "supernet.safetensors"
 TRAINING = "training_losses.json"  # what each candidate added to them
 JUDGED = "judged.csv"  # verdicts of the supernet
 EVOLVED_FRONT = "evolved_front.csv"  # those that no other dominates, after derive --evolve
+TIMED = "timed.csv"  # networks that were timed for one of them to be chosen, after derive --time
 LOGITS = "_arch_alpha"  # of NNI's strategies, in the module whose choice they are about
 FORMAT = "nni-proxyless probabilities 1"
 FORMAT_OF_TRAINING = "nni-proxyless training losses 1"

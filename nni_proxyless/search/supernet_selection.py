@@ -10,6 +10,7 @@ weights of the supernet -> :func:`.uniform_draws.draw_networks` -> :func:`.judgi
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import math
@@ -92,6 +93,12 @@ class Selected:
     @property
     def choices(self) -> Sample:
         return self.selection.best.choices
+
+    def without_first(self, n: int) -> Selected:
+        """The same, if the best n networks were not to be had."""
+        return dataclasses.replace(
+            self, selection=dataclasses.replace(self.selection, ranked=self.selection.ranked[n:])
+        )
 
     def record(self) -> dict[str, Any]:
         """For ``architecture.json``."""

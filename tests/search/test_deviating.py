@@ -1,6 +1,6 @@
 """A search whose network takes another time than its table says: said at its end, by ``derive`` and in the report.
 
-Milliseconds are those of a program that counts the bytes of a model, times a speed in a file: a machine that is as fast as a test wants.
+The machine is as fast as a test wants (:mod:`.made_up_machine`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from nni_proxyless.latency import Calibration, LookupTable
 from nni_proxyless.latency.estimators.device import Measurement
 
 from ..report_page import Page
-from ..runs import TINY, search
+from ..runs import search
+from .made_up_machine import machine_in, settings
 
 EXPLAINED = "networks of the table, timed beside this one, take"
 
@@ -27,28 +28,12 @@ EXPLAINED = "networks of the table, timed beside this one, take"
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory) -> Path:
     """The program, and the file of its speed."""
-    folder = tmp_path_factory.mktemp("machine")
-    program = folder / "bench.sh"
-    program.write_text(
-        f'#!/bin/sh\nawk -v b="$(wc -c < "$1")" -v s="$(cat {folder}/speed)" \'BEGIN {{ print b * s / 1e4 }}\'\n'
-    )
-    program.chmod(0o755)
-    return folder
+    return machine_in(tmp_path_factory.mktemp("machine"))
 
 
 @pytest.fixture(autouse=True)
 def as_it_was(machine):
     (machine / "speed").write_text("1")
-
-
-def settings(machine: Path) -> str:
-    estimator = f"runtime: command, options: {{command: [{machine}/bench.sh, '{{file}}']}}, repeats: 3"
-    return (
-        TINY.replace("depths: [2, 2]", "depths: [1, 1], kernels: [3]")
-        .replace("runtime: torch, warmup: 1, repeats: 15", estimator)
-        .replace("epochs: 3", "epochs: 1")
-        .replace("warmup_epochs: 1", "warmup_epochs: 0")
-    )
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,18 @@ def markdown(result: dict[str, Any]) -> list[str]:
             ("target", "own network by the fastest other", "scatter of copies", "whose"),
             [(target, f"{ratio:.3f}", f"{noise:.3f}", name_of(other)) for target, ratio, noise, other in told],
         )]  # fmt: skip
+    if rows := [
+        _contended(name, network["contenders"]) for name, network in networks.items() if "contenders" in network
+    ]:
+        lines += ["", "Networks that may be the fastest on a target, as far as its table can tell, timed there before; the fastest is the target's:", "",
+                  *record.table(("target", "networks", "apart by the table", "apart, timed", "the table's own by the fastest"), rows)]  # fmt: skip
     return [*lines, "", *record.bars_table(result["bars"])]
+
+
+def _contended(target: str, contenders: Mapping[str, list[float]]) -> tuple[str, ...]:
+    by_table, measured = contenders["table"], contenders["measured"]
+    apart = [f"{max(ms) / min(ms) - 1:.1%}" for ms in (by_table, measured)]
+    return name_of(target), str(len(measured)), *apart, f"{measured[0] / min(measured):.3f}"
 
 
 def picture(result: dict[str, Any], path: Path) -> None:
