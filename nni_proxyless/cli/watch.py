@@ -118,13 +118,15 @@ def _follow(name: str) -> int:
     with _Bars() as bars:
         experiment = read_experiment(name)
         bars.write(first_line(experiment))
+        waits = False
         while True:
             began = time.process_time()
             experiment = read_experiment(name)
             ended, steps = watcher.update(experiment, time.time())
             for line in ended if bars.on_terminal else [*steps, *ended]:
                 bars.write(line)
-            if experiment.is_over:
+            waited, waits = waits, experiment.waits_for_tuner  # some tuners say so between two generations of trials
+            if experiment.is_over or (waited and waits):
                 break
             bars.show(watcher.running)
             # A hundred trials are much to read, and the trials need the cores: looking takes 2 % of one at most.

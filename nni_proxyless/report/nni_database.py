@@ -37,6 +37,7 @@ __all__ = [
 NNI_HOME = Path("~/nni-experiments")
 _PATIENCE = 2.0  # seconds
 RESULTS = ("architecture.json", "result.json")  # what a search and a training write at their ends
+_OF_TUNER = "Dispatcher error: "  # after which the manager says that the tuner may have crashed
 ENDED = ("SUCCEEDED", "FAILED", "USER_CANCELED", "SYS_CANCELED", "EARLY_STOPPED")
 # Of the rest, NNI shows the name of the last event.
 SHOWN_AS = {"USER_TO_CANCEL": "USER_CANCELED", "ADD_CUSTOMIZED": "WAITING", "ADD_RESUMED": "WAITING"}
@@ -124,6 +125,11 @@ class Experiment:
         """Whether no trial will go on or come any more, as long as nobody resumes it."""
         return not self.running or self.status in ("DONE", "ERROR")
 
+    @property
+    def waits_for_tuner(self) -> bool:
+        """Whether all trials have ended, and the tuner has said that there are no more, at least for now."""
+        return self.status == "TUNER_NO_MORE_TRIAL" and all(trial.state in ENDED for trial in self.trials)
+
 
 def known_experiments() -> dict[str, dict[str, Any]]:
     """NNI's list of the experiments of this user and machine: id -> what it notes of each.
@@ -199,13 +205,14 @@ def read_experiment(experiment: str | None = None) -> Experiment:
 
 
 def error_of(experiment: Experiment) -> str:
-    """The last error that its manager has logged; empty where there is none."""
+    """The last error that its manager has logged, of the tuner what it says itself; empty where there is none."""
     try:
         text = (experiment.folder / "log" / "nnimanager.log").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
     errors = re.findall(r"^\[[^]]*\] ERROR \([^)]*\) (.*)", text, re.MULTILINE)
-    return errors[-1] if errors else ""
+    of_tuner = [error.removeprefix(_OF_TUNER) for error in errors if error.startswith(_OF_TUNER)]
+    return (of_tuner or errors or [""])[-1]
 
 
 def read_trials(connection: sqlite3.Connection, folder: Path) -> list[Trial]:

@@ -241,6 +241,15 @@ def test_an_experiment_whose_manager_has_ended(recorded, capsys):
     assert "web UI" not in said
 
 
+def test_an_experiment_whose_tuner_has_no_more_trials(recorded, capsys):
+    """NNI leaves it so, if there are fewer than ``maxTrialNumber``."""
+    recorded.is_as_of(2e9, status="TUNER_NO_MORE_TRIAL")
+    assert main(["watch", ONE]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == f"experiment {ONE}: 2 of 3 trials succeeded"
+    recorded.is_as_of(BEGAN, status="TUNER_NO_MORE_TRIAL")
+    assert not read_experiment(ONE).waits_for_tuner, "trials run"
+
+
 def test_an_experiment_that_nni_has_ended(recorded):
     recorded.is_as_of(BEGAN, status="ERROR")
     (recorded.folder / "log").mkdir()
@@ -252,6 +261,11 @@ def test_an_experiment_that_nni_has_ended(recorded):
         "experiment yo96r8fj: NNI has ended it with an error, 0 of 2 trials succeeded: Error: tuner is dead; "
         f"its log: {log}"
     )
+    with log.open("a") as file:
+        file.write(
+            "[x] ERROR (NNIManager) Dispatcher error: BudgetError: none\n[x] ERROR (NNIManager) Error: Dispatcher stream error\n"
+        )
+    assert "succeeded: BudgetError: none; its log: " in last_line(read_experiment(ONE))
 
 
 @pytest.mark.parametrize(
