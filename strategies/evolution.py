@@ -184,6 +184,9 @@ class EarlyExitEvolution(Strategy):
             return []
         self._asked = self._algorithm.ask()
         self._generation += 1
+        if self._generation == 1:
+            drawn = (self.sampling.n_over, self.sampling.n_draws)
+            _logger.info("early exit: %d of %d random networks break a bound, and are not trained", *drawn)
         if not self._asked:
             _logger.info("generation %d: no other network within the bounds was found", self._generation)
         return self._asked

@@ -20,11 +20,13 @@ from pydantic.fields import FieldInfo
 
 from nni_proxyless.cli.main import _parser
 from nni_proxyless.config import registry
+from nni_proxyless.config.nni_evolution import TUNER
 from nni_proxyless.config.options import options_of
 from nni_proxyless.config.read import NAMED
 from nni_proxyless.config.search_config import SearchConfig
 from nni_proxyless.config.train_config import TrainConfig
 from nni_proxyless.core.atomic_files import write_text
+from nni_proxyless.search.evolution_tuner import EvolutionTuner
 
 HERE = Path(__file__).resolve().parent
 HEAD = "<!-- Written by docs/reference/generate.py; a test compares. Change the code, not this page. -->"
@@ -238,6 +240,11 @@ def page_of_multi_trial_strategies() -> str:
             plain(inspect.cleandoc(cls.__doc__ or "").partition("\nParameters\n")[0]),
         ]
         lines += arguments(MULTI_TRIAL, name, set())
+    tuner = plain(inspect.cleandoc(EvolutionTuner.__doc__ or "").partition("\nParameters\n")[0])
+    lines += ["", "## Under nnictl", "", f"`tuner.className: {TUNER}`, with `codeDirectory: .`", "", tuner, ""]
+    lines += ["| key of `classArgs` | |", "| --- | --- |"]
+    said = described(EvolutionTuner)
+    lines += [row("`search`", said["search"]), row("options as above", said["options"])]
     return "\n".join(lines) + "\n"
 
 

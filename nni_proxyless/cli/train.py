@@ -25,7 +25,8 @@ def add_train_command(commands: Any) -> None:
         "train", help="train a derived network to the end; alone, by torchrun, or as an NNI trial",
         description="Train the network of an architecture.json. docs/how-to/training.md explains the keys and the recipes.",
     )  # fmt: skip
-    train.add_argument("architecture", nargs="?", type=path_argument, metavar="architecture.json")
+    train.add_argument("architecture", nargs="?", type=path_argument, metavar="architecture.json | search.yml",
+                       help="the network; a search.yml in trials of an evolution, whose parameters choose one of its space")  # fmt: skip
     train.add_argument("items", nargs="*", metavar="RECIPE | train.yml | key=value",
                        help="a recipe by name, or a configuration file; overrides by dotted path")  # fmt: skip
     train.add_argument("--epochs", type=int, metavar="N", help="the same as epochs=N; 0: only evaluate the weights")
@@ -50,12 +51,14 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace, *, talks: bool) -> int:
+    from ..config.nni_evolution import is_search_file, require_evolvable
     from ..config.read import file_and_overrides, read_config
     from ..config.recipes import find_recipe
     from ..config.train_config import TrainConfig
     from ..search import nni_trial
     from ..search.run_folder import locked
 
+    evolved = arguments.resume is None and is_search_file(arguments.architecture)
     if arguments.resume is not None:
         if not _unfinished(arguments):
             if talks:
@@ -65,16 +68,20 @@ def _run(arguments: argparse.Namespace, *, talks: bool) -> int:
     else:
         if arguments.architecture is None:
             raise UserError("train: which network? Give the path of an architecture.json")
-        path = arguments.architecture
+        path, given = arguments.architecture, nni_trial.parameters()
         name, overrides = file_and_overrides(arguments.items)
         if arguments.epochs is not None:
             overrides.append(("command line", "epochs", arguments.epochs))
         file = None if name is None else find_recipe(name)
-        config = read_config(TrainConfig, file, [*overrides, *nni_trial.parameters()])
+        config = read_config(TrainConfig, file, overrides if evolved else [*overrides, *given])
+        if evolved:
+            require_evolvable(config, str(file or "command line"))
+            path = _write_evolved(path, {label: choice for _, label, choice in given})
         folder = nni_trial.output_folder(config.output or str(path.parent / "final"), "train")
     from ..models.architecture import Architecture
+    from ..models.record import cost_figures
 
-    Architecture.read(path)
+    architecture = Architecture.read(path)
     from ..training.loop import train  # takes seconds, and a mistake is to be said at once
 
     writes = talks and config.epochs > 0
@@ -85,7 +92,7 @@ def _run(arguments: argparse.Namespace, *, talks: bool) -> int:
         result = train(config, path, folder, report=nni_trial.intermediate)
     if not talks:
         return 0
-    nni_trial.final(result.metrics)
+    nni_trial.final({**result.metrics, **(cost_figures(architecture) if evolved else {})})
     in_int8 = result.metrics.get("test_accuracy_int8")
     print(f"test accuracy: {result.accuracy:.4f}" + ("" if in_int8 is None else f"; in int8: {in_int8:.4f}"))
     if config.epochs > 0:
@@ -94,6 +101,21 @@ def _run(arguments: argparse.Namespace, *, talks: bool) -> int:
               f"{result.best['test_accuracy']:.4f}")  # fmt: skip
         print(f"weights: {folder / 'weights.safetensors'}")
     return 0
+
+
+def _write_evolved(search: Path, choices: dict[str, Any]) -> Path:
+    """Write the ``architecture.json`` of a trial of an evolution, for the network that its parameters choose in the space of a ``search.yml``."""
+    from ..search import nni_trial
+
+    if not nni_trial.inside_nni():
+        raise UserError(
+            f"train: {search} is no network; allowed: an architecture.json; a search.yml in trials of an evolution, to which NNI gives choices"
+        )
+    from ..search.evolved_space import EvolvedSpace  # takes seconds, and a mistake is to be said at once
+
+    path = nni_trial.output_folder(None, "train") / "architecture.json"
+    EvolvedSpace.read(search).record(choices).write(path)
+    return path
 
 
 def _unfinished(arguments: argparse.Namespace) -> bool:

@@ -34,6 +34,7 @@ from ..core.nni_compat import (
 )
 from ..core.user_path import of_another_machine, user_path
 from . import registry
+from .nni_evolution import TUNER, is_search_file, problems_of_tuner, require_evolvable
 from .nni_search_space import combinations, space_problem, spec_in_words
 from .read import file_and_overrides, problem_text, read_config, unknown_key
 from .recipes import find_recipe
@@ -177,6 +178,11 @@ def check_experiment(path: Path) -> CheckedExperiment:
     folder = path.parent / user_path(content.get("trialCodeDirectory") or ".", f"{path}: trialCodeDirectory")
     with nullcontext() if _runs_here(content) else of_another_machine():
         first = _check_trials(path, folder, command, space)
+    if (tuner := content.get("tuner") or {}).get("className") == TUNER:
+        for said in problems_of_tuner(tuner.get("classArgs") or {}, folder):
+            add_problem("tuner.classArgs", said)
+    if problems:
+        raise UserError("\n".join(problems))
     values = {name: spec_in_words(spec) for name, spec in space.items()}
     return CheckedExperiment(
         command, values, _n_trials(content, space), content["trialConcurrency"], first
@@ -338,10 +344,12 @@ def _check_trials(path: Path, folder: Path, command: str, space: dict[str, Any])
         )
     items = [word for word in words[1:] if not word.startswith("-")]
     cls: Any = SearchConfig if words[0] == "search" else TrainConfig
+    network = None
     if cls is TrainConfig:
         if not items:
             raise UserError(f"{where}: train: which network? Give the path of an architecture.json")
-        _must_be_there(where, folder, str(user_path(items.pop(0), where)))
+        network = user_path(items.pop(0), where)
+        _must_be_there(where, folder, str(network))
     name, overrides = file_and_overrides(items, where)
     if name is None:
         file = shipped("search.yml") if cls is SearchConfig else None
@@ -359,6 +367,8 @@ def _check_trials(path: Path, folder: Path, command: str, space: dict[str, Any])
             config = read_config(
                 cls, file, [*overrides, *((f"{path}: searchSpace", n, v) for n, v in parameters.items())]
             )
+            if is_search_file(network):
+                require_evolvable(config, str(file or where))
         except UserError as error:
             problems.update(dict.fromkeys(str(error).splitlines()))
         else:

@@ -25,6 +25,7 @@ __all__ = ["Options", "options_of"]
 CONSTRUCTED = (
     "nni_proxyless.search_spaces",
     "nni_proxyless.strategies",
+    "nni_proxyless.multi_trial_strategies",
     "nni_proxyless.estimators",
 )  # cheap, touches no data
 
@@ -152,6 +153,7 @@ def _of_device(options: Any) -> list[str] | None:
 _IN_RANGE = (
     "nni_proxyless.strategies:ProxylessNAS",
     "nni_proxyless.strategies:DSNAS",
+    "nni_proxyless.strategies:EarlyExitEvolution",
     *(
         f"nni_proxyless.strategies.nni_baselines:{name}"
         for name in ("DARTS", "GumbelDARTS", "Proxyless", "RandomOneShot")

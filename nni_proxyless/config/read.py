@@ -8,7 +8,7 @@ keys, the arguments of what it names; these are checked against its signature an
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_args
 
@@ -23,7 +23,15 @@ from .search_config import SearchConfig, as_it_was_meant
 from .strict_yaml import parse_value, read_yaml
 from .train_config import TrainConfig, problems_of_training
 
-__all__ = ["file_and_overrides", "is_file", "parse_value", "problem_text", "read_config", "unknown_key"]
+__all__ = [
+    "file_and_overrides",
+    "is_file",
+    "parse_value",
+    "problem_text",
+    "problems_of_arguments",
+    "read_config",
+    "unknown_key",
+]
 
 Config = TypeVar("Config", bound=BaseModel)
 
@@ -182,6 +190,17 @@ def _check_named(cls: Any, named: _Named, content: Mapping[str, Any], add_proble
     name = section.get("name", fields["name"].default)
     if isinstance(name, str):
         _check_arguments(named, named.path, name, section, tuple(fields), add_problem)
+
+
+def problems_of_arguments(group: str, name: str, given: Mapping[str, Any], filled_in: Collection[str]) -> list[str]:
+    """What is wrong with arguments that stand in no section of its own, for what has this name; ``filled_in`` are given by others."""
+    problems: list[str] = []
+
+    def add_problem(location: Sequence[Any], text: str, *_: Any) -> None:
+        problems.append(": ".join([*map(str, location), text]))
+
+    _check_arguments(_Named((), group, frozenset(filled_in)), (), name, given, (), add_problem)
+    return problems
 
 
 def _check_arguments(

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from nni.nas.profiler.pytorch.nn_meter import NnMeterProfiler
     from nni.nas.profiler.pytorch.utils import MutableShape
     from nni.nas.space import ModelStatus, RawFormatModelSpace, model_context
+    from nni.runtime.msg_dispatcher_base import MsgDispatcherBase
+    from nni.runtime.tuner_command_channel import CommandType
     from nni.tools.nnictl.config_utils import Experiments
     from nni.tools.package_utils import get_all_algo_meta
     from nni.tools.package_utils.tuner_factory import create_validator_instance, get_builtin_module_class_name
@@ -90,6 +92,8 @@ _HOMES = {
     "nni.nas.profiler.pytorch.nn_meter": ("NnMeterProfiler",),
     "nni.nas.profiler.pytorch.utils": ("MutableShape",),
     "nni.nas.space": ("ModelStatus", "RawFormatModelSpace", "model_context"),
+    "nni.runtime.msg_dispatcher_base": ("MsgDispatcherBase",),
+    "nni.runtime.tuner_command_channel": ("CommandType",),
     "nni.tools.nnictl.config_utils": ("Experiments",),
     "nni.tools.package_utils": ("get_all_algo_meta",),
     "nni.tools.package_utils.tuner_factory": ("create_validator_instance", "get_builtin_module_class_name"),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..latency import LatencyProfiler
 
 __all__ = [
+    "cost_figures",
     "describe",
     "latency_record",
     "note_measured",
@@ -133,6 +134,15 @@ def note_measured(record: dict[str, Any], timed: Mapping[str, Any], searched_net
     else:
         timings = {name: timed[name] for name in ("measured_ms", "measured_scatter")}
         record.update(timings, searched_net_ms=searched_net_ms)
+
+
+def cost_figures(architecture: Architecture) -> dict[str, float]:
+    """What a network costs, under the names that NNI shows; ``derived_x`` for each further cost x of its search."""
+    costs = architecture.search.get("costs", {})
+    return {
+        "table_ms": architecture.latency["table_ms"], "macs": float(architecture.macs), "n_params": float(architecture.n_params),
+        **{f"derived_{name}": cost["derived"] for name, cost in costs.items()},
+    }  # fmt: skip
 
 
 def unit_of(record: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ import nni
 from nni.nas.evaluator import Evaluator
 
 from ..config import registry
+from ..config.nni_evolution import GROUP, STRATEGY
 from ..core.atomic_files import write_csv
 from ..core.errors import UserError
 from ..core.nni_compat import RawFormatModelSpace, SequentialExecutionEngine
@@ -35,7 +36,6 @@ from .supernet_selection import JudgingImages, Selected, judging_images
 
 __all__ = ["derive_evolved", "evolved_table"]
 
-GROUP, STRATEGY = "nni_proxyless.multi_trial_strategies", "early-exit-evolution"
 POPULATION = 40
 
 

@@ -19,7 +19,7 @@ from ..models.architecture import Architecture
 from ..models.build import build_network
 from ..models.draw import draw_beside
 from ..models.export.onnx_format import write_onnx_for_netron
-from ..models.record import describe, latency_record, record
+from ..models.record import cost_figures, describe, latency_record, record
 from ..models.space import make_space
 from .build import SearchParts, strategy_can
 from .costs import Cost
@@ -58,11 +58,7 @@ def _of_selected(architecture: Architecture) -> dict[str, float]:
     """Figures that the last epoch had of another network, if the supernet has selected one after it."""
     if "selection" not in architecture.search:
         return {}
-    costs = architecture.search.get("costs", {})
-    return {
-        "default": architecture.search["accuracy"], "table_ms": architecture.latency["table_ms"], "macs": float(architecture.macs),
-        "n_params": float(architecture.n_params), **{f"derived_{name}": cost["derived"] for name, cost in costs.items()},
-    }  # fmt: skip
+    return {"default": architecture.search["accuracy"], **cost_figures(architecture)}
 
 
 def _final(

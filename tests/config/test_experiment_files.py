@@ -23,6 +23,7 @@ OURS = {
     "cifar-tree",
     "cifar-tree-small",
     "dsnas",
+    "evolution",
     "imagenet/dsnas",
     "imagenet/proxyless",
     "pareto",
@@ -137,6 +138,30 @@ def test_what_is_wrong_with_an_experiment(old, new, said, tmp_path, refused):
     begin, _, end = said.partition("|")
     assert any(line.startswith(begin) and end in line for line in lines), lines
     assert len(lines) <= 2
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        ("evolution", "search: search_evolution.yml", "search: serch.yml", "evolution.yml: tuner.classArgs: search: 'serch.yml' is not allowed here; allowed: a search.yml in |, the trialCodeDirectory"),
+        ("evolution", "    search: search_evolution.yml\n", "", "evolution.yml: tuner.classArgs: search: is missing; allowed: a search.yml in "),
+        ("evolution", "population_size: 10", "population_sise: 10", "evolution.yml: tuner.classArgs: unknown key 'population_sise'; allowed: |Did you mean 'population_size'?"),
+        ("evolution", "population_size: 10", "population_size: 1", "evolution.yml: tuner.classArgs: population_size is 1; allowed: 2 or more"),
+        ("evolution", "population_size: 10", "limits: {}", "evolution.yml: tuner.classArgs: unknown key 'limits'"),
+        ("evolution_train", "validation: 0.2", "validation: 0.0", "evolution_train.yml: validation: 0 is not allowed in an evolution, which would select by the test images; allowed: greater than 0"),
+        ("evolution_train", "weights: scratch", "weights: inherited", "evolution_train.yml: weights: 'inherited' is not allowed in an evolution, whose networks are new; allowed: scratch"),
+        ("search_evolution", "target: 50%", "target: 0", "evolution.yml: tuner.classArgs: search_evolution.yml: costs.0.target: 0 is not allowed here"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_an_evolution(file, old, new, said, tmp_path, refused):
+    for name in ("evolution", "search_evolution", "evolution_train"):
+        text = (EXPERIMENTS / f"{name}.yml").read_text()
+        assert name != file or old in text
+        (tmp_path / f"{name}.yml").write_text(text.replace(old, new) if name == file else text)
+    found = refused("check", tmp_path / "evolution.yml").removeprefix("nni-proxyless: ").replace(f"{tmp_path}/", "")
+    begin, _, end = said.partition("|")
+    assert any(line.startswith(begin) and end in line for line in found.splitlines()), found
+    assert len(found.splitlines()) == 1
 
 
 def test_the_search_of_an_experiment_is_checked_with_it(tmp_path, refused):

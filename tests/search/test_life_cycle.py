@@ -1,4 +1,4 @@
-"""Searches that are killed: a trial, NNI's manager, both; and two that want the same table.
+"""Searches that are killed: a trial, NNI's manager, both; two that want the same table; and an evolution that is stopped.
 
 What they come to is what a search comes to that nobody has disturbed, to the last bit.
 """
@@ -6,9 +6,11 @@ What they come to is what a search comes to that nobody has disturbed, to the la
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import os
 import re
+import shutil
 import signal
 import threading
 import time
@@ -25,6 +27,7 @@ from nni_proxyless.cli.main import main
 from nni_proxyless.core.cpu_threads import trials_at_a_time
 from nni_proxyless.core.file_lock import HeldError, hold, of_this_machine
 from nni_proxyless.latency import LookupTable
+from nni_proxyless.search.evolved_space import EvolvedSpace
 
 from ..forked import fork
 from ..runs import TINY, choices_of, history, process_in, same_weights, search
@@ -244,6 +247,58 @@ def test_killed_trial_manager_and_both_end_as_if_nothing_had_happened(
     assert len(shown) == EPOCHS
     (final,) = next(trial for trial in experiment.trials() if trial["trialJobId"] == orphaned)["finalMetricData"]
     assert json.loads(json.loads(final["data"]))["default"] == noted[-1]["default"]
+
+
+def test_an_evolution_is_stopped_and_goes_on_to_its_end(experiment, tmp_path, pytestconfig):
+    """experiments/evolution.yml, shortened: all trials differ and are within the bounds, and the front is that of what they report."""
+    for name in ("evolution.yml", "search_evolution.yml", "evolution_train.yml"):
+        shutil.copy(pytestconfig.rootpath / "experiments" / name, tmp_path)
+    content = yaml.safe_load((tmp_path / "evolution.yml").read_text())
+    content["maxTrialNumber"] = 4
+    content["tuner"]["classArgs"] |= {"population_size": 2, "n_generations": 2}
+    content["trialCommand"] += " epochs=1"
+    (tmp_path / "evolution.yml").write_text(yaml.safe_dump(content))
+    searched = yaml.safe_load((tmp_path / "search_evolution.yml").read_text()) | {
+        "space": SEARCH["space"],
+        "data": SEARCH["data"],
+    }
+    (tmp_path / "search_evolution.yml").write_text(yaml.safe_dump(searched))
+
+    experiment.nnictl("create", "--config", "evolution.yml")
+    until(lambda: "SUCCEEDED" in [trial["status"] for trial in experiment.trials()], "a trial")
+    experiment.remember()
+    experiment.nnictl("stop", experiment.id)
+    experiment.nnictl("resume", experiment.id)
+    status = "/api/v1/nni/check-status"
+    until(lambda: json.loads(ask(experiment.port, status))["status"] == "DONE", "the last trial", seconds=480)
+
+    trials = experiment.trials()
+    assert [trial["status"] for trial in trials] == ["SUCCEEDED"] * 4
+    assert len({trial["hyperParameters"][0].partition('"parameters"')[2] for trial in trials}) == 4
+    (macs, most_macs), (parameters, most_parameters) = EvolvedSpace.read(
+        tmp_path / "search_evolution.yml"
+    ).limits.values()
+    found = {}
+    for trial in trials:
+        choices = json.loads(trial["hyperParameters"][0])["parameters"]
+        assert choices == choices_of(experiment.folder(trial["trialJobId"]))
+        (final,) = trial["finalMetricData"]
+        reported = json.loads(json.loads(final["data"]))
+        costs = reported["table_ms"], reported["derived_parameters"]
+        assert costs == (macs.profile(choices), parameters.profile(choices))
+        assert costs[0] <= most_macs
+        assert costs[1] <= most_parameters
+        found[trial["trialJobId"]] = (-reported["default"], *costs)
+    dominated = {
+        name for name, one in found.items() for other in found.values()
+        if other != one and all(a <= b for a, b in zip(other, one, strict=True))
+    }  # fmt: skip
+    with (tmp_path / "nni-experiments" / experiment.id / "evolved_front.csv").open() as file:
+        front = {
+            row["trial"]: tuple(float(row[name]) for name in ("metric", "latency", "parameters"))
+            for row in csv.DictReader(file)
+        }
+    assert front == {name: (-error, *costs) for name, (error, *costs) in found.items() if name not in dominated}
 
 
 def test_a_table_is_built_once_and_survives_its_builder(tmp_path):
