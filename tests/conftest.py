@@ -26,7 +26,7 @@ EXPERIMENTS = (
 )  # fmt: skip
 # What takes longest begins first, or one process would be alone with it in the end.
 LONG = (
-    "test_search", "test_export", "test_derive_command", "test_exporting", "test_training", "test_torchrun", "test_pipeline_training", "test_pipeline", "test_budget", "test_resume",
+    "test_search", "test_export", "test_derive_command", "test_exporting", "test_training", "test_torchrun", "test_pipeline_training", "test_pipeline", "test_pipeline_replicas", "test_budget", "test_resume",
     "test_nni_spaces", "test_readme", "test_start_up", "test_processes", "test_dsnas_planted", "test_latency_command", "test_proxyless_search",
     "test_report", "test_penalty", "test_pictures", "test_reference", "test_hub", "test_step_cost", "test_step_cost_spaces", "test_busy",
     "test_units", "test_package", "test_search_of_values", "test_several_costs", "test_search_overhead", "test_calls", "test_cpu_threads", "test_divergence",

@@ -120,9 +120,9 @@ class DistillationSection(Section):
 
 
 class PipelineSection(Section):
-    """The network in stages, one in each process that torchrun starts."""
+    """The network in stages, one in each process that torchrun starts; with more processes, replicas of that."""
 
-    stages: int = Field(ge=2, description="as many as processes")
+    stages: int = Field(ge=2, description="divides the number of processes; with more processes than stages, replicas")
     micro_batches: int = Field(
         ge=1, description="of a batch, which batch norm normalizes one by one; divides `batch_size`"
     )
@@ -151,7 +151,7 @@ class TrainConfig(Section):
         description="those of the search; `scratch`; or a `.safetensors` file, relative to the architecture's folder",
     )
     epochs: int = Field(60, ge=0, description="0: evaluate the weights on the test images, print, write nothing")
-    batch_size: int = Field(64, ge=2, description="of each process; with `pipeline` of all together")
+    batch_size: int = Field(64, ge=2, description="of each process; with `pipeline` of each replica")
     workers: int = Field(0, ge=0, description="loader processes of each process")
     validation: float = Field(
         0.0, ge=0, lt=1, description="share of the training images that judges the epochs; 0: the test images do"

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from timm.utils import distribute_bn
 from torch import Tensor, nn
 
 from ..config.train_config import TrainConfig
@@ -91,11 +90,7 @@ class DataParallel:
 
     def end_epoch(self) -> None:
         """Average the statistics of batch norm over the processes."""
-        if self.processes.count == 1:
-            return
-        distribute_bn(self.optimization.network, self.processes.count, reduce=True)
-        if self.optimization.average is not None:
-            distribute_bn(self.optimization.average.module, self.processes.count, reduce=True)
+        self.processes.average(self.optimization.statistics())
 
     def judge(self, images: Any) -> Callable[[nn.Module], float]:
         """What finds the accuracy of ``optimization.judged``, or of ``optimization.network``, on these images."""

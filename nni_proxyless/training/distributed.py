@@ -6,7 +6,7 @@ import gc
 import inspect
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,30 +31,66 @@ class Processes:
         Which one this is, from 0 on, and how many there are.
     device
         Where this one computes.
+    group
+        Those meant, if not all that torchrun started.
     """
 
     rank: int
     count: int
     device: torch.device
+    group: Any = None
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
+
+    @property
+    def first(self) -> int:
+        """The rank that the first one has among all that torchrun started."""
+        return 0 if self.group is None else torch.distributed.get_global_rank(self.group, 0)
+
+    def on_mesh(self, n_stages: int) -> tuple[Processes, Processes]:
+        """Lay the processes out on a device mesh of replicas and stages; those of a replica have ranks in a row.
+
+        Parameters
+        ----------
+        n_stages
+            Divides their number.
+
+        Returns
+        -------
+        tuple of Processes
+            Those that hold this one's stage, one of each replica; those that hold the stages of this one's replica.
+        """
+        if self.count == n_stages:  # one replica needs no groups beside that of all
+            return Processes(0, 1, self.device), self
+        shape = (self.count // n_stages, n_stages)
+        mesh = torch.distributed.init_device_mesh(self.device.type, shape, mesh_dim_names=("replicas", "stages"))
+        replicas, stages = (
+            Processes(mesh.get_local_rank(dim), size, self.device, mesh.get_group(dim))
+            for dim, size in enumerate(shape)
+        )
+        return replicas, stages
 
     def total(self, tensor: Tensor) -> Tensor:
         """The sum over all processes; every one gets it."""
         if self.count == 1:
             return tensor
         tensor = tensor.to(self.device, copy=True)
-        torch.distributed.all_reduce(tensor)
+        torch.distributed.all_reduce(tensor, group=self.group)
         return tensor
+
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Put the mean over all processes in the place of each tensor."""
+        for tensor in tensors:
+            tensor.copy_(self.total(tensor) / self.count)
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
         """This tensor of every process, by rank, on the CPU; of one shape everywhere."""
         if self.count == 1:
             return [tensor.cpu()]
         found = [torch.empty_like(tensor) for _ in range(self.count)]
-        torch.distributed.all_gather(found, tensor)
+        torch.distributed.all_gather(found, tensor, group=self.group)
         return [t.cpu() for t in found]
 
     def collect(self, state: dict[str, Any]) -> list[dict[str, Any]]:
@@ -68,7 +104,7 @@ class Processes:
         file = io.BytesIO()
         torch.save(state, file)
         found: list[Any] = [None] * self.count if self.is_first else []
-        torch.distributed.gather_object(file.getvalue(), found or None)
+        torch.distributed.gather_object(file.getvalue(), found or None, dst=self.first, group=self.group)
         return [torch.load(io.BytesIO(one), map_location="cpu", weights_only=True) for one in found]
 
     def wait(self) -> None:
@@ -91,7 +127,7 @@ class Processes:
         """
         if self.count == 1:
             return network
-        return DistributedDataParallel(network, **self.of_wrapper)
+        return DistributedDataParallel(network, process_group=self.group, **self.of_wrapper)
 
     @property
     def of_wrapper(self) -> dict[str, Any]:

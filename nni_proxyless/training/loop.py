@@ -102,10 +102,10 @@ def train(
         Files are missing or damaged, settings do not fit each other, this machine or the unfinished training that is there,
         or the training diverged; results of an earlier training then stay as they are.
     """
-    if config.pipeline is not None and config.epochs and (n_stages := config.pipeline.stages) != count():
+    if config.pipeline is not None and config.epochs and count() % (n_stages := config.pipeline.stages):
         raise UserError(
-            f"pipeline.stages: {n_stages}, but the number of processes is {count()}; allowed: as many stages as processes: torchrun "
-            f"--standalone --nproc-per-node {n_stages} -m nni_proxyless train …"
+            f"pipeline.stages: {n_stages}, but the number of processes is {count()}; allowed: {n_stages} processes, or a multiple of that: "
+            f"torchrun --standalone --nproc-per-node {n_stages} -m nni_proxyless train …"
         )
     threads = use(config.threads)
     with joined(config.device) as processes:

@@ -370,14 +370,14 @@ def names_in(network: nn.Module, stage: nn.Module) -> list[str]:
 
 def pipelined(
     stage: nn.Module, index: int, n_stages: int, device: torch.device, n_micro_batches: int, *, plan: Plan | None = None,
-    schedule: str = "gpipe", loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+    schedule: str = "gpipe", loss: Callable[[Tensor, Tensor], Tensor] | None = None, group: Any = None,
 ) -> Any:  # fmt: skip
-    """A schedule of ``torch.distributed.pipelining`` over all processes; the one of rank ``index`` runs this stage.
+    """A schedule of ``torch.distributed.pipelining`` over the processes of a group; the one of rank ``index`` runs this stage.
 
     Parameters
     ----------
     stage
-        A :class:`Stage`.
+        A :class:`Stage`; or ``DistributedDataParallel`` of it, which then averages gradients after the last micro-batch.
     plan
         Says what crosses the boundaries. None: torch finds out from the first micro-batch, for which, before 2.14, it moves the statistics of
         batch norm; in evaluation that does not matter.
@@ -385,6 +385,8 @@ def pipelined(
         A key of :data:`SCHEDULES`.
     loss
         (logits, targets) -> mean over a micro-batch. None: no backward pass.
+    group
+        None: all processes.
 
     Returns
     -------
@@ -393,5 +395,5 @@ def pipelined(
         that were there before are spoiled.
     """
     inputs, outputs = (None, None) if plan is None else plan.metadata(index)
-    of_torch = PipelineStage(stage, index, n_stages, device, input_args=inputs, output_args=outputs)
+    of_torch = PipelineStage(stage, index, n_stages, device, input_args=inputs, output_args=outputs, group=group)
     return SCHEDULES[schedule](of_torch, n_micro_batches, loss)

@@ -2,6 +2,9 @@
 
 The first process has the images, mixes them, and tells the last one their classes. What each process holds is its stage's alone:
 weights, gradients, the optimizer's memory, the average, activations.
+
+With more processes than stages there are several such pipelines, the replicas. As in data parallelism each learns from images of its own;
+the processes of a stage average their gradients (DDP), and after an epoch their statistics of batch norm.
 """
 
 from __future__ import annotations
@@ -9,12 +12,12 @@ from __future__ import annotations
 import copy
 import itertools
 import logging
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Subset
 
 from ..config.train_config import TrainConfig
 from ..core.errors import UserError, did_you_mean
@@ -42,7 +45,7 @@ class PipelineParallel:
     network
         On the CPU. Its stage moves to the device, its other layers lose their weights.
     config
-        With a ``pipeline``, whose stages are as many as the processes.
+        With a ``pipeline``, whose number of stages divides that of the processes.
     cut_before
         As ``pipeline.cut_before``; it takes the place of that.
 
@@ -59,7 +62,8 @@ class PipelineParallel:
         assert config.pipeline is not None
         self.config, self.section, self.processes = config, config.pipeline, processes
         self.network, self.num_classes = network, num_classes
-        self.is_last = processes.rank == processes.count - 1
+        self.replicas, self.stages = processes.on_mesh(self.section.stages)
+        self.is_last = self.stages.rank == self.stages.count - 1
         self.batches = self._batches(division)
         self.loader = training_loader(division.train, self.batches, config.workers)
         layers = layers_of(network)
@@ -73,13 +77,10 @@ class PipelineParallel:
                 "pipeline: an optimizer that takes each weight by itself, such as sgd, adamw, lars"
             )
         stage = self.optimization.network
-        self.objective = Objective(stage, config, num_classes, self._alone, None)
-        self.schedule = self._pipelined(stage, plan=plan, schedule=self.section.schedule, loss=self._loss)
-
-    @property
-    def _alone(self) -> Processes:
-        """As one process: all have the same batch."""
-        return Processes(0, 1, self.processes.device)
+        self.objective = Objective(stage, config, num_classes, self.replicas, None)
+        self.schedule = self._pipelined(
+            self.objective.trained, plan=plan, schedule=self.section.schedule, loss=self._loss
+        )
 
     @property
     def _mixes(self) -> bool:
@@ -87,11 +88,12 @@ class PipelineParallel:
 
     def _batches(self, division: Division) -> EpochBatches:
         n_images = len(division.train)  # type: ignore[arg-type]  # torch's Dataset need have no length, ours has
-        batches = EpochBatches(n_images, self.config.batch_size, self.config.seed, self._alone, even=self._mixes)
+        batches = EpochBatches(n_images, self.config.batch_size, self.config.seed, self.replicas, even=self._mixes)
         if batches.batch_size < self.config.batch_size:
+            of_each = n_images // self.replicas.count
             raise UserError(
-                f"batch_size: {self.config.batch_size}, but there are only {n_images} training images; allowed with pipeline, whose "
-                f"micro-batches have one size: up to {n_images}"
+                f"batch_size: {self.config.batch_size}, but a pipeline has only {of_each} training images; allowed with pipeline, whose "
+                f"micro-batches have one size: up to {of_each}"
             )
         return batches
 
@@ -106,7 +108,7 @@ class PipelineParallel:
         told: list[Any] = [None]
         if self.processes.is_first:
             n_images = self.config.batch_size // self.section.micro_batches
-            images = torch.randn(n_images, *image.shape, generator=torch.Generator().manual_seed(0))
+            images = torch.randn(n_images, *image.shape, dtype=image.dtype, generator=torch.Generator().manual_seed(0))
             images = as_channels_last(images.to(self.processes.device))
             costs = measured(list(layers.values()), images, autocast=AUTOCAST[self.config.precision])
             seconds, sizes = [cost.seconds for cost in costs], [self._bytes(cost) for cost in costs]
@@ -129,17 +131,19 @@ class PipelineParallel:
 
     def _stage(self, layers: Mapping[str, nn.Module], plan: Plan) -> Stage:
         """The stage of this process, on its device; the other layers are empty from now on."""
-        own = keep_only(plan.layers(self.processes.rank), list(layers.values()))
+        own = keep_only(plan.layers(self.stages.rank), list(layers.values()))
         stage = Stage(
-            own, self.processes.rank, plan.n_stages,
+            own, self.stages.rank, plan.n_stages,
             rematerialize=self.section.rematerialize, autocast=AUTOCAST[self.config.precision],
         )  # fmt: skip
         self.names = names_in(self.network, stage)
         return stage.to(self.processes.device)
 
     def _pipelined(self, stage: nn.Module, **options: Any) -> Any:
-        here = self.processes
-        return pipelined(stage, here.rank, here.count, here.device, self.section.micro_batches, **options)
+        here = self.stages
+        return pipelined(
+            stage, here.rank, here.count, here.device, self.section.micro_batches, group=here.group, **options
+        )
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         with self.optimization.autocast():
@@ -149,21 +153,21 @@ class PipelineParallel:
 
     @property
     def images_per_batch(self) -> int:
-        return self.batches.batch_size
+        return self.batches.batch_size * self.replicas.count
 
     def begin(self, epoch: int, first: int) -> Iterable[Any]:
         self.objective.begin(epoch)
         self.batches.begin(epoch, first)
-        return self.loader if self.processes.is_first else itertools.repeat((None, None), len(self.batches))
+        return self.loader if self.stages.is_first else itertools.repeat((None, None), len(self.batches))
 
     def learn(self, images: Any, targets: Any, in_group: int = 1, *, moves: bool = True) -> Tensor:
-        """As of :class:`.DataParallel`; the last process knows the loss, the others return 0."""
-        if self.processes.is_first:
+        """As of :class:`.DataParallel`; the last process of a replica knows the loss, the others return 0."""
+        if self.stages.is_first:
             images = as_channels_last(images.to(self.processes.device, non_blocking=True))
             images, targets = self.objective.mixed(images, targets.to(self.processes.device, non_blocking=True))
         targets = self._told(targets, soft=self._mixes)
         losses: list[Tensor] = []
-        if self.processes.is_first:
+        if self.stages.is_first:
             self.schedule.step(images)
         elif self.is_last:
             self.schedule.step(target=targets, losses=losses)
@@ -173,41 +177,41 @@ class PipelineParallel:
         return torch.stack(losses).detach().mean() if losses else torch.zeros((), device=self.processes.device)
 
     def _told(self, targets: Tensor | None, *, soft: bool = False) -> Tensor:
-        """The classes of a batch, or a number for each class, which the first process tells all."""
+        """The classes of a batch, or a number for each class, which the first process of a replica tells the others."""
         if targets is None:
             shape = (self.batches.batch_size, self.num_classes) if soft else (self.batches.batch_size,)
             targets = torch.empty(shape, dtype=torch.float32 if soft else torch.int64, device=self.processes.device)
-        torch.distributed.broadcast(targets, src=0)
+        torch.distributed.broadcast(targets, src=self.stages.first, group=self.stages.group)
         return targets
 
     def _norm_of_all(self, norm: Tensor) -> Tensor:
-        return self.processes.total(norm**2).sqrt()
+        return self.stages.total(norm**2).sqrt()
 
     def mean_loss(self, loss_sum: Tensor, n_batches: int) -> float:
-        return float(self.processes.total(loss_sum)) / max(1, n_batches)
+        return float(self.processes.total(loss_sum)) / (max(1, n_batches) * self.replicas.count)
 
     def is_finite(self) -> bool:
         n_spoiled = torch.tensor(int(not self.optimization.is_finite()), device=self.processes.device)
         return int(self.processes.total(n_spoiled)) == 0
 
     def end_epoch(self) -> None:
-        """Nothing: the statistics of a norm are those of one process."""
+        self.replicas.average(self.optimization.statistics())
 
     def judge(self, images: Any) -> Callable[[nn.Module], float]:
-        batches = loader(images, self.batches.batch_size, workers=self.config.workers)
-        return lambda stage: self._accuracy(stage, batches, len(images))
+        part = Subset(images, range(self.replicas.rank, len(images), self.replicas.count))
+        batches = loader(part, self.batches.batch_size, workers=self.config.workers)
+        return lambda stage: self._n_right(stage, batches) / len(images)
 
     @torch.no_grad()
-    def _accuracy(self, stage: nn.Module, batches: Iterable[Any], n_images: int) -> float:
+    def _n_right(self, stage: nn.Module, batches: Any) -> int:
+        """Of all replicas together."""
         size, device = self.batches.batch_size, self.processes.device
         n_right = torch.zeros((), dtype=torch.int64, device=device)
         schedule = self._pipelined(stage)
-        here: Iterable[Any] = (
-            batches if self.processes.is_first else itertools.repeat((None, None), math.ceil(n_images / size))
-        )
+        here: Iterable[Any] = batches if self.stages.is_first else itertools.repeat((None, None), len(batches))
         with evaluating(stage):
             for images, targets in here:
-                if self.processes.is_first:
+                if self.stages.is_first:
                     images, targets = _filled_up(images, targets, size)
                     targets = self._told(targets.to(device))
                     schedule.step(as_channels_last(images.to(device)))
@@ -215,11 +219,13 @@ class PipelineParallel:
                 targets, logits = self._told(None), schedule.step()
                 if self.is_last:
                     n_right += (logits.argmax(dim=1) == targets).sum()
-        return int(self.processes.total(n_right)) / n_images
+        return int(self.processes.total(n_right))
 
     def weights(self) -> dict[str, Tensor]:
         """As of :class:`.DataParallel`; nothing in other processes than the first."""
-        own = dict(zip(self.names, self.optimization.judged.state_dict().values(), strict=True))
+        own: dict[str, Tensor] = {}
+        if self.replicas.is_first:
+            own = dict(zip(self.names, self.optimization.judged.state_dict().values(), strict=True))
         found = {name: tensor for part in self.processes.collect(own) for name, tensor in part.items()}
         return {name: found[name] for name in self.all_names} if found else {}
 
@@ -238,12 +244,19 @@ class PipelineParallel:
         return {"pipeline": {"cut_before": self.cut_before}}
 
     def state_dict(self, loss_sum: Tensor) -> dict[str, Any]:
-        own = {"loss_sum": loss_sum, **self.optimization.state_dict()}
+        own: dict[str, Any] = {"loss_sum": loss_sum}
+        if self.replicas.is_first:
+            own.update(self.optimization.state_dict())
+        else:  # which has these alone of its own
+            own["statistics"] = self.optimization.statistics()
         return {"of_each_process": self.processes.collect(own), **self.described()}
 
     def load_state_dict(self, state: Mapping[str, Any], loss_sum: Tensor) -> None:
         own = state["of_each_process"][self.processes.rank]
-        self.optimization.load_state_dict(own)
+        self.optimization.load_state_dict(state["of_each_process"][self.stages.rank])
+        if not self.replicas.is_first:
+            for tensor, saved in zip(self.optimization.statistics(), own["statistics"], strict=True):
+                tensor.copy_(saved)
         loss_sum.copy_(own["loss_sum"])
 
 

@@ -37,25 +37,28 @@ from .test_torchrun import TWO
 from .test_training import plain, result, small
 
 STAGES = ["pipeline.stages=2", "pipeline.micro_batches=4", "batch_size=64", "threads=1", "device=cpu"]
+FILES = {"weights.safetensors", "best.safetensors", "result.json", "history.jsonl", "train.yml", "tensorboard"}
 
 
-def begin(folder: Path, *words: str | Path, command: Callable[[list[str]], int] = main) -> list[BaseProcess]:
-    """``nni-proxyless train`` in two processes, with what torchrun tells them."""
-    told = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+def begin(
+    folder: Path, *words: str | Path, command: Callable[[list[str]], int] = main, n_processes: int = 2
+) -> list[BaseProcess]:
+    """``nni-proxyless train`` in so many processes, with what torchrun tells them."""
+    told = {"WORLD_SIZE": str(n_processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     words = ("train", *map(str, words))
     return [
         fork(command, list(words), cwd=folder, said=folder / "said", RANK=str(rank), LOCAL_RANK=str(rank), **told)
-        for rank in range(2)
+        for rank in range(n_processes)
     ]
 
 
-def train(folder: Path, *words: str | Path, command: Callable[[list[str]], int] = main) -> str:
+def train(folder: Path, *words: str | Path, **options: Any) -> str:
     """The same to its end; what was said."""
-    processes = begin(folder, *words, command=command)
+    processes = begin(folder, *words, **options)
     for process in processes:
         process.join(150)
     said = (folder / "said").read_text()
-    assert [process.exitcode for process in processes] == [0, 0], said
+    assert [process.exitcode for process in processes] == [0] * len(processes), said
     return said
 
 
@@ -73,9 +76,7 @@ def test_stages_leave_one_log_and_one_set_of_files(command, tmp_path, capsys):
     for line in ("epoch 1/2: train loss ", "pipeline: stage 1: conv_stem to ", " to classifier, "):
         assert len([one for one in done.stderr.splitlines() if line in one]) == 1, done.stderr
     assert "Warning" not in done.stderr
-    assert {one.name for one in final.iterdir()} == {
-        "weights.safetensors", "best.safetensors", "result.json", "history.jsonl", "train.yml", "tensorboard",
-    }  # fmt: skip
+    assert {one.name for one in final.iterdir()} == FILES
     found = result(final)
     assert found["processes"] == 2
     assert len(found["pipeline"]["cut_before"]) == 1
@@ -99,20 +100,15 @@ def test_a_training_in_stages_learns_as_one_in_one_piece(tmp_path):
     assert abs(one - two) < 4 * math.sqrt(2 * one * (1 - one) / 359)
 
 
-def test_a_killed_training_goes_on_to_the_same_weights_in_the_same_stages(tmp_path, capsys):
-    """Both processes get SIGKILL in the middle of an epoch. Dropout draws by stage, so another cut would give other weights."""
+DRAWS = ["epochs=2", "validation=0.2", "dropout=0.2", "drop_path=0.2", "mixup=0.2", "gradient_clip_val=0.5"]
+
+
+@pytest.mark.parametrize(("n_processes", "more"), [(2, ["workers=1"]), (4, ["ema_decay=0.9", "batch_size=32"])])
+def test_a_killed_training_goes_on_to_the_same_weights_in_the_same_stages(tmp_path, capsys, n_processes, more):
+    """All processes, of one pipeline or of two replicas, get SIGKILL in the middle of an epoch. Dropout draws by stage, so another cut would give other weights."""
     path, killed = small(tmp_path), tmp_path / "killed"
-    words = [
-        path,
-        *STAGES,
-        "epochs=2",
-        "validation=0.2",
-        "dropout=0.2",
-        "drop_path=0.2",
-        "mixup=0.2",
-        "gradient_clip_val=0.5",
-    ]
-    processes = begin(tmp_path, *words, f"output={killed}", "checkpoint_every=3", "workers=1")
+    words = [path, *STAGES, *DRAWS, *more]
+    processes = begin(tmp_path, *words, f"output={killed}", "checkpoint_every=3", n_processes=n_processes)
     while not (killed / "checkpoint" / "history.jsonl").exists():  # written with the first checkpoint
         assert processes[0].exitcode is None, (tmp_path / "said").read_text()
         time.sleep(0.01)
@@ -121,10 +117,17 @@ def test_a_killed_training_goes_on_to_the_same_weights_in_the_same_stages(tmp_pa
         process.join()
     state = TrainingCheckpoint(killed).read()
     assert state["batch"] > 0
-    assert " of epoch 1 of 2" in train(tmp_path, "--resume", killed)
+    assert " of epoch 1 of 2" in train(tmp_path, "--resume", killed, n_processes=n_processes)
 
     cut = state["pipeline"]["cut_before"]
-    train(tmp_path, *words, f"pipeline.cut_before=[{cut[0]}]", f"output={tmp_path / 'whole'}")
+    (tmp_path / "said").unlink()
+    said = train(
+        tmp_path, *words, f"pipeline.cut_before=[{cut[0]}]", f"output={tmp_path / 'whole'}", n_processes=n_processes
+    )
+    assert said.count("epoch 1/2: train loss ") == said.count("pipeline: stage 1: ") == 1
+    assert "Warning" not in said
+    assert result(tmp_path / "whole")["processes"] == n_processes
+    assert {one.name for one in killed.iterdir()} == FILES
     for name in ("weights.safetensors", "best.safetensors"):
         assert same_weights(killed, tmp_path / "whole", name)
     figures = [[epoch | {"images_per_second": 0} for epoch in history(one)] for one in (killed, tmp_path / "whole")]
@@ -226,10 +229,12 @@ def test_the_first_process_holds_its_stage_until_it_gets_all_weights():
 # -- refusals ----------------------------------------------------------------------------------------------------------
 
 
-def test_as_many_processes_as_stages(tmp_path, refused):
+@pytest.mark.parametrize("n_processes", [1, 3])
+def test_a_multiple_of_the_stages_of_processes(tmp_path, refused, monkeypatch, n_processes):
+    monkeypatch.setenv("WORLD_SIZE", str(n_processes))
     said = refused("train", small(tmp_path), *STAGES)
     assert (
-        "pipeline.stages: 2, but the number of processes is 1; allowed: as many stages as processes: torchrun --standalone --nproc-per-node 2"
+        f"pipeline.stages: 2, but the number of processes is {n_processes}; allowed: 2 processes, or a multiple of that: torchrun --standalone --nproc-per-node 2"
         in said
     )
 
@@ -249,7 +254,7 @@ def test_a_network_whose_layers_have_no_order_is_refused(tmp_path):
         ({"pipeline": {"stages": 9}}, r"pipeline\.stages: 9 for 7 layers with weights; allowed: up to 7"),
         ({"pipeline": {"cut_before": ["blocks.1.2"]}}, r"pipeline\.cut_before: there is no layer 'blocks\.1\.2'; allowed: bn1, .*Did you mean 'blocks\.1\."),
         ({"pipeline": {"stages": 3, "cut_before": ["bn2", "bn1"]}}, r"pipeline\.cut_before: bn2, bn1 do not stand in the order of the layers"),
-        ({"batch_size": 128}, "batch_size: 128, but there are only 64 training images; allowed with pipeline, whose micro-batches have one size: up to 64"),
+        ({"batch_size": 128}, "batch_size: 128, but a pipeline has only 64 training images; allowed with pipeline, whose micro-batches have one size: up to 64"),
         ({"optimizer": "lamb"}, "optimizer: lamb divides by the norm of all gradients, .* such as sgd, adamw, lars"),
     ],
 )  # fmt: skip
