@@ -28,6 +28,7 @@ from nni_proxyless.latency.estimators.whole_networks import MOST, NetworkMeasure
 from nni_proxyless.latency.operation import trace_operations
 from nni_proxyless.latency.runtimes.runtime import RefusedByRuntime
 from nni_proxyless.latency.tables import time_in_chunks
+from nni_proxyless.latency.tables.check import time_networks as time_checking
 from nni_proxyless.latency.tables.kept_timings import KeptTimings
 from nni_proxyless.search import latency_table
 from nni_proxyless.search.latency_table import build_table, make_profiler, said_of_fit
@@ -198,6 +199,21 @@ def test_single_networks_are_prepared_several_times_and_timed_for_a_while():
     eager = DeviceEstimator(runtime="torch", warmup=0, repeats=3)
     assert [m.count for m in time_networks(eager, [(nn.Linear(8, 4), (8,))])] == [3]
     assert eager_ms(by_command(["sh", "-c", "echo 1", "{file}"]), nn.Linear(8, 4), (8,)) is None
+
+
+@pytest.mark.parametrize(("runtime", "preparations"), [("onnxruntime", 3), ("torch", 1), ("command", 1)])
+def test_networks_that_check_a_table_are_prepared_several_times(runtime, preparations, tmp_path):
+    """Where that takes long, once: half a minute is the limit."""
+    estimator = (
+        by_command(program(tmp_path, "echo 2")) if runtime == "command" else DeviceEstimator(runtime=runtime, warmup=1, repeats=3)
+    )  # fmt: skip
+    rounds: list[tuple[int, int]] = []
+    samples = [{"one": "wide"}, {"one": "skip"}]
+    found = time_checking(Space(), samples, (8,), estimator, lambda *done: rounds.append(done))
+    assert len(rounds) == 3 * preparations
+    assert rounds[-1] == (3 * preparations, 3 * preparations)
+    assert len(found) == 2
+    assert found == [2.0, 2.0] if runtime == "command" else min(found) > 0
 
 
 def test_how_far_parts_of_a_timing_are_apart():

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import itertools
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,12 +27,16 @@ from ..digits import in_words
 from ..estimators.device import DeviceEstimator
 from ..operation import Shape
 from ..profiler import LatencyProfiler
+from ..runtimes.default import TORCH
 from .drift import without_drift
 from .lookup_table import LookupTable
 from .timed_networks import random_samples
 from .yaml_format import TimedNetwork
 
 __all__ = ["Agreement", "Check", "agreement", "architectures_of", "check_recorded", "check_table"]
+
+PREPARATIONS = 3  # of every network
+QUICK_S = 30.0  # for the first of them; networks that take longer differ less from themselves
 
 
 @dataclass(frozen=True)
@@ -241,18 +247,28 @@ def time_networks(
     space: ModelSpace, samples: Sequence[Mapping[str, Any]], input_shape: Shape, estimator: DeviceEstimator,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[float]:  # fmt: skip
-    """Median milliseconds of whole networks, timed in turns, the drift of the machine divided out."""
-    done = 0
+    """Median milliseconds of whole networks, timed in turns, the drift of the machine divided out.
+
+    A network that is prepared anew has its weights elsewhere in memory, and is faster or slower by some per cent for as long as it is there
+    (:mod:`.time_in_chunks`). So where all are prepared and timed within half a minute, that is done three times; not in eager torch, which prepares
+    nothing, and not by a program, which prepares them for every timing.
+    """
+    prepares = estimator.runtime != TORCH and not estimator.runs_programs
+    done, began, preparations = itertools.count(1), time.perf_counter(), 1
+    found: list[list[tuple[int, float]]] = []
 
     def tick() -> None:
-        nonlocal done
-        done += 1
         if progress is not None:
-            progress(done, estimator.repeats)
+            progress(next(done), preparations * estimator.repeats)
 
-    networks = [(freeze(space, sample), input_shape) for sample in samples]
-    rounds = estimator.time_in_turns(networks, progress=tick)
-    times, _ = without_drift([list(enumerate(times)) for times in rounds])
+    while len(found) < preparations:
+        networks = [(freeze(space, sample), input_shape) for sample in samples]
+        rounds = estimator.time_in_turns(networks, progress=tick)
+        times, _ = without_drift([list(enumerate(of)) for of in rounds])
+        found.append([(i, statistics.median(times[i])) for i in range(len(samples))])
+        if prepares and time.perf_counter() - began < QUICK_S:
+            preparations = PREPARATIONS
+    times, _ = without_drift(found)
     return [statistics.median(times[i]) for i in range(len(samples))]
 
 
