@@ -53,9 +53,10 @@ class ProxylessModule(SampledOneShotModule):
     def on_train_start(self) -> Any:
         batches, per_step = self.trainer.num_training_batches, self.options.accumulate_grad_batches
         if -(-batches // per_step) < self.options.arc_update_every:
+            word = "batch" if batches == 1 else "batches"
             several = "" if per_step == 1 else f", {per_step} to a weight step"
             raise MisconfigurationException(
-                f"strategy: arc_update_every is {self.options.arc_update_every}, but an epoch has only {batches} batches{several}: "
+                f"strategy: arc_update_every is {self.options.arc_update_every}, but an epoch has only {batches} {word}{several}: "
                 "the architecture would never be updated. Use a smaller arc_update_every or a smaller batch."
             )
         return super().on_train_start()
