@@ -12,9 +12,11 @@ from experiments.benchmarks.evolution.searches import (
     DRAWS,
     EARLY_EXIT,
     REGULARIZED,
+    SELECTION,
     UNBOUNDED,
     Method,
     best,
+    front,
     hypervolume,
     search,
 )
@@ -47,16 +49,32 @@ def test_a_hypervolume_is_the_area_that_the_networks_dominate(table):
     assert best(table, above.tolist(), bound) is None
 
 
-@pytest.mark.parametrize("kind", [EARLY_EXIT, UNBOUNDED, DRAWS, REGULARIZED])
+def test_of_what_is_known_alone_are_front_and_hypervolume(table):
+    """Rows whose error is not known count for nothing, those that others dominate for nothing either."""
+    error, bound = np.full(len(table.macs), np.nan), float(table.macs.max()) / 1e6
+    known = np.flatnonzero(table.macs < 0.6 * table.macs.max())[::50]
+    error[known] = np.random.default_rng(0).random(len(known))
+    of = front(table, known, error)
+    dominated = [
+        any(error[j] <= error[i] and table.macs[j] <= table.macs[i] and (error[j], table.macs[j]) != (error[i], table.macs[i]) for j in known)
+        for i in known
+    ]  # fmt: skip
+    assert sorted(of) == [i for i, one in zip(known, dominated, strict=True) if not one]
+    assert hypervolume(table, of, bound, error) == pytest.approx(1)
+    assert hypervolume(table, of[1:], bound, error) < 1
+
+
+@pytest.mark.parametrize("kind", [EARLY_EXIT, UNBOUNDED, DRAWS, REGULARIZED, SELECTION])
 def test_every_method_trains_as_many_networks_within_the_bound(table, kind):
     bound = 0.5 * table.macs.max() / 1e6
-    found = search(Method(kind, 10), table, bound, 35, seed=1)
+    method = Method(kind, 10, drawn=0.5)
+    found = search(method, table, bound, 35, seed=1)
     assert len(set(found["judged"])) == 35
     assert (max(table.macs[found["judged"]]) / 1e6 <= bound) == (kind != UNBOUNDED)
     if kind == DRAWS:
         assert found["drawn"] - found["over"] == 35
-    assert found == search(Method(kind, 10), table, bound, 35, seed=1)
-    assert found["judged"] != search(Method(kind, 10), table, bound, 35, seed=2)["judged"]
+    assert found == search(method, table, bound, 35, seed=1)
+    assert found["judged"] != search(method, table, bound, 35, seed=2)["judged"]
 
 
 def test_the_study_of_evolution(tmp_path, capsys):

@@ -17,9 +17,16 @@ NAMES = {
     "no early exit": "the same without a bound",
     "random": "random draws within the bound",
     "regularized": "NNI's `RegularizedEvolution` with a filter",
+    "selection": "a regression on the choices, solved for budgets",
 }
 FIRST = "early exit"
-COLORS = {"early exit": "#3b6ea5", "no early exit": "#85aed6", "random": "#777777", "regularized": "#a8480f"}
+COLORS = {
+    "early exit": "#3b6ea5",
+    "no early exit": "#85aed6",
+    "random": "#777777",
+    "regularized": "#a8480f",
+    "selection": "#3f7f4f",
+}
 
 Search = Mapping[str, Any]
 

@@ -1,8 +1,8 @@
-"""At equal numbers of trained networks, is a bounded evolution worth more than random draws, than one without bounds, than NNI's own?
+"""At equal numbers of trained networks, is a bounded evolution worth more than draws, than one without bounds, than NNI's own, than a regression?
 
     python -m experiments.benchmarks.evolution.run --output evolution.json
 
-Four methods search NAS-Bench-Macro, whose 6,561 networks were all trained, under bounds on multiply-adds (:mod:`.searches`). The short form has a table that is made up.
+Five methods search NAS-Bench-Macro, whose 6,561 networks were all trained, under bounds on multiply-adds (:mod:`.searches`). The short form has a table that is made up.
 """
 
 from __future__ import annotations
@@ -25,18 +25,20 @@ from ..common import record
 from ..common.options import read_options
 from ..nas_bench_macro.table import Table, add_table_option, table_of
 from .report import markdown, picture, share_table
-from .searches import DRAWS, EARLY_EXIT, REGULARIZED, UNBOUNDED, Method, best, hypervolume, search
+from .searches import DRAWS, EARLY_EXIT, REGULARIZED, SELECTION, UNBOUNDED, Method, best, hypervolume, search
 
 METHODS = {
     EARLY_EXIT: Method(EARLY_EXIT, 10),
     UNBOUNDED: Method(UNBOUNDED, 10),
     DRAWS: Method(DRAWS),
     REGULARIZED: Method(REGULARIZED, 10, 0.05),
+    SELECTION: Method(SELECTION, 20, drawn=0.2),
 }
 # What ``--choose`` compares, on seeds of its own.
 CANDIDATES = {
     **{f"{kind}, {n}": Method(kind, n) for kind in (EARLY_EXIT, UNBOUNDED) for n in (10, 20, 40)},
     **{f"{REGULARIZED}, {n}, {rate}": Method(REGULARIZED, n, rate) for n in (10, 20, 50) for rate in (0.05, 0.125)},
+    **{f"{SELECTION}, {drawn}": Method(SELECTION, 20, drawn=drawn) for drawn in (0.2, 0.5, 0.8)},
 }
 
 
