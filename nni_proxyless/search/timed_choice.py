@@ -7,7 +7,6 @@ not may be. The networks come with the best first: by probabilities those that m
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +97,7 @@ def choose_timed(search: FinishedSearch, samples: Sequence[Sample], budget: floa
     UserError
         A network cannot be timed, or none is within the budget.
     """
-    networks = [copy.deepcopy(freeze(search.supernet, dict(sample))).eval() for sample in samples]
+    networks = [freeze(search.supernet, dict(sample)) for sample in samples]
     shape, estimator = search.architecture.input_shape, require_timing(search, len(samples))
     try:
         timed, speed = measure_in_turns(search.profiler, estimator, networks, shape, search.space)

@@ -20,8 +20,8 @@ from nni.nas.space import SimplifiedModelSpace
 from nni.nas.strategy import RegularizedEvolution
 from nni.nas.strategy.middleware import Chain, Filter
 from nni_proxyless.strategies import EarlyExitEvolution
+from nni_proxyless.strategies.nsga2 import not_dominated
 from pymoo.indicators.hv import HV
-from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
 from nni_proxyless.core.nni_compat import SequentialExecutionEngine
 from nni_proxyless.search.additive_fit import fit_additive
@@ -179,8 +179,7 @@ def hypervolume(table: Table, rows: Sequence[int] | np.ndarray, bound: float, er
 def front(table: Table, rows: Sequence[int] | np.ndarray, error: np.ndarray) -> np.ndarray:
     """Those of these rows than which no other has both less of the error and fewer multiply-adds."""
     rows = np.asarray(rows)
-    costs = np.stack([error[rows], table.macs[rows]], axis=1)
-    return rows[NonDominatedSorting().do(costs, only_non_dominated_front=True)]
+    return rows[not_dominated(np.stack([error[rows], table.macs[rows]], axis=1).tolist())]
 
 
 def best(table: Table, rows: Sequence[int], bound: float) -> float | None:
