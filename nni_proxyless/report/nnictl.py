@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -127,17 +128,20 @@ def _nnictl(*words: str) -> None:
         # Python's own words on how nnictl is written.
         "PYTHONWARNINGS": ",".join(["ignore:pkg_resources is deprecated", *filter(None, [os.environ.get("PYTHONWARNINGS")])]),
     }  # fmt: skip
-    process = subprocess.Popen(
-        [sys.executable, "-c", _NNICTL, *words], env=environment, text=True, errors="replace", start_new_session=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    try:
-        said, _ = process.communicate()
-    except BaseException:
-        process.communicate()  # seconds; half an experiment cannot be stopped
-        raise
-    if process.returncode != 0:
-        raise NnictlError(f"nnictl {' '.join(words)}: exit code {process.returncode}\n{said.rstrip()}")
+    with tempfile.TemporaryFile() as said:  # not a pipe, whose reading cannot be taken up again after a signal
+        process = subprocess.Popen(
+            [sys.executable, "-c", _NNICTL, *words], env=environment, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        try:
+            code = process.wait()
+        except BaseException:
+            process.wait()  # seconds; half an experiment cannot be stopped
+            raise
+        if code != 0:
+            said.seek(0)
+            words_of_nnictl = said.read().decode(errors="replace").rstrip()
+            raise NnictlError(f"nnictl {' '.join(words)}: exit code {code}\n{words_of_nnictl}")
 
 
 @contextmanager

@@ -194,7 +194,7 @@ def test_an_experiment_of_one_s_own_ends_with_its_watching(tmp_path, monkeypatch
     manager = next(iter(running_experiments().values()))["pid"]
     watching.terminate()
     watching.join(60)
-    assert watching.exitcode == 128 + signal.SIGTERM
+    assert watching.exitcode == 128 + signal.SIGTERM, said.read_text()
     assert "ending the experiment" in said.read_text()
     assert not psutil.pid_exists(manager)
     assert not psutil.pid_exists(int(pid.read_text()))
