@@ -66,7 +66,7 @@ def report(
     """
     from ..models.draw import require_picture
     from ..report.pareto_front import write_front
-    from ..report.rows import rows_of
+    from ..report.rows import rows_of, table_near
     from ..report.runs import find
     from ..report.table import legend, table
 
@@ -83,7 +83,7 @@ def report(
     if timed:
         from ..models.compare_latency import measure_side_by_side  # with torch
 
-        latencies = measure_side_by_side([f.architecture for f in found])
+        latencies = measure_side_by_side([f.architecture for f in found], [table_near(f.folder) for f in found])
     else:
         latencies = [{} if f.architecture is None else f.architecture.latency for f in found]
     rows = rows_of(found, latencies)

@@ -13,6 +13,7 @@ preparation, and from one half of the timing to the other.
 
 from __future__ import annotations
 
+import math
 import shlex
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -74,6 +75,21 @@ class Deviation:
         return self.scatter > RESTLESS
 
     @property
+    def speed(self) -> float | None:
+        """a / t: how many times as long as in the table its own networks took, timed beside this one."""
+        return None if self.table_again_ms is None else self.table_again_ms / self.table_ms
+
+    @property
+    def left(self) -> float:
+        """|m / a - 1|: how far the time is off at the speed of the machine; infinite where that is not known."""
+        return math.inf if self.table_again_ms is None else abs(self.measured_ms / self.table_again_ms - 1)
+
+    @property
+    def is_of_machine(self) -> bool:
+        """Whether the speed of the machine explains how far the time is off, but for what is not worth saying."""
+        return not self.is_restless and self.left <= min(WORTH_SAYING + self.scatter, abs(self.relative) / 2)
+
+    @property
     def is_by_chance(self) -> bool:
         if self.is_far or self.table_again_ms is None:
             return False
@@ -82,9 +98,10 @@ class Deviation:
 
     @property
     def brief(self) -> str:
-        """Such as ``53 % above the table``, to stand beside the number."""
+        """Such as ``53 % above the table, as the machine is slower``, to stand beside the number."""
         if self.is_far:
-            return f"{_apart(self.relative)} the table"
+            why = f", as the machine is {_slower(self.speed)}" if self.speed is not None and self.is_of_machine else ""
+            return f"{_apart(self.relative)} the table{why}"
         return "on a restless machine" if self.is_restless else "like the table by chance"
 
     def in_words(self, folder: Path) -> str:
@@ -104,14 +121,13 @@ class Deviation:
     def _cause(self, check: str) -> str:
         if self.is_restless:
             return f"the machine was restless, parts of the timing differ by {200 * self.scatter:.0f} %; {TIME_AGAIN}"
-        if self.table_again_ms is None:
+        if self.table_again_ms is None or self.speed is None:
             slower = "slower or busier" if self.relative > 0 else "faster"
             return f"the machine is {slower} now than when the table was made, or the table is wrong here; {check} tells which"
-        speed, again = self.table_again_ms / self.table_ms, self.table_again_ms
+        speed, again = self.speed, self.table_again_ms
         beside = f"networks of the table, timed beside this one, take {speed:.2f} times as long as then"
-        slower = "slower" if speed > 1 else "faster"
-        left = abs(self.measured_ms / again - 1)
-        if left <= min(WORTH_SAYING + self.scatter, abs(self.relative) / 2):
+        slower = _slower(speed)
+        if self.is_of_machine:
             return f"the machine is {slower} now than when the table was made: {beside}, and at that speed it says {in_words(again)} ms"
         tells = f"{check} tells how far it is off elsewhere"
         if abs(speed - 1) <= WORTH_SAYING:
@@ -152,12 +168,13 @@ def deviations_in_words(networks: Sequence[tuple[str, Path, Mapping[str, Any]]])
     if len(marked) == 1:
         return f"{name}, measured: {furthest.in_words(folder)}"
     ratios = [ratio for *_, record in networks if (ratio := _ratio(record)) is not None]
-    far = sorted(found.relative for *_, found in marked if found.is_far)
+    off = [found for *_, found in marked if found.is_far]
+    far = sorted(found.relative for found in off)
     parts = []
     if far:
         apart = _from_to(_apart(far[0]), _apart(far[-1]))
         parts.append(
-            f"{len(far)} of {len(ratios)} networks, measured, are {apart} what the table says: {_common(ratios, folder)}"
+            f"{len(far)} of {len(ratios)} networks, measured, are {apart} what the table says: {_of_machine(off) or _common(ratios, folder)}"
         )
     if n := sum(found.is_restless for *_, found in marked):
         parts.append(f"{n} of {len(ratios)} networks were timed on a restless machine; {TIME_AGAIN}")
@@ -178,6 +195,22 @@ def _ratio(record: Mapping[str, Any]) -> float | None:
     """m / t, where both are known."""
     measured_ms, table_ms = record.get("measured_ms"), record.get("table_ms")
     return measured_ms / table_ms if measured_ms and table_ms and unit_of(record) == "ms" else None
+
+
+def _of_machine(far: Sequence[Deviation]) -> str:
+    """Why they are, where it is the machine with all of them; else empty."""
+    speeds = sorted(found.speed for found in far if found.speed is not None and found.is_of_machine)
+    if len(speeds) < len(far) or _slower(speeds[0]) != _slower(speeds[-1]):
+        return ""
+    times = _from_to(f"{speeds[0]:.2f}", f"{speeds[-1]:.2f}")
+    return (
+        f"the machine is {_slower(speeds[0])} now than when it was made: networks of the table, timed beside these, take {times} times as "
+        f"long as then; at that speed these are {100 * max(found.left for found in far):.0f} % off at most"
+    )
+
+
+def _slower(speed: float) -> str:
+    return "slower" if speed > 1 else "faster"
 
 
 def _common(ratios: Sequence[float], folder: Path) -> str:

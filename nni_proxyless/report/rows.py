@@ -15,7 +15,7 @@ from ..models.deviation import TABLE, Deviation, deviation_of, deviations_in_wor
 from ..models.record import runtime_of_record
 from .runs import Found
 
-__all__ = ["Row", "csv_text", "deviations_of", "rows_of", "runtimes_of"]
+__all__ = ["Row", "csv_text", "deviations_of", "rows_of", "runtimes_of", "table_near"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Row:
     measured_ms, measured_scatter, runtime
         Timed side by side with the others where this machine can, else as the file has it; how far parts of the timing are apart; and in what.
     table_again_ms
-        What the table says, at the speed that the machine had while the network was timed at the end of the search; None where it was timed again.
+        What the table says, at the speed that the machine had while the network was timed; None where that is not known.
     measured_eager_ms
         The same in eager torch, at the end of the search.
     search_accuracy, final_accuracy
@@ -93,14 +93,20 @@ class Row:
 
     @property
     def _search_folder(self) -> Path:
-        """With the table: that of the network itself, or one above it, for a derived network or a random one."""
-        folders = (self.folder, *list(self.folder.parents)[:2])
-        return next((folder for folder in folders if (folder / TABLE).exists()), self.folder)
+        """With the table, if that is there."""
+        table = table_near(self.folder)
+        return self.folder if table is None else table.parent
 
 
 def rows_of(found: Sequence[Found], latencies: Sequence[Mapping[str, Any]]) -> list[Row]:
     """A row per search, training or network, with the records of :func:`..models.compare_latency.measure_side_by_side`."""
     return [_row(f, latency) for f, latency in zip(found, latencies, strict=True)]
+
+
+def table_near(folder: Path) -> Path | None:
+    """The table by which the network in a folder was found: there, or one above it, for a derived network or a random one."""
+    tables = (place / TABLE for place in (folder, *list(folder.parents)[:2]))
+    return next((table for table in tables if table.exists()), None)
 
 
 def deviations_of(rows: Sequence[Row]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,12 @@ from typing import Any
 from nni.nas.nn.pytorch import ModelSpace
 from torch import nn
 
-from ..core.freezing import freeze
 from ..latency import DeviceEstimator, LatencyProfiler, TimingError
 from ..latency.estimators.whole_networks import NetworkMeasurement, eager_ms, time_networks
 from ..latency.operation import Shape
 from ..latency.runtimes.default import TORCH
 from ..models.deviation import deviation_of
+from ..models.fitted_networks import fitted_networks, speed_of
 from .latency_table import measuring_alone
 
 __all__ = ["measure_derived", "measure_in_turns"]
@@ -44,7 +43,7 @@ def measure_derived(
     """
     table_ms = float(profiler.profile(dict(sample)))
     table = {"table_ms": table_ms, "unit": profiler.unit, "calibrated": profiler.calibration is not None}
-    references = _references_of(profiler, space)
+    references = fitted_networks(profiler, space)
     try:
         with measuring_alone(estimator):
             found = _measured(estimator, network, input_shape, references, table_ms)
@@ -89,7 +88,7 @@ def measure_in_turns(
         One of them cannot be run, or a run has failed.
     """
     with measuring_alone(estimator):
-        return _beside(estimator, networks, input_shape, _references_of(profiler, space))
+        return _beside(estimator, networks, input_shape, fitted_networks(profiler, space))
 
 
 def _beside(
@@ -98,22 +97,4 @@ def _beside(
     beside = [(network, input_shape) for network, _ in references]
     found = time_networks(estimator, [(network, input_shape) for network in networks], beside)
     again = found[len(networks) :]
-    speeds = [now.median_ms / then for now, (_, then) in zip(again, references, strict=True)]
-    return found[: len(networks)], statistics.median(speeds) if speeds else None
-
-
-def _references_of(profiler: LatencyProfiler, space: ModelSpace) -> list[tuple[nn.Module, float]]:
-    """Networks that the table was fitted to, and their milliseconds then, calibrated as all of the table is; none if it was not fitted, or if
-    they are of another space."""
-    if not profiler.references:
-        return []
-    from ..latency.tables.check import architectures_of  # here: with it comes SciPy
-
-    try:
-        samples = architectures_of(profiler.references, space, "the table")
-    except ValueError:
-        return []
-    then = [timed.measurement.median_ms for timed in profiler.references]
-    if profiler.calibration is not None:
-        then = [profiler.calibration.apply(ms) for ms in then]
-    return [(freeze(space, sample), ms) for sample, ms in zip(samples, then, strict=True)]
+    return found[: len(networks)], speed_of([now.median_ms for now in again], [then for _, then in references])

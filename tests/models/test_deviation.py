@@ -77,6 +77,18 @@ def test_why_is_said():
     assert restless.endswith("nni-proxyless report")
 
 
+def test_in_brief():
+    def brief(**changes) -> str:
+        found = deviation_of({**RIGHT, **changes})
+        return "" if found is None else found.brief
+
+    assert brief(measured_ms=0.153, table_again_ms=0.15) == "53 % above the table, as the machine is slower"
+    assert brief(measured_ms=0.052, table_again_ms=0.05) == "48 % below the table, as the machine is faster"
+    assert brief(measured_ms=0.153, table_again_ms=0.101) == "53 % above the table"
+    assert brief(measured_ms=0.153, table_again_ms=None) == "53 % above the table"
+    assert brief(measured_ms=0.12, measured_scatter=0.2, table_again_ms=0.12) == "on a restless machine"
+
+
 def test_records_of_earlier_versions_know_no_speed():
     """They have the operations one by one under that name, whose sum reads low."""
     earlier = {name: value for name, value in RIGHT.items() if name != "measured_scatter"}
@@ -108,6 +120,12 @@ def test_several_networks_are_one_line():
         "3 of 3 networks, measured, are 50 to 53 % above what the table says: all take 1.51 times as long as it says, so the machine is slower "
         "or busier now than when it was made"
     )
+    of_machine = line(0.15, 0.151, table_again_ms=0.148)
+    assert of_machine == (
+        "2 of 2 networks, measured, are 50 to 51 % above what the table says: the machine is slower now than when it was made: networks of the "
+        "table, timed beside these, take 1.48 times as long as then; at that speed these are 2 % off at most"
+    )
+    assert "or the table is wrong there" in line(0.15, 0.2, table_again_ms=0.15), "which explains one of them alone"
     apart = line(0.05, 0.1, 0.2)
     assert apart.startswith(
         "2 of 3 networks, measured, are 50 % below to 2.0 times what the table says: the machine is "
