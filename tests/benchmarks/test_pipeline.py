@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from experiments.benchmarks import ROOT
 from experiments.benchmarks.pipeline import report, run
 from experiments.benchmarks.pipeline.work import measure
 
@@ -42,6 +45,14 @@ def test_cases_are_those_that_a_schedule_allows():
     assert (4, 2, "1f1b", False) not in found
     assert (4, 2, "gpipe", True) in found
     assert run.options_from(["--short"]).stages == [1, 2]
+
+
+@pytest.mark.parametrize("form", [[], ["--short"]])
+def test_timm_knows_the_network(form):
+    """In a process of its own, as it is measured: here other tests may have registered it."""
+    network = run.options_from(form).network
+    known = f"from experiments.benchmarks.pipeline import work; assert work.timm.is_model({network!r})"
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", known], cwd=ROOT).returncode == 0
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(capsys):

@@ -18,6 +18,7 @@ import timm
 import torch
 from torch.nn.functional import cross_entropy
 
+import nni_proxyless.timm_models  # noqa: F401  (timm knows proxyless_cpu by it)
 from nni_proxyless.data.accuracy import as_channels_last
 from nni_proxyless.training.pipeline import Plan, Stage, balanced, keep_only, layers_of, measured, pipelined
 
