@@ -27,14 +27,15 @@ def add_derive_command(commands: Any) -> None:
     what.add_argument("--budget-ms", type=float, metavar="MS",
                       help="what the network may cost at most, in the unit of the search's latencies")  # fmt: skip
     what.add_argument("--front", type=int, metavar="N",
-                      help="a network for each of N budgets, from the fastest network to the slowest")  # fmt: skip
+                      help="a network for each of N budgets, from the fastest network to the slowest: the most probable ones, or with --judge the best by the supernet")  # fmt: skip
     derive.add_argument("--at-least-ms", type=float, metavar="MS",
                         help="with --budget-ms: a network that costs at least this much, if there is one; 0: the most probable one, whatever it "
                         "costs (default: one near the budget, or near the target of the search if that is lower: 95 %% of it or more, where there are "
                         "such networks)")  # fmt: skip
     derive.add_argument("--judge", type=int, metavar="N",
-                        help="with --budget-ms: let the supernet judge N networks that use the budget up, drawn uniformly, by their log-loss on "
-                        "images that trained none of them, and select one; all of them in judged.csv")  # fmt: skip
+                        help="let the supernet judge N networks by their log-loss on images that trained none of them, and select: with --budget-ms one of "
+                        "networks that use the budget up, drawn uniformly; with --front one for each budget, by a regression on networks of all costs; all of "
+                        "them in judged.csv")  # fmt: skip
     derive.add_argument("--select", choices=SELECT, metavar="METHOD",
                         help="with --judge: raw: the least log-loss; ridge: the least sum of what a regression on the judged networks says of each "
                         "choice, among all networks of the budget; mixture (default): the mean of both, and the losses of the search's training "
@@ -62,11 +63,13 @@ def _derive(arguments: argparse.Namespace) -> int:
     from ..search.derivation import budget_folder, derive_front, derive_judged, derive_under_budget, front_table
 
     if arguments.front is not None:
-        for option in ("at_least_ms", "judge", "select", "evolve", "time"):
+        for option in ("at_least_ms", "select", "evolve", "time"):
             if getattr(arguments, option) is not None:
                 raise UserError(f"--{option.replace('_', '-')}: not with --front; allowed: with --budget-ms")
         folder = arguments.output or arguments.folder / "front"
-        print(front_table(derive_front(arguments.folder, arguments.front, folder)))
+        print(front_table(derive_front(arguments.folder, arguments.front, folder, arguments.judge)))
+        if arguments.judge is not None:
+            print(f"judged: {folder / JUDGED}")
         print(f"front: {folder / 'front.csv'}")
         return 0
     folder = arguments.output or arguments.folder / budget_folder(arguments.budget_ms)

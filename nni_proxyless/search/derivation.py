@@ -18,6 +18,7 @@ from ..latency.digits import distinct_in_words, in_words
 from ..latency.objectives.budget import fastest, slowest
 from ..models.architecture import Architecture
 from .finished_search import COLUMNS, Derived, FinishedSearch
+from .judged_front import judge_front
 from .selection import DEFAULT_METHOD
 from .supernet_files import JUDGED
 from .supernet_selection import judging_images, select_network
@@ -82,11 +83,7 @@ def derive_judged(
         raise UserError(f"--judge: {n} is not allowed here; allowed: 2 or more networks")
     require_free(folder)
     search = FinishedSearch.read(run)
-    if not search.inherits:
-        raise UserError(
-            f"--judge: {run} has no weights of a supernet to judge with; allowed: after a search that keeps all candidates, as with "
-            "strategy 'proxyless'"
-        )
+    _require_weights(search, run)
     if n_timed is not None:
         require_timing(search, n_timed)
     selected = select_network(
@@ -105,40 +102,74 @@ def derive_judged(
     return derived.architecture
 
 
-def derive_front(run: Path, n: int, folder: Path) -> list[Derived]:
+def derive_front(run: Path, n: int, folder: Path, n_judged: int | None = None) -> list[Derived]:
     """A network for each of n budgets, evenly from the fastest to the slowest network; duplicates are one.
 
     ``folder`` gets ``front.csv``, ``front.png`` and, in a folder per network, its architecture and weights.
 
+    Parameters
+    ----------
+    n_judged
+        So many networks are judged by the supernet, which says what is the best within each budget (:mod:`.judged_front`); all verdicts go to
+        ``judged.csv``. None: it is the most probable one.
+
     Raises
     ------
     UserError
-        As :func:`derive_under_budget`; or n is less than 2.
+        As :func:`derive_under_budget` and :func:`derive_judged`; or n is less than 2.
     """
     if n < 2:
         raise UserError(f"--front: {n} is not allowed here; allowed: 2 or more networks")
+    if n_judged is not None and n_judged < 2:
+        raise UserError(f"--judge: {n_judged} is not allowed here; allowed: 2 or more networks")
     require_free(folder)
     search = FinishedSearch.read(run)
     low, high = fastest(search.profiler)[1], slowest(search.profiler)[1]
     budgets = [low + (high - low) * i / (n - 1) for i in range(n - 1)] + [max(low, high)]
-    chosen: list[tuple[float, dict[str, Any]]] = []
-    with bar(2 * n, "front", "step") as steps:
-        for budget in budgets:
-            sample = search.best(budget, at_least=-math.inf)
-            # A network that was within the last budget already ties with that one.
-            if not chosen or search.profiler.profile(sample) > chosen[-1][0]:
-                chosen.append((budget, sample))
-            steps.update()
-        found = []
-        for budget, sample in chosen:
-            found.append(search.derive(sample, budget, measured=False))
-            steps.update()
+    chosen: list[tuple[float, dict[str, Any], dict[str, Any]]]  # budget, choices, what says how they were chosen
+    if n_judged is None:
+        chosen = [(budget, sample, {}) for budget, sample in _most_probable(search, budgets)]
+    else:
+        _require_weights(search, run)
+        selected = judge_front(search, budgets, n_judged)
+        chosen = [(budget, one.choices, {"selection": one.record()}) for budget, one in selected]
+    found = []
+    with bar(len(chosen), "front", "network") as done:
+        for budget, sample, said in chosen:
+            found.append(search.derive(sample, budget, measured=False, **said))
+            done.update()
     names = distinct_in_words([derived.architecture.latency["table_ms"] for derived in found])
     for name, derived in zip(names, found, strict=True):
         derived.write(folder / name)
+    if n_judged is None:
+        (folder / JUDGED).unlink(missing_ok=True)
+    else:
+        one = selected[-1][1]
+        one.write(folder / JUDGED, search.probs, search.training, [other.choices for _, other in selected])
     write_csv(folder / "front.csv", COLUMNS, (derived.row for derived in found))
     _plot(found, search.profiler.unit, folder / "front.png")
     return found
+
+
+def _most_probable(search: FinishedSearch, budgets: Sequence[float]) -> list[tuple[float, dict[str, Any]]]:
+    """Of each budget, but where it is that of the budget before."""
+    found: list[tuple[float, dict[str, Any]]] = []
+    with bar(len(budgets), "front", "budget") as done:
+        for budget in budgets:
+            sample = search.best(budget, at_least=-math.inf)
+            # A network that was within the last budget already ties with that one.
+            if not found or search.profiler.profile(sample) > found[-1][0]:
+                found.append((budget, sample))
+            done.update()
+    return found
+
+
+def _require_weights(search: FinishedSearch, run: Path) -> None:
+    if not search.inherits:
+        raise UserError(
+            f"--judge: {run} has no weights of a supernet to judge with; allowed: after a search that keeps all candidates, as with "
+            "strategy 'proxyless'"
+        )
 
 
 def front_table(found: Sequence[Derived]) -> str:

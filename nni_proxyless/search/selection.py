@@ -30,7 +30,18 @@ from .additive_fit import AdditiveFit, fit_additive
 from .judging import Verdict
 from .witnesses import Scores, Witness, hear
 
-__all__ = ["DEFAULT_METHOD", "METHODS", "Draw", "Judge", "Sample", "Selection", "candidates_of", "name_of", "select"]
+__all__ = [
+    "DEFAULT_METHOD",
+    "METHODS",
+    "Draw",
+    "Judge",
+    "Judging",
+    "Sample",
+    "Selection",
+    "candidates_of",
+    "name_of",
+    "select",
+]
 
 Sample = dict[str, Any]
 Judge = Callable[[list[Sample]], list[Verdict]]
@@ -77,25 +88,33 @@ class Selection:
         return self.ranked[0]
 
 
-@dataclass
-class _Judging:
-    """What is judged so far, and what a method may ask for."""
+@dataclass(kw_only=True)
+class Judging:
+    """What is judged so far, and what a method may ask for; all but the last five as :func:`select` takes it."""
 
     judge: Judge
-    judge_again: Judge | None
     draw: Draw
     candidates: Mapping[str, Sequence[Any]]
     limits: Sequence[Limit]
-    at_least: float
     n: int
-    chance: random.Random
     seed: int
-    first: Sequence[Sample]
-    known: Mapping[str, Scores]
-    verdicts: dict[str, Verdict] = field(default_factory=dict)
-    final: list[Verdict] = field(default_factory=list)
-    fit: AdditiveFit | None = None
-    witnesses: dict[str, Witness] = field(default_factory=dict)
+    judge_again: Judge | None = None
+    at_least: float = -math.inf
+    first: Sequence[Sample] = ()
+    known: Mapping[str, Scores] = field(default_factory=dict)
+    verdicts: dict[str, Verdict] = field(default_factory=dict, init=False)
+    final: list[Verdict] = field(default_factory=list, init=False)
+    fit: AdditiveFit | None = field(default=None, init=False)
+    witnesses: dict[str, Witness] = field(default_factory=dict, init=False)
+    chance: random.Random = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.chance = random.Random(self.seed)
+
+    @property
+    def left(self) -> int:
+        """How many networks may still be judged."""
+        return max(0, self.n - len(self.verdicts))
 
     def drawn(self, n: int) -> list[Sample]:
         different = {name_of(sample): dict(sample) for sample in (*self.first, *self.draw(n, self.seed))}
@@ -119,10 +138,22 @@ class _Judging:
         self.fit = fit_additive([verdict.choices for verdict in sound], values, self.candidates)
         return self.fit
 
-    def solved(self) -> Sample:
-        """The network of the least sum of scores within all limits."""
+    def smoothed(self, verdicts: Sequence[Verdict]) -> Callable[[Verdict], float]:
+        """The loss of a network: the mean of its verdict and the fit, and what else is known, as far as that agrees with these verdicts."""
+        fit = self.learn() if self.fit is None else self.fit
+
+        def mean(verdict: Verdict) -> float:
+            return (verdict.log_loss + fit.predict(verdict.choices)) / 2
+
+        samples, means = [verdict.choices for verdict in verdicts], list(map(mean, verdicts))
+        self.witnesses = {name: hear(of, samples, means, self.candidates) for name, of in self.known.items()}
+        return lambda verdict: mean(verdict) + sum(w.loss(verdict.choices) for w in self.witnesses.values())
+
+    def solved(self, budget: float | None = None) -> Sample:
+        """The network of the least sum of scores within all limits; of the first limit within another budget, where one is given."""
         assert self.fit is not None
-        (profiler, budget), *also = self.limits
+        (profiler, limit), *also = self.limits
+        budget = limit if budget is None else budget
         scores: Scores = self.fit.scores
         for witness in self.witnesses.values():
             scores = witness.added_to(scores)
@@ -138,30 +169,21 @@ class _Judging:
 # -- the methods: each gives networks with their last verdicts, the best first ----------------------------------------------
 
 
-def _raw(judging: _Judging) -> list[Verdict]:
+def _raw(judging: Judging) -> list[Verdict]:
     return sorted(judging.look_at(judging.drawn(judging.n)), key=_loss)
 
 
-def _ridge(judging: _Judging) -> list[Verdict]:
+def _ridge(judging: Judging) -> list[Verdict]:
     drawn = judging.look_at(judging.drawn(judging.n))
     fit = judging.learn()
     solved = judging.look_at([judging.solved()])
     return _different([*solved, *sorted(drawn, key=lambda verdict: fit.predict(verdict.choices))])
 
 
-def _mixture(judging: _Judging) -> list[Verdict]:
+def _mixture(judging: Judging) -> list[Verdict]:
     drawn = judging.look_at(judging.drawn(judging.n))
-    fit = judging.learn()
-
-    def mean(verdict: Verdict) -> float:
-        return (verdict.log_loss + fit.predict(verdict.choices)) / 2
-
-    samples, means = [verdict.choices for verdict in drawn], list(map(mean, drawn))
-    judging.witnesses = {name: hear(of, samples, means, judging.candidates) for name, of in judging.known.items()}
-
-    def loss(verdict: Verdict) -> float:
-        return mean(verdict) + sum(witness.loss(verdict.choices) for witness in judging.witnesses.values())
-
+    judging.learn()
+    loss = judging.smoothed(drawn)
     few = sorted(drawn, key=loss)
     finalists = _different([*few[: FINALISTS - 1], *judging.look_at([judging.solved()])])
     again = [verdict.choices for verdict in finalists]
@@ -169,7 +191,7 @@ def _mixture(judging: _Judging) -> list[Verdict]:
     return _different([*sorted(judging.final, key=loss), *few])
 
 
-def _evolution(judging: _Judging) -> list[Verdict]:
+def _evolution(judging: Judging) -> list[Verdict]:
     judging.look_at(judging.drawn(max(2, judging.n // 2)))
     judging.learn()  # of these alone: of children the fit would be about what the best have in common
     generation = max(1, (judging.n - len(judging.verdicts)) // GENERATIONS)
@@ -182,7 +204,7 @@ def _evolution(judging: _Judging) -> list[Verdict]:
     return sorted(judging.verdicts.values(), key=_loss)
 
 
-METHODS: dict[str, Callable[[_Judging], list[Verdict]]] = {
+METHODS: dict[str, Callable[[Judging], list[Verdict]]] = {
     "raw": _raw, "ridge": _ridge, "mixture": _mixture, "evolution": _evolution,
 }  # fmt: skip
 DEFAULT_METHOD = "mixture"
@@ -245,8 +267,10 @@ def select(
         {label: tuple(costs) for label, costs in profiler.candidate_ms.items()} if candidates is None else candidates
     )
     at_least = -math.inf if profiler.combine == "max" else min(at_least, budget)
-    limits, chance = [(profiler, budget), *also], random.Random(seed)
-    judging = _Judging(judge, judge_again, draw, candidates, limits, at_least, n, chance, seed, first, known or {})
+    judging = Judging(
+        judge=judge, draw=draw, candidates=candidates, limits=[(profiler, budget), *also], n=n, seed=seed, judge_again=judge_again,
+        at_least=at_least, first=first, known=known or {},
+    )  # fmt: skip
     ranked = METHODS[method](judging)
     fit = judging.fit or judging.learn()
     return Selection(
@@ -276,7 +300,7 @@ def _different(verdicts: Sequence[Verdict]) -> list[Verdict]:
     return list(found.values())
 
 
-def _children(judging: _Judging, parents: Sequence[Sample], n: int) -> list[Sample]:
+def _children(judging: Judging, parents: Sequence[Sample], n: int) -> list[Sample]:
     """Up to n new networks within the limits, half of them of two parents, half of one with some choices anew."""
     found: dict[str, Sample] = {}
     for _ in range(TRIES * n):
@@ -289,12 +313,12 @@ def _children(judging: _Judging, parents: Sequence[Sample], n: int) -> list[Samp
     return list(found.values())
 
 
-def _crossed(judging: _Judging, parents: Sequence[Sample]) -> Sample:
+def _crossed(judging: Judging, parents: Sequence[Sample]) -> Sample:
     one, other = judging.chance.choice(parents), judging.chance.choice(parents)
     return {label: (one if judging.chance.random() < 0.5 else other)[label] for label in one}
 
 
-def _mutated(judging: _Judging, parents: Sequence[Sample]) -> Sample:
+def _mutated(judging: Judging, parents: Sequence[Sample]) -> Sample:
     child = dict(judging.chance.choice(parents))
     for label in judging.chance.sample(sorted(child), judging.chance.randint(1, min(3, len(child)))):
         chosen = judging.chance.choice(list(judging.candidates[label]))

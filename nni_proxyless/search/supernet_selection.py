@@ -114,8 +114,9 @@ class Selected:
         }  # fmt: skip
 
     def write(
-        self, path: Path, probs: Mapping[str, Mapping[Any, Any]] | None = None, training: Scores | None = None
-    ) -> None:
+        self, path: Path, probs: Mapping[str, Mapping[Any, Any]] | None = None, training: Scores | None = None,
+        others: Sequence[Sample] = (),
+    ) -> None:  # fmt: skip
         """All verdicts as a CSV file, the least log-loss first: a row per network, a column per choice.
 
         Parameters
@@ -124,8 +125,11 @@ class Selected:
             Label -> choice -> probability at the end of the search, for a column; None: none.
         training
             Label -> choice -> what it added to the losses of trained paths, for a column of sums; None or empty: none.
+        others
+            Networks that were selected of the same verdicts, for other budgets.
         """
         verdicts, fit = self.selection.verdicts, self.selection.fit
+        selected = {name_of(sample) for sample in (self.choices, *others)}
         labels = sorted(verdicts[0].choices)
         named = [*(["log_probability"] if probs is not None else []), *(["training_loss"] if training else [])]
         header = ("log_loss", "accuracy", "predicted_log_loss", *named, "table_ms", "unit", "selected", *labels)
@@ -134,7 +138,7 @@ class Selected:
                 verdict.log_loss, verdict.accuracy, fit.predict(verdict.choices),
                 *(() if probs is None else (log_probability(probs, verdict.choices),)),
                 *((summed(training, verdict.choices),) if training else ()), verdict.cost, self.unit,
-                int(name_of(verdict.choices) == name_of(self.choices)), *(verdict.choices[label] for label in labels),
+                int(name_of(verdict.choices) in selected), *(verdict.choices[label] for label in labels),
             )
             for verdict in verdicts
         )  # fmt: skip

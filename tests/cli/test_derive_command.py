@@ -248,6 +248,36 @@ def test_a_front_is_evolved_within_the_budget(searched, reach, tmp_path, capsys)
     assert not (tmp_path / "net" / "evolved_front.csv").exists(), "of another network"
 
 
+def test_a_front_by_the_supernet(searched, reach, tmp_path, capsys):
+    """Of one set of verdicts a network for each budget, none above it; the search is left as it was; without --judge the verdicts go."""
+    before = {path: path.read_bytes() for path in searched.rglob("*") if path.is_file()}
+    folder = tmp_path / "front"
+    words = ["derive", str(searched), "--front", "4", "--output", str(folder)]
+    assert main([*words, "--judge", "12"]) == 0
+    printed = capsys.readouterr().out
+    assert f"judged: {folder / 'judged.csv'}" in printed.splitlines()
+    with (folder / "front.csv").open() as file:
+        front = list(csv.DictReader(file))
+    nets = sorted(folder.glob("*/architecture.json"), key=lambda path: float(path.parent.name))
+    assert 1 <= len(nets) == len(front) <= 4, "one: a supernet of two epochs may say that the fastest is the best"
+    assert float(front[0]["table_ms"]) == pytest.approx(reach[0])
+    assert all(float(row["table_ms"]) <= float(row["budget"]) for row in front)
+    with (folder / "judged.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert 12 <= len(rows) <= 16
+    chosen = [Architecture.read(path) for path in nets]
+    selected = [{label: row[label] for label in chosen[0].choices} for row in rows if row["selected"] == "1"]
+    assert len(selected) == len(chosen)
+    assert all(architecture.choices in selected for architecture in chosen)
+    for path, architecture in zip(nets, chosen, strict=True):
+        record = architecture.search["selection"]
+        assert (record["by"], record["method"], record["judged"]) == ("supernet", "front", len(rows))
+        to_timm(architecture, load_weights(path.with_name("weights.safetensors")))
+    assert {path: path.read_bytes() for path in searched.rglob("*") if path.is_file()} == before
+    assert main(words) == 0
+    assert not (folder / "judged.csv").exists(), "of other networks"
+
+
 def test_a_search_ends_with_the_selection(searched, tmp_path, capsys):
     """What ``derive --judge`` takes out of the same search without it, to the last verdict; what it costs is noted; the supernet is the same."""
     run = search(tmp_path, *MACS, "training.epochs=2", "search={select: supernet, judged: 8}")
@@ -349,7 +379,7 @@ def test_what_cannot_be_derived_is_a_users_mistake(searched, reach, tmp_path, re
         ),
         ([searched, *three, "--evolve", "--judge", "4"], "--judge: not with --evolve; allowed: one of them"),
         ([searched, "--front", "3", "--evolve"], "--evolve: not with --front; allowed: with --budget-ms"),
-        ([searched, "--front", "3", "--judge", "4"], "--judge: not with --front; allowed: with --budget-ms"),
+        ([searched, "--front", "3", "--judge", "1"], "--judge: 1 is not allowed here; allowed: 2 or more"),
         ([searched, "--front", "3", "--select", "raw"], "--select: not with --front; allowed: with --budget-ms"),
         ([searched, *three, "--select", "raw"], "--select: not without --judge; allowed: with the number of networks"),
         ([searched, "--budget-ms", "nan"], "--budget-ms: nan; allowed: a number"),
