@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,18 +77,26 @@ def measure_side_by_side(
 
 
 class _Fitted:
-    """The networks of several tables, each once, however many tables were fitted to it."""
+    """The networks of several tables, each once, however many tables were fitted to it; a table that several searches share is read once."""
 
     def __init__(self, conditions: Mapping[str, object]):
         self.networks: list[tuple[nn.Module, Shape]] = []
         self._conditions = conditions
         self._places: dict[Hashable, int] = {}
-        self._of: dict[int, list[tuple[int, float]]] = {}  # number of an architecture -> places, milliseconds then
+        self._tables: dict[Hashable, list[tuple[int, float]]] = {}  # places, milliseconds then
+        self._of: dict[int, list[tuple[int, float]]] = {}  # number of an architecture -> the same
 
     def add(self, i: int, architecture: Architecture, path: Path | None) -> None:
         """Those of the table in a file, if it is one of these conditions and of the architecture's space."""
         if path is None or not path.exists():
             return
+        of_space = json.dumps([architecture.space, architecture.input_shape])
+        table = of_space, path.read_bytes()
+        if table not in self._tables:
+            self._tables[table] = list(self._timed(architecture, of_space, path))
+        self._of[i] = self._tables[table]
+
+    def _timed(self, architecture: Architecture, of_space: str, path: Path) -> Iterator[tuple[int, float]]:
         try:
             table = LookupTable.read(path)
             if any(table.conditions.get(name) != value for name, value in self._conditions.items()):
@@ -96,14 +104,12 @@ class _Fitted:
             space = make_space(architecture.space["name"], architecture.space["arguments"])
         except (TableError, UserError, ValueError):
             return
-        of_space = json.dumps([architecture.space, architecture.input_shape])
-        timed = zip(table.references, fitted_networks(table, space), strict=False)
-        for reference, (network, then) in timed:
+        for reference, (network, then) in zip(table.references, fitted_networks(table, space), strict=False):
             key = of_space, json.dumps(dict(reference.architecture), sort_keys=True)
             if key not in self._places:
                 self._places[key] = len(self.networks)
                 self.networks.append((network, architecture.input_shape))
-            self._of.setdefault(i, []).append((self._places[key], then))
+            yield self._places[key], then
 
     def speeds(self, now: Sequence[float]) -> dict[int, float | None]:
         """Number of an architecture -> how many times as long as then those of its table take."""

@@ -59,7 +59,7 @@ def select_front(judging: Judging, budgets: Sequence[float]) -> list[tuple[float
     Parameters
     ----------
     judging
-        Its first limit has the profiler of the budgets.
+        Its verdicts have costs by the profiler of its first limit, as the budgets are.
     budgets
         Increasing; the least of them can be met.
 
@@ -81,21 +81,18 @@ def select_front(judging: Judging, budgets: Sequence[float]) -> list[tuple[float
         before = judging.left
         judging.learn()
         solved = [judging.solved(judging.chance.uniform(budgets[0], budgets[-1])) for _ in range(in_round - n_drawn)]
-        judging.look_at(list({name_of(sample): sample for sample in solved}.values())[: judging.left])
+        judging.look_at(solved[: judging.left])
         look_at_drawn(n_drawn if judging.left < before else in_round)
         if judging.left == before:  # all networks of the space are known
             break
     judging.learn()
     loss = judging.smoothed(list(judging.verdicts.values()))
-    judging.look_at(list({name_of(sample): sample for sample in map(judging.solved, budgets)}.values()))
+    judging.look_at([judging.solved(budget) for budget in budgets])
     fit = judging.learn()
     every = sorted(judging.verdicts.values(), key=lambda verdict: verdict.log_loss)
-    (profiler, _), *_ = judging.limits
-    costs = {name_of(verdict.choices): float(profiler.profile(verdict.choices)) for verdict in every}
     found: list[tuple[float, Selection]] = []
     for budget in budgets:
-        within = [verdict for verdict in every if costs[name_of(verdict.choices)] <= budget]
-        ranked = sorted(within, key=loss)
+        ranked = sorted((verdict for verdict in every if verdict.cost <= budget), key=loss)
         if not found or name_of(ranked[0].choices) != name_of(found[-1][1].best.choices):
             found.append((budget, Selection(ranked, every, [], fit, METHOD, judging.witnesses)))
     return found

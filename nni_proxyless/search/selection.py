@@ -123,9 +123,9 @@ class Judging:
         return list(different.values())[:n]
 
     def look_at(self, samples: Sequence[Sample]) -> list[Verdict]:
-        """Judge those that were not judged yet; the verdicts on all of them."""
-        new = [sample for sample in samples if name_of(sample) not in self.verdicts]
-        self.verdicts |= {name_of(sample): verdict for sample, verdict in zip(new, self.judge(new), strict=True)}
+        """Judge those that were not judged yet, each once; the verdicts on all of them."""
+        new = {name_of(sample): sample for sample in samples if name_of(sample) not in self.verdicts}
+        self.verdicts |= zip(new, self.judge(list(new.values())), strict=True)
         return [self.verdicts[name_of(sample)] for sample in samples]
 
     def learn(self) -> AdditiveFit:
