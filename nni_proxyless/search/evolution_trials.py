@@ -59,9 +59,13 @@ class EvolutionTrials:
         self._waiting = deque(n for n in self._waiting if n not in numbers)
 
     def result(self, number: int, metric: float | None, job: str) -> None:
-        """A trial, by NNI's id ``job``, has reported its final result; more is better, None is none."""
+        """A trial, by NNI's id ``job``, has reported its final result; more is better, None is none.
+
+        One of an earlier generation only tells its id: it had reported before a stop, had not ended, and NNI ran it again.
+        """
+        if number < len(self._genomes):
+            self._jobs.setdefault(number, job)
         if number in self._generation:
-            self._jobs[number] = job
             self.evolution.record(self._genomes[number], metric)
 
     def known(self, parameters: Mapping[str, Any], metric: float | None, job: str) -> None:

@@ -149,6 +149,26 @@ def test_an_experiment_that_was_stopped_ends_with_the_same_front(evolved, tmp_pa
     assert second.trials.front() == whole.trials.front()
 
 
+def test_a_trial_that_had_reported_before_a_stop_and_not_ended_has_its_name_in_the_front(evolved, tmp_path):
+    """As the last of its generation: the next one has begun when NNI runs it again, since to NNI it had not succeeded."""
+    first = Manager(evolved, tmp_path / "evolution.json")
+    first.trials.request(2)
+    first.run(SIZE - 1)
+    (last,) = first.running
+    first.report(last)
+
+    second = Manager(evolved, tmp_path / "evolution.json")
+    for number in first.started.keys() - {last}:
+        second.trials.known(first.started[number], worth(first.started[number]), f"job{number}")
+    second.started |= first.started
+    second.running = [last]
+    second.trials.goes_on({last})
+    second.report(last)
+    second.end(last)
+    second.run()
+    assert second.trials.front() == run(evolved).trials.front()
+
+
 def test_what_is_no_trial_of_the_generation_changes_nothing(evolved):
     manager = Manager(evolved)
     manager.trials.request(2)
