@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from ..latency import LatencyProfiler, LookupTable
-
 if TYPE_CHECKING:
     from nni.nas.nn.pytorch import ModelSpace
+
+    from ..latency import LatencyProfiler, LookupTable
 
 __all__ = ["fitted_networks", "speed_of"]
 
