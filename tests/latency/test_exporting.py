@@ -32,7 +32,6 @@ from nni_proxyless.latency import (
     TableError,
     trace_operations,
 )
-from nni_proxyless.latency.calibration import fit_calibration
 from nni_proxyless.latency.tables.check import check_recorded, report
 from nni_proxyless.latency.tables.drift import without_drift
 from nni_proxyless.latency.tables.export import COPIED, export_space
@@ -270,7 +269,6 @@ def test_a_command_exports_a_script_measures_and_a_command_calibrates(tmp_path, 
     """The walk of docs/how-to/other_targets.md, on the project's own space."""
     monkeypatch.chdir(tmp_path)
     space = ("--space", "mobilenetv2", "preset=small", "kernels=[3]", "expansions=[6]", "num_classes=10")
-    # Of seed 22, those to calibrate on have 5, 0 and 2 blocks left out: no noise turns their order around.
     options = ("--resolution", "16", "--channels", "1", "--networks", "6", "--seed", "22", "--output", "there")
     assert main(["latency", "export", *space, *options]) == 0
     assert "there: 10 operations, 6 networks" in capsys.readouterr().out
@@ -278,6 +276,16 @@ def test_a_command_exports_a_script_measures_and_a_command_calibrates(tmp_path, 
     assert done.returncode == 0, done.stderr
     assert "table: table.yaml  (10 rows, 6 networks; " in done.stdout
 
+    timed = LookupTable.read("table.yaml")
+    assert all(network.measurement.median_ms > 0 for network in timed.networks)
+    profiler = LatencyProfiler(MobileNetV2Space(**timed.space["arguments"]), timed, (1, 16, 16))
+    sums = [profiler.profile(dict(network.architecture)) for network in timed.networks]
+    # Three networks timed while other tests run may calibrate to less than no time, which is refused: so to a line.
+    on_a_line = [
+        TimedNetwork(network.architecture, Measurement(0.1 + 2 * ms, 0.1 + 2 * ms, 20))
+        for network, ms in zip(timed.networks, sums, strict=True)
+    ]
+    timed.replace(networks=on_a_line).write("table.yaml")
     raw = LookupTable.read("table.yaml")
     assert main(["latency", "check", "table.yaml"]) == 0
     said = capsys.readouterr().out
@@ -288,10 +296,7 @@ def test_a_command_exports_a_script_measures_and_a_command_calibrates(tmp_path, 
     table = LookupTable.read("table.yaml")
     assert table.calibration.n_networks == 3
     assert table.networks == raw.networks
-    profiler = LatencyProfiler(MobileNetV2Space(**table.space["arguments"]), raw, (1, 16, 16))
-    sums = [profiler.profile(dict(network.architecture)) for network in raw.networks]
-    expected = fit_calibration(sums[3:], [network.measurement.median_ms for network in raw.networks[3:]])
-    assert (table.calibration.fixed_ms, table.calibration.slope) == pytest.approx(expected, abs=1e-6)
+    assert (table.calibration.fixed_ms, table.calibration.slope) == pytest.approx((0.1, 2.0), abs=1e-4)
 
 
 def recorded(n: int = 12, **changes) -> LookupTable:
