@@ -12,13 +12,15 @@ if TYPE_CHECKING:
     from .eeea_net import EeeaNetSpace
     from .mobilenetv2 import MobileNetV2Space
     from .pyramid_tree import PyramidTreeSpace
+    from .timm_space import TimmSpace
 
-__all__ = ["EeeaNetSpace", "MobileNetV2Space", "PyramidTreeSpace"]
+__all__ = ["EeeaNetSpace", "MobileNetV2Space", "PyramidTreeSpace", "TimmSpace"]
 
 _HOMES = {
     "EeeaNetSpace": ".eeea_net",
     "MobileNetV2Space": ".mobilenetv2",
     "PyramidTreeSpace": ".pyramid_tree",
+    "TimmSpace": ".timm_space",
 }
 
 

@@ -3,7 +3,9 @@
 =====================================================================================  ====================================
 ``expanded_conv-input:…-output:…-expand:3-kernel:5-stride:1-idskip:1``                  as published: ReLU6, no squeeze
 ``… -se:6``                                                                            squeeze-and-excitation, 6 channels
+``… -gate:Hardsigmoid``                                                                another gate of it than a sigmoid
 ``… -act:Hardswish``                                                                   another activation than ReLU6
+``… -pad:same``                                                                        its kernel pads as TensorFlow does
 ``… -pw:1``                                                                            expansion 1, and still a convolution for it
 ``conv-input:…-output:…-kernel:1-stride:2-idskip:0``                                   a bare convolution
 =====================================================================================  ====================================
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from timm.layers import Conv2dSame
 from timm.models._efficientnet_blocks import ConvBnAct, DepthwiseSeparableConv, InvertedResidual
 from torch import nn
 
@@ -45,7 +48,7 @@ def _(module: ConvBnAct, input_shape: Shape, output_shape: Shape) -> str:
     groups = f"-groups:{module.conv.groups}" if module.conv.groups > 1 else ""
     return (
         f"conv-input:{shape_text(input_shape)}-output:{shape_text(output_shape)}-kernel:{kernel}-stride:{stride}"
-        f"-idskip:{int(module.has_skip)}{groups}{_activation(module)}"
+        f"-idskip:{int(module.has_skip)}{groups}{_activation(module)}{_padding(module.conv)}"
     )
 
 
@@ -93,13 +96,30 @@ def _beyond(module: Any) -> str:
     """What the published tables' blocks do not have."""
     squeezed = _squeezed(module)
     expands = isinstance(module, InvertedResidual) and module.conv_pw.out_channels == module.conv_pw.in_channels
-    return f"{f'-se:{squeezed}' if squeezed else ''}{_activation(module)}{'-pw:1' if expands else ''}"
+    return "".join(
+        (
+            f"-se:{squeezed}{_gate(module)}" if squeezed else "",
+            _activation(module),
+            "-pw:1" if expands else "",
+            _padding(module.conv_dw),
+        )
+    )
 
 
 def _squeezed(module: Any) -> int:
     """Channels of its squeeze-and-excitation; 0 without."""
     reduce = getattr(module.se, "conv_reduce", None)
     return 0 if reduce is None else int(reduce.out_channels)
+
+
+def _padding(conv: nn.Module) -> str:
+    return "-pad:same" if isinstance(conv, Conv2dSame) else ""
+
+
+def _gate(module: Any) -> str:
+    """Of its squeeze-and-excitation; nothing for timm's default."""
+    name = type(module.se.gate).__name__
+    return "" if name == "Sigmoid" else f"-gate:{name}"
 
 
 def _activation(module: Any) -> str:

@@ -63,7 +63,7 @@ def share_weights(candidates: Sequence[Any]) -> None:
         In any order, all of one kind of block. One that is as wide as the widest, has the largest kernel and, where any has it,
         squeeze-and-excitation must be among them, as it is where kernels, expansions and the rest are free.
     """
-    base = max(candidates, key=lambda c: (_width(c), _kernel(c), _squeezes(c)))
+    base = max(candidates, key=lambda c: sum(p.numel() for p in c.parameters()))
     theirs = dict(base.named_parameters())
     for candidate in candidates:
         if candidate is not base:

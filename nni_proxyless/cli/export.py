@@ -34,7 +34,7 @@ def add_export_command(commands: Any) -> None:
     batch.add_argument("--dynamic-batch", action="store_true", help="any number of images per run")
     export.add_argument("--images", type=int, metavar="N", help="how many images logits are compared on; default: 100")
     export.add_argument("--tolerance", type=float, metavar="X",
-                        help="by how much a logit may differ from torch's, absolute; default: 1e-4")  # fmt: skip
+                        help="by how much a logit may differ from torch's, absolute, or as a share of the largest if that is above 1; default: 1e-4")  # fmt: skip
     export.add_argument("--test-images", type=int, metavar="N",
                         help="how many test images tell the accuracy, at most; default: 1000")  # fmt: skip
     export.add_argument("--calibration-images", type=int, metavar="N",

@@ -12,6 +12,7 @@ import yaml
 
 __all__ = ["remove", "set_value"]
 
+COMMENTS = 31  # the column of a line's comment, where there is room
 _LINE = re.compile(r"(?P<before>\s*[\w.]+:)(?P<space>\s*)(?P<value>[^#]*?)(?P<comment>\s+#.*)?$")
 
 
@@ -40,13 +41,14 @@ def set_value(text: str, path: str, value: Any, comment: str | None = None) -> s
     if found is None:
         section, _, key = path.partition(".")
         at = _end_of_section(lines, section)
-        lines.insert(at, f"  {key}: {said}" + (f"  # {comment}" if comment else ""))
+        start = f"  {key}: {said}"
+        lines.insert(at, f"{start:<{COMMENTS - 2}}  # {comment}" if comment else start)
     else:
         match = _LINE.fullmatch(lines[found])
         assert match, lines[found]
         start = f"{match['before']}{match['space'] or ' '}{said}"
         kept = (match["comment"] or "").strip() if comment is None else f"# {comment}"
-        lines[found] = f"{start:<{lines[found].index('#') if match['comment'] else 31}}{kept}" if kept else start
+        lines[found] = f"{start:<{lines[found].index('#') if match['comment'] else COMMENTS}}{kept}" if kept else start
         if kept and not lines[found][len(start)].isspace():
             lines[found] = f"{start}  {kept}"
     return "\n".join(lines) + "\n"

@@ -29,6 +29,7 @@ TEMPLATES = {  # strategy -> the shipped pair
     "dsnas": ("dsnas.yml", "search_dsnas.yml"),
 }
 PRESETS = {"cifar10": "cifar", "cifar100": "cifar", "folder": "imagenet"}
+SMALL_IMAGES = ("digits", "fashion-mnist", "cifar10", "cifar100")
 # What search.yml says of large data sets.
 LARGE: dict[str, dict[str, Any]] = {
     "all": {
@@ -43,8 +44,9 @@ LARGE: dict[str, dict[str, Any]] = {
 
 
 def write_start(
-    folder: Path, *, data: str, data_root: str | None, space: str, targets: Sequence[str], strategy: str
-) -> tuple[Path, Path]:
+    folder: Path, *, data: str, data_root: str | None, space: str, targets: Sequence[str], strategy: str,
+    model: str | None = None,
+) -> tuple[Path, Path]:  # fmt: skip
     """Write an experiment and its ``search.yml``.
 
     Parameters
@@ -57,6 +59,8 @@ def write_start(
         Of data sets that have one.
     targets
         A search for each.
+    model
+        Of timm, that the space is made around, in the place of the one that is named.
 
     Returns
     -------
@@ -83,9 +87,12 @@ def write_start(
             "allowed: another folder, nni-proxyless init DIR"
         )
 
+    space = space if model is None else "timm"
     values = [parse_value(target, "--target") for target in targets]
     experiment_file, search_file = TEMPLATES.get(strategy, TEMPLATES["proxyless"])
     search = _search(shipped(search_file).read_text(encoding="utf-8"), data, data_root, space, strategy)
+    if model is not None:
+        search = _around(search, model, data)
     search = _with_head(
         set_value(search, "latency.target_ms", values[0]),
         f"# One search of {experiment_path.name}, which chooses the target. All keys, with their defaults: nni-proxyless check search.yml\n"
@@ -106,6 +113,7 @@ def write_start(
 
     sys.path.append(str(folder.resolve()))  # a module of the user's lies beside the files, where trials run
     given = [("--data", "data.name", data), ("--space", "space.name", space)]
+    given += [("--from", "space.model", model)] if model is not None else []
     given += [("--data-root", "data.root", data_root)] if data_root is not None else []
     given += [("--strategy", "strategy.name", strategy)] if strategy not in TEMPLATES else []
     # What differs from the shipped pair is looked at as each trial would; the rest of the experiment is NNI's, whose own check
@@ -165,6 +173,21 @@ def _search(text: str, data: str, data_root: str | None, space: str, strategy: s
     if not safe_load(text)["space"].get("shared_weights") and "size_bias" in safe_load(text)["strategy"]:
         text = remove(text, "strategy.size_bias")
     return text
+
+
+def _around(text: str, model: str, data: str) -> str:
+    """A search around a model of timm."""
+    text = set_value(text, "space.model", model, "of timm; others: nni-proxyless init --list")
+    if data in SMALL_IMAGES:
+        text = set_value(text, "space.stem_stride", 1, "for small images; left out: the model's, 2")
+    text = set_value(
+        text,
+        "space.weights",
+        None,
+        "what its candidates start from: pretrained, or a file with the weights of the model",
+    )
+    text = set_value(text, "space.kernels", [3, 5], "to choose from, beside each block's own")
+    return set_value(text, "space.expansions", [0.5, 1, 1.5], "shares of each block's expanded channels")
 
 
 def _with_head(text: str, head: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 from ..core.errors import UserError, did_you_mean
 from ..core.streams import in_letters
 from ..latency.digits import in_words
+from ..search_spaces.timm_layout import is_timm_network
 from ..search_spaces.tree_layout import BOTTLENECK, is_tree, widths_of
 from .architecture import Architecture
 from .deviation import deviation_of
@@ -39,6 +40,7 @@ NAMES = {
     "ds": "MB",
     "dsa": "MB",
     "er": "Fused",
+    "uir": "UIB",
     "cn": "Conv",
 }  # timm's block types, as the papers call them
 ACTIVATIONS = {"ReLU": "RE", "Hardswish": "HS", "SiLU": "SW", "Mish": "MI"}  # other ones than that of the network
@@ -103,7 +105,7 @@ def diagram_of_definition(
     Parameters
     ----------
     definition
-        As ``timm_definition`` of ``MobileNetV2Space`` or ``PyramidTreeSpace`` gives it.
+        As ``timm_definition`` of a space of this package gives it.
     input_shape
         Of one image, (channels, height, width).
     places
@@ -126,6 +128,9 @@ def diagram_of_definition(
     height, width = (math.ceil(side / network["stem_stride"]) for side in sides)
     stages = [Stage((Block("Conv 3x3", network["stem_size"]),), (_size(height, width), f"{network['stem_size']} ch"))]
     decoded = decode_arch_def(network["blocks"])
+    if is_timm_network(definition):
+        stages_made = zip(definition["made_from"], definition["depths"], strict=True)
+        places = ["".join("#" if i in made else "-" for i in range(depth)) for made, depth in stages_made]
     kept = [stage.count("#") for stage in places if "#" in stage]
     if kept != [len(stage) for stage in decoded]:  # nothing is known of what was left out
         places = ["#" * len(stage) for stage in decoded]
@@ -239,20 +244,23 @@ def _stages_of_trees(definition: Mapping[str, Any], input_shape: Sequence[int]) 
 def _block(name: str, arguments: Mapping[str, Any]) -> tuple[Block, int]:
     """A block of timm's builder, and its stride."""
     kind = arguments["block_type"]
-    kernel = arguments.get({"er": "exp_kernel_size", "cn": "kernel_size"}.get(kind, "dw_kernel_size"))
+    kernels = {"er": "exp_kernel_size", "cn": "kernel_size", "uir": "dw_kernel_size_mid"}
+    kernel = arguments.get(kernels.get(kind, "dw_kernel_size"))
+    start = arguments.get("dw_kernel_size_start")  # of a uir, before its expansion
     if kind not in NAMES or not isinstance(kernel, int):
         what = f"block type {kind!r}" if kind not in NAMES else f"kernel {kernel!r}"
         raise UserError(
             f"{name}: {what} has no picture here; allowed: {', '.join(NAMES)}, each with one kernel, in timm's notation"
         )
     expansion = arguments.get("exp_ratio", 1.0)
-    text = "" if kind == "cn" else f"{expansion:g}"
+    text = "" if kind == "cn" else f"{expansion:.3g}"
     activation = getattr(arguments["act_layer"], "__name__", None)
     more = (" SE" if arguments.get("se_ratio") else "") + (
         f" {ACTIVATIONS.get(activation, activation)}" if activation else ""
     )
-    label = f"{NAMES[kind]}{text} {kernel}x{kernel}{more}"
-    return Block(label, arguments["out_chs"], kernel, expansion), arguments["stride"]
+    sides = [f"{side}x{side}" for side in (start, kernel) if side]
+    label = " ".join([f"{NAMES[kind]}{text}", *sides]) + more
+    return Block(label, arguments["out_chs"], kernel or start or 1, expansion), arguments["stride"]
 
 
 def places_of(choices: Mapping[str, Any]) -> list[str]:

@@ -2,7 +2,8 @@
 
 A definition is what the ``timm_definition`` of a space gives. Of ``MobileNetV2Space`` it is a block definition: ``blocks`` in timm's
 notation, ``stem_stride``, ``bn_eps``, ``resolution`` where the network resizes its images, and further arguments of timm's
-``EfficientNet``. Of ``PyramidTreeSpace`` it has an entry ``family``, and arguments of our :class:`.PyramidTreeNet`.
+``EfficientNet``. Those of ``PyramidTreeSpace``, arguments of our :class:`.PyramidTreeNet`, and of ``TimmSpace``, blocks in the place of those of
+a model of timm, have an entry ``family``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from torch import nn
 
 from ..core.errors import UserError
 from ..core.resize import ResizingConv2d
+from ..search_spaces.timm_layout import is_timm_network
+from ..search_spaces.timm_network import build_timm_network
 from ..search_spaces.tree_layout import is_tree
 from ..search_spaces.tree_network import PyramidTreeNet, build_pyramid_tree
 from .architecture import Architecture
@@ -41,15 +44,17 @@ Network = TypeVar("Network", EfficientNet, EfficientNetFeatures)
 
 def required(definition: Mapping[str, Any]) -> tuple[str, ...]:
     """The entries of a definition that have no defaults."""
-    return (
-        ("trees", "depths", "stem_width", "final_width") if is_tree(definition) else ("blocks", "stem_stride", "bn_eps")
-    )
+    if is_tree(definition):
+        return "trees", "depths", "stem_width", "final_width"
+    if is_timm_network(definition):
+        return "model", "blocks", "made_from", "stem_stride", "num_classes", "in_chans"
+    return "blocks", "stem_stride", "bn_eps"
 
 
 def to_timm(
     architecture: Architecture, weights: dict[str, torch.Tensor] | None = None
 ) -> EfficientNet | PyramidTreeNet:
-    """The derived network as a model of timm: a plain ``EfficientNet``, or a :class:`.PyramidTreeNet`.
+    """The derived network as a model of timm: a plain ``EfficientNet`` or ``MobileNetV3``, or a :class:`.PyramidTreeNet`.
 
     Parameters
     ----------
@@ -76,7 +81,11 @@ def to_timm(
 
 def build_model(definition: Mapping[str, Any]) -> EfficientNet | PyramidTreeNet:
     """The network of a definition, with fresh weights."""
-    return build_pyramid_tree(definition) if is_tree(definition) else build_efficientnet(EfficientNet, definition)
+    if is_tree(definition):
+        return build_pyramid_tree(definition)
+    if is_timm_network(definition):
+        return build_timm_network(definition)
+    return build_efficientnet(EfficientNet, definition)
 
 
 def build_efficientnet(cls: type[Network], definition: Mapping[str, Any], **overrides: Any) -> Network:

@@ -73,7 +73,7 @@ class ExportOptions:
     images
         Number of images whose logits are compared.
     tolerance
-        By how much a logit may differ from the network's, absolute.
+        By how much a logit may differ from the network's: absolute, or, where the largest logit is above 1, as a share of that.
     test_images, calibration_images
         Number of images for the accuracy, and for the ranges of int8.
     threads, repeats
@@ -204,6 +204,7 @@ def _write_checked(
     wanted = [name for name in FILES if name in options.formats or (name == "onnx" and "int8" in options.formats)]
     compared = images.some(options.images)
     expected = {n: logits_of(network, compared, n) for n in batches}
+    largest = max(1.0, *(float(abs(logits).max()) for logits in expected.values()))
     files: dict[str, dict[str, Any]] = {}
     runs: dict[str, Run] = {}
     with bar(len(wanted), "export", "file") as progress:
@@ -215,10 +216,11 @@ def _write_checked(
                 difference = largest_difference(run, compared, expected)
             except Exception as error:  # exporters and runtimes raise what they like, and the network may be anybody's
                 raise UserError(f"{path.name}: cannot be written: {first_line(error)}") from error
-            if name != "int8" and not difference <= options.tolerance:  # NaN is no agreement
+            if name != "int8" and not difference <= options.tolerance * largest:  # NaN is no agreement
+                of_largest = f" of the largest, {largest:.3g}" if largest > 1 else ""
                 raise UserError(
                     f"{path.name}: its logits differ from torch's by {difference:.3g} on {len(compared)} {images.source}; allowed: "
-                    f"{options.tolerance:g} (--tolerance). Nothing has been written"
+                    f"{options.tolerance:g} (--tolerance){of_largest}. Nothing has been written"
                 )
             files[name] = {
                 "file": path.name, "bytes": path.stat().st_size, "largest_difference": difference,

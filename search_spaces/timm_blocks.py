@@ -1,0 +1,384 @@
+"""Blocks of timm's EfficientNets with another kernel, expansion or squeeze-and-excitation, cut out of the weights that they have.
+
+A block of m expanded channels and a kernel of k x k becomes one of n and l x l. What is smaller takes a part: the first n channels,
+the middle of the kernel. What is larger holds the block and computes the same: zeros stand around the kernel, and new channels are drawn but
+go nowhere, as the projection has zeros for them.
+
+======================================  ===========  ========================================  ======================
+timm's class                            notation     kernel                                    expanded channels
+======================================  ===========  ========================================  ======================
+``InvertedResidual``                    ``ir``       ``conv_dw``                               yes
+``EdgeResidual``                        ``er``       ``conv_exp``                              yes
+``UniversalInvertedResidual``           ``uir``      ``dw_mid``, else ``dw_start``             yes
+``DepthwiseSeparableConv``              ``ds``       ``conv_dw``                               those of its input
+``ConvBnAct``                           ``cn``       ``conv``                                  none
+======================================  ===========  ========================================  ======================
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from timm.layers.padding import get_padding
+from timm.models._efficientnet_blocks import (
+    ConvBnAct,
+    DepthwiseSeparableConv,
+    EdgeResidual,
+    InvertedResidual,
+    SqueezeExcite,
+    UniversalInvertedResidual,
+)
+from torch import nn
+
+from .shared_weights import middle_of
+
+__all__ = ["BlockSize", "ends_in_zero", "order_channels", "problem_of_block", "resized", "size_of", "sizes_around"]
+
+OPEN_GATE = 4.0  # bias of a new squeeze-and-excitation: its gate lets 98 % through, a hard one all
+
+
+@dataclass(frozen=True)
+class _Anatomy:
+    """Where the layers of a block are.
+
+    Attributes
+    ----------
+    kernel
+        The convolution whose kernel is searched.
+    expand, project
+        What makes the expanded channels, and what takes them in; None where there are none.
+    between
+        What they go through: batch norms and depthwise convolutions.
+    """
+
+    notation: str
+    kernel: str
+    expand: str | None = None
+    between: tuple[str, ...] = ()
+    project: str | None = None
+
+
+_ANATOMIES: dict[type, _Anatomy] = {
+    InvertedResidual: _Anatomy("ir", "conv_dw", "conv_pw", ("bn1", "conv_dw", "bn2"), "conv_pwl"),
+    EdgeResidual: _Anatomy("er", "conv_exp", "conv_exp", ("bn1",), "conv_pwl"),
+    UniversalInvertedResidual: _Anatomy(
+        "uir", "dw_mid.conv", "pw_exp.conv", ("pw_exp.bn", "dw_mid.conv", "dw_mid.bn"), "pw_proj.conv"
+    ),
+    DepthwiseSeparableConv: _Anatomy("ds", "conv_dw", project="conv_pw"),
+    ConvBnAct: _Anatomy("cn", "conv"),
+}
+
+
+@dataclass(frozen=True)
+class BlockSize:
+    """What a block may differ by from others in its place, and what they have in common.
+
+    Attributes
+    ----------
+    kind
+        In timm's notation.
+    kernel, first, last
+        Sides of the kernels: the searched one, and of a ``uir`` that of the depthwise convolution before the expansion and the one
+        behind the projection. 0: there is none.
+    channels
+        Of the input.
+    expanded
+        Channels between expansion and projection; those of the input where nothing expands them.
+    out, stride
+        Channels of the output, stride.
+    squeezed
+        Channels of squeeze-and-excitation; 0: there is none.
+    adds_input
+        Whether it is a residual.
+    """
+
+    kind: str
+    kernel: int
+    channels: int
+    expanded: int
+    out: int
+    stride: int
+    squeezed: int
+    adds_input: bool
+    first: int = 0
+    last: int = 0
+
+    @property
+    def is_expanded(self) -> bool:
+        return self.kind in ("ir", "er", "uir")
+
+    @property
+    def keeps_shape(self) -> bool:
+        return self.stride == 1 and self.channels == self.out
+
+    @property
+    def name(self) -> str:
+        """What a candidate of this size is called among those in its place: ``k5m72se``, with m expanded channels; ``a3k5m96``, ``k3``, ``conv3``.
+
+        Expansions of these models are no whole numbers, and a name has no full stop in it.
+        """
+        if self.kind == "cn":
+            return f"conv{self.kernel}"
+        start = f"a{self.first}" if self.first else ""
+        expansion = f"m{self.expanded}" if self.is_expanded else ""
+        return f"{start}{f'k{self.kernel}' if self.kernel else ''}{expansion}{'se' if self.squeezed else ''}"
+
+    @property
+    def definition(self) -> str:
+        """In timm's notation, with all digits; what is the same in all candidates, such as the activation, is the model's."""
+        words = [self.kind, "r1"]
+        if self.first:
+            words.append(f"a{self.first}")
+        words += [f"k{self.kernel}", f"s{self.stride}"]
+        if self.is_expanded:
+            words.append(f"e{self.expanded / self.channels!r}")
+        words.append(f"c{self.out}")
+        if self.squeezed:
+            words.append(f"se{self.squeezed / self.channels!r}")
+        return "_".join(words)
+
+
+def problem_of_block(block: nn.Module) -> str | None:
+    """Why there is nothing to search in a block of this kind, in words; None: there is."""
+    anatomy = _ANATOMIES.get(type(block))
+    if anatomy is None:
+        known = ", ".join(kind.__name__ for kind in _ANATOMIES)
+        return f"a {type(block).__name__}; allowed: {known}"
+    if getattr(block, "conv_s2d", None) is not None:
+        return "has a convolution from space to depth; allowed: none"
+    for name, module in block.named_modules():
+        if isinstance(module, nn.Conv2d):
+            if module.groups not in (1, module.in_channels):
+                return f"{name} has {module.groups} groups; allowed: none, or one for each channel"
+            if len({*module.kernel_size}) > 1:
+                return f"{name} has a kernel of {module.kernel_size}; allowed: squares"
+        elif name.rpartition(".")[2] == "aa" and not isinstance(module, nn.Identity):
+            return f"{name} is a {type(module).__name__}; allowed: none"
+    se = getattr(block, "se", None)
+    if se is not None and type(se) not in (nn.Identity, SqueezeExcite):
+        return f"se is a {type(se).__name__}; allowed: SqueezeExcite"
+    for name in (*_between(block), *([anatomy.kernel] if _has(block, anatomy.kernel) else [])):
+        module = block.get_submodule(name)
+        if not isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
+            return f"{name} is a {type(module).__name__}; allowed: convolution and batch norm"
+    return None
+
+
+def size_of(block: nn.Module) -> BlockSize:
+    """Of a block without :func:`problem_of_block`."""
+    anatomy, some = _ANATOMIES[type(block)], [m for m in block.modules() if isinstance(m, nn.Conv2d)]
+    end = next(m for name in (anatomy.project, anatomy.kernel) if name and (m := _conv(block, name)) is not None)
+    start = _conv(block, anatomy.expand) if anatomy.expand else _conv(block, anatomy.kernel)
+    assert start is not None
+    searched = _conv(block, _searched(block) or "")
+    reduce = getattr(getattr(block, "se", None), "conv_reduce", None)
+    of_uir = isinstance(block, UniversalInvertedResidual)
+    first, last = (_conv(block, name) if of_uir else None for name in ("dw_start.conv", "dw_end.conv"))
+    is_first = of_uir and _searched(block) == "dw_start.conv"
+    return BlockSize(
+        kind=anatomy.notation,
+        kernel=0 if searched is None or is_first else _side(searched),
+        channels=start.in_channels,
+        expanded=end.in_channels if anatomy.project else start.in_channels,
+        out=end.out_channels,
+        stride=math.prod(conv.stride[0] for conv in some),
+        squeezed=0 if reduce is None else int(reduce.out_channels),
+        adds_input=bool(getattr(block, "has_skip", False)),
+        first=0 if first is None else _side(first),
+        last=0 if last is None else _side(last),
+    )
+
+
+def sizes_around(
+    size: BlockSize, kernels: Sequence[int], expansions: Sequence[float], squeeze_excite: Sequence[bool] | None
+) -> list[BlockSize]:
+    """Those of all candidates in the place of a block, itself the first.
+
+    Parameters
+    ----------
+    kernels
+        Sides. A 1x1 convolution, and a block without a depthwise one, keep theirs.
+    expansions
+        Shares of the block's expanded channels; multiples of 8 are taken.
+    squeeze_excite
+        Whether there is any; None: as in the block.
+    """
+    found = {size: None}
+    by_kernel = [size]
+    if size.kind != "cn" or size.kernel > 1:
+        if size.kernel:
+            by_kernel += [replace(size, kernel=kernel) for kernel in kernels]
+        elif size.first:
+            by_kernel += [replace(size, first=kernel) for kernel in kernels]
+    widths = [size.expanded]
+    if size.is_expanded:
+        widths += [max(8, 8 * round(size.expanded * share / 8)) for share in expansions if share != 1]
+    squeezes = [size.squeezed]
+    if squeeze_excite is not None and size.kind != "cn":
+        squeezes = [(size.squeezed or max(8, size.channels // 4)) if any_ else 0 for any_ in squeeze_excite]
+        squeezes = [size.squeezed, *squeezes]
+    for one in by_kernel:
+        for expanded in widths:
+            for squeezed in squeezes:
+                found[replace(one, expanded=expanded, squeezed=squeezed)] = None
+    return list(found)
+
+
+@torch.no_grad()
+def resized(block: nn.Module, size: BlockSize, squeeze_like: SqueezeExcite | None = None) -> nn.Module:
+    """A block of another size, with weights of its own.
+
+    Parameters
+    ----------
+    block
+        Not changed.
+    size
+        One of :func:`sizes_around` its own.
+    squeeze_like
+        What a squeeze-and-excitation that the block does not have is like; None: timm's default.
+    """
+    anatomy, old = _ANATOMIES[type(block)], size_of(block)
+    copied: Any = copy.deepcopy(block)
+    if size.squeezed != old.squeezed:
+        copied.se = _squeeze(copied, size.squeezed, squeeze_like) if size.squeezed else nn.Identity()
+    if size.expanded != old.expanded:
+        n = size.expanded
+        _put(copied, anatomy.expand, lambda conv: _with_channels(conv, out=n))
+        for name in _between(copied):
+            _put(copied, name, lambda layer: _with_channels(layer, n, n))
+        _put(copied, anatomy.project, lambda conv: _with_channels(conv, channels=n))
+        if isinstance(copied.se, SqueezeExcite):
+            _put(copied, "se.conv_reduce", lambda conv: _with_channels(conv, channels=n))
+            _put(copied, "se.conv_expand", lambda conv: _with_channels(conv, out=n))
+    if (size.kernel, size.first) != (old.kernel, old.first):
+        _put(copied, _searched(copied), lambda conv: _with_kernel(conv, size.kernel or size.first))
+    return copied
+
+
+@torch.no_grad()
+def order_channels(block: nn.Module) -> None:
+    """Let the expanded channels that the projection weighs most come first; the block computes the same as before.
+
+    By the sum of the absolute weights of a channel, as Once-for-All orders them (Cai, Gan et al., ICLR 2020, sec. 3.3): a smaller
+    expansion, which takes the first channels, loses the least.
+    """
+    anatomy = _ANATOMIES[type(block)]
+    if anatomy.expand is None or anatomy.project is None:
+        return
+    project: Any = block.get_submodule(anatomy.project)
+    order = project.weight.abs().sum((0, 2, 3)).argsort(descending=True, stable=True)
+    project.weight.copy_(project.weight[:, order])
+    for name in dict.fromkeys([anatomy.expand, *_between(block)]):
+        layer = block.get_submodule(name)
+        for tensor in (*layer.parameters(recurse=False), *layer.buffers(recurse=False)):
+            if tensor.dim():
+                tensor.copy_(tensor[order])
+    se: Any = getattr(block, "se", None)
+    if isinstance(se, SqueezeExcite):
+        se.conv_reduce.weight.copy_(se.conv_reduce.weight[:, order])
+        se.conv_expand.weight.copy_(se.conv_expand.weight[order])
+        if se.conv_expand.bias is not None:
+            se.conv_expand.bias.copy_(se.conv_expand.bias[order])
+
+
+@torch.no_grad()
+def ends_in_zero(block: nn.Module) -> None:
+    """Let the last batch norm of a residual give zero, so that the block gives what it is given."""
+    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms[-1].weight.zero_()
+    norms[-1].bias.zero_()
+
+
+# -- layers --------------------------------------------------------------------------------------------------------
+
+
+def _has(block: nn.Module, name: str) -> bool:
+    *path, last = name.split(".")
+    for part in path:
+        block = getattr(block, part, nn.Identity())
+    return hasattr(block, last)
+
+
+def _between(block: nn.Module) -> list[str]:
+    return [name for name in _ANATOMIES[type(block)].between if _has(block, name)]
+
+
+def _searched(block: nn.Module) -> str | None:
+    """The convolution whose kernel is searched; None where there is none."""
+    names = [_ANATOMIES[type(block)].kernel]
+    if isinstance(block, UniversalInvertedResidual):
+        names.append("dw_start.conv")
+    return next((name for name in names if _has(block, name)), None)
+
+
+def _conv(block: nn.Module, name: str) -> nn.Conv2d | None:
+    return block.get_submodule(name) if name and _has(block, name) else None  # type: ignore[return-value]
+
+
+def _side(conv: nn.Conv2d) -> int:
+    return int(conv.kernel_size[0])
+
+
+def _put(block: nn.Module, name: str | None, make: Any) -> None:
+    assert name is not None
+    parent, _, last = name.rpartition(".")
+    layer = block.get_submodule(name)
+    setattr(block.get_submodule(parent), last, make(layer))
+
+
+def _with_channels(layer: Any, out: int | None = None, channels: int | None = None) -> Any:
+    """A layer with so many outputs and inputs; None: as many as it has."""
+    if isinstance(layer, nn.BatchNorm2d):
+        assert out is not None
+        fills = {"weight": 1.0, "running_var": 1.0}
+        layer.num_features = out
+        for tensors in (layer._parameters, layer._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None and tensor.dim():
+                    tensors[name] = _like(tensor, tensor.new_full((out,), fills.get(name, 0.0)))
+        return layer
+    depthwise = layer.groups > 1
+    out = layer.out_channels if out is None else out
+    channels = out if depthwise else layer.in_channels if channels is None else channels
+    groups = out if depthwise else 1
+    weight = layer.weight.new_zeros(out, channels // groups, *layer.kernel_size)
+    weight[layer.out_channels :].normal_(0, math.sqrt(2 * groups / (out * math.prod(layer.kernel_size))))
+    layer.weight = _like(layer.weight, weight)
+    if layer.bias is not None:
+        layer.bias = _like(layer.bias, layer.bias.new_zeros(out))
+    layer.out_channels, layer.in_channels, layer.groups = out, channels, groups
+    return layer
+
+
+def _like(old: Any, new: Any) -> Any:
+    """The new tensor with what it has in common with the old one, a parameter where that is one."""
+    common = [min(sizes) for sizes in zip(old.shape, new.shape, strict=True)]
+    middle_of(new, common).copy_(middle_of(old, common))
+    return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+
+
+def _with_kernel(conv: Any, side: int) -> Any:
+    """The convolution with the middle of its kernel, or with zeros around it."""
+    weight = conv.weight.new_zeros(*conv.weight.shape[:2], side, side)
+    conv.weight = _like(conv.weight, weight)
+    if isinstance(conv.padding, tuple) and any(conv.padding):  # else it pads its input itself, as TensorFlow does
+        pad = get_padding(side, conv.stride[0], conv.dilation[0])
+        conv.padding = (pad, pad)
+    conv.kernel_size = (side, side)
+    return conv
+
+
+def _squeeze(block: nn.Module, channels: int, like: SqueezeExcite | None) -> SqueezeExcite:
+    """A new squeeze-and-excitation, which begins as next to nothing."""
+    weight = next(block.parameters())
+    made = SqueezeExcite(size_of(block).expanded, rd_channels=channels, device=weight.device, dtype=weight.dtype)
+    if like is not None:
+        made.act1, made.gate = copy.deepcopy(like.act1), copy.deepcopy(like.gate)
+    nn.init.zeros_(made.conv_expand.weight)
+    nn.init.constant_(made.conv_expand.bias, OPEN_GATE)  # type: ignore[arg-type]
+    return made

@@ -1,0 +1,57 @@
+"""What :class:`.TimmSpace` is asked for, and what is allowed; nothing is imported for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["FAMILY", "PRETRAINED", "is_timm_network", "problems_of_options"]
+
+FAMILY = "timm"
+PRETRAINED = "pretrained"
+
+
+def is_timm_network(definition: Mapping[str, Any]) -> bool:
+    """Whether a network's definition is that of a model of timm with other blocks, :mod:`.timm_network`."""
+    return definition.get("family") == FAMILY
+
+
+def problems_of_options(options: Any) -> list[str]:
+    """Everything that is wrong with the arguments of the space but for the model itself, one sentence each."""
+    problems = []
+    if not isinstance(options.model, str) or not options.model:
+        problems.append(f"model is {options.model!r}; allowed: the name of a model of timm")
+    if options.weights is not None and not isinstance(options.weights, str):
+        problems.append(f"weights is {options.weights!r}; allowed: a file, or {PRETRAINED!r}")
+    for name, allowed, is_one in (
+        ("kernels", "odd whole numbers", lambda value: _is_whole(value, 1) and value % 2 == 1),
+        ("expansions", "numbers greater than 0", lambda value: _is_number(value) and value > 0),
+        ("squeeze_excite", "true, false", lambda value: isinstance(value, bool)),
+    ):
+        values = getattr(options, name)
+        if name == "squeeze_excite" and values is None:
+            continue
+        if not _is_list(values) or not all(map(is_one, values)) or any(v in values[:i] for i, v in enumerate(values)):
+            problems.append(f"{name} is {values!r}; allowed: a list of different ones out of {allowed}")
+    if not _is_whole(options.extra_depth, 0):
+        problems.append(f"extra_depth is {options.extra_depth!r}; allowed: whole numbers of 0 or more")
+    if options.stem_stride is not None and (not _is_whole(options.stem_stride, 1) or options.stem_stride > 2):
+        problems.append(f"stem_stride is {options.stem_stride!r}; allowed: 1, 2, or none, the model's")
+    for name in ("num_classes", "in_channels"):
+        if not _is_whole(getattr(options, name), 1):
+            problems.append(f"{name} is {getattr(options, name)!r}; allowed: whole numbers of 1 or more")
+    if not _is_number(options.dropout) or not 0 <= options.dropout < 1:
+        problems.append(f"dropout is {options.dropout!r}; allowed: 0 up to, but not, 1")
+    return problems
+
+
+def _is_list(values: Any) -> bool:
+    return isinstance(values, Sequence) and not isinstance(values, (str, bytes))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least

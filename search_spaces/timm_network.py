@@ -1,0 +1,213 @@
+"""A model of timm's EfficientNet family with blocks of other sizes, from its definition. Needs no NNI.
+
+A definition has an entry ``family``, the ``model`` of timm that it comes from, ``blocks`` per stage in timm's notation, and ``made_from``, per
+stage the number of the model's block that each of them is cut out of; behind the last of the stage, further ones are copies of that.
+All else is the model's: head, activations, squeeze-and-excitation, padding. ``depths``, ``stem_size`` and ``num_features`` are for pictures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import load_state_dict
+from timm.models._efficientnet_blocks import SqueezeExcite
+from timm.models._efficientnet_builder import decode_arch_def, efficientnet_init_weights
+from timm.models._manipulate import adapt_input_conv
+from timm.models.efficientnet import EfficientNet
+from timm.models.mobilenetv3 import MobileNetV3
+from torch import nn
+
+from nni_proxyless.core.errors import did_you_mean
+from nni_proxyless.core.user_path import user_path
+
+from .timm_blocks import BlockSize, ends_in_zero, problem_of_block, resized, size_of
+from .timm_layout import PRETRAINED
+
+__all__ = [
+    "build_timm_network",
+    "family",
+    "further_block",
+    "make_model",
+    "model_on_meta",
+    "problem_of_model",
+    "set_stem_stride",
+    "squeeze_of",
+]
+
+_FILES = ("efficientnet", "mobilenetv3", "hardcorenas")  # of timm, in which the family's models are defined
+_OURS = ("family", "model", "blocks", "made_from", "depths", "stem_stride", "stem_size", "num_features")
+
+
+def family() -> list[str]:
+    """Names of timm's models of the family, whether a space can be made of them or not."""
+    return sorted({name for file in _FILES for name in timm.list_models(module=file)})
+
+
+def model_on_meta(name: str) -> nn.Module:
+    """A model without memory for its weights, to be looked at."""
+    with torch.device("meta"):
+        return timm.create_model(name)
+
+
+def problem_of_model(model: nn.Module) -> str | None:
+    """Which block keeps a model from becoming a space, in words; None: there is none."""
+    if not isinstance(model, (EfficientNet, MobileNetV3)):
+        return f"is a {type(model).__name__}; allowed: models of timm's EfficientNet family"
+    stages: Any = model.blocks
+    for s, stage in enumerate(stages):
+        for i, block in enumerate(stage):
+            if problem := problem_of_block(block):
+                return f"blocks.{s}.{i}: {problem}"
+    return None
+
+
+def make_model(
+    name: str, weights: str | Path | None = None, *, num_classes: int, in_chans: int, **options: Any
+) -> EfficientNet:
+    """A model of timm, whose blocks are all of kinds that can be resized.
+
+    Parameters
+    ----------
+    weights
+        ``'pretrained'``: those that timm has for it. A path: a ``state_dict``, as safetensors or as a file that torch reads with
+        ``weights_only``. A classifier for other classes is left out, a first convolution for three channels is adapted, as timm does.
+        None: fresh ones.
+    options
+        Of the model.
+
+    Raises
+    ------
+    ValueError
+        timm has no such model or no weights of it, a block is of another kind, the file is not there or holds weights of another network.
+    """
+    names = timm.list_models()
+    if name.partition(".")[0] not in names:
+        raise ValueError(f"model is {name!r}; allowed: a model of timm.{did_you_mean(name, names)}")
+    pretrained = weights == PRETRAINED
+    try:
+        model: Any = timm.create_model(
+            name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **options
+        )
+    except Exception as error:  # no connection to the weights, or of the model itself
+        raise ValueError(f"model is {name!r}: {str(error).strip() or type(error).__name__}") from error
+    if problem := problem_of_model(model):
+        raise ValueError(
+            f"model is {name!r}, of which no space can be made: {problem}. Which can: nni-proxyless init --list"
+        )
+    if weights is not None and not pretrained:
+        _load(model, user_path(str(weights), "weights"), in_chans)
+    return model
+
+
+def build_timm_network(definition: Mapping[str, Any], **overrides: Any) -> EfficientNet:
+    """The network of a definition, with fresh weights.
+
+    Parameters
+    ----------
+    definition
+        As :meth:`.TimmSpace.timm_definition` gives it. Not changed.
+    overrides
+        Arguments of timm's model that take the place of the definition's.
+
+    Raises
+    ------
+    ValueError
+        As :func:`make_model`; or the definition names a block that the model does not have.
+    """
+    options = {name: value for name, value in {**definition, **overrides}.items() if name not in _OURS}
+    model: Any = make_model(definition["model"], **options)
+    set_stem_stride(model, definition.get("stem_stride"))
+    like = squeeze_of(model)
+    stages: list[nn.Module] = []
+    decoded = decode_arch_def(definition["blocks"])
+    if len(decoded) != len(model.blocks) or len(definition["made_from"]) != len(decoded):
+        raise ValueError(
+            f"blocks has {len(decoded)} stages; allowed: {len(model.blocks)}, those of {definition['model']}"
+        )
+    for stage, wanted, places in zip(model.blocks, decoded, definition["made_from"], strict=True):
+        blocks = [_made(stage, place, arguments, like) for arguments, place in zip(wanted, places, strict=True)]
+        stages.append(nn.Sequential(*blocks))
+    model.blocks = nn.Sequential(*stages)
+    efficientnet_init_weights(model)
+    return model
+
+
+def set_stem_stride(model: Any, stride: int | None) -> None:
+    """Give the first convolution another stride; what timm says of reductions follows. None: its own."""
+    conv = model.conv_stem
+    if stride is None or conv.stride == (stride, stride):
+        return
+    before = conv.stride[0]
+    conv.stride = (stride, stride)
+    for level in range(len(model.feature_info)):
+        info = model.feature_info[level]
+        info["reduction"] = info["reduction"] * stride // before
+
+
+def squeeze_of(model: nn.Module) -> SqueezeExcite | None:
+    """The first squeeze-and-excitation of a model: what new ones are like."""
+    return next((module for module in model.modules() if isinstance(module, SqueezeExcite)), None)
+
+
+def further_block(stage: Sequence[nn.Module] | nn.Sequential) -> nn.Module | None:
+    """A block behind the last one of a stage, of its size, which gives what it is given; None: the last is no residual, so there is none."""
+    last = stage[-1]
+    size = size_of(last)
+    if not size.adds_input:
+        return None
+    block = resized(last, size)
+    parts: Any = block.modules()
+    for module in parts:
+        if module is not block and hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    ends_in_zero(block)
+    return block
+
+
+def _made(stage: Any, place: int, arguments: Mapping[str, Any], like: SqueezeExcite | None) -> nn.Module:
+    """A block of timm's arguments."""
+    block = stage[place] if place < len(stage) else further_block(stage)
+    if block is None:
+        raise ValueError(f"made_from has {place} for a stage of {len(stage)} blocks, the last of which is no residual")
+    return resized(block, _size(size_of(block), arguments), like)
+
+
+def _size(own: BlockSize, arguments: Mapping[str, Any]) -> BlockSize:
+    """A block's size with what timm's arguments say of it."""
+    of_kind = {"er": "exp_kernel_size", "cn": "kernel_size", "uir": "dw_kernel_size_mid"}
+    kernel = arguments.get(of_kind.get(own.kind, "dw_kernel_size"), 0)
+    return dataclasses.replace(
+        own, kernel=kernel, first=arguments.get("dw_kernel_size_start", 0),
+        expanded=round(arguments["exp_ratio"] * own.channels) if own.is_expanded else own.expanded,
+        squeezed=round((arguments.get("se_ratio") or 0) * own.channels),
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def _load(model: Any, path: Path, in_chans: int) -> None:
+    if not path.is_file():
+        raise ValueError(f"weights is {str(path)!r}: no such file; allowed: a file, or {PRETRAINED!r}")
+    try:
+        weights = load_state_dict(str(path), weights_only=True)
+    except Exception as error:
+        raise ValueError(f"weights is {str(path)!r}: no readable weights: {error}") from error
+    own = model.state_dict()
+    stem = "conv_stem.weight"
+    if stem in weights and weights[stem].shape[1] == 3 and in_chans != 3:
+        weights[stem] = adapt_input_conv(in_chans, weights[stem])
+    other_classes = (
+        "classifier.weight" in weights and weights["classifier.weight"].shape != own["classifier.weight"].shape
+    )
+    for name in ("classifier.weight", "classifier.bias"):
+        if other_classes or name not in weights:
+            weights[name] = own[name]
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1:2] or [str(error)]
+        raise ValueError(f"weights is {str(path)!r}: those of another network: {first[0].strip()}") from error

@@ -1,0 +1,191 @@
+"""A space around a model of timm's EfficientNet family: MobileNetV2, V3 and V4, MNASNet, EfficientNet, Lite, V2, TinyNet, FBNet and others.
+
+``stage{s}.{i}`` is the block ``blocks.{s}.{i}`` of the model, from 0 on: another kernel, expansion or squeeze-and-excitation, or ``skip``
+where a block keeps the shape and is not the first of its stage, which is how a stage gets less deep. With ``extra_depth`` there are further blocks
+behind the last one of a stage. A candidate is cut out of the model's block, or holds it (:mod:`.timm_blocks`); names are
+:attr:`.BlockSize.name`. The model itself is one of the networks, :attr:`TimmSpace.original`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from nni.nas.nn.pytorch import LayerChoice, ModelSpace
+from torch import Tensor, nn
+
+from nni_proxyless.core.freezing import freeze_children
+
+from . import block_keys  # noqa: F401  (registers the keys of blocks in tables)
+from .shared_weights import share_weights
+from .timm_blocks import order_channels, resized, size_of, sizes_around
+from .timm_layout import FAMILY, problems_of_options
+from .timm_network import further_block, make_model, set_stem_stride, squeeze_of
+
+__all__ = ["TimmSpace"]
+
+SKIP = "skip"
+
+
+class TimmSpace(ModelSpace):
+    """Every block of a model chooses its kernel, its expansion, and where shapes agree whether it is there.
+
+    Parameters
+    ----------
+    model
+        Of timm; which: ``nni-proxyless init --list``.
+    weights
+        What the candidates start from: ``'pretrained'``, timm's own, or a file with a ``state_dict`` of the model, as safetensors or as torch
+        writes it, relative to the current folder. Expanded channels are then ordered by what the projection weighs them (:func:`.order_channels`). None: fresh weights.
+    kernels
+        Sides of depthwise kernels, and of those of fused and bare convolutions, to choose from beside the block's own.
+    expansions
+        Shares of the block's expanded channels to choose from, in multiples of 8 channels; the block's own is always among them.
+    squeeze_excite
+        ``[false, true]``: a choice of every block; None: each block as it is.
+    skip
+        Whether blocks that keep the shape may be left out, but for the first of each stage.
+    extra_depth
+        So many further blocks behind each stage whose last block is a residual; at first they give what they are given.
+    stem_stride
+        Of the first convolution; None: the model's, 2. For images of 32x32 and less 1 is usual.
+    num_classes, in_channels
+        Outputs of the classifier, channels of the images.
+    dropout
+        Before the classifier.
+    shared_weights
+        Candidates of a choice train the same weights as far as their shapes allow (:func:`.share_weights`). False: each has its own.
+
+    Attributes
+    ----------
+    network
+        The model of timm, whose blocks are the choices.
+    original
+        Label -> choice, of the model as timm has it.
+
+    Raises
+    ------
+    ValueError
+        A wrong argument, or a model of which no space can be made; the message says what is allowed.
+    """
+
+    def __init__(
+        self,
+        model: str = "mobilenetv3_small_100",
+        *,
+        weights: str | None = None,
+        kernels: Sequence[int] = (3, 5),
+        expansions: Sequence[float] = (0.5, 1, 1.5),
+        squeeze_excite: Sequence[bool] | None = None,
+        skip: bool = True,
+        extra_depth: int = 0,
+        stem_stride: int | None = None,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        dropout: float = 0.0,
+        shared_weights: bool = False,
+    ):
+        super().__init__()
+        options = SimpleNamespace(
+            model=model, weights=weights, kernels=kernels, expansions=expansions, squeeze_excite=squeeze_excite, skip=skip,
+            extra_depth=extra_depth, stem_stride=stem_stride, num_classes=num_classes, in_channels=in_channels, dropout=dropout,
+        )  # fmt: skip
+        if problems := problems_of_options(options):
+            raise ValueError("; ".join(problems))
+        self.model, self.dropout, self.shared_weights = model, dropout, shared_weights
+        self.num_classes, self.in_channels = num_classes, in_channels
+        self.original: dict[str, str] = {}
+        self._definitions: dict[tuple[int, int], dict[str, str]] = {}  # stage, block -> candidate -> definition
+        network: Any = make_model(model, weights, num_classes=num_classes, in_chans=in_channels, drop_rate=dropout)
+        set_stem_stride(network, stem_stride)
+        like = squeeze_of(network)
+        stages = []
+        for s, stage in enumerate(network.blocks):
+            blocks = [*stage]
+            made: list[nn.Module] = []
+            further = [block for _ in range(extra_depth) if (block := further_block(blocks)) is not None]
+            for i, block in enumerate([*blocks, *further]):
+                if weights is not None:
+                    order_channels(block)
+                size, is_further = size_of(block), i >= len(blocks)
+                candidates: dict[str, nn.Module] = {}
+                definitions: dict[str, str] = {}
+                for one in sizes_around(size, kernels, expansions, squeeze_excite):
+                    candidates[one.name] = resized(block, one, like)
+                    definitions[one.name] = one.definition
+                if is_further or (skip and i > 0 and size.keeps_shape):
+                    candidates[SKIP] = nn.Identity()
+                label = f"stage{s}.{i}"
+                self._definitions[s, i] = definitions
+                made.append(self._choice(label, candidates, SKIP if is_further else size.name))
+            stages.append(nn.Sequential(*made))
+        network.blocks = nn.Sequential(*stages)
+        self.network = network
+        self._share_weights()
+
+    @property
+    def treats_images_alone(self) -> bool:
+        """Nothing but batch norm sees more than one image, and no random number is drawn: :mod:`nni_proxyless.core.joined_batches`."""
+        return self.dropout == 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, shape (batch, num_classes), of images of shape (batch, in_channels, height, width)."""
+        return self.network(x)
+
+    def freeze(self, sample: Mapping[str, Any]) -> nn.Module:
+        """The model of one architecture, sharing this space's weights, skipped blocks gone.
+
+        Its ``state_dict`` has the names of the model that :meth:`timm_definition` describes.
+        """
+        self.validate(dict(sample))
+        frozen: Any = freeze_children(self.network, sample, share=True)
+        kept = [[block for block in stage if type(block) is not nn.Identity] for stage in frozen.blocks]
+        frozen.blocks = nn.Sequential(*(nn.Sequential(*stage) for stage in kept))
+        return frozen
+
+    def timm_definition(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+        """Which model the architecture is, in plain types; see :func:`.build_timm_network`."""
+        network: Any = self.network
+        stages: list[list[tuple[int, str]]] = [[] for _ in network.blocks]
+        for (s, i), definitions in self._definitions.items():
+            chosen = str(sample.get(f"stage{s}.{i}", next(iter(definitions))))
+            if chosen != SKIP:
+                stages[s].append((i, definitions[chosen]))
+        return {
+            "family": FAMILY,
+            "model": self.model,
+            "blocks": [[definition for _, definition in stage] for stage in stages],
+            "made_from": [[i for i, _ in stage] for stage in stages],
+            "depths": [len(stage) for stage in network.blocks],
+            "stem_stride": network.conv_stem.stride[0],
+            "stem_size": network.conv_stem.out_channels,
+            "num_features": network.head_hidden_size,
+            "num_classes": self.num_classes,
+            "in_chans": self.in_channels,
+            "drop_rate": self.dropout,
+        }
+
+    def _choice(self, label: str, candidates: dict[str, nn.Module], own: str) -> nn.Module:
+        """The choice among several candidates; the only one where there is one."""
+        if len(candidates) == 1:
+            return next(iter(candidates.values()))
+        self.original[label] = own
+        return LayerChoice(candidates, label=label)
+
+    def _share_weights(self) -> None:
+        if not self.shared_weights:
+            return
+        for choice in self.modules():
+            if isinstance(choice, LayerChoice):
+                blocks = [choice[name] for name in choice.names]
+                share_weights([block for block in blocks if type(block) is not nn.Identity])
+
+    def _apply(self, fn: Any, recurse: bool = True) -> TimmSpace:
+        super()._apply(fn, recurse)  # to another device or format: every parameter has got memory of its own
+        self._share_weights()
+        return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # of a copy, for which the same holds
+        self._share_weights()

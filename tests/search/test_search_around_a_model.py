@@ -1,0 +1,98 @@
+"""From a model of timm to a trained network of its space: the commands that a user types, on the digits."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import timm
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import nni_proxyless.timm_models  # noqa: F401  (registers with timm)
+from nni_proxyless.cli.main import main
+from nni_proxyless.derive import Architecture, to_timm
+from nni_proxyless.models.block_diagram import diagram_of_architecture
+
+MODEL = "mobilenetv3_small_050"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, request):
+    """A search around a model whose weights are in a file."""
+    folder = tmp_path_factory.mktemp("around")
+    torch.manual_seed(0)
+    torch.save(timm.create_model(MODEL).state_dict(), folder / "weights.pth")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["init", ".", "--from", f"timm:{MODEL}", "--target", "60%"]) == 0
+        words = ["space.weights=weights.pth", "latency.estimator={name: macs}", "latency.table=null", "output=run"]
+        words += ["training.epochs=2", "strategy.warmup_epochs=1", "data.batch_size=128", "search.select=supernet"]
+        assert main(["search", "search.yml", *words]) == 0
+        yield folder / "run"
+
+
+def test_a_search_leaves_a_network_within_its_target(run, monkeypatch):
+    architecture = Architecture.read(run / "architecture.json")
+    assert architecture.latency["table_ms"] <= architecture.latency["target_ms"]
+    assert architecture.network["model"] == MODEL
+    weights = load_file(run / "weights.safetensors")
+    network = to_timm(architecture, weights).eval()
+    assert type(network).__name__ == "MobileNetV3"
+    created = timm.create_model(
+        "proxyless_derived", pretrained=True, architecture=str(run / "architecture.json"), drop_path_rate=0.1
+    ).eval()
+    x = torch.randn(2, *architecture.input_shape)
+    with torch.no_grad():
+        assert torch.equal(network(x), created(x))
+        maps = timm.create_model(
+            "proxyless_derived", pretrained=True, architecture=str(run / "architecture.json"), features_only=True
+        ).eval()
+        assert [m.shape[1] for m in maps(x)] == maps.feature_info.channels()
+        assert [x.shape[-1] // m.shape[-1] for m in maps(x)] == maps.feature_info.reduction()
+
+
+def test_it_is_derived_again_trained_drawn_and_exported(run, monkeypatch, capsys):
+    monkeypatch.chdir(run.parent)
+    budget = 0.8 * json.loads((run / "architecture.json").read_text())["latency"]["table_ms"]
+    assert main(["derive", "run", "--budget-ms", str(budget), "--output", "smaller"]) == 0
+    assert Architecture.read("smaller/architecture.json").latency["table_ms"] <= budget
+    assert main(["train", "smaller/architecture.json", "weights=inherited", "epochs=1", "drop_path=0.1"]) == 0
+    assert main(["draw", "smaller", "--output", "net.svg"]) == 0
+    assert main(["export", "smaller/architecture.json", "--formats", "onnx", "--repeats", "1"]) == 0
+    assert (run.parent / "net.svg").exists()
+    diagram = diagram_of_architecture(run.parent / "smaller" / "architecture.json")
+    definition = Architecture.read("smaller/architecture.json").network
+    shown = [[block.skipped for block in stage.blocks] for stage in diagram.stages[1:-2]]
+    assert shown == [[i not in kept for i in range(depth)] for kept, depth in zip(definition["made_from"], definition["depths"], strict=True)]  # fmt: skip
+
+
+def test_init_says_which_models_there_are_and_which_are_none(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "x", "--from", f"timm:{MODEL}", "--data", "cifar10"]) == 0
+    space = yaml.safe_load((tmp_path / "x" / "search.yml").read_text())["space"]
+    assert (space["name"], space["model"], space["stem_stride"]) == ("timm", MODEL, 1)
+    assert main(["check", "x/proxyless.yml", "x/search.yml"]) == 0
+    capsys.readouterr()
+    for words, said in {
+        ("--from", "timm:mixnet_s"): "--from: space: model is 'mixnet_s', of which no space can be made: blocks.2.0: conv_dw is a MixedConv2d",
+        ("--from", "timm:mobilenet3"): "--from: space: model is 'mobilenet3'; allowed: a model of timm.",
+        ("--from", MODEL): f"--from: '{MODEL}' is not allowed; allowed: timm:MODEL",
+        ("--from", f"timm:{MODEL}", "--space", "eeea-net"): "--from and --space say the same twice",
+    }.items():  # fmt: skip
+        assert main(["init", "y", *words]) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "y").exists()
+
+
+def test_init_lists_the_models(monkeypatch, capsys):
+    from nni_proxyless.search_spaces import timm_network
+
+    some = [MODEL, "mixnet_s", "mobilenetv4_conv_small"]
+    monkeypatch.setattr(timm_network, "family", lambda: some)  # all of them: 20 seconds
+    assert main(["init", "--list"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in said[:2]] == [MODEL, "mobilenetv4_conv_small"]
+    assert "1 others of the family" in said[3]
+    assert "blocks.2.0: conv_dw is a MixedConv2d" in said[4]
