@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["FAMILY", "PRETRAINED", "is_timm_network", "problems_of_options"]
+__all__ = ["FAMILY", "PRETRAINED", "is_timm_network", "known_problems", "problems_of_options"]
 
 FAMILY = "timm"
 PRETRAINED = "pretrained"
@@ -43,6 +43,11 @@ def problems_of_options(options: Any) -> list[str]:
     if not _is_number(options.dropout) or not 0 <= options.dropout < 1:
         problems.append(f"dropout is {options.dropout!r}; allowed: 0 up to, but not, 1")
     return problems
+
+
+def known_problems(options: Any) -> list[str] | None:
+    """What the space would say against its arguments; None: only timm knows, whose model has to be made. Weights are not fetched for it."""
+    return problems_of_options(options) or ([] if options.weights == PRETRAINED else None)
 
 
 def _is_list(values: Any) -> bool:

@@ -130,7 +130,7 @@ def _said_by(factory: Any, arguments: Mapping[str, Any]) -> str | None:
 # -- what the constructors of shipped classes say, without the classes ---------------------------------------------
 
 
-def _by(module: str, function: str) -> Callable[[Any], list[str]]:
+def _by(module: str, function: str) -> Callable[[Any], list[str] | None]:
     return lambda options: getattr(importlib.import_module(module), function)(options)
 
 
@@ -149,13 +149,6 @@ def _of_device(options: Any) -> list[str] | None:
     return [] if sound and not options.options else None
 
 
-def _of_timm(options: Any) -> list[str] | None:
-    """Only timm knows its models; what is wrong with the rest can be said without it. Weights are not fetched for a check."""
-    from ..search_spaces.timm_layout import PRETRAINED, problems_of_options
-
-    return problems_of_options(options) or ([] if options.weights == PRETRAINED else None)
-
-
 # Constructors that refuse nothing but values outside the ranges that the types of their options declare.
 _IN_RANGE = (
     "nni_proxyless.strategies:ProxylessNAS",
@@ -170,7 +163,7 @@ _IN_RANGE = (
 _LOOKED_AT: dict[str, Callable[[Any], list[str] | None]] = {  # entry point -> what its constructor says
     "nni_proxyless.search_spaces:MobileNetV2Space": _by("nni_proxyless.search_spaces.layout", "problems_of_layout"),
     "nni_proxyless.search_spaces:PyramidTreeSpace": _by("nni_proxyless.search_spaces.tree_layout", "problems_of_tree"),
-    "nni_proxyless.search_spaces:TimmSpace": _of_timm,
+    "nni_proxyless.search_spaces:TimmSpace": _by("nni_proxyless.search_spaces.timm_layout", "known_problems"),
     "nni_proxyless.latency:DeviceEstimator": _of_device,
     "nni_proxyless.latency:TableOnly": _nothing,
     "nni_proxyless.latency:MacsEstimator": _nothing,
