@@ -24,6 +24,7 @@ READ = {  # of all others the classes themselves are asked
         "proxylessnas",
         "pyramid-tree",
         "shufflenet",
+        "timm",
     },
     "nni_proxyless.estimators": {"activations", "device", "macs", "nn-meter", "parameters", "table"},
     "nni_proxyless.datasets": {"cifar10", "cifar100", "digits", "fashion-mnist", "folder", "synthetic"},
