@@ -19,11 +19,12 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from timm.layers import make_divisible
 from timm.layers.padding import get_padding
 from timm.models._efficientnet_blocks import (
     ConvBnAct,
@@ -37,7 +38,16 @@ from torch import nn
 
 from .shared_weights import middle_of
 
-__all__ = ["BlockSize", "ends_in_zero", "order_channels", "problem_of_block", "resized", "size_of", "sizes_around"]
+__all__ = [
+    "BlockSize",
+    "ends_in_zero",
+    "order_channels",
+    "problem_of_block",
+    "resized",
+    "size_of",
+    "sizes_around",
+    "with_channels",
+]
 
 OPEN_GATE = 4.0  # bias of a new squeeze-and-excitation: its gate lets 98 % through, a hard one all
 
@@ -248,16 +258,43 @@ def resized(block: nn.Module, size: BlockSize, squeeze_like: SqueezeExcite | Non
         copied.se = _squeeze(copied, size.squeezed, squeeze_like) if size.squeezed else nn.Identity()
     if size.expanded != old.expanded:
         n = size.expanded
-        _put(copied, anatomy.expand, lambda conv: _with_channels(conv, out=n))
+        _put(copied, anatomy.expand, lambda conv: with_channels(conv, out=n))
         for name in _between(copied):
-            _put(copied, name, lambda layer: _with_channels(layer, n, n))
-        _put(copied, anatomy.project, lambda conv: _with_channels(conv, channels=n))
+            _put(copied, name, lambda layer: with_channels(layer, n, n))
+        _put(copied, anatomy.project, lambda conv: with_channels(conv, channels=n))
         if isinstance(copied.se, SqueezeExcite):
-            _put(copied, "se.conv_reduce", lambda conv: _with_channels(conv, channels=n))
-            _put(copied, "se.conv_expand", lambda conv: _with_channels(conv, out=n))
+            _put(copied, "se.conv_reduce", lambda conv: with_channels(conv, channels=n))
+            _put(copied, "se.conv_expand", lambda conv: with_channels(conv, out=n))
     if (size.kernel, size.first) != (old.kernel, old.first):
         _put(copied, _searched(copied), lambda conv: _with_kernel(conv, size.kernel or size.first))
     return copied
+
+
+@torch.no_grad()
+def scale_block(block: nn.Module, channels: Callable[[int], int]) -> None:
+    """Give a block other channels.
+
+    Parameters
+    ----------
+    channels
+        Those of input and output -> other ones. The expansion stays what it is, in multiples of 8 channels; squeeze-and-excitation stays the
+        same share.
+    """
+    anatomy, size = _ANATOMIES[type(block)], size_of(block)
+    expanded = channels(size.channels)
+    if size.is_expanded:
+        expanded = make_divisible(channels(size.channels) * (size.expanded / size.channels))
+    inner = {anatomy.expand, *_between(block)}
+    for name, module in block.named_modules():
+        if name == "se.conv_reduce":
+            with_channels(module, max(1, round(expanded * size.squeezed / size.expanded)), expanded)
+        elif name == "se.conv_expand":
+            with_channels(module, expanded, max(1, round(expanded * size.squeezed / size.expanded)))
+        elif isinstance(module, nn.Conv2d):
+            out = expanded if name in inner else channels(module.out_channels)
+            with_channels(module, out, expanded if name == anatomy.project else channels(module.in_channels))
+        elif isinstance(module, nn.BatchNorm2d):
+            with_channels(module, expanded if name in inner else channels(module.num_features))
 
 
 @torch.no_grad()
@@ -331,8 +368,8 @@ def _put(block: nn.Module, name: str | None, make: Any) -> None:
     setattr(block.get_submodule(parent), last, make(layer))
 
 
-def _with_channels(layer: Any, out: int | None = None, channels: int | None = None) -> Any:
-    """A layer with so many outputs and inputs; None: as many as it has."""
+def with_channels(layer: Any, out: int | None = None, channels: int | None = None) -> Any:
+    """A convolution or batch norm with so many outputs and inputs; None: as many as it has. It is changed, its tensors are new."""
     if isinstance(layer, nn.BatchNorm2d):
         assert out is not None
         fills = {"weight": 1.0, "running_var": 1.0}

@@ -23,6 +23,12 @@ def problems_of_options(options: Any) -> list[str]:
         problems.append(f"model is {options.model!r}; allowed: the name of a model of timm")
     if options.weights is not None and not isinstance(options.weights, str):
         problems.append(f"weights is {options.weights!r}; allowed: a file, or {PRETRAINED!r}")
+    if not _is_number(options.width) or not 0 < options.width <= 10:
+        problems.append(f"width is {options.width!r}; allowed: more than 0, up to 10")
+    elif options.width != 1 and options.weights is not None:
+        problems.append(
+            f"width is {options.width!r} beside weights, which are those of the model; allowed: 1, or no weights"
+        )
     for name, allowed, is_one in (
         ("kernels", "odd whole numbers", lambda value: _is_whole(value, 1) and value % 2 == 1),
         ("expansions", "numbers greater than 0", lambda value: _is_number(value) and value > 0),

@@ -14,6 +14,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import make_divisible
 from timm.models import load_state_dict
 from timm.models._efficientnet_blocks import SqueezeExcite
 from timm.models._efficientnet_builder import decode_arch_def, efficientnet_init_weights
@@ -25,7 +26,7 @@ from torch import nn
 from nni_proxyless.core.errors import did_you_mean
 from nni_proxyless.core.user_path import user_path
 
-from .timm_blocks import BlockSize, ends_in_zero, problem_of_block, resized, size_of
+from .timm_blocks import BlockSize, ends_in_zero, problem_of_block, resized, scale_block, size_of, with_channels
 from .timm_layout import PRETRAINED
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "make_model",
     "model_on_meta",
     "problem_of_model",
+    "scale_channels",
     "set_stem_stride",
     "squeeze_of",
 ]
@@ -67,7 +69,7 @@ def problem_of_model(model: nn.Module) -> str | None:
 
 
 def make_model(
-    name: str, weights: str | Path | None = None, *, num_classes: int, in_chans: int, **options: Any
+    name: str, weights: str | Path | None = None, *, num_classes: int, in_chans: int, width: float = 1.0, **options: Any
 ) -> EfficientNet:
     """A model of timm, whose blocks are all of kinds that can be resized.
 
@@ -77,6 +79,8 @@ def make_model(
         ``'pretrained'``: those that timm has for it. A path: a ``state_dict``, as safetensors or as a file that torch reads with
         ``weights_only``. A classifier for other classes is left out, a first convolution for three channels is adapted, as timm does.
         None: fresh ones.
+    width
+        By which channels are multiplied, :func:`scale_channels`; another one than 1 without weights only.
     options
         Of the model.
 
@@ -99,6 +103,8 @@ def make_model(
         raise ValueError(
             f"model is {name!r}, of which no space can be made: {problem}. Which can: nni-proxyless init --list"
         )
+    if width != 1:
+        scale_channels(model, width)
     if weights is not None and not pretrained:
         _load(model, user_path(str(weights), "weights"), in_chans)
     return model
@@ -135,6 +141,37 @@ def build_timm_network(definition: Mapping[str, Any], **overrides: Any) -> Effic
     model.blocks = nn.Sequential(*stages)
     efficientnet_init_weights(model)
     return model
+
+
+@torch.no_grad()
+def scale_channels(model: Any, width: float) -> None:
+    """Multiply the channels of a model, as MobileNetV2's width multiplier does (Sandler et al. 2018, sec. 3.3); its weights are drawn anew.
+
+    Channels are multiples of 8, at least nine tenths of what they were to be. What a ``MobileNetV3`` gives its classifier stays as wide, what an
+    ``EfficientNet`` does gets wider but not narrower. Where timm has a model at several widths, these are its networks, but for
+    the channels of squeeze-and-excitation, which it rounds in several ways.
+    """
+
+    def channels(n: int) -> int:
+        return make_divisible(n * width)
+
+    pools_first = isinstance(model, MobileNetV3)  # and its convolution of the head comes behind that
+    wide = channels(model.conv_head.in_channels)
+    features = model.head_hidden_size if pools_first else max(model.head_hidden_size, channels(model.head_hidden_size))
+    for stage in model.blocks:
+        for block in stage:
+            scale_block(block, channels)
+    with_channels(model.conv_stem, channels(model.conv_stem.out_channels))
+    with_channels(model.bn1, channels(model.bn1.num_features))
+    with_channels(model.conv_head, features, wide)
+    for name in ("bn2", "norm_head"):
+        if isinstance(norm := getattr(model, name, None), nn.BatchNorm2d):
+            with_channels(norm, features)
+    model.num_features, model.head_hidden_size = (wide, features) if pools_first else (features, features)
+    model.classifier = nn.Linear(features, model.classifier.out_features)
+    for level in range(len(model.feature_info)):
+        model.feature_info[level]["num_chs"] = channels(model.feature_info[level]["num_chs"])
+    efficientnet_init_weights(model)
 
 
 def set_stem_stride(model: Any, stride: int | None) -> None:

@@ -38,6 +38,8 @@ class TimmSpace(ModelSpace):
     weights
         What the candidates start from: ``'pretrained'``, timm's own, or a file with a ``state_dict`` of the model, as safetensors or as torch
         writes it, relative to the current folder. Expanded channels are then ordered by what the projection weighs them (:func:`.order_channels`). None: fresh weights.
+    width
+        By which the channels of the model are multiplied (:func:`.scale_channels`).
     kernels
         Sides of depthwise kernels, and of those of fused and bare convolutions, to choose from beside the block's own.
     expansions
@@ -75,6 +77,7 @@ class TimmSpace(ModelSpace):
         model: str = "mobilenetv3_small_100",
         *,
         weights: str | None = None,
+        width: float = 1.0,
         kernels: Sequence[int] = (3, 5),
         expansions: Sequence[float] = (0.5, 1, 1.5),
         squeeze_excite: Sequence[bool] | None = None,
@@ -88,16 +91,18 @@ class TimmSpace(ModelSpace):
     ):
         super().__init__()
         options = SimpleNamespace(
-            model=model, weights=weights, kernels=kernels, expansions=expansions, squeeze_excite=squeeze_excite, skip=skip,
+            model=model, weights=weights, width=width, kernels=kernels, expansions=expansions, squeeze_excite=squeeze_excite, skip=skip,
             extra_depth=extra_depth, stem_stride=stem_stride, num_classes=num_classes, in_channels=in_channels, dropout=dropout,
         )  # fmt: skip
         if problems := problems_of_options(options):
             raise ValueError("; ".join(problems))
-        self.model, self.dropout, self.shared_weights = model, dropout, shared_weights
+        self.model, self.width, self.dropout, self.shared_weights = model, width, dropout, shared_weights
         self.num_classes, self.in_channels = num_classes, in_channels
         self.original: dict[str, str] = {}
         self._definitions: dict[tuple[int, int], dict[str, str]] = {}  # stage, block -> candidate -> definition
-        network: Any = make_model(model, weights, num_classes=num_classes, in_chans=in_channels, drop_rate=dropout)
+        network: Any = make_model(
+            model, weights, num_classes=num_classes, in_chans=in_channels, width=width, drop_rate=dropout
+        )
         set_stem_stride(network, stem_stride)
         like = squeeze_of(network)
         stages = []
@@ -155,6 +160,7 @@ class TimmSpace(ModelSpace):
         return {
             "family": FAMILY,
             "model": self.model,
+            "width": self.width,
             "blocks": [[definition for _, definition in stage] for stage in stages],
             "made_from": [[i for i, _ in stage] for stage in stages],
             "depths": [len(stage) for stage in network.blocks],

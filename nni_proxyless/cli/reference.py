@@ -19,8 +19,9 @@ def add_reference_command(commands: Any) -> None:
     """Add ``reference`` to the commands of the parser."""
     reference = commands.add_parser(
         "reference", help="the networks that a search has to beat: MobileNetV2 at several widths, and random ones",
-        description="Write networks picked by hand: MobileNetV2 for images that are halved five times, else MobileNetV2's block "
-        "(3x3, expansion 6) in the skeleton of the network's own space; and random networks of that space under the same budget. "
+        description="Write networks picked by hand: around a model of timm that model, for images that are halved five times MobileNetV2, else "
+        "MobileNetV2's block (3x3, expansion 6) in the skeleton of the network's own space; and random networks of that space under the same "
+        "budget. "
         "Their weights are fresh; train them with nni-proxyless train … weights=scratch.",
     )  # fmt: skip
     reference.add_argument(

@@ -61,12 +61,16 @@ def _space(arguments: argparse.Namespace) -> int:
 
 
 def _lines(found: SpaceSurvey) -> list[str]:
+    has_original = any(cost.original is not None for cost in found.costs.values())
     lines = [
         f"space:    {found.space}, {found.n_choices} choices, {_many(found.n_networks)} networks",
         f"images:   {'x'.join(map(str, found.shape))}, {found.num_classes} classes",
         "",
         *in_columns(
-            [("cost", "fastest", "middle", "slowest"), *(_row(name, cost) for name, cost in found.costs.items())],
+            [
+                ("cost", "fastest", "middle", "slowest", *(["the model"] if has_original else [])),
+                *(_row(name, cost) for name, cost in found.costs.items()),
+            ],
             n_left=1,
         ),
         "",
@@ -86,7 +90,8 @@ def _many(n: int) -> str:
 
 def _row(name: str, cost: CostRange) -> tuple[str, ...]:
     said = cost.unit if name in COUNTED else f"{name}, {cost.unit}"
-    return (said, *(in_words(value) for value in (cost.fastest, cost.middle, cost.slowest)))
+    values = (cost.fastest, cost.middle, cost.slowest, cost.original)
+    return (said, *(in_words(value) for value in values if value is not None))
 
 
 def _target(name: str, cost: CostRange) -> str:

@@ -1,5 +1,6 @@
 """Reference networks, the baseline of a search: MobileNetV2 at several widths, for the same images and classes.
 
+    a space around a model of timm         that model
     images halved five times (ImageNet)    MobileNetV2 itself (Sandler et al. 2018, table 2)
     any other space                        its own stem, stages, strides and depths with a 3x3 kernel and expansion 6 in every
                                            block: MobileNetV2's block in the space's skeleton, which is no published network
@@ -89,10 +90,12 @@ def reference_networks(searched: Architecture, widths: Sequence[float]) -> list[
     """
     space: Any = None if searched.network is None else make_space(searched.space["name"], searched.space["arguments"])
     layout = getattr(space, "layout", None)
+    if hasattr(space, "original"):
+        return [_original(searched, space, width) for width in widths]
     if not isinstance(layout, Mapping):
         raise UserError(
             f"reference: the space {searched.space['name']!r} has no layout of stages whose widths could be scaled; allowed: "
-            "mobilenetv2, and spaces made of it. Of any space: --random N --widths"
+            "mobilenetv2, spaces made of it, and timm. Of any space: --random N --widths"
         )
     base, structure = reference_layout(layout)
     opened = getattr(space, "kinds", {})
@@ -114,13 +117,24 @@ def measure_baselines(searched: Architecture, networks: Sequence[Architecture]) 
     return beside if networks and networks[0].latency["measured_ms"] is not None else None
 
 
+def _original(searched: Architecture, space: Any, width: float) -> Architecture:
+    """The model that a space is made around, at another width."""
+    only = {"weights": None, "kernels": [], "expansions": [], "squeeze_excite": None, "skip": False, "extra_depth": 0}
+    arguments = {**searched.space["arguments"], **only, "width": width * space.width}
+    return _of_space(searched, arguments, width, f"{space.model} of timm")
+
+
 def _reference_network(searched: Architecture, layout: Mapping[str, Any], width: float, structure: str) -> Architecture:
     arguments = {
         **searched.space["arguments"], **{name: list(value) if isinstance(value, tuple) else value for name, value in layout.items()},
         "kernels": [3], "expansions": [6], "skip": False,
     }  # fmt: skip
+    return _of_space(searched, arguments, width, structure)
+
+
+def _of_space(searched: Architecture, arguments: Mapping[str, Any], width: float, structure: str) -> Architecture:
     space = make_space(searched.space["name"], arguments)
-    choices = dict.fromkeys(space.simplify(), CHOICE)
+    choices = dict.fromkeys(space.simplify(), CHOICE)  # around a model of timm there are none
     described = describe(
         space, choices, name=searched.space["name"], arguments=arguments, data=searched.data,
         input_shape=searched.input_shape,

@@ -64,6 +64,8 @@ class CostRange:
         The network that costs least, and the one that costs most; exact.
     middle
         The median of random networks, drawn uniformly.
+    original
+        What the model costs that the space is made around; None where there is none.
     target
         Of the search; None without.
     nearest
@@ -77,6 +79,7 @@ class CostRange:
     fastest: float
     middle: float
     slowest: float
+    original: float | None = None
     target: float | None = None
     nearest: float | None = None
     problem: str | None = None
@@ -143,14 +146,15 @@ def survey(config: SearchConfig, *, base: Path = Path(), timed: bool = True) -> 
     samples = _random_samples(choices, config.seed)
     operations = trace_operations(space, data.shape)
     priced, missing = _priced(config, space, data, arguments, base, operations)
-    costs = _ranges(config, priced, samples)
+    original = getattr(space, "original", None)
+    costs = _ranges(config, priced, samples, original)
     macs, parameters = (
         LatencyProfiler(space, estimator, data.shape, operations=operations)
         for estimator in (MacsEstimator(), ParametersEstimator())
     )
     for name, profiler in (("macs", macs), ("parameters", parameters)):
         if profiler.unit not in {cost.unit for cost in costs.values()}:
-            costs[name] = _range(profiler, samples)
+            costs[name] = _range(profiler, samples, original)
     time = None
     if timed and config.trainer.devices == 1:
         estimator = make_estimator(config.latency.estimator)
@@ -216,11 +220,12 @@ def _random_samples(choices: Mapping[str, Sequence[Any]], seed: int) -> list[dic
 
 
 def _ranges(
-    config: SearchConfig, priced: Mapping[str, LatencyProfiler], samples: Sequence[Mapping[str, Any]]
-) -> dict[str, CostRange]:
+    config: SearchConfig, priced: Mapping[str, LatencyProfiler], samples: Sequence[Mapping[str, Any]],
+    original: Mapping[str, Any] | None,
+) -> dict[str, CostRange]:  # fmt: skip
     """Of the costs that the file names, with their targets."""
     configured: dict[str, Any] = {"latency": config.latency.target_ms, **{c.label: c.target for c in config.costs}}
-    ranges = {name: _range(profiler, samples) for name, profiler in priced.items()}
+    ranges = {name: _range(profiler, samples, original) for name, profiler in priced.items()}
     targets = {name: target_in_ms(configured[name], found.slowest) for name, found in ranges.items()}
     limits = {name: (priced[name], target) for name, target in targets.items() if target is not None}
     for name, (profiler, target) in limits.items():
@@ -229,9 +234,12 @@ def _ranges(
     return ranges
 
 
-def _range(profiler: LatencyProfiler, samples: Sequence[Mapping[str, Any]]) -> CostRange:
+def _range(
+    profiler: LatencyProfiler, samples: Sequence[Mapping[str, Any]], original: Mapping[str, Any] | None
+) -> CostRange:
     middle = statistics.median(float(profiler.profile(dict(sample))) for sample in samples)
-    return CostRange(profiler.unit, fastest(profiler)[1], middle, slowest(profiler)[1])
+    own = None if original is None else float(profiler.profile(dict(original)))
+    return CostRange(profiler.unit, fastest(profiler)[1], middle, slowest(profiler)[1], own)
 
 
 def _near(

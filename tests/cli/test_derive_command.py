@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from nni_proxyless import data
 from nni_proxyless.cli.main import main
+from nni_proxyless.core.batch_norm import estimate_statistics
 from nni_proxyless.derive import Architecture, count_macs, load_weights, to_timm
 from nni_proxyless.latency.objectives.budget import fastest, log_probability, slowest
 from nni_proxyless.report.runs import find
@@ -24,6 +25,7 @@ from nni_proxyless.search.derivation import budget_folder
 from nni_proxyless.search.finished_search import FinishedSearch
 from nni_proxyless.search.result import found_finished
 from nni_proxyless.search.supernet_files import read_probabilities
+from nni_proxyless.search.supernet_selection import judging_images
 
 from ..runs import MACS, history, same_weights, search
 
@@ -201,6 +203,8 @@ def test_the_supernet_selects(method, searched, tmp_path, monkeypatch, capsys):
     assert (record["method"], record["judged"], record["images"]) == (method, len(nets), len(parts.alphas))
     assert record["knows"] == ("with a cross-validated correlation" in said)
     network = to_timm(architecture, load_weights(tmp_path / "net" / "weights.safetensors"))
+    few = judging_images(search.parts).calibration  # its statistics as they were when it was judged: of fewer images
+    estimate_statistics(network.train(), (batch for batch, _ in few), torch.device("cpu"))
     assert_accuracy(float(rows[selected]["accuracy"]), network, parts.alphas)
 
     if method != "mixture":

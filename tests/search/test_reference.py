@@ -159,5 +159,5 @@ def test_wrong_words_are_refused(tmp_path, refused):
     Architecture(space=space, choices={}, input_shape=(3, 8, 8), network=None).write(path)
     assert refused("reference", path) == (
         "nni-proxyless: reference: the space 'torch.nn:Identity' has no layout of stages whose widths could be scaled; "
-        "allowed: mobilenetv2, and spaces made of it. Of any space: --random N --widths\n"
+        "allowed: mobilenetv2, spaces made of it, and timm. Of any space: --random N --widths\n"
     )

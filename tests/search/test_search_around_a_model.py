@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import timm
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 
 import nni_proxyless.timm_models  # noqa: F401  (registers with timm)
 from nni_proxyless.cli.main import main
-from nni_proxyless.derive import Architecture, to_timm
+from nni_proxyless.derive import Architecture, count_macs, to_timm
 from nni_proxyless.models.block_diagram import diagram_of_architecture
 
 MODEL = "mobilenetv3_small_050"
@@ -66,6 +67,31 @@ def test_it_is_derived_again_trained_drawn_and_exported(run, monkeypatch, capsys
     definition = Architecture.read("smaller/architecture.json").network
     shown = [[block.skipped for block in stage.blocks] for stage in diagram.stages[1:-2]]
     assert shown == [[i not in kept for i in range(depth)] for kept, depth in zip(definition["made_from"], definition["depths"], strict=True)]  # fmt: skip
+
+
+def test_what_it_has_to_beat_is_the_model_at_several_widths(run, tmp_path, capsys):
+    words = ["--widths", "0.5", "1", "--random", "1", "--output", str(tmp_path)]
+    assert main(["reference", str(run), *words]) == 0
+    said = capsys.readouterr().out
+    assert f"structure: {MODEL} of timm" in said
+    whole = Architecture.read(tmp_path / "width-1.0" / "architecture.json")
+    model = timm.create_model(MODEL, num_classes=10, in_chans=1)
+    assert whole.n_params == sum(p.numel() for p in model.parameters())
+    assert Architecture.read(tmp_path / "width-0.5" / "architecture.json").n_params < whole.n_params
+    assert main(["train", str(tmp_path / "width-0.5" / "architecture.json"), "weights=scratch", "epochs=1"]) == 0
+
+
+def test_a_survey_has_the_model_beside_the_others(run, monkeypatch, capsys):
+    monkeypatch.chdir(run.parent)
+    words = ["latency.estimator={name: macs}", "latency.table=null", "--no-time", "--json", "space.json"]
+    assert main(["space", "search.yml", *words]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^cost +fastest +middle +slowest +the model$", said, re.MULTILINE)
+    costs = json.loads((run.parent / "space.json").read_text())["costs"]["latency"]
+    model = timm.create_model(MODEL, num_classes=10, in_chans=1)
+    model.conv_stem.stride = (1, 1)
+    assert costs["original"] == pytest.approx(count_macs(model, (1, 16, 16)) / 1e6)
+    assert costs["fastest"] < costs["original"] < costs["slowest"]
 
 
 def test_init_says_which_models_there_are_and_which_are_none(tmp_path, monkeypatch, capsys):

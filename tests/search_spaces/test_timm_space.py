@@ -24,6 +24,7 @@ from nni_proxyless.search_spaces.timm_network import (
     build_timm_network,
     family,
     further_block,
+    make_model,
     model_on_meta,
     problem_of_model,
 )
@@ -213,6 +214,35 @@ def test_shared_weights_train_all_candidates_at_once():
         assert little.conv_dw.weight[1, 0, 1, 1] == 5.0
 
 
+@pytest.mark.parametrize(
+    ("name", "width", "timms"),
+    [("mobilenetv2_100", 1.4, "mobilenetv2_140"), ("mobilenetv2_100", 0.5, "mobilenetv2_050"), ("mnasnet_100", 0.5, "mnasnet_050"),
+     ("mobilenetv3_large_100", 0.75, "mobilenetv3_large_075"), ("lcnet_100", 1.5, "lcnet_150")],
+)  # fmt: skip
+def test_another_width_is_timm_s_own_where_timm_has_it(name, width, timms):
+    """Shapes of all convolutions but those of squeeze-and-excitation, whose channels timm rounds otherwise."""
+    scaled = make_model(name, num_classes=5, in_chans=3, width=width)
+    theirs = timm.create_model(timms, num_classes=5)
+
+    def shapes(model: Any) -> dict[str, tuple[int, ...]]:
+        return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items() if ".se." not in key}
+
+    assert shapes(scaled) == shapes(theirs)
+    assert scaled.eval()(images(64)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_scaled_model_runs_and_is_built_again(name):
+    space = TimmSpace(name, width=0.6, num_classes=3, kernels=[], expansions=[1.5])
+    network = build_timm_network(space.timm_definition(space.original))
+    frozen = space.freeze(space.original).eval()
+    network.load_state_dict(frozen.state_dict())
+    with torch.no_grad():
+        assert torch.equal(network.eval()(images()), frozen(images()))
+    channels = [info["num_chs"] for info in network.feature_info]
+    assert [m.shape[1] for m in network.forward_intermediates(images(64), intermediates_only=True)] == channels
+
+
 def test_a_stem_of_stride_1_and_what_timm_says_of_reductions():
     space = TimmSpace(SMALL, stem_stride=1, in_channels=1, num_classes=3)
     assert space.network.conv_stem.stride == (1, 1)
@@ -262,6 +292,8 @@ def test_the_family_and_what_is_none_of_it():
         ({"expansions": [1, 1]}, "expansions is [1, 1]"),
         ({"squeeze_excite": [1]}, "squeeze_excite is [1]; allowed: a list of different ones out of true, false"),
         ({"extra_depth": -1}, "extra_depth is -1; allowed: whole numbers of 0 or more"),
+        ({"width": 0}, "width is 0; allowed: more than 0, up to 10"),
+        ({"width": 0.5, "weights": "w.pth"}, "width is 0.5 beside weights, which are those of the model; allowed: 1, or no weights"),
         ({"stem_stride": 4}, "stem_stride is 4; allowed: 1, 2, or none, the model's"),
         ({"num_classes": 0, "dropout": 1}, "num_classes is 0; allowed: whole numbers of 1 or more; dropout is 1; allowed: 0 up to, but not, 1"),
     ],

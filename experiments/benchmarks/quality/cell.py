@@ -3,8 +3,8 @@
     two-path, full, reinforce, nni-…          search; of probable networks near the target the most accurate in the supernet; its final training
     dsnas                                     search, which leaves a network and no supernet; its final training
     random                                    networks that take 95 to 100 % of the target, each trained to the end
-    mobilenetv2, mobilenetv2-…, a name of     a network that nobody has searched for (:mod:`.hand_made`), trained to the end
-    timm's
+    mobilenetv2, mobilenetv2-…, original,     a network that nobody has searched for (:mod:`.hand_made`), trained to the end
+    a name of timm's
 
 The final training is the same for all: from scratch, a tenth of the training images held out, the weights after the last epoch.
 Every step is a command of this package, leaves its files, and is not repeated when the cell is run again.
@@ -33,7 +33,7 @@ from nni_proxyless.models.record import latency_record
 from nni_proxyless.search.random_baseline import draw_within_budget
 
 from .. import ROOT
-from .grids import MOBILENETV2, PROXYLESS, TIMM, Grid
+from .grids import MOBILENETV2, ORIGINAL, PROXYLESS, TIMM, Grid
 
 BATCH = 32  # images of one timing: one alone takes most of its time between operations, where networks hardly differ
 CPU = {"accelerator": "cpu", "threads": 1}
@@ -201,7 +201,7 @@ def networks_of(grid: Grid, method: str, width: float, seed: int, folder: Path, 
     if method == "random":
         nets = random_within(grid, table, target_ms, grid.n_drawn, seed)
         paths = [mine / f"net-{i}" / "architecture.json" for i in range(len(nets))]
-    elif method in (*MOBILENETV2, *TIMM):
+    elif method in (*MOBILENETV2, *TIMM, ORIGINAL):
         nets = [Architecture.read(hand_made_path(folder, method, width))]
         paths = [mine / "net" / "architecture.json"]
     else:

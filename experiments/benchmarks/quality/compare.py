@@ -16,10 +16,10 @@ from typing import Any
 from scipy import optimize, stats
 
 from ..common import record
-from .grids import GROUPS, MOBILENETV2, TIMM
+from .grids import GROUPS, MOBILENETV2, ORIGINAL, TIMM
 
-BASELINES = ("random", *GROUPS, *MOBILENETV2, *TIMM)
-ALPHA = {"random": 0.05}
+BASELINES = ("random", *GROUPS, *MOBILENETV2, *TIMM, ORIGINAL)
+ALPHA = {"random": 0.05, ORIGINAL: 0.05}
 OTHER_ALPHA = 0.01
 WORTHWHILE = 0.005  # difference of accuracy for which the power of a comparison is given
 POWER = 0.8  # with which the detectable difference is detected
@@ -153,5 +153,5 @@ def goals(comparisons: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             100 * (c["difference"] - c["standard_error"] * float(stats.t.isf(c["alpha"] / 2, c["pairs"] - 1))), at_least=0.0,
         )
         for c in comparisons
-        if c["baseline"] in ("random", *GROUPS) and c["p"] is not None
+        if c["baseline"] in ("random", *GROUPS, ORIGINAL) and c["p"] is not None
     ]  # fmt: skip

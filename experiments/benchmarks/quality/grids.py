@@ -25,6 +25,8 @@ MOBILENETV2 = {"mobilenetv2-narrow": 0.7, "mobilenetv2": 1.0, "mobilenetv2-wide"
 """MobileNetV2's block everywhere, at three widths: name -> width by that which has set the target."""
 TIMM = ("mobilenetv3_small_100", "mnasnet_small", "efficientnet_lite0", "tinynet_e")
 """Small designs of timm, by timm's names."""
+ORIGINAL = "original"
+"""The model that a space is made around, at the width that sets the target."""
 GROUPS = {"best-mobilenetv2": tuple(MOBILENETV2), "best-timm": TIMM}
 """Several hand-made networks, of which a user keeps the best on held-out images."""
 
@@ -44,7 +46,7 @@ class Grid:
     space, data
         Sections of ``search.yml``.
     widths
-        Of MobileNetV2; each sets a target: what it takes.
+        Of MobileNetV2, or of the model that the space is made around; each sets a target: what that takes.
     n_drawn
         Random networks that are trained for every seed. How many of them count, the compute of a search says: :mod:`.compare`.
     n_judged
@@ -120,6 +122,12 @@ GRIDS = {
     "core-cifar10": Grid(
         OPEN_CORE, (0.5,), tuple(range(20, 32)), n_drawn=4, n_judged=128, search_epochs=8, warmup_epochs=6, final_epochs=10, n_more_test=40_000,
         runtime="onnxruntime", select="supernet", space={"name": "mobilenetv2", **OPEN, "shared_weights": True}, **CIFAR10,
+    ),
+    # Seeds that no setting was chosen on, and settings of the grid before. The target is what the model itself takes.
+    "around-mobilenetv3": Grid(
+        ("two-path", "random", ORIGINAL), (1.0,), tuple(range(40, 45)), n_judged=128, search_epochs=8, warmup_epochs=6, final_epochs=10,
+        n_more_test=40_000, runtime="onnxruntime", select="supernet",
+        space={"name": "timm", "model": "mobilenetv3_small_050", "stem_stride": 1, "shared_weights": True}, **CIFAR10,
     ),
     "full": Grid(EVERY, (0.5, 0.75, 1.0), (0, 1, 2, 3, 4), search_epochs=60, warmup_epochs=15, final_epochs=60, images=60_000),
 }  # fmt: skip

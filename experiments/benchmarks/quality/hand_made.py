@@ -3,6 +3,7 @@
     mobilenetv2             in the space's skeleton, at the width that has set the target
     mobilenetv2-narrow, mobilenetv2-wide
                             at about 0.7 and 1.25 of that width, and as deep as the target allows
+    original                the model that the space is made around, at the width that has set the target
     mobilenetv3_small_100, mnasnet_small, efficientnet_lite0, tinynet_e
                             timm's, as wide as the target allows: by its channel multiplier, with its depth as it is
 
@@ -28,7 +29,7 @@ from nni_proxyless.models.architecture import Architecture
 from nni_proxyless.search.mobilenetv2_baseline import reference_networks
 
 from .cell import any_net, counted, space_of
-from .grids import MOBILENETV2, Grid
+from .grids import MOBILENETV2, ORIGINAL, Grid
 
 ShareOf = Callable[[Architecture], float]
 """What a network takes, as a share of the target."""
@@ -123,6 +124,9 @@ def hand_made(grid: Grid, method: str, width: float, share_of: ShareOf) -> Archi
         None does.
     """
     base = any_net(grid)
+    if method == ORIGINAL:
+        (net,) = reference_networks(base, [width])
+        return net
     layout = space_of(base).layout
     if method == "mobilenetv2":
         return mobilenetv2(base, layout["depths"], width)

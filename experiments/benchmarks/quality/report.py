@@ -10,7 +10,7 @@ from typing import Any
 from ..common import record
 from .cell import BATCH
 from .compare import WORTHWHILE, best, mean_seconds
-from .grids import CIFAR10, FASHION_MNIST, GROUPS, MOBILENETV2, TIMM
+from .grids import CIFAR10, FASHION_MNIST, GROUPS, MOBILENETV2, ORIGINAL, TIMM
 
 SEARCHED = {
     "two-path": "ProxylessNAS, two-path", "full": "ProxylessNAS, full", "reinforce": "ProxylessNAS, REINFORCE", "dsnas": "DSNAS",
@@ -20,7 +20,7 @@ SEARCHED = {
 HAND_MADE = {
     "mobilenetv2": "MobileNetV2", "mobilenetv2-narrow": "MobileNetV2, narrow and deep", "mobilenetv2-wide": "MobileNetV2, wide and shallow",
     "mobilenetv3_small_100": "MobileNetV3-small", "mnasnet_small": "MNASNet-small", "efficientnet_lite0": "EfficientNet-lite0",
-    "tinynet_e": "TinyNet-E",
+    "tinynet_e": "TinyNet-E", "original": "the model itself",
 }  # fmt: skip
 BEST = {"best-mobilenetv2": "best of three MobileNetV2", "best-timm": "best of timm's four"}
 DATASETS = {FASHION_MNIST: "Fashion-MNIST", CIFAR10["dataset"]: "CIFAR-10", "synthetic": "noise"}
@@ -66,6 +66,11 @@ def rows_of(result: dict[str, Any], width: float) -> Iterator[tuple[str, Network
         yield NAMES[group], chosen, None if None in taken else sum(filter(None, taken))
 
 
+def setter(result: dict[str, Any]) -> str:
+    """What sets the target."""
+    return str(result["grid"]["space"].get("model", "MobileNetV2"))
+
+
 def head(result: dict[str, Any]) -> list[str]:
     """What was done."""
     grid, n_before, n_cells = result["grid"], result.get("n_before", 0), len(result["cells"])
@@ -96,7 +101,7 @@ def head(result: dict[str, Any]) -> list[str]:
         f"{grid['images']} training images of {DATASETS[grid.get('dataset', FASHION_MNIST)]}, judged on all 10,000 test images{more}; {len(grid['seeds'])} seed(s). A search is "
         f"{grid['search_epochs']} epochs in batches of {grid['search_batch_size']}, its network then trains for {grid['final_epochs']} from scratch in "
         f"batches of {grid['batch_size']}, as all networks do.{judged} {random} Accuracy in per cent with standard errors; milliseconds of "
-        f"a batch of {BATCH}{runtime} as a share of MobileNetV2's, in turns. CPU time: search and final training(s) of a cell.",
+        f"a batch of {BATCH}{runtime} as a share of {setter(result)}'s, in turns. CPU time: search and final training(s) of a cell.",
     ]  # fmt: skip
 
 
@@ -132,8 +137,15 @@ def markdown(result: dict[str, Any]) -> list[str]:
             )
             for name, networks, seconds in rows_of(result, width)
         ]  # fmt: skip
-        titles = ("method", "accuracy, %", "ms by MobileNetV2's", "M multiply-adds", "1000 parameters", "CPU minutes")
-        lines += ["", f"Target: what MobileNetV2 takes at width {width}.", "", *record.table(titles, rows)]
+        titles = (
+            "method",
+            "accuracy, %",
+            f"ms by {setter(result)}'s",
+            "M multiply-adds",
+            "1000 parameters",
+            "CPU minutes",
+        )
+        lines += ["", f"Target: what {setter(result)} takes at width {width}.", "", *record.table(titles, rows)]
     if alone := [
         accuracy for c in result["cells"] if c["method"] == "random" for accuracy in c.get("test_accuracies", [])
     ]:
@@ -148,7 +160,7 @@ def style_of(method: str, searched: list[str]) -> dict[str, Any]:
     """Colors tell searched, random and hand-made networks apart, markers the hand-made ones from each other."""
     if method == "random":
         return {"color": "0.55", "marker": "o"}
-    for color, family in (("C2", tuple(MOBILENETV2)), ("C4", TIMM)):
+    for color, family in (("C2", tuple(MOBILENETV2)), ("C2", (ORIGINAL,)), ("C4", TIMM)):
         if method in family:
             return {"color": color, "marker": "s^vD"[family.index(method)]}
     return {"color": ("C0", "C3", "C1", "C5", "C6", "C8", "C9", "C7")[searched.index(method)], "marker": "o"}

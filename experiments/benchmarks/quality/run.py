@@ -165,7 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     comparisons = compared(cells)
     result = record.provenance(__file__, shown, time.monotonic() - began) | {
-        "bars": goals(comparisons) if options.grid == "core-cifar10" else [], "n_before": n_before, "grid": dataclasses.asdict(grid),
+        "bars": goals(comparisons) if options.grid in ("core-cifar10", "around-mobilenetv3") else [], "n_before": n_before, "grid": dataclasses.asdict(grid),
         "targets": json.loads((folder / "targets.json").read_text(encoding="utf-8")),
         "cells": cells, "random_networks_by_compute": random_networks_by_compute(cells), "compared": comparisons,
     }  # fmt: skip

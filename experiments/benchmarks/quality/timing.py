@@ -17,7 +17,7 @@ from nni_proxyless.models.architecture import Architecture
 from nni_proxyless.search.mobilenetv2_baseline import reference_networks
 
 from .cell import BATCH, any_net, hand_made_path, profiler_of, run, space_of
-from .grids import MOBILENETV2, TIMM, Grid
+from .grids import MOBILENETV2, ORIGINAL, TIMM, Grid
 from .hand_made import hand_made
 
 
@@ -37,7 +37,7 @@ def prepare(grid: Grid, folder: Path, short: bool) -> None:
     for width in grid.widths:
         for method in grid.methods:
             path = hand_made_path(folder, method, width)
-            if method in (*MOBILENETV2, *TIMM) and not path.exists():
+            if method in (*MOBILENETV2, *TIMM, ORIGINAL) and not path.exists():
                 scale_hand_made(grid, method, width).write(path)
 
 
