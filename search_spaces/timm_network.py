@@ -156,14 +156,17 @@ def scale_channels(model: Any, width: float) -> None:
         return make_divisible(n * width)
 
     pools_first = isinstance(model, MobileNetV3)  # and its convolution of the head comes behind that
-    wide = channels(model.conv_head.in_channels)
+    has_head = isinstance(model.conv_head, nn.Conv2d)
+    wide = channels(model.conv_head.in_channels if has_head else model.num_features)
     features = model.head_hidden_size if pools_first else max(model.head_hidden_size, channels(model.head_hidden_size))
+    features = features if has_head else wide
     for stage in model.blocks:
         for block in stage:
             scale_block(block, channels)
     with_channels(model.conv_stem, channels(model.conv_stem.out_channels))
     with_channels(model.bn1, channels(model.bn1.num_features))
-    with_channels(model.conv_head, features, wide)
+    if has_head:
+        with_channels(model.conv_head, features, wide)
     for name in ("bn2", "norm_head"):
         if isinstance(norm := getattr(model, name, None), nn.BatchNorm2d):
             with_channels(norm, features)

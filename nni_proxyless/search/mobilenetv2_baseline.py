@@ -119,7 +119,14 @@ def measure_baselines(searched: Architecture, networks: Sequence[Architecture]) 
 
 def _original(searched: Architecture, space: Any, width: float) -> Architecture:
     """The model that a space is made around, at another width."""
-    only = {"weights": None, "kernels": [], "expansions": [], "squeeze_excite": None, "skip": False, "extra_depth": 0}
+    only: dict[str, Any] = {
+        "weights": None,
+        "kernels": [],
+        "expansions": [],
+        "squeeze_excite": None,
+        "skip": False,
+        "extra_depth": 0,
+    }
     arguments = {**searched.space["arguments"], **only, "width": width * space.width}
     return _of_space(searched, arguments, width, f"{space.model} of timm")
 

@@ -217,7 +217,7 @@ def test_shared_weights_train_all_candidates_at_once():
 @pytest.mark.parametrize(
     ("name", "width", "timms"),
     [("mobilenetv2_100", 1.4, "mobilenetv2_140"), ("mobilenetv2_100", 0.5, "mobilenetv2_050"), ("mnasnet_100", 0.5, "mnasnet_050"),
-     ("mobilenetv3_large_100", 0.75, "mobilenetv3_large_075"), ("lcnet_100", 1.5, "lcnet_150")],
+     ("mobilenetv3_large_100", 0.75, "mobilenetv3_large_075"), ("mobilenetv1_100", 1.25, "mobilenetv1_125"), ("lcnet_100", 1.5, "lcnet_150")],
 )  # fmt: skip
 def test_another_width_is_timm_s_own_where_timm_has_it(name, width, timms):
     """Shapes of all convolutions but those of squeeze-and-excitation, whose channels timm rounds otherwise."""
