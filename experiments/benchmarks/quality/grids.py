@@ -125,7 +125,7 @@ GRIDS = {
     ),
     # Seeds that no setting was chosen on, and settings of the grid before. The target is what the model itself takes.
     "around-mobilenetv3": Grid(
-        ("two-path", "random", ORIGINAL), (1.0,), tuple(range(40, 45)), n_judged=128, search_epochs=8, warmup_epochs=6, final_epochs=10,
+        ("two-path", "random", ORIGINAL), (1.0,), tuple(range(40, 50)), n_judged=128, search_epochs=8, warmup_epochs=6, final_epochs=10,
         n_more_test=40_000, runtime="onnxruntime", select="supernet",
         space={"name": "timm", "model": "mobilenetv3_small_050", "stem_stride": 1, "shared_weights": True}, **CIFAR10,
     ),
