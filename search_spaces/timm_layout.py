@@ -1,4 +1,4 @@
-"""What :class:`.TimmSpace` is asked for, and what is allowed; nothing is imported for it."""
+"""What :class:`.TimmSpace` is asked for, and what is allowed; but for the model itself nothing is imported for it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ __all__ = ["FAMILY", "PRETRAINED", "is_timm_network", "known_problems", "problem
 
 FAMILY = "timm"
 PRETRAINED = "pretrained"
+LARGEST_KERNEL, LARGEST_SHARE = 31, 16
 
 
 def is_timm_network(definition: Mapping[str, Any]) -> bool:
@@ -21,7 +22,7 @@ def problems_of_options(options: Any) -> list[str]:
     problems = []
     if not isinstance(options.model, str) or not options.model:
         problems.append(f"model is {options.model!r}; allowed: the name of a model of timm")
-    if options.weights is not None and not isinstance(options.weights, str):
+    if options.weights is not None and (not isinstance(options.weights, str) or not options.weights):
         problems.append(f"weights is {options.weights!r}; allowed: a file, or {PRETRAINED!r}")
     if not _is_number(options.width) or not 0 < options.width <= 10:
         problems.append(f"width is {options.width!r}; allowed: more than 0, up to 10")
@@ -30,8 +31,16 @@ def problems_of_options(options: Any) -> list[str]:
             f"width is {options.width!r} beside weights, which are those of the model; allowed: 1, or no weights"
         )
     for name, allowed, is_one in (
-        ("kernels", "odd whole numbers", lambda value: _is_whole(value, 1) and value % 2 == 1),
-        ("expansions", "numbers greater than 0", lambda value: _is_number(value) and value > 0),
+        (
+            "kernels",
+            f"odd whole numbers up to {LARGEST_KERNEL}",
+            lambda value: _is_whole(value, 1) and value % 2 == 1 and value <= LARGEST_KERNEL,
+        ),
+        (
+            "expansions",
+            f"numbers greater than 0, up to {LARGEST_SHARE}",
+            lambda value: _is_number(value) and 0 < value <= LARGEST_SHARE,
+        ),
         ("squeeze_excite", "true, false", lambda value: isinstance(value, bool)),
     ):
         values = getattr(options, name)
@@ -39,6 +48,11 @@ def problems_of_options(options: Any) -> list[str]:
             continue
         if not _is_list(values) or not all(map(is_one, values)) or any(v in values[:i] for i, v in enumerate(values)):
             problems.append(f"{name} is {values!r}; allowed: a list of different ones out of {allowed}")
+    problems += [
+        f"{name} is {getattr(options, name)!r}; allowed: true, false"
+        for name in ("skip", "shared_weights")
+        if not isinstance(getattr(options, name), bool)
+    ]
     if not _is_whole(options.extra_depth, 0):
         problems.append(f"extra_depth is {options.extra_depth!r}; allowed: whole numbers of 0 or more")
     if options.stem_stride is not None and (not _is_whole(options.stem_stride, 1) or options.stem_stride > 2):
@@ -52,8 +66,14 @@ def problems_of_options(options: Any) -> list[str]:
 
 
 def known_problems(options: Any) -> list[str] | None:
-    """What the space would say against its arguments; None: only timm knows, whose model has to be made. Weights are not fetched for it."""
-    return problems_of_options(options) or ([] if options.weights == PRETRAINED else None)
+    """What the space would say against its arguments; None: only a file of weights can tell. Those that are fetched are not, for a check."""
+    if problems := problems_of_options(options):
+        return problems
+    if options.weights not in (None, PRETRAINED):
+        return None
+    from .timm_network import problems_of_name  # here: it takes seconds
+
+    return problems_of_name(options.model, options.weights)
 
 
 def _is_list(values: Any) -> bool:

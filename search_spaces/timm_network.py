@@ -36,6 +36,7 @@ __all__ = [
     "make_model",
     "model_on_meta",
     "problem_of_model",
+    "problems_of_name",
     "scale_channels",
     "set_stem_stride",
     "squeeze_of",
@@ -68,6 +69,19 @@ def problem_of_model(model: nn.Module) -> str | None:
     return None
 
 
+def problems_of_name(name: str, weights: str | Path | None = None) -> list[str]:
+    """What is wrong with a model of this name, one sentence each; nothing is fetched."""
+    names = timm.list_models()
+    if name.partition(".")[0] not in names:
+        return [f"model is {name!r}; allowed: a model of timm.{did_you_mean(name, names)}"]
+    if problem := problem_of_model(model_on_meta(name)):
+        return [f"model is {name!r}, of which no space can be made: {problem}. Which can: nni-proxyless init --list"]
+    cfg = timm.get_pretrained_cfg(name)
+    if weights == PRETRAINED and (cfg is None or not cfg.has_weights):
+        return [f"weights is {PRETRAINED!r}, of which timm has none for {name}; allowed: a file, or none"]
+    return []
+
+
 def make_model(
     name: str, weights: str | Path | None = None, *, num_classes: int, in_chans: int, width: float = 1.0, **options: Any
 ) -> EfficientNet:
@@ -89,20 +103,15 @@ def make_model(
     ValueError
         timm has no such model or no weights of it, a block is of another kind, the file is not there or holds weights of another network.
     """
-    names = timm.list_models()
-    if name.partition(".")[0] not in names:
-        raise ValueError(f"model is {name!r}; allowed: a model of timm.{did_you_mean(name, names)}")
+    if problems := problems_of_name(name, weights):
+        raise ValueError("; ".join(problems))
     pretrained = weights == PRETRAINED
     try:
         model: Any = timm.create_model(
             name, pretrained=pretrained, num_classes=num_classes, in_chans=in_chans, **options
         )
     except Exception as error:  # no connection to the weights, or of the model itself
-        raise ValueError(f"model is {name!r}: {str(error).strip() or type(error).__name__}") from error
-    if problem := problem_of_model(model):
-        raise ValueError(
-            f"model is {name!r}, of which no space can be made: {problem}. Which can: nni-proxyless init --list"
-        )
+        raise ValueError(f"model is {name!r}: {_first_line(error)}") from error
     if width != 1:
         scale_channels(model, width)
     if weights is not None and not pretrained:
@@ -148,8 +157,8 @@ def scale_channels(model: Any, width: float) -> None:
     """Multiply the channels of a model, as MobileNetV2's width multiplier does (Sandler et al. 2018, sec. 3.3); its weights are drawn anew.
 
     Channels are multiples of 8, at least nine tenths of what they were to be. What a ``MobileNetV3`` gives its classifier stays as wide, what an
-    ``EfficientNet`` does gets wider but not narrower. Where timm has a model at several widths, these are its networks, but for
-    the channels of squeeze-and-excitation, which it rounds in several ways.
+    ``EfficientNet`` does gets wider but not narrower. Where timm has a model at several widths, these are mostly its networks, but for the channels
+    of squeeze-and-excitation, which it rounds in several ways; of some, such as MobileNetV3-small and MobileNetV4, it keeps the stem as it is.
     """
 
     def channels(n: int) -> int:
@@ -230,24 +239,42 @@ def _size(own: BlockSize, arguments: Mapping[str, Any]) -> BlockSize:
 
 @torch.no_grad()
 def _load(model: Any, path: Path, in_chans: int) -> None:
+    """Weights of a file; all of them are looked at before one is taken."""
+    said = f"weights is {str(path)!r}"
     if not path.is_file():
-        raise ValueError(f"weights is {str(path)!r}: no such file; allowed: a file, or {PRETRAINED!r}")
+        raise ValueError(f"{said}: no such file; allowed: a file, or {PRETRAINED!r}")
     try:
         weights = load_state_dict(str(path), weights_only=True)
     except Exception as error:
-        raise ValueError(f"weights is {str(path)!r}: no readable weights: {error}") from error
+        raise ValueError(f"{said}: no readable weights: {_first_line(error)}") from error
+    if not weights or not all(isinstance(one, torch.Tensor) for one in weights.values()):
+        raise ValueError(
+            f"{said}: no readable weights; allowed: a state_dict of tensors, as torch or safetensors write it"
+        )
     own = model.state_dict()
-    stem = "conv_stem.weight"
-    if stem in weights and weights[stem].shape[1] == 3 and in_chans != 3:
-        weights[stem] = adapt_input_conv(in_chans, weights[stem])
-    other_classes = (
-        "classifier.weight" in weights and weights["classifier.weight"].shape != own["classifier.weight"].shape
-    )
-    for name in ("classifier.weight", "classifier.bias"):
-        if other_classes or name not in weights:
-            weights[name] = own[name]
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        first = str(error).splitlines()[1:2] or [str(error)]
-        raise ValueError(f"weights is {str(path)!r}: those of another network: {first[0].strip()}") from error
+    stem, classifier = weights.get("conv_stem.weight"), ("classifier.weight", "classifier.bias")
+    if stem is not None and stem.dim() == 4 and stem.shape[1] == 3 != in_chans:
+        weights["conv_stem.weight"] = adapt_input_conv(in_chans, stem)
+    if any(name not in weights or weights[name].shape != own[name].shape for name in classifier):
+        weights.update({name: own[name] for name in classifier})  # for other classes: it begins anew
+    wrong = [f"{name} is missing" for name in own if name not in weights]
+    wrong += [f"{name} is too many" for name in weights if name not in own]
+    wrong += [
+        f"{name} is {_size_of(weights[name])}, the model has {_size_of(tensor)}"
+        for name, tensor in own.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    if wrong:
+        more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise ValueError(f"{said}: those of another network: {wrong[0]}{more}")
+    if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+        raise ValueError(f"{said}: {broken[0]} holds infinities or what is no number; allowed: finite weights")
+    model.load_state_dict(weights)
+
+
+def _size_of(tensor: torch.Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

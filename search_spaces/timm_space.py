@@ -72,6 +72,9 @@ class TimmSpace(ModelSpace):
         A wrong argument, or a model of which no space can be made; the message says what is allowed.
     """
 
+    only_at_start = ("weights",)
+    """Arguments that say what the weights begin with; a space that is made again, for weights that were trained, does without."""
+
     def __init__(
         self,
         model: str = "mobilenetv3_small_100",
@@ -93,6 +96,7 @@ class TimmSpace(ModelSpace):
         options = SimpleNamespace(
             model=model, weights=weights, width=width, kernels=kernels, expansions=expansions, squeeze_excite=squeeze_excite, skip=skip,
             extra_depth=extra_depth, stem_stride=stem_stride, num_classes=num_classes, in_channels=in_channels, dropout=dropout,
+            shared_weights=shared_weights,
         )  # fmt: skip
         if problems := problems_of_options(options):
             raise ValueError("; ".join(problems))

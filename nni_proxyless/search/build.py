@@ -207,7 +207,8 @@ def build(
 
 
 def searchable_space(config: SearchConfig, data: ImageData) -> tuple[dict[str, Any], ModelSpace]:
-    """The space of a search, for its images, and the arguments that it is made with.
+    """The space of a search, for its images, and the arguments that it is made with again: without those that a space names ``only_at_start``,
+    which say what its weights begin with.
 
     Raises
     ------
@@ -221,7 +222,8 @@ def searchable_space(config: SearchConfig, data: ImageData) -> tuple[dict[str, A
     accepted = registry.accepted_arguments(space_class)
     advice = where_classes_are_given(accepted, config.space.arguments, data.num_classes)
     require_outputs(space, data, f"space: {name}", advice, precision=config.trainer.precision)
-    return arguments, space
+    once = getattr(space_class, "only_at_start", ())
+    return {name: value for name, value in arguments.items() if name not in once}, space
 
 
 def make_evaluator(config: SearchConfig, folder: Path, images: Parts, *callbacks: Callback) -> Lightning:

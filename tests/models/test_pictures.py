@@ -208,8 +208,8 @@ def test_where_pictures_go(tmp_path, monkeypatch, capsys):
         (["proxyless_gpu", "--output", "net.jpg"], "--output net.jpg: '.jpg' is not allowed here; allowed: .svg, .png"),
         (["empty"], "draw: no architecture.json in or below 'empty'"),
         (["nni/architecture.json"], "nni/architecture.json: the space 'nni.nas.hub.pytorch:NasBench201' gives no timm block definition, so there are no blocks to draw; allowed: networks of spaces with a method timm_definition, such as mobilenetv2, and the published networks proxyless_cpu, proxyless_gpu, proxyless_mobile, proxyless_mobile_14, proxyless_cifar"),
-        (["uir/architecture.json"], "uir: block type 'uir' has no picture here; allowed: ir, ds, dsa, er, cn, each with one kernel, in timm's notation"),
-        (["mixed/architecture.json"], "mixed: kernel [3, 5] has no picture here; allowed: ir, ds, dsa, er, cn, each with one kernel, in timm's notation"),
+        (["mqa/architecture.json"], "mqa: block type 'mqa' has no picture here; allowed: ir, ds, dsa, er, uir, cn, each with one kernel, in timm's notation"),
+        (["mixed/architecture.json"], "mixed: kernel [3, 5] has no picture here; allowed: ir, ds, dsa, er, uir, cn, each with one kernel, in timm's notation"),
     ],
 )  # fmt: skip
 def test_wrong_words_are_refused(words, message, tmp_path, monkeypatch, refused):
@@ -218,7 +218,7 @@ def test_wrong_words_are_refused(words, message, tmp_path, monkeypatch, refused)
     space = {"name": "nni.nas.hub.pytorch:NasBench201", "arguments": {}}
     plain = {"space": space, "choices": {}, "input_shape": (3, 32, 32)}
     Architecture(**plain, network=None).write(tmp_path / "nni" / "architecture.json")
-    for name, block in {"uir": "uir_r1_a0_k3_s1_e4_c8", "mixed": "ir_r1_k3.5_s1_e4_c8"}.items():
+    for name, block in {"mqa": "mqa_r1_k3_h4_s1_d64_c8", "mixed": "ir_r1_k3.5_s1_e4_c8"}.items():
         network = {"blocks": [[block]], "stem_stride": 2, "bn_eps": 1e-3}
         Architecture(**plain, network=network).write(tmp_path / name / "architecture.json")
     assert refused("draw", *words) == f"nni-proxyless: {message}\n"

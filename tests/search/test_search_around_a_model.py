@@ -69,6 +69,23 @@ def test_it_is_derived_again_trained_drawn_and_exported(run, monkeypatch, capsys
     assert shown == [[i not in kept for i in range(depth)] for kept, depth in zip(definition["made_from"], definition["depths"], strict=True)]  # fmt: skip
 
 
+def test_what_is_made_of_a_search_does_without_the_file_of_its_weights(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(run.parent)
+    assert "weights" not in Architecture.read("run/architecture.json").space["arguments"]
+    (run.parent / "weights.pth").rename(tmp_path / "elsewhere.pth")
+    try:
+        cost = json.loads((run / "architecture.json").read_text())["latency"]["table_ms"]
+        assert (
+            main(["derive", "run", "--budget-ms", str(0.9 * cost), "--judge", "3", "--output", str(tmp_path / "net")])
+            == 0
+        )
+        assert (
+            main(["reference", "run", "--widths", "1", "--random", "1", "--output", str(tmp_path / "reference")]) == 0
+        )
+    finally:
+        (tmp_path / "elsewhere.pth").rename(run.parent / "weights.pth")
+
+
 def test_what_it_has_to_beat_is_the_model_at_several_widths(run, tmp_path, capsys):
     words = ["--widths", "0.5", "1", "--random", "1", "--output", str(tmp_path)]
     assert main(["reference", str(run), *words]) == 0
@@ -110,6 +127,13 @@ def test_init_says_which_models_there_are_and_which_are_none(tmp_path, monkeypat
         assert main(["init", "y", *words]) == 2
         assert said in capsys.readouterr().err
     assert not (tmp_path / "y").exists()
+    for model, said in {
+        "mobilenet3": "allowed: a model of timm.",
+        "mixnet_s": "no space can be made",
+        "lcnet_035": "timm has none",
+    }.items():
+        assert main(["check", "x/search.yml", f"space.model={model}", "space.weights=pretrained"]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_init_lists_the_models(monkeypatch, capsys):

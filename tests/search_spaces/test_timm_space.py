@@ -286,9 +286,14 @@ def test_the_family_and_what_is_none_of_it():
         ({"model": 3}, "model is 3; allowed: the name of a model of timm"),
         ({"weights": "none.pth"}, "weights is 'none.pth': no such file; allowed: a file, or 'pretrained'"),
         ({"weights": 5}, "weights is 5; allowed: a file, or 'pretrained'"),
-        ({"kernels": [3, 4]}, "kernels is [3, 4]; allowed: a list of different ones out of odd whole numbers"),
+        ({"kernels": [3, 4]}, "kernels is [3, 4]; allowed: a list of different ones out of odd whole numbers up to 31"),
+        ({"kernels": [9999999]}, "kernels is [9999999]; allowed: a list of different ones out of odd whole numbers up to 31"),
+        ({"expansions": [float("inf")]}, "expansions is [inf]"),
+        ({"skip": "no", "shared_weights": 1}, "skip is 'no'; allowed: true, false; shared_weights is 1; allowed: true, false"),
+        ({"weights": ""}, "weights is ''; allowed: a file, or 'pretrained'"),
+        ({"model": "lcnet_035", "weights": "pretrained"}, "weights is 'pretrained', of which timm has none for lcnet_035; allowed: a file, or none"),
         ({"kernels": 3}, "kernels is 3; allowed: a list"),
-        ({"expansions": [0, 1]}, "expansions is [0, 1]; allowed: a list of different ones out of numbers greater than 0"),
+        ({"expansions": [0, 1]}, "expansions is [0, 1]; allowed: a list of different ones out of numbers greater than 0, up to 16"),
         ({"expansions": [1, 1]}, "expansions is [1, 1]"),
         ({"squeeze_excite": [1]}, "squeeze_excite is [1]; allowed: a list of different ones out of true, false"),
         ({"extra_depth": -1}, "extra_depth is -1; allowed: whole numbers of 0 or more"),
@@ -304,7 +309,7 @@ def test_wrong_arguments(options, words):
 
 
 def test_files_of_weights(tmp_path):
-    """Of other classes and channels they are adapted; damaged ones, and those of another network, are refused."""
+    """Of other classes and channels they are adapted."""
     model = made(SMALL, num_classes=1000)
     torch.save(model.state_dict(), tmp_path / "w.pth")
     space = TimmSpace(SMALL, weights=str(tmp_path / "w.pth"), num_classes=5, in_channels=1)
@@ -312,9 +317,28 @@ def test_files_of_weights(tmp_path):
     assert close(network.conv_stem.weight, model.conv_stem.weight.sum(1, keepdim=True), 1e-6)
     assert torch.equal(network.conv_head.weight, model.conv_head.weight)
     assert network.classifier.out_features == 5
-    torch.save(made("mobilenetv2_035").state_dict(), tmp_path / "other.pth")
-    with pytest.raises(ValueError, match=r"other\.pth': those of another network: Missing key"):
-        TimmSpace(SMALL, weights=str(tmp_path / "other.pth"))
-    (tmp_path / "damaged.safetensors").write_bytes((tmp_path / "w.pth").read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"damaged\.safetensors': no readable weights"):
-        TimmSpace(SMALL, weights=str(tmp_path / "damaged.safetensors"))
+    torch.save({**made(SMALL, num_classes=5).state_dict(), "classifier.bias": torch.zeros(9)}, tmp_path / "w.pth")
+    assert TimmSpace(SMALL, weights=str(tmp_path / "w.pth"), num_classes=5).network.classifier.out_features == 5
+
+
+def test_wrong_files_of_weights_are_refused_in_a_line(tmp_path):
+    weights = made(SMALL, num_classes=5).state_dict()
+    path = tmp_path / "w.pth"
+    contents = {
+        "those of another network: conv_stem.weight is 8x3x3x3, the model has 16x3x3x3, and 2": {**weights, "conv_stem.weight": torch.zeros(8, 3, 3, 3), "bn1.weight": torch.zeros(3), "bn1.bias": torch.zeros(3)},
+        "those of another network: bn1.weight is missing": {key: one for key, one in weights.items() if key != "bn1.weight"},
+        "those of another network: other is too many": {**weights, "other": torch.zeros(1)},
+        "bn1.weight holds infinities or what is no number; allowed: finite weights": {**weights, "bn1.weight": torch.full((16,), torch.nan)},
+        "no readable weights; allowed: a state_dict of tensors": {**weights, "bn1.weight": None},
+        "no readable weights: ": [1, 2],
+        "no readable weights; allowed": {},
+    }  # fmt: skip
+    for words, content in contents.items():
+        torch.save(content, path)
+        with pytest.raises(ValueError, match=re.escape(f"weights is {str(path)!r}: {words}")) as refused:
+            TimmSpace(SMALL, weights=str(path), num_classes=5)
+        assert len(str(refused.value).splitlines()) == 1
+    for name, content in {"empty.pth": b"", "text.safetensors": b"hello", "cut.pth": path.read_bytes()[:100]}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{name}': no readable weights: ."):
+            TimmSpace(SMALL, weights=str(tmp_path / name))

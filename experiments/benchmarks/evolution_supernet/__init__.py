@@ -3,7 +3,10 @@
 from pathlib import Path
 
 PLACE = 1.76
-RECORDS = [("evolution_supernet.json", "Evolution by a supernet's verdicts", "bench_evolution_supernet.svg")]
+RECORDS = [
+    ("evolution_supernet.json", "Evolution by a supernet's verdicts", "bench_evolution_supernet.svg"),
+    ("evolution_supernet_again.json", "Evolution by a supernet's verdicts: the same seeds on another machine"),
+]
 
 
 def short(folder: Path) -> list[str]:
