@@ -2,7 +2,7 @@
 
 A definition has an entry ``family``, the ``model`` of timm that it comes from, ``blocks`` per stage in timm's notation, and ``made_from``, per
 stage the number of the model's block that each of them is cut out of; behind the last of the stage, further ones are copies of that.
-All else is the model's: head, activations, squeeze-and-excitation, padding. ``depths``, ``stem_size`` and ``num_features`` are for pictures.
+All else is the model's: head, activations, squeeze-and-excitation, padding. ``depths``, ``stem_size``, ``num_features`` and ``pools_first`` are for pictures.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 _FILES = ("efficientnet", "mobilenetv3", "hardcorenas")  # of timm, in which the family's models are defined
-_OURS = ("family", "model", "blocks", "made_from", "depths", "stem_stride", "stem_size", "num_features")
+_OURS = ("family", "model", "blocks", "made_from", "depths", "stem_stride", "stem_size", "num_features", "pools_first")
 
 
 def family() -> list[str]:

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
+from timm.models.mobilenetv3 import MobileNetV3
 from torch import Tensor, nn
 
 from nni_proxyless.core.freezing import freeze_children
@@ -171,6 +172,7 @@ class TimmSpace(ModelSpace):
             "stem_stride": network.conv_stem.stride[0],
             "stem_size": network.conv_stem.out_channels,
             "num_features": network.head_hidden_size,
+            "pools_first": isinstance(network, MobileNetV3),
             "num_classes": self.num_classes,
             "in_chans": self.in_channels,
             "drop_rate": self.dropout,

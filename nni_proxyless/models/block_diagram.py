@@ -145,6 +145,8 @@ def diagram_of_definition(
             height, width, channels = math.ceil(height / stride), math.ceil(width / stride), block.channels
             blocks.append(block)
         stages.append(Stage(tuple(blocks), (_size(height, width), f"{channels} ch") if channels else ()))
+    if network.get("pools_first"):  # before the last convolution, as MobileNetV3 does
+        height = width = 1
     if network["num_features"]:
         stages.append(
             Stage(

@@ -65,6 +65,7 @@ def test_it_is_derived_again_trained_drawn_and_exported(run, monkeypatch, capsys
     assert (run.parent / "net.svg").exists()
     diagram = diagram_of_architecture(run.parent / "smaller" / "architecture.json")
     definition = Architecture.read("smaller/architecture.json").network
+    assert diagram.stages[-2].notes == ("1×1", "1024 ch"), "MobileNetV3 pools before its last convolution"
     shown = [[block.skipped for block in stage.blocks] for stage in diagram.stages[1:-2]]
     assert shown == [[i not in kept for i in range(depth)] for kept, depth in zip(definition["made_from"], definition["depths"], strict=True)]  # fmt: skip
 
