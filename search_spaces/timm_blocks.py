@@ -44,6 +44,7 @@ __all__ = [
     "order_channels",
     "problem_of_block",
     "resized",
+    "scale_block",
     "size_of",
     "sizes_around",
     "with_channels",
@@ -254,19 +255,20 @@ def resized(block: nn.Module, size: BlockSize, squeeze_like: SqueezeExcite | Non
     """
     anatomy, old = _ANATOMIES[type(block)], size_of(block)
     copied: Any = copy.deepcopy(block)
+    part = copied.get_submodule
     if size.squeezed != old.squeezed:
         copied.se = _squeeze(copied, size.squeezed, squeeze_like) if size.squeezed else nn.Identity()
     if size.expanded != old.expanded:
         n = size.expanded
-        _put(copied, anatomy.expand, lambda conv: with_channels(conv, out=n))
+        with_channels(part(anatomy.expand), out=n)
         for name in _between(copied):
-            _put(copied, name, lambda layer: with_channels(layer, n, n))
-        _put(copied, anatomy.project, lambda conv: with_channels(conv, channels=n))
+            with_channels(part(name), n, n)
+        with_channels(part(anatomy.project), channels=n)
         if isinstance(copied.se, SqueezeExcite):
-            _put(copied, "se.conv_reduce", lambda conv: with_channels(conv, channels=n))
-            _put(copied, "se.conv_expand", lambda conv: with_channels(conv, out=n))
+            with_channels(copied.se.conv_reduce, channels=n)
+            with_channels(copied.se.conv_expand, out=n)
     if (size.kernel, size.first) != (old.kernel, old.first):
-        _put(copied, _searched(copied), lambda conv: _with_kernel(conv, size.kernel or size.first))
+        _with_kernel(part(_searched(copied)), size.kernel or size.first)
     return copied
 
 
@@ -354,22 +356,16 @@ def _searched(block: nn.Module) -> str | None:
 
 
 def _conv(block: nn.Module, name: str) -> nn.Conv2d | None:
-    return block.get_submodule(name) if name and _has(block, name) else None  # type: ignore[return-value]
+    found = block.get_submodule(name) if name and _has(block, name) else None
+    return found if isinstance(found, nn.Conv2d) else None
 
 
 def _side(conv: nn.Conv2d) -> int:
     return int(conv.kernel_size[0])
 
 
-def _put(block: nn.Module, name: str | None, make: Any) -> None:
-    assert name is not None
-    parent, _, last = name.rpartition(".")
-    layer = block.get_submodule(name)
-    setattr(block.get_submodule(parent), last, make(layer))
-
-
-def with_channels(layer: Any, out: int | None = None, channels: int | None = None) -> Any:
-    """A convolution or batch norm with so many outputs and inputs; None: as many as it has. It is changed, its tensors are new."""
+def with_channels(layer: Any, out: int | None = None, channels: int | None = None) -> None:
+    """Give a convolution or batch norm so many outputs and inputs; None: as many as it has. Its tensors are new."""
     if isinstance(layer, nn.BatchNorm2d):
         assert out is not None
         fills = {"weight": 1.0, "running_var": 1.0}
@@ -378,7 +374,7 @@ def with_channels(layer: Any, out: int | None = None, channels: int | None = Non
             for name, tensor in tensors.items():
                 if tensor is not None and tensor.dim():
                     tensors[name] = _like(tensor, tensor.new_full((out,), fills.get(name, 0.0)))
-        return layer
+        return
     depthwise = layer.groups > 1
     out = layer.out_channels if out is None else out
     channels = out if depthwise else layer.in_channels if channels is None else channels
@@ -389,7 +385,6 @@ def with_channels(layer: Any, out: int | None = None, channels: int | None = Non
     if layer.bias is not None:
         layer.bias = _like(layer.bias, layer.bias.new_zeros(out))
     layer.out_channels, layer.in_channels, layer.groups = out, channels, groups
-    return layer
 
 
 def _like(old: Any, new: Any) -> Any:
@@ -399,15 +394,14 @@ def _like(old: Any, new: Any) -> Any:
     return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 
-def _with_kernel(conv: Any, side: int) -> Any:
-    """The convolution with the middle of its kernel, or with zeros around it."""
+def _with_kernel(conv: Any, side: int) -> None:
+    """Leave the middle of a convolution's kernel, or put zeros around it."""
     weight = conv.weight.new_zeros(*conv.weight.shape[:2], side, side)
     conv.weight = _like(conv.weight, weight)
     if isinstance(conv.padding, tuple) and any(conv.padding):  # else it pads its input itself, as TensorFlow does
         pad = get_padding(side, conv.stride[0], conv.dilation[0])
         conv.padding = (pad, pad)
     conv.kernel_size = (side, side)
-    return conv
 
 
 def _squeeze(block: nn.Module, channels: int, like: SqueezeExcite | None) -> SqueezeExcite:
@@ -417,5 +411,6 @@ def _squeeze(block: nn.Module, channels: int, like: SqueezeExcite | None) -> Squ
     if like is not None:
         made.act1, made.gate = copy.deepcopy(like.act1), copy.deepcopy(like.gate)
     nn.init.zeros_(made.conv_expand.weight)
-    nn.init.constant_(made.conv_expand.bias, OPEN_GATE)  # type: ignore[arg-type]
+    assert made.conv_expand.bias is not None
+    nn.init.constant_(made.conv_expand.bias, OPEN_GATE)
     return made

@@ -164,18 +164,17 @@ def _create(variant: str, definition: Mapping[str, Any], pretrained: bool, **kwa
             f"{variant}: features_only: the network resizes its images to {resolution}x{resolution}, so its maps have no fixed reduction of what "
             "it is given; allowed: networks without a resolution of their own"
         )
-    of_family = {build_pyramid_tree: is_tree(definition), build_timm_network: is_timm_network(definition)}
-    wrapped = maps and (any(of_family.values()) or "feature_cfg" in kwargs or "feature_cls" in kwargs)
+    of_family = (
+        build_pyramid_tree if is_tree(definition) else build_timm_network if is_timm_network(definition) else None
+    )
+    wrapped = maps and (of_family is not None or "feature_cfg" in kwargs or "feature_cls" in kwargs)
     bare = maps and not wrapped
     if wrapped:  # stages are one level below ``blocks``
         kwargs["feature_cfg"] = {"flatten_sequential": True, **kwargs.get("feature_cfg", {})}
     if maps and "out_indices" not in kwargs.get("feature_cfg", {}):
         kwargs.setdefault("out_indices", tuple(range(feature_levels(definition))))  # timm's default wants five
     cls: Any = EfficientNetFeatures if bare else EfficientNet
-    build: Any = functools.partial(build_efficientnet, cls)
-    for build_one, is_one in of_family.items():
-        build = build_one if is_one else build
-    build = functools.partial(build, definition)
+    build: Any = functools.partial(of_family or functools.partial(build_efficientnet, cls), definition)
     try:
         model: Any = build_model_with_cfg(
             build,

@@ -20,6 +20,8 @@ from typing import Any
 
 from timm.layers import make_divisible
 
+from nni_proxyless.search_spaces import TimmSpace
+
 from ..core.errors import UserError
 from ..models.architecture import Architecture
 from ..models.build import build_network
@@ -90,7 +92,7 @@ def reference_networks(searched: Architecture, widths: Sequence[float]) -> list[
     """
     space: Any = None if searched.network is None else make_space(searched.space["name"], searched.space["arguments"])
     layout = getattr(space, "layout", None)
-    if hasattr(space, "original"):
+    if isinstance(space, TimmSpace):
         return [_original(searched, space, width) for width in widths]
     if not isinstance(layout, Mapping):
         raise UserError(
@@ -120,7 +122,6 @@ def measure_baselines(searched: Architecture, networks: Sequence[Architecture]) 
 def _original(searched: Architecture, space: Any, width: float) -> Architecture:
     """The model that a space is made around, at another width."""
     only: dict[str, Any] = {
-        "weights": None,
         "kernels": [],
         "expansions": [],
         "squeeze_excite": None,

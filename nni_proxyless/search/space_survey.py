@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning
 
+from nni_proxyless.search_spaces import TimmSpace
 from nni_proxyless.strategies.supernet.layers import choices_of
 
 from ..config.search_config import EstimatorSection, SearchConfig
@@ -146,7 +147,7 @@ def survey(config: SearchConfig, *, base: Path = Path(), timed: bool = True) -> 
     samples = _random_samples(choices, config.seed)
     operations = trace_operations(space, data.shape)
     priced, missing = _priced(config, space, data, arguments, base, operations)
-    original = getattr(space, "original", None)
+    original = space.original if isinstance(space, TimmSpace) else None
     costs = _ranges(config, priced, samples, original)
     macs, parameters = (
         LatencyProfiler(space, estimator, data.shape, operations=operations)
