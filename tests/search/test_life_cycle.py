@@ -106,12 +106,14 @@ class Experiment:
     def process(self, trial: str) -> psutil.Process:
         return process_in(self.folder(trial))
 
-    def holds_still(self, trial: str) -> bool:
-        """Once it goes on from its checkpoint it is made to wait, or it might be through before anything is killed."""
-        goes_on = "going on after epoch" in self.said(trial)
-        if goes_on:
+    def holds_still(self, trial: str, so_far: bool) -> bool:
+        """Once it is so far it is made to wait, or it might be through before anything is killed."""
+        if so_far:
             self.process(trial).suspend()
-        return goes_on
+        return so_far
+
+    def goes_on(self, trial: str) -> bool:
+        return "going on after epoch" in self.said(trial)
 
     def epochs(self, trial: str) -> int:
         return len(history(self.folder(trial))) if (self.folder(trial) / "history.jsonl").exists() else 0
@@ -123,6 +125,14 @@ class Experiment:
     def remember(self) -> None:
         """Whatever runs now is not to outlive the test."""
         self.started += self.manager.children(recursive=True)
+
+
+def is_over(process: psutil.Process) -> bool:
+    """It runs no more, whether or not init has taken note of its end: that may take as long as a search."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def resume_when_signaled(process: psutil.Process) -> None:
@@ -179,7 +189,11 @@ def test_killed_trial_manager_and_both_end_as_if_nothing_had_happened(
     experiment.nnictl("create", "--config", "experiment.yml")
     until(lambda: len(experiment.trials()) == 2, "two trials")
     killed, orphaned = names = [trial["trialJobId"] for trial in experiment.trials()]
-    until(lambda: all(experiment.epochs(name) >= 1 for name in names), "an epoch of each")
+    # Each as soon as it has one: the other begins seconds later.
+    until(
+        lambda: sum(experiment.holds_still(name, experiment.epochs(name) >= 1) for name in names) == 2,
+        "an epoch of each",
+    )
 
     with monkeypatch.context() as as_in_a_trial:
         for name, value in experiment.process(killed).environ().items():
@@ -197,7 +211,6 @@ def test_killed_trial_manager_and_both_end_as_if_nothing_had_happened(
 
     experiment.remember()
     to_stop = experiment.process(orphaned)
-    to_stop.suspend()  # or it might be through before nnictl has started
     experiment.process(killed).kill()
     # A process that a signal has ended is, to NNI, one that somebody wanted to end.
     until(lambda: experiment.state(killed) == "USER_CANCELED", "NNI sees that the trial is gone")
@@ -207,19 +220,20 @@ def test_killed_trial_manager_and_both_end_as_if_nothing_had_happened(
     awaking.join()
     assert not psutil.wait_procs(experiment.started, timeout=20)[1], "nnictl stop leaves nothing behind"
     experiment.nnictl("resume", experiment.id)
-    until(lambda: experiment.holds_still(orphaned), "the other goes on")
+    until(lambda: experiment.holds_still(orphaned, experiment.goes_on(orphaned)), "the other goes on")
 
     experiment.remember()
     left_by_the_manager = experiment.process(orphaned)
     left_by_the_manager.resume()  # a process group that loses its leader while one of it is stopped may get SIGHUP (setpgid(2))
     experiment.manager.kill()
-    until(lambda: not psutil.pid_exists(experiment.manager.pid), "the manager is gone")
+    until(lambda: is_over(experiment.manager), "the manager has ended")
     assert os.getsid(left_by_the_manager.pid) not in (0, os.getsid(0)), (
         "in init's session what is stopped may get SIGHUP"
     )
     left_by_the_manager.suspend()
     assert max(map(experiment.epochs, names)) < EPOCHS, "a search was over before anything was killed"
 
+    until(lambda: not psutil.pid_exists(experiment.manager.pid), "init takes note of it, and nnictl may resume")
     experiment.nnictl("resume", experiment.id)
     waiting = f"waiting: process {left_by_the_manager.pid} searches in"
     until(lambda: waiting in experiment.said(orphaned), "the trial in its place waits for it")
