@@ -12,14 +12,16 @@ if TYPE_CHECKING:
     from .eeea_net import EeeaNetSpace
     from .mobilenetv2 import MobileNetV2Space
     from .pyramid_tree import PyramidTreeSpace
+    from .segmentation import SegmentationSpace
     from .timm_space import TimmSpace
 
-__all__ = ["EeeaNetSpace", "MobileNetV2Space", "PyramidTreeSpace", "TimmSpace"]
+__all__ = ["EeeaNetSpace", "MobileNetV2Space", "PyramidTreeSpace", "SegmentationSpace", "TimmSpace"]
 
 _HOMES = {
     "EeeaNetSpace": ".eeea_net",
     "MobileNetV2Space": ".mobilenetv2",
     "PyramidTreeSpace": ".pyramid_tree",
+    "SegmentationSpace": ".segmentation",
     "TimmSpace": ".timm_space",
 }
 

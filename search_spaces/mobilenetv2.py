@@ -31,6 +31,7 @@ from timm.models._efficientnet_builder import efficientnet_init_weights
 from torch import Tensor, nn
 
 from nni_proxyless.core.resize import Resize
+from nni_proxyless.core.scaled_linear import of_outputs
 from nni_proxyless.latency.operation import Operation, Shape
 
 from . import block_keys  # noqa: F401  (registers the keys of blocks in tables)
@@ -281,6 +282,7 @@ class MobileNetV2Space(ModelSpace):
                 stages.append(stage)
         resolution = self.shape_in(sample, "resolution")
         return {
+            **of_outputs(self),
             **({} if resolution is None else {"resolution": resolution}),
             "blocks": stages,
             "stem_size": self.shape_in(sample, "stem.width"),

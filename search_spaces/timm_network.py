@@ -24,6 +24,7 @@ from timm.models.mobilenetv3 import MobileNetV3
 from torch import nn
 
 from nni_proxyless.core.errors import did_you_mean
+from nni_proxyless.core.scaled_linear import OUTPUT, scale_outputs
 from nni_proxyless.core.user_path import user_path
 
 from .timm_blocks import BlockSize, ends_in_zero, problem_of_block, resized, scale_block, size_of, with_channels
@@ -43,7 +44,18 @@ __all__ = [
 ]
 
 _FILES = ("efficientnet", "mobilenetv3", "hardcorenas")  # of timm, in which the family's models are defined
-_OURS = ("family", "model", "blocks", "made_from", "depths", "stem_stride", "stem_size", "num_features", "pools_first")
+_OURS = (
+    OUTPUT,
+    "family",
+    "model",
+    "blocks",
+    "made_from",
+    "depths",
+    "stem_stride",
+    "stem_size",
+    "num_features",
+    "pools_first",
+)
 
 
 def family() -> list[str]:
@@ -149,6 +161,7 @@ def build_timm_network(definition: Mapping[str, Any], **overrides: Any) -> Effic
         stages.append(nn.Sequential(*blocks))
     model.blocks = nn.Sequential(*stages)
     efficientnet_init_weights(model)
+    scale_outputs(model, definition.get(OUTPUT))
     return model
 
 

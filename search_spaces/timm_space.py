@@ -17,6 +17,7 @@ from timm.models.mobilenetv3 import MobileNetV3
 from torch import Tensor, nn
 
 from nni_proxyless.core.freezing import freeze_children
+from nni_proxyless.core.scaled_linear import of_outputs
 
 from . import block_keys  # noqa: F401  (registers the keys of blocks in tables)
 from .shared_weights import share_weights
@@ -163,6 +164,7 @@ class TimmSpace(ModelSpace):
             if chosen != SKIP:
                 stages[s].append((i, definitions[chosen]))
         return {
+            **of_outputs(self),
             "family": FAMILY,
             "model": self.model,
             "width": self.width,

@@ -103,7 +103,7 @@ def _evolve(arguments: argparse.Namespace, folder: Path) -> int:
         if getattr(arguments, option) is not None:
             raise UserError(f"--{option.replace('_', '-')}: not with --evolve; allowed: one of them")
     architecture, front = derive_evolved(arguments.folder, arguments.budget_ms, folder, arguments.evolve)
-    print(evolved_table(front, unit_of(architecture.latency)))
+    print(evolved_table(front, unit_of(architecture.latency), architecture.merit))
     print(figures(architecture, arguments.folder))
     print(f"front:         {folder / EVOLVED_FRONT}")
     print(f"architecture: {folder / 'architecture.json'}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ..core.merit import Merit
 from ..core.text_table import in_columns
 from ..core.user_path import path_argument
 from ..latency.digits import in_words
@@ -64,8 +65,9 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def summary(content: dict[str, Any]) -> str:
-    """Summary of an export: a line per runtime, and the accuracy."""
-    conditions, files, accuracy = content["latency_conditions"], content["files"], content["accuracy"]
+    """Summary of an export: a line per runtime, and the figure of merit."""
+    conditions, files, merit = content["latency_conditions"], content["files"], Merit.of(content)
+    worth = content[merit.name]
     shape = "x".join(map(str, content["input"]["shape"]))
     opset = f", opset {content['opset']}" if content["opset"] else ""
     lines = [
@@ -86,11 +88,13 @@ def summary(content: dict[str, Any]) -> str:
     lines.append(
         f"compared: {some['images']} {content['images']}, in batches of {', '.join(map(str, some['batches']))}"
     )
-    if accuracy is None:
-        lines.append("accuracy: not known, without the data set")
+    if worth is None:
+        lines.append(f"{merit.name}: not known, without the data set")
     else:
-        text = f"accuracy: {accuracy['torch']:.4f} on {accuracy['images']} {content['images']}"
-        if "int8" in accuracy:
-            text += f"; int8 {accuracy['int8']:.4f}, the same answer on {100 * accuracy['int8 agreement']:.1f} %"
+        text = f"{merit.name}: {merit.in_words(worth['torch'])} on {worth['images']} {content['images']}"
+        if "int8" in worth:
+            text += f"; int8 {merit.in_words(worth['int8'])}"
+        if "int8 agreement" in worth:
+            text += f", the same answer on {100 * worth['int8 agreement']:.1f} %"
         lines.append(text)
     return "\n".join(lines)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..core.errors import UserError
+from ..core.merit import ACCURACY
 from ..core.user_path import path_argument, text_argument
 
 if TYPE_CHECKING:
@@ -98,24 +99,33 @@ def report(
 
 
 def _train_best(found: Sequence[Found], settings: Path | None) -> None:
-    done = [(f.architecture.search["accuracy"], f) for f in found
-            if f.architecture is not None and "accuracy" in f.architecture.search]  # fmt: skip
+    from ..report.merits import names_of
+
+    done = [(f.search_merit, f) for f in found if f.search_merit is not None]
     if not done:
         raise UserError("report: no search has finished yet: nothing to train")
+    merits = list(dict.fromkeys(f.merit for _, f in done))
+    if len(merits) > 1:
+        raise UserError(
+            f"report: --train-best: the networks have different metrics ({names_of(merits)}), which do not compare; allowed: searches of one"
+        )
     from ..config.read import read_config
     from ..config.train_config import TrainConfig
     from ..training.loop import train
 
-    accuracy, best = max(done, key=lambda item: item[0])
+    merit = merits[0]
+    value, best = max(done, key=lambda item: merit.score(item[0]))
     config = read_config(TrainConfig, settings)
     _logger.info(
-        "final training of the most accurate network of %d, that of %s (%.4f with the weights of the search): %d epochs",
-        len(done), best.name, accuracy, config.epochs,
+        "final training of %s of %d, that of %s (%s with the weights of the search): %d epochs",
+        "the most accurate network" if merit == ACCURACY else f"the network of the best {merit.name}",
+        len(done), best.name, merit.in_words(value), config.epochs,
     )  # fmt: skip
     result = train(config, best.folder / "architecture.json", best.folder / "final")
     _logger.info(
-        "final training: accuracy %.4f on the test images; weights: %s",
-        result.accuracy,
+        "final training: %s %s on the test images; weights: %s",
+        result.merit.name,
+        result.merit.in_words(result.value),
         result.folder / "weights.safetensors",
     )
 

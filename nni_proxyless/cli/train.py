@@ -93,12 +93,14 @@ def _run(arguments: argparse.Namespace, *, talks: bool) -> int:
     if not talks:
         return 0
     nni_trial.final({**result.metrics, **(cost_figures(architecture) if evolved else {})})
-    in_int8 = result.metrics.get("test_accuracy_int8")
-    print(f"test accuracy: {result.accuracy:.4f}" + ("" if in_int8 is None else f"; in int8: {in_int8:.4f}"))
+    merit = result.merit
+    in_int8 = result.metrics.get(f"test_{merit.name}_int8")
+    said = "" if in_int8 is None else f"; in int8: {merit.in_words(in_int8)}"
+    print(f"test {merit.name}: {merit.in_words(result.value)}{said}")
     if config.epochs > 0:
         by = "the held-out images" if result.judged_on == "validation" else "the test images themselves"
-        print(f"best epoch: {result.best['epoch']} of {config.epochs}, chosen by {by}; its test accuracy: "
-              f"{result.best['test_accuracy']:.4f}")  # fmt: skip
+        print(f"best epoch: {result.best['epoch']} of {config.epochs}, chosen by {by}; its test {merit.name}: "
+              f"{merit.in_words(result.best[f'test_{merit.name}'])}")  # fmt: skip
         print(f"weights: {folder / 'weights.safetensors'}")
     return 0
 

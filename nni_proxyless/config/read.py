@@ -47,6 +47,7 @@ class _Named(NamedTuple):
 NAMED = (
     _Named(("space",), "nni_proxyless.search_spaces", frozenset()),
     _Named(("data",), "nni_proxyless.datasets", frozenset()),
+    _Named(("task",), "nni_proxyless.tasks", frozenset()),
     _Named(
         ("strategy",),
         "nni_proxyless.strategies",

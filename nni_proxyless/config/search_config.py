@@ -23,6 +23,12 @@ class SpaceSection(NamedSection):
     name: str = Field("mobilenetv2", description="model space")
 
 
+class TaskSection(NamedSection):
+    """What is learned."""
+
+    name: str = Field("classification", description="task")
+
+
 class StrategySection(NamedSection):
     """Which strategy."""
 
@@ -189,6 +195,7 @@ class SearchConfig(Section):
     )
     space: SpaceSection = Field(SpaceSection(), description="which model space")
     data: DataSection = Field(DataSection(), description="which images")
+    task: TaskSection = Field(TaskSection(), description="what is learned of them")
     strategy: StrategySection = Field(StrategySection(), description="which strategy")
     strategies: dict[str, dict[str, Any]] = Field(
         {}, exclude=True, description="name → arguments, where an experiment varies `strategy.name`"

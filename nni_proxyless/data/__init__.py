@@ -9,17 +9,29 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .csv_file import csv
     from .datasets import TensorImages, cifar10, cifar100, digits, fashion_mnist, folder, synthetic
     from .image_parts import ImageData, Parts, loader, split
+    from .mask_folder import masks
+    from .torchvision_sets import torchvision
 
 __all__ = [
-    "ImageData", "Parts", "TensorImages", "cifar10", "cifar100", "digits", "fashion_mnist", "folder", "loader", "split", "synthetic",
+    "ImageData", "Parts", "TensorImages", "cifar10", "cifar100", "csv", "digits", "fashion_mnist", "folder", "loader", "masks", "split",
+    "synthetic", "torchvision",
 ]  # fmt: skip
 
-_OF_IMAGE_PARTS = ("ImageData", "Parts", "loader", "split")
+_MODULES = {
+    "ImageData": ".image_parts",
+    "Parts": ".image_parts",
+    "csv": ".csv_file",
+    "loader": ".image_parts",
+    "masks": ".mask_folder",
+    "split": ".image_parts",
+    "torchvision": ".torchvision_sets",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(".image_parts" if name in _OF_IMAGE_PARTS else ".datasets", __name__), name)
+    return getattr(importlib.import_module(_MODULES.get(name, ".datasets"), __name__), name)

@@ -1,4 +1,4 @@
-"""Accuracy of a batch, of a network over a loader, and its log-loss. Needs no NNI."""
+"""What a network is worth on a loader of images: its loss, and the figure of merit of its task. Needs no NNI."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torchmetrics import Metric
 
 from ..core.module_modes import evaluating
+from ..tasks import Classification, Task
 
-__all__ = ["accuracy", "as_channels_last", "evaluate", "evaluate_accuracy", "in_type_of"]
+__all__ = ["as_channels_last", "evaluate", "evaluate_accuracy", "evaluate_merit", "in_type_of", "merit_of", "updated"]
 
 
 def as_channels_last(images: Tensor) -> Tensor:
@@ -23,11 +24,6 @@ def in_type_of(network: nn.Module) -> Callable[[Tensor], Tensor]:
     """What brings images to float64 for a network that computes in it (``trainer.precision: 64-true``), else leaves them as they are."""
     types = {p.dtype for p in network.parameters() if p.is_floating_point()}
     return Tensor.double if types == {torch.float64} else lambda images: images
-
-
-def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Share of right answers, a scalar tensor."""
-    return (logits.argmax(dim=1) == targets).float().mean()
 
 
 LEAST = 2**16  # numbers in a batch of images that is evaluated, such as 64 images of 32x32; smaller batches are joined
@@ -49,22 +45,42 @@ def joined(batches: Iterable[tuple[Tensor, Tensor]], least: int = LEAST) -> Iter
 
 
 def evaluate_accuracy(network: nn.Module, batches: Any) -> float:
-    """Share of right answers in evaluation mode, over a loader of (images, targets)."""
-    right, total = 0, 0
-    for logits, targets in _answers(network, batches):
-        right += int((logits.argmax(dim=1) == targets).sum())
-        total += len(targets)
-    return right / total
+    """Share of right answers in evaluation mode, over a loader of (images, classes)."""
+    return evaluate_merit(network, batches, Classification())
 
 
-def evaluate(network: nn.Module, batches: Any) -> tuple[float, float]:
-    """Mean cross entropy, in nats, and share of right answers in evaluation mode, over a loader of (images, targets)."""
-    loss, right, total = 0.0, 0, 0
-    for logits, targets in _answers(network, batches):
-        loss += float(cross_entropy(logits.float(), targets, reduction="sum"))
-        right += int((logits.argmax(dim=1) == targets).sum())
+def evaluate_merit(network: nn.Module, batches: Any, task: Task) -> float:
+    """The figure of merit in evaluation mode, over a loader of (images, targets)."""
+    return merit_of(updated(task.metric(), network, batches), alone=True)
+
+
+def evaluate(network: nn.Module, batches: Any, task: Task) -> tuple[float, float]:
+    """Mean loss and figure of merit in evaluation mode, over a loader of (images, targets)."""
+    loss, total, metric = 0.0, 0, task.metric()
+    for outputs, targets in _answers(network, batches):
+        loss += float(task.summed_loss(outputs.float(), targets))
         total += len(targets)
-    return loss / total, right / total
+        metric.to(outputs.device).update(outputs, targets)
+    return loss / total, merit_of(metric, alone=True)
+
+
+def updated(metric: Metric, network: nn.Module, batches: Any) -> Metric:
+    """The metric, after it has seen the answers of a network in evaluation mode over a loader of (images, targets)."""
+    for outputs, targets in _answers(network, batches):
+        metric.to(outputs.device).update(outputs, targets)
+    return metric
+
+
+def merit_of(metric: Metric, *, alone: bool) -> float:
+    """What a metric comes to; ``alone`` in this process, else in all of them, each of which has seen its part."""
+    for part in metric.modules() if alone else ():
+        if isinstance(part, Metric):
+            part.distributed_available_fn = _no_others
+    return float(metric.compute())
+
+
+def _no_others() -> bool:
+    return False
 
 
 @torch.no_grad()

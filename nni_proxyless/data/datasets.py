@@ -12,12 +12,12 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from timm.data import create_transform
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Subset
 from torchvision import datasets
 from torchvision.transforms import v2
 
@@ -28,6 +28,7 @@ from .image_parts import SPLIT_SEED, ImageData
 from .normalization import CIFAR, FASHION_MNIST, IMAGENET
 from .pictures_in_memory import PicturesInMemory
 from .random_affine import RandomAffine
+from .tensor_images import TensorImages
 
 if TYPE_CHECKING:  # it needs NNI
     from ..latency.operation import Shape
@@ -38,49 +39,6 @@ DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 
 # -- the data sets -------------------------------------------------------------------------------------------------
-
-
-class TensorImages(Dataset):
-    """Images in memory, shape (n, channels, height, width), with their classes.
-
-    A loader reads whole batches at once. A transform is given images one by one, unless it has a method ``of_batch`` that gives the
-    same for many, as :class:`.random_affine.RandomAffine` has.
-    """
-
-    def __init__(self, images: torch.Tensor, targets: torch.Tensor, transform: Callable | None = None):
-        self.images, self.targets, self.transform = images, targets, transform
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        image = self.images[index]
-        return (image if self.transform is None else self.transform(image)), int(self.targets[index])
-
-    def __getitems__(self, indices: list[int]) -> list[tuple[torch.Tensor, int]]:
-        """What torch's loaders ask for where they find it: the same as one by one, in the same order."""
-        if self.transform is not None and not hasattr(self.transform, "of_batch"):
-            return [self[index] for index in indices]
-        images = self.images[indices]
-        if self.transform is not None:
-            images = self.transform.of_batch(images)
-        return list(zip(images.unbind(), self.targets[indices].tolist(), strict=True))
-
-    @property
-    def draws_in_turn(self) -> bool:
-        """Whether :meth:`in_turn` is there for its transform."""
-        return self.transform is None or hasattr(self.transform, "draw")
-
-    def in_turn(self, indices: list[int], seed: Callable[[int], None]) -> list[tuple[torch.Tensor, int]]:
-        """As :meth:`__getitems__`, with ``seed(place)`` called before the random numbers of each image are drawn."""
-        images, transform = self.images[indices], cast(Any, self.transform)
-        if transform is not None:
-            drawn = []
-            for place, image in enumerate(images):
-                seed(place)
-                drawn.append(transform.draw(*image.shape[-2:]))
-            images = transform.of_batch(images, drawn)
-        return list(zip(images.unbind(), self.targets[indices].tolist(), strict=True))
 
 
 def digits(*, image_size: int = 16) -> ImageData:

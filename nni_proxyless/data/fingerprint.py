@@ -23,6 +23,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from ..core.atomic_files import write_text
 from ..core.errors import UserError
 from ..core.random_state import generators_kept
+from ..tasks import Classification
 from .image_parts import ImageData
 
 __all__ = ["FINGERPRINT", "fingerprint", "image_differences", "record_or_compare", "require_same"]
@@ -39,7 +40,8 @@ _TOLERANCE = 0.02  # of the deviation over the sample: decoders and processors r
 def fingerprint(data: ImageData, part: str = "train_plain") -> dict[str, Any]:
     """Of the training images as they are evaluated, or of the test images. No random number is drawn, and at most 34 images are read.
 
-    ``pixels`` is None where an image is another one each time it is read. Labels of test images are those of the sample.
+    ``pixels`` is None where an image is another one each time it is read. Labels of test images, and those of a task that does not read them
+    all, are those of the sample.
 
     Raises
     ------
@@ -52,8 +54,12 @@ def fingerprint(data: ImageData, part: str = "train_plain") -> dict[str, Any]:
     with generators_kept():
         repeats = _look(data, part, 0) == _look(data, part, 0)
         looks = [_look(data, part, i) for i in indices]
-    targets = data.targets if part == "train_plain" else [label for label, _ in looks]
-    labels = np.ascontiguousarray(np.asarray(targets), dtype=np.int64)
+    all_known = part == "train_plain" and data.task.reads_targets
+    targets = data.targets if all_known else [label for label, _ in looks]
+    if isinstance(data.task, Classification):
+        labels = np.ascontiguousarray(np.asarray(targets), dtype=np.int64)
+    else:
+        labels = np.ascontiguousarray(np.stack([np.asarray(target) for target in targets]))
     return {
         "format": FORMAT,
         "n_images": len(images),
@@ -64,8 +70,8 @@ def fingerprint(data: ImageData, part: str = "train_plain") -> dict[str, Any]:
     }
 
 
-def _look(data: ImageData, part: str, index: int) -> tuple[int, list[float]]:
-    """Class and brightness of an image. Should reading it draw random numbers, they are always the same."""
+def _look(data: ImageData, part: str, index: int) -> tuple[Any, list[float]]:
+    """Target and brightness of an image. Should reading it draw random numbers, they are always the same."""
     random.seed(0)
     np.random.seed(0)
     torch.default_generator.manual_seed(0)
@@ -75,7 +81,8 @@ def _look(data: ImageData, part: str, index: int) -> tuple[int, list[float]]:
             f"data: image {index} of {part} has shape {tuple(image.shape)}; allowed with shape {tuple(data.shape)}: that"
         )
     fields = adaptive_avg_pool2d(image.float(), _GRID)
-    return int(label), [round(value, 6) for value in fields.flatten().tolist()]
+    target = int(label) if isinstance(data.task, Classification) else np.asarray(label).tolist()
+    return target, [round(value, 6) for value in fields.flatten().tolist()]
 
 
 def image_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

@@ -23,7 +23,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..core.errors import UserError
 
-__all__ = ["ImageFolder", "Pictures", "read_picture"]
+__all__ = ["ImageFolder", "Pictures", "read_picture", "suffixes_of_pictures"]
 
 _logger = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class Pictures:
         UserError
             There is no class, a class has no picture, or a folder cannot be looked into.
         """
-        suffixes = _suffixes()
+        suffixes = suffixes_of_pictures()
         left_out: list[str] = []
         classes: list[str] = []
         paths: list[str] = []
@@ -176,7 +176,7 @@ def _suffix(path: str) -> str:
     return os.path.splitext(path)[1].lower()
 
 
-def _suffixes() -> set[str]:
+def suffixes_of_pictures() -> set[str]:
     Image.init()
     readable = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     return {suffix for suffix in (*IMG_EXTENSIONS, *_MORE) if suffix in readable}

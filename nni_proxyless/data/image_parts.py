@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,19 +12,20 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from ..core.errors import UserError
+from ..tasks import Classification, Task
 from .normalization import Statistics
 
 if TYPE_CHECKING:
     from ..latency.operation import Shape
 
-__all__ = ["SPLIT_SEED", "ImageData", "Parts", "loader", "split"]
+__all__ = ["SPLIT_SEED", "ImageData", "Parts", "kinds_in_order", "loader", "split"]
 
 SPLIT_SEED = 0  # fixed, as in the official code: a search's seed must not change what it is judged on
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """A classification task.
+    """Images, with what is to be learned from them.
 
     Attributes
     ----------
@@ -34,9 +36,9 @@ class ImageData:
     test
         Images that no search sees.
     targets
-        Class of every training image.
+        What is to be learned of every training image: its class, or what the task says.
     num_classes
-        How many classes there are.
+        How many classes there are; of a task without classes, how many numbers a network answers.
     shape
         Of one image, (channels, height, width).
     through
@@ -45,16 +47,23 @@ class ImageData:
     statistics
         Mean and standard deviation per channel, of pixels from 0 to 1; None: those that
         :func:`.normalization.preprocessing` knows of.
+    task
+        What is learned; it has seen the images. A data set leaves it alone: ``task`` of ``search.yml`` says it.
     """
 
     train: Dataset
     train_plain: Dataset
     test: Dataset
-    targets: Sequence[int]
+    targets: Sequence[Any]
     num_classes: int
     shape: Shape
     through: Callable[[Callable, Callable], ImageData] | None = None
     statistics: Statistics | None = None
+    task: Task = dataclasses.field(default_factory=Classification)
+
+    def __post_init__(self) -> None:
+        if type(self.task) is Classification and not hasattr(self.task, "n_outputs"):
+            self.task.begin(self.num_classes, self.shape, self.targets)
 
     @property
     def normalization(self) -> dict[str, list[float]]:
@@ -85,8 +94,16 @@ class Parts:
     all_but_validation: Dataset
 
 
+def kinds_in_order(data: ImageData) -> Iterator[tuple[str, np.ndarray]]:
+    """Kinds of training images that are divided in the same proportions, by the task: each with its images, in an order that depends on
+    the data alone."""
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(data.targets))
+    for kind, of in data.task.kinds(data.targets).items():
+        yield kind, order[of[order]]
+
+
 def split(data: ImageData, *, alphas: float, validation: float) -> Parts:
-    """Divide the training images, every class in the same proportions.
+    """Divide the training images, every class, or whatever kinds the task says, in the same proportions.
 
     The division depends on the data alone, not on the seed of the search. Images for the alphas and for validation are
     not augmented, as in the official code (mit-han-lab/proxylessnas at bf58b5c).
@@ -103,15 +120,12 @@ def split(data: ImageData, *, alphas: float, validation: float) -> Parts:
     UserError
         A class has too few images for three parts.
     """
-    targets = np.asarray(data.targets)
-    order = np.random.default_rng(SPLIT_SEED).permutation(len(targets))
     parts: dict[str, list[int]] = {"alphas": [], "validation": [], "weights": []}
-    for label in range(data.num_classes):
-        members = order[targets[order] == label]
+    for kind, members in kinds_in_order(data):
         n_alphas, n_validation = round(alphas * len(members)), round(validation * len(members))
         if not (n_alphas and n_validation and n_alphas + n_validation < len(members)):
             raise UserError(
-                f"data: class {label} has {len(members)} images: too few for three parts with alphas {alphas} and validation {validation}"
+                f"data: {kind} has {len(members)} images: too few for three parts with alphas {alphas} and validation {validation}"
             )
         parts["alphas"] += members[:n_alphas].tolist()
         parts["validation"] += members[n_alphas : n_alphas + n_validation].tolist()

@@ -8,24 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from ..core.errors import UserError
+from ..tasks import Task
+from ..tasks.labels import class_of
 from .image_folder import ImageFolder
 
-__all__ = ["CheckedLabels", "class_of", "labels_in_memory", "problem_of_labels"]
-
-
-def class_of(label: Any) -> int | None:
-    """The class of a label; None if the losses of torch do not accept a batch of such labels."""
-    if isinstance(label, bool):
-        return None
-    if isinstance(label, (int, np.int64)):
-        return int(label)
-    if isinstance(label, (torch.Tensor, np.ndarray)) and label.ndim == 0 and str(label.dtype).endswith("int64"):
-        return None if str(label.dtype).endswith("uint64") else int(label)
-    return None
+__all__ = ["CheckedLabels", "CheckedTargets", "labels_in_memory", "problem_of_labels"]
 
 
 def labels_in_memory(images: Any) -> tuple[np.ndarray | None, bool]:
@@ -93,6 +83,28 @@ def _out_of_range(label: int, index: int, num_classes: int, n: int = 1) -> str:
 def _other_class(label: int, target: int, index: int, n: int = 1) -> str:
     more = f", the first of {n} such," if n > 1 else ""
     return f"class {label} of image {index}{more} which has class {target} in targets; allowed: the same images in the same order"
+
+
+class CheckedTargets(Dataset):
+    """Images whose targets are those of a task without classes; each is checked as it is read.
+
+    Parameters
+    ----------
+    name
+        Of the data set, and of the part of it that these are, for people.
+    """
+
+    def __init__(self, images: Any, name: str, part: str, task: Task):
+        self.images, self.name, self.part, self.task = images, name, part, task
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Any:
+        image, target = self.images[index]
+        if problem := self.task.problem_of_target(target):
+            raise UserError(f"data: {self.name} gives {problem} in {self.part}, image {index}")
+        return image, target
 
 
 class CheckedLabels(Dataset):

@@ -49,6 +49,7 @@ def preprocessing(data: Mapping[str, Any], input_shape: tuple[int, ...]) -> dict
         "cifar10": CIFAR,
         "cifar100": CIFAR,
         "folder": IMAGENET,
+        "csv": IMAGENET,
         "synthetic": ((0.0,) * channels, (1.0,) * channels),
     }
     given = "mean" in data and "std" in data
@@ -63,5 +64,5 @@ def preprocessing(data: Mapping[str, Any], input_shape: tuple[int, ...]) -> dict
             "pretrained_cfg_overlay={'mean': …, 'std': …}",
             data.get("name"), mean, std,
         )  # fmt: skip
-    crop = 1.0 if given or (name in known and name != "folder") else 224 / 256
+    crop = 1.0 if given or (name in known and name not in ("folder", "csv")) else 224 / 256
     return {"mean": mean, "std": std, "interpolation": "bilinear", "crop_pct": crop}

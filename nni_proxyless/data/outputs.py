@@ -1,4 +1,4 @@
-"""Check that a network has one output per class, before it is trained."""
+"""Check that a network answers as its task wants it, one output per class, before it is trained."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..core.errors import UserError
 from ..core.garbage import collection_paused
 from ..core.random_state import generators_kept
+from ..tasks import Classification, Task
 from .accuracy import as_channels_last
 from .image_parts import ImageData
 
@@ -22,7 +23,7 @@ FILLED_IN = ("num_classes", "num_labels")  # arguments of a space's constructor 
 
 
 @torch.no_grad()
-def outputs_problem(network: nn.Module, images: Tensor, num_classes: int) -> str | None:
+def outputs_problem(network: nn.Module, images: Tensor, task: Task) -> str | None:
     """The problem with the outputs of a network, or None.
 
     Parameters
@@ -32,9 +33,10 @@ def outputs_problem(network: nn.Module, images: Tensor, num_classes: int) -> str
     images
         Shape (n, channels, height, width), in the type in which they will come: float64 where all is computed so, which turns the
         network's weights too (``trainer.precision: 64-true``).
-    num_classes
-        Expected number of outputs per image.
+    task
+        Says what is expected of each image.
     """
+    wanted = task.output_shape()
     with collection_paused():
         copied = copy.deepcopy(network).eval()
     if images.dtype is torch.float64:
@@ -46,14 +48,13 @@ def outputs_problem(network: nn.Module, images: Tensor, num_classes: int) -> str
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:  # of somebody's forward
         said = str(error).strip().partition("\n")[0] or type(error).__name__
         return f"does not run on images of shape {tuple(images.shape[1:])}: {said}{_other_type(copied, images)}"
+    allowed = f"(batch, {', '.join(map(str, wanted))})"
     if not isinstance(found, Tensor):
-        return f"gives a {type(found).__name__}; allowed: a tensor of shape (batch, {num_classes})"
-    if tuple(found.shape) != (len(images), num_classes):
+        return f"gives a {type(found).__name__}; allowed: a tensor of shape {allowed}"
+    if tuple(found.shape) != (len(images), *wanted):
         sizes = ["batch" if size == len(images) and i == 0 else str(size) for i, size in enumerate(found.shape)]
-        return (
-            f"gives outputs of shape ({', '.join(sizes)}), where the images have {num_classes} classes; allowed: (batch, "
-            f"{num_classes})"
-        )
+        what = "classes" if isinstance(task, Classification) else "numbers to learn"
+        return f"gives outputs of shape ({', '.join(sizes)}), where the images have {task.n_outputs} {what}; allowed: {allowed}"
     return None
 
 
@@ -69,7 +70,7 @@ def _other_type(network: nn.Module, images: Tensor) -> str:
 def require_outputs(
     network: nn.Module, data: ImageData, what: str, advice: str = "", *, precision: str = "32-true"
 ) -> None:
-    """Refuse a network that does not fit the classes of the images.
+    """Refuse a network that does not fit the images and their task.
 
     Parameters
     ----------
@@ -88,8 +89,8 @@ def require_outputs(
     images = two_images(data)
     if precision == "64-true":
         images = images.double()
-    if problem := outputs_problem(network, images, data.num_classes):
-        raise UserError(f"{what} {problem}{advice if 'classes' in problem else ''}")
+    if problem := outputs_problem(network, images, data.task):
+        raise UserError(f"{what} {problem}{advice if 'where the images have' in problem else ''}")
 
 
 def two_images(data: ImageData) -> Tensor:

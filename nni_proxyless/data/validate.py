@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,50 +16,67 @@ import torch
 from ..config import registry
 from ..core.errors import UserError
 from ..core.random_state import generators_kept
+from ..tasks import Classification, Task
+from ..tasks.labels import class_of
+from ..tasks.make import CLASSIFICATION, make_task
 from .image_parts import ImageData
-from .labels import CheckedLabels, class_of, labels_in_memory, problem_of_labels
-
-if TYPE_CHECKING:
-    pass
+from .labels import CheckedLabels, CheckedTargets, labels_in_memory, problem_of_labels
+from .tensor_images import TensorImages
 
 __all__ = ["make_images"]
 
 
-def make_images(name: str, arguments: Mapping[str, Any]) -> ImageData:
-    """Load the images that a name stands for.
+def make_images(
+    name: str, arguments: Mapping[str, Any], task: Mapping[str, Any] = CLASSIFICATION
+) -> ImageData:  # fmt: skip
+    """Load the images that a name stands for, for a task, which gets to see them.
+
+    Parameters
+    ----------
+    name, arguments
+        Of the data set.
+    task
+        ``{'name': …, 'arguments': {…}}``, what is to be learned of them.
 
     Raises
     ------
     UserError
-        What the function gives is no ``ImageData``, or its parts do not fit each other. The message names all of them. Where
+        What the function gives is no ``ImageData``, or its parts do not fit each other or the task. The message names all of them. Where
         classes are known only once their images are read, the data sets that are returned raise it then.
     """
-    return _checked(registry.load("nni_proxyless.datasets", name)(**arguments), name)
+    return _checked(registry.load("nni_proxyless.datasets", name)(**arguments), name, make_task(task))
 
 
-def _checked(data: Any, name: str) -> ImageData:
-    """The same images, each class looked at: now where it lies in memory, else when its image is read."""
+def _checked(data: Any, name: str, task: Task) -> ImageData:
+    """The same images, each target looked at: now where it lies in memory, else when its image is read."""
+    if not isinstance(data, ImageData):
+        raise UserError(f"data: {name} gives a {type(data).__name__}; allowed: nni_proxyless.data.ImageData")
+    data = dataclasses.replace(data, task=task)
     with generators_kept():  # a look must not change a search
         problems = _problems(data)
         parts: dict[str, Any] = {}
         if not problems:
-            problems, parts = _labels(data, name)
+            problems, parts = _labels(data, name) if isinstance(task, Classification) else _targets_of_task(data, name)
     if problems:
         raise UserError("\n".join(f"data: {name} gives {problem}" for problem in problems))
     if (through := data.through) is not None:
-        parts["through"] = lambda augment, plain: _checked(through(augment, plain), name)
+        parts["through"] = lambda augment, plain: _checked(through(augment, plain), name, task)
+    try:
+        task.begin(data.num_classes, data.shape, data.targets)
+    except ValueError as error:
+        raise UserError(f"task: {error}") from error
     return dataclasses.replace(data, **parts)
 
 
-def _problems(data: Any) -> list[str]:
-    if not isinstance(data, ImageData):
-        return [f"a {type(data).__name__}; allowed: nni_proxyless.data.ImageData"]
+def _problems(data: ImageData) -> list[str]:
     for part in ("train", "train_plain", "test"):
         if not hasattr(getattr(data, part), "__len__"):
             return [f"a {type(getattr(data, part)).__name__} without a length as {part}; allowed: a data set with one"]
     if len(data.shape) != 3:
         return [f"shape {tuple(data.shape)}; allowed: (channels, height, width)"]
-    targets = _targets(data)
+    data.task.n_outputs, data.task.image_shape = data.num_classes, tuple(data.shape)
+    of_classes = isinstance(data.task, Classification)
+    targets: Any = _targets(data) if of_classes else data.targets
     if targets is None:
         return ["targets that are no classes; allowed: one int per training image, in a list or a tensor of shape (n,)"]
     sizes: dict[str, int] = {"train": len(data.train), "train_plain": len(data.train_plain), "targets": len(targets)}  # type: ignore[arg-type]  # as looked at above
@@ -69,7 +86,7 @@ def _problems(data: Any) -> list[str]:
             "order in all three"
         ]
     problems = []
-    classes = np.unique(targets)
+    classes = np.unique(targets) if of_classes else np.arange(data.num_classes)
     if classes.tolist() != list(range(data.num_classes)):
         return [
             f"targets with {len(classes)} classes from {classes[0]} to {classes[-1]}; allowed with num_classes "
@@ -127,6 +144,24 @@ def _labels(data: ImageData, name: str) -> tuple[list[str], dict[str, Any]]:
     return problems, parts
 
 
+def _targets_of_task(data: ImageData, name: str) -> tuple[list[str], dict[str, Any]]:
+    """The same of a task without classes."""
+    if data.task.reads_targets:
+        for index, target in enumerate(data.targets):
+            if problem := data.task.problem_of_target(target):
+                return [f"{problem} in targets, image {index}"], {}
+    parts = {}
+    for part in ("train_plain", "train", "test"):
+        images: Any = getattr(data, part)
+        if isinstance(images, TensorImages):
+            for index, target in enumerate(images.targets):
+                if problem := data.task.problem_of_target(target):
+                    return [f"{problem} in {part}, image {index}"], {}
+        else:
+            parts[part] = CheckedTargets(images, name, part, data.task)
+    return [], parts
+
+
 def _some(images: Any) -> list[int]:
     """The first, the middle and the last."""
     return sorted({0, len(images) // 2, len(images) - 1})
@@ -144,12 +179,5 @@ def _of_item(item: Any, data: ImageData) -> list[str]:
         return [f"images of shape {tuple(image.shape)}; allowed with shape {tuple(data.shape)}: that"]
     if not bool(image.isfinite().all()):
         return ["images with pixels that are no numbers; allowed: finite ones"]
-    number = class_of(label)
-    if number is None:
-        what = type(label).__name__
-        if isinstance(label, (torch.Tensor, np.ndarray, np.generic)):
-            what = f"{type(label).__name__} of {label.dtype} and shape {tuple(label.shape)}"
-        return [f"a {what} as class; allowed: an int, or a tensor of one int64"]
-    if not 0 <= number < data.num_classes:
-        return [f"class {number}; allowed with num_classes {data.num_classes}: 0 to {data.num_classes - 1}"]
-    return []
+    problem = data.task.problem_of_target(label)
+    return [] if problem is None else [problem]

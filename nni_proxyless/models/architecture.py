@@ -7,16 +7,19 @@ MACs, parameters, seed and versions. Reading it needs no NNI.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..core.atomic_files import write_text
 from ..core.errors import UserError
+from ..core.merit import Merit
 from ..core.plain_values import as_plain
 
 __all__ = ["Architecture"]
 
+CLASSIFICATION: Mapping[str, Any] = {"name": "classification", "arguments": {}}
 FORMAT = "nni-proxyless architecture 1"
 
 
@@ -37,12 +40,15 @@ class Architecture:
     data
         ``{'name': …, 'arguments': {…}}``, the images it was searched on; with ``mean`` and ``std`` per channel, of pixels from 0 to 1, where
         the data set gives them.
+    task
+        ``{'name': …, 'arguments': {…}}``, what is learned of the images; files from before there were tasks are of classifications.
     latency
         Expected, table and measured milliseconds, and the conditions they hold under.
     macs, n_params
         Multiply-adds of convolutions and linear layers for one image; trainable parameters.
     search
-        Strategy, seed, accuracy of the derived network with inherited weights.
+        Strategy, seed, accuracy of the derived network with inherited weights; of another figure of merit its name, and ``metric``, which says what
+        it is.
     versions
         Package -> version of what ran.
     """
@@ -52,6 +58,7 @@ class Architecture:
     input_shape: tuple[int, ...]
     network: dict[str, Any] | None
     data: dict[str, Any] = field(default_factory=dict)
+    task: dict[str, Any] = field(default_factory=lambda: dict(CLASSIFICATION))
     latency: dict[str, Any] = field(default_factory=dict)
     macs: int = 0
     n_params: int = 0
@@ -62,6 +69,11 @@ class Architecture:
         """Write ``architecture.json`` atomically."""
         choices = {label: as_plain(choice) for label, choice in self.choices.items()}
         write_text(path, json.dumps({"format": FORMAT, **asdict(self), "choices": choices}, indent=2) + "\n")
+
+    @property
+    def merit(self) -> Merit:
+        """The figure of merit of its task, which ``search`` has under its name."""
+        return Merit.of(self.search)
 
     @classmethod
     def read(cls, path: str | Path) -> Architecture:

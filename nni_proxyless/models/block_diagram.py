@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import UserError, did_you_mean
+from ..core.merit import Merit
 from ..core.streams import in_letters
 from ..latency.digits import in_words
 from ..search_spaces.timm_layout import is_timm_network
@@ -44,6 +45,7 @@ NAMES = {
     "cn": "Conv",
 }  # timm's block types, as the papers call them
 ACTIVATIONS = {"ReLU": "RE", "Hardswish": "HS", "SiLU": "SW", "Mish": "MI"}  # other ones than that of the network
+OUTPUTS = {"classification": "classes", "segmentation": "classes", "multi-label": "labels"}  # by task
 TIMM_DEFAULTS = {"stem_size": 32, "num_features": 1280, "num_classes": 1000, "in_chans": 3}
 
 
@@ -98,7 +100,7 @@ class NetworkDiagram:
 
 def diagram_of_definition(
     name: str, definition: Mapping[str, Any], input_shape: Sequence[int], *, figures: str = "",
-    places: Sequence[str] = (),
+    places: Sequence[str] = (), outputs: str = "classes",
 ) -> NetworkDiagram:  # fmt: skip
     """The blocks of a definition.
 
@@ -111,6 +113,8 @@ def diagram_of_definition(
     places
         Per stage, that of the first block included, ``'#'`` for a block and ``'-'`` for one that was left out, of which the
         definition knows nothing. Where they do not fit the definition, no skips are shown.
+    outputs
+        What the numbers are that the network answers.
 
     Raises
     ------
@@ -119,7 +123,7 @@ def diagram_of_definition(
     """
     if is_tree(definition):
         source = "×".join(str(n) for n in input_shape)
-        return NetworkDiagram(name, figures, source, _stages_of_trees(definition, input_shape))
+        return NetworkDiagram(name, figures, source, _stages_of_trees(definition, input_shape, outputs))
     from timm.models._efficientnet_builder import decode_arch_def
 
     network = {**TIMM_DEFAULTS, **definition}
@@ -153,13 +157,13 @@ def diagram_of_definition(
                 (Block("Conv 1x1", network["num_features"]),), (_size(height, width), f"{network['num_features']} ch")
             )
         )
-    stages.append(Stage((Block("Pool, linear", network["num_classes"]),), (f"{network['num_classes']}", "classes")))
+    stages.append(Stage((Block("Pool, linear", network["num_classes"]),), (f"{network['num_classes']}", outputs)))
     source = "×".join(str(n) for n in input_shape) + ("" if resolution is None else f"\nto {_size(*sides)}")
     return NetworkDiagram(name, figures, source, tuple(stages))
 
 
 def diagram_of_architecture(path: Path) -> NetworkDiagram:
-    """The blocks and figures of an ``architecture.json``; the accuracy is that of the final training, where there is one.
+    """The blocks and figures of an ``architecture.json``; the figure of merit is that of the final training, where there is one.
 
     Raises
     ------
@@ -175,10 +179,10 @@ def diagram_of_architecture(path: Path) -> NetworkDiagram:
         )
     name = in_letters(path.resolve().parent.name)
     result = path.parent / "final" / "result.json"
-    final = json.loads(result.read_text(encoding="utf-8"))["accuracy"] if result.exists() else None
+    final = json.loads(result.read_text(encoding="utf-8")) if result.exists() else None
     return diagram_of_definition(
         name, architecture.network, architecture.input_shape, figures=_figures(architecture, final),
-        places=places_of(architecture.choices),
+        places=places_of(architecture.choices), outputs=OUTPUTS.get(str(architecture.task.get("name")), "outputs"),
     )  # fmt: skip
 
 
@@ -226,7 +230,7 @@ def find_diagrams(names: Sequence[str]) -> list[NetworkDiagram]:
     return diagrams
 
 
-def _stages_of_trees(definition: Mapping[str, Any], input_shape: Sequence[int]) -> tuple[Stage, ...]:
+def _stages_of_trees(definition: Mapping[str, Any], input_shape: Sequence[int], outputs: str) -> tuple[Stage, ...]:
     depths, stem, classes = definition["depths"], definition["stem_width"], definition["num_classes"]
     height, width = input_shape[1:]
     rows = zip(definition["trees"], widths_of(depths, stem, definition["final_width"]), strict=True)
@@ -239,7 +243,7 @@ def _stages_of_trees(definition: Mapping[str, Any], input_shape: Sequence[int]) 
             for row, channels in itertools.islice(rows, depth)
         )
         stages.append(Stage(blocks, (_size(height, width), f"{blocks[-1].channels} ch")))
-    stages.append(Stage((Block("Pool, linear", classes),), (f"{classes}", "classes")))
+    stages.append(Stage((Block("Pool, linear", classes),), (f"{classes}", outputs)))
     return tuple(stages)
 
 
@@ -278,7 +282,7 @@ def places_of(choices: Mapping[str, Any]) -> list[str]:
     return ["#", *("".join(stages[s][i] for i in sorted(stages[s])) for s in sorted(stages))]
 
 
-def _figures(architecture: Architecture, final: float | None) -> str:
+def _figures(architecture: Architecture, final: Mapping[str, Any] | None) -> str:
     latency, search = architecture.latency, architecture.search
     unit = unit_of(latency)
     limit = "budget" if "derived_from" in search else "target"
@@ -295,9 +299,10 @@ def _figures(architecture: Architecture, final: float | None) -> str:
             words.append(f"{in_words(latency['table_ms'], digits=2)} {unit} by its table")
     words.append(_counts(architecture.macs, architecture.n_params))
     if final is not None:
-        words.append(f"accuracy {100 * final:.1f} %")
-    elif search.get("weights") != "fresh" and search.get("accuracy") is not None:
-        words.append(f"accuracy {100 * search['accuracy']:.1f} % in the search")
+        merit = Merit.of(final)
+        words.append(merit.shown(final[merit.name]))
+    elif search.get("weights") != "fresh" and search.get(architecture.merit.name) is not None:
+        words.append(f"{architecture.merit.shown(search[architecture.merit.name])} in the search")
     return ", ".join(words)
 
 

@@ -9,7 +9,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .architecture import Architecture
+from ..core.merit import ACCURACY, Merit
+from .architecture import CLASSIFICATION, Architecture
 
 if TYPE_CHECKING:
     from nni.nas.nn.pytorch import ModelSpace
@@ -21,6 +22,7 @@ __all__ = [
     "cost_figures",
     "describe",
     "latency_record",
+    "merit_figures",
     "note_measured",
     "record",
     "record_without_table",
@@ -31,7 +33,7 @@ __all__ = [
 
 def describe(
     space: ModelSpace, choices: Mapping[str, Any], *, name: str, arguments: Mapping[str, Any],
-    data: Mapping[str, Any], input_shape: tuple[int, ...],
+    data: Mapping[str, Any], input_shape: tuple[int, ...], task: Mapping[str, Any] | None = None,
 ) -> Architecture:  # fmt: skip
     """The network of these choices, so that it can be built; :func:`record` adds its figures.
 
@@ -43,6 +45,8 @@ def describe(
         What the space is made from again.
     data
         ``{'name': …, 'arguments': {…}}``, the images that the network is for, with their ``mean`` and ``std`` if they are given.
+    task
+        Likewise, what is learned of them; None: their classes.
     """
     definition: Any = getattr(space, "timm_definition", None)
     return Architecture(
@@ -51,6 +55,7 @@ def describe(
         input_shape=input_shape,
         network=None if definition is None else definition(choices),
         data=dict(data),
+        task=dict(CLASSIFICATION if task is None else task),
     )
 
 
@@ -143,6 +148,13 @@ def cost_figures(architecture: Architecture) -> dict[str, float]:
         "table_ms": architecture.latency["table_ms"], "macs": float(architecture.macs), "n_params": float(architecture.n_params),
         **{f"derived_{name}": cost["derived"] for name, cost in costs.items()},
     }  # fmt: skip
+
+
+def merit_figures(merit: Merit, figures: Mapping[str, Any]) -> dict[str, float]:
+    """What NNI is told of a network that has its figure of merit under its name: ``default``, of which more is better, and what is no accuracy
+    under its name as well."""
+    value = figures[merit.name]
+    return {"default": merit.score(value), **({} if merit == ACCURACY else {merit.name: value})}
 
 
 def unit_of(record: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from torch import nn
 
 from ..core.errors import UserError
 from ..core.resize import ResizingConv2d
+from ..core.scaled_linear import OUTPUT, scale_outputs
 from ..search_spaces.timm_layout import is_timm_network
 from ..search_spaces.timm_network import build_timm_network
 from ..search_spaces.tree_layout import is_tree
@@ -103,6 +104,7 @@ def build_efficientnet(cls: type[Network], definition: Mapping[str, Any], **over
     """
     options = {**definition, **overrides}
     stem_stride, resolution = options.pop("stem_stride"), options.pop("resolution", None)
+    scale = options.pop(OUTPUT, None)
     if cls is EfficientNetFeatures:
         options = {k: v for k, v in options.items() if k not in ("num_classes", "num_features")}
     # timm's builder takes the stem's stride to be 2, and makes dilations of strides beyond its limit, which is 32 by
@@ -121,6 +123,7 @@ def build_efficientnet(cls: type[Network], definition: Mapping[str, Any], **over
     model.conv_stem.stride = (stem_stride, stem_stride)
     if resolution is not None:
         model.conv_stem = ResizingConv2d.of(model.conv_stem, resolution)
+    scale_outputs(model, scale)
     for level in range(len(model.feature_info)):
         info = model.feature_info[level]
         info["reduction"] = info["reduction"] * stem_stride // 2

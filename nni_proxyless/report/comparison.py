@@ -1,11 +1,12 @@
 """Compare searched networks with random ones and MobileNetV2, under the same budget and after the same training.
 
+    same metric      figures of merit of the same name and kind
     same training    the final trainings have the same settings, but for the seed and what changes no result
     same budget      targets that differ by less than 2 %: every search resolves a share such as 60% with the table that it has
     a group          networks of one strategy, random networks, or one reference network; mean and standard error over its networks
 
 Of the reference networks of several widths the widest within the budget stands for all, or the narrowest if none is: picked by
-width and not by accuracy, so that the test images choose nothing. A reference network has no row in the table of the search, so its
+width and not by figure of merit, so that the test images choose nothing. A reference network has no row in the table of the search, so its
 measured milliseconds count; budgets are of the table, and what they are today the other networks say, which have both.
 """
 
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..core.merit import Merit
 from .rows import Row
 from .runs import Found, settings_in
 
@@ -58,15 +60,17 @@ class Group:
 
     Attributes
     ----------
+    figure
+        Of merit, on the test images.
     above_random
-        Accuracy above the mean of the random networks; of searched networks only.
+        That minus the mean of the random networks; of searched networks only. Where lower is better, what is above is worse.
     over_budget
         Set for a reference network that takes longer than the budget.
     """
 
     what: str
     rows: tuple[Row, ...]
-    accuracy: Mean
+    figure: Mean
     by_table: Mean | None
     measured_ms: Mean | None
     above_random: Mean | None = None
@@ -84,21 +88,22 @@ class Budget:
 
 @dataclass(frozen=True)
 class SameTraining:
-    """All budgets whose networks were trained alike; ``settings`` in words."""
+    """All budgets whose networks were trained alike, for the same figure of merit; ``settings`` in words."""
 
     settings: str
+    merit: Merit
     budgets: tuple[Budget, ...]
 
 
 def compare(found: Sequence[Found], rows: Sequence[Row]) -> list[SameTraining]:
     """All comparisons; empty if no random or reference network was trained as a searched one was."""
-    trained: dict[str, list[Row]] = {}
+    trained: dict[tuple[Merit, str], list[Row]] = {}
     words = {}
     for f, row in zip(found, rows, strict=True):
-        if row.final_accuracy is None:
+        if row.final_merit is None:
             continue
         settings = _training(f)
-        key = repr(sorted(settings.items()))
+        key = row.merit, repr(sorted(settings.items()))
         words[key] = _in_words(settings)
         trained.setdefault(key, []).append(row)
     today = drift(rows)
@@ -111,20 +116,24 @@ def compare(found: Sequence[Found], rows: Sequence[Row]) -> list[SameTraining]:
                 for target, unit, own in same_budgets(alike)
                 if any(r.kind in SEARCHED for r in own)
             ]
-            result.append(SameTraining(words[key], tuple(budgets)))
+            result.append(SameTraining(words[key], key[0], tuple(budgets)))
     return [same for same in result if same.budgets]
 
 
 def same_budgets(rows: Sequence[Row]) -> list[tuple[float, str, list[Row]]]:
-    """Rows with a target by target: its mean, its unit and the rows, from the smallest on."""
-    with_target = [(row.unit, row.target, row) for row in rows if isinstance(row.target, (int, float))]
-    groups: list[list[tuple[str, float, Row]]] = []
-    for unit, target, row in sorted(with_target, key=lambda item: item[:2]):
-        if groups and groups[-1][-1][0] == unit and target <= groups[-1][-1][1] * (1 + SAME_BUDGET):
-            groups[-1].append((unit, target, row))
+    """Rows with a target by metric and target: its mean, its unit and the rows, from the smallest on."""
+    with_target = [
+        ((row.metric, row.higher_is_better, row.is_share, row.unit), row.target, row)
+        for row in rows
+        if isinstance(row.target, (int, float))
+    ]
+    groups: list[list[tuple[tuple[Any, ...], float, Row]]] = []
+    for alike, target, row in sorted(with_target, key=lambda item: item[:2]):
+        if groups and groups[-1][-1][0] == alike and target <= groups[-1][-1][1] * (1 + SAME_BUDGET):
+            groups[-1].append((alike, target, row))
         else:
-            groups.append([(unit, target, row)])
-    return [(statistics.fmean(t for _, t, _ in group), group[0][0], [r for *_, r in group]) for group in groups]
+            groups.append([(alike, target, row)])
+    return [(statistics.fmean(t for _, t, _ in group), group[0][2].unit, [r for *_, r in group]) for group in groups]
 
 
 def drift(rows: Sequence[Row]) -> float | None:
@@ -135,7 +144,7 @@ def drift(rows: Sequence[Row]) -> float | None:
 
 def _budget(target: float, unit: str, own: Sequence[Row], alike: Sequence[Row], today: float | None) -> Budget:
     random = [row for row in own if row.kind == "random"]
-    of_random = Mean.of([row.final_accuracy for row in random])
+    of_random = Mean.of([row.final_merit for row in random])
     groups = []
     searched: dict[str, list[Row]] = {}
     for row in own:
@@ -158,11 +167,11 @@ def _budget(target: float, unit: str, own: Sequence[Row], alike: Sequence[Row], 
 
 
 def _group(rows: Sequence[Row], *, against: Mean | None = None, over_budget: bool = False) -> Group:
-    accuracy = Mean.of([row.final_accuracy for row in rows])
-    assert accuracy is not None
+    figure = Mean.of([row.final_merit for row in rows])
+    assert figure is not None
     return Group(
-        rows[0].what, tuple(rows), accuracy, Mean.of([row.by_table for row in rows]),
-        Mean.of([row.measured_ms for row in rows]), accuracy.minus(against) if against is not None else None, over_budget,
+        rows[0].what, tuple(rows), figure, Mean.of([row.by_table for row in rows]),
+        Mean.of([row.measured_ms for row in rows]), figure.minus(against) if against is not None else None, over_budget,
     )  # fmt: skip
 
 

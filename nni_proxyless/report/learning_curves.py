@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..core.merit import ACCURACY, Merit
 from .runs import Found, read_history
 from .svg_charts import Line, line_chart
 
@@ -30,10 +31,11 @@ class Chart:
 
 
 def charts_of(f: Found, unit: str) -> list[Chart]:
-    """Accuracy, latency, entropy and loss, as far as they were noted; of a search with a final training that as well."""
+    """Figure of merit, latency, entropy and loss, as far as they were noted; of a search with a final training that as well."""
     target = f.target if isinstance(f.target, (int, float)) else None
+    name, keys, percent = _of_merit(f, f.merit)
     charts = [
-        _chart("Accuracy", f.history, {"default": "derived network", "accuracy": "network", "train_accuracy": "in training"}, f, percent=True),
+        _chart(name, f.history, keys, f, percent=percent),
         _chart(f"Latency, {unit}", f.history, {"expected_ms": "expected", "table_ms": "derived network"}, f, level=target),
         _chart("Entropy, 1 is undecided", f.history, {"entropy": ""}, f),
         _chart("Loss in training", f.history, {"train_loss": ""}, f),
@@ -41,8 +43,20 @@ def charts_of(f: Found, unit: str) -> list[Chart]:
     if f.final_folder is not None and f.final_folder != f.folder:
         path = f.final_folder / "history.jsonl"
         history = read_history(path) if path.exists() else []
-        charts.append(_chart("Accuracy in the final training", history, {"accuracy": ""}, f, percent=True))
+        charts.append(_chart(f"{name} in the final training", history, {f.merit.name: ""}, f, percent=percent))
     return [chart for chart in charts if chart is not None]
+
+
+def _of_merit(f: Found, merit: Merit) -> tuple[str, dict[str, str], bool]:
+    """Name of its chart, lines by their keys in a history, and whether it is read in percent."""
+    if merit == ACCURACY:
+        return (
+            "Accuracy",
+            {"default": "derived network", "accuracy": "network", "train_accuracy": "in training"},
+            True,
+        )
+    network = "network" if f.kind == "training" else "derived network"
+    return merit.name, {merit.name: network, f"train_{merit.name}": "in training"}, merit.is_share
 
 
 def _chart(

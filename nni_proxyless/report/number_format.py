@@ -5,9 +5,21 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..core.merit import Merit
 from ..latency.digits import in_words
 
-__all__ = ["UNKNOWN", "amount", "count", "duration", "figure", "given"]
+__all__ = [
+    "UNKNOWN",
+    "amount",
+    "better_or_worse",
+    "count",
+    "duration",
+    "figure",
+    "given",
+    "merit_difference",
+    "merit_error",
+    "merit_figure",
+]
 
 UNKNOWN = "–"
 
@@ -50,3 +62,29 @@ def duration(seconds: float | None) -> str:
 def given(value: Any) -> str:
     """As it is."""
     return UNKNOWN if value is None else str(value)
+
+
+def merit_figure(value: float | None, merit: Merit) -> str:
+    """A figure of merit: a share in percent, another one with four significant digits."""
+    if merit.is_share or value is None or not math.isfinite(value):
+        return figure(value, "%")
+    return merit.in_words(value)
+
+
+def merit_error(value: float, merit: Merit) -> str:
+    """Its standard error, or that of a difference: of a share in hundredths."""
+    return figure(value, "error") if merit.is_share else f"{value:.2g}"
+
+
+def merit_difference(value: float, error: float | None, merit: Merit) -> str:
+    """``+1.23 ± 0.40`` points of a share of which more is better; else the difference in its own unit, and whether that is better or worse."""
+    more = "" if error is None else f" ± {merit_error(error, merit)}"
+    if merit.is_share and merit.higher_is_better:
+        return figure(value, "points") + more
+    size = figure(abs(value), "error") if merit.is_share else f"{abs(value):.3g}"
+    return f"{size}{more} {better_or_worse(value, merit)}"
+
+
+def better_or_worse(difference: float, merit: Merit) -> str:
+    """In which direction a difference of two figures of merit is."""
+    return "better" if merit.score(difference) >= 0 else "worse"

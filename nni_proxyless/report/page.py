@@ -20,16 +20,18 @@ from markupsafe import Markup
 
 from .. import __version__
 from ..core.errors import UserError
+from ..core.merit import ACCURACY, Merit
 from ..core.streams import in_letters
 from ..latency.digits import in_words
 from ..models.block_diagram import diagram_of_architecture
 from ..models.deviation import MARK
 from ..models.draw import draw_networks
 from . import number_format
-from .comparison import SEARCHED, SameTraining, compare, drift, same_budgets
+from .comparison import SEARCHED, Mean, SameTraining, compare, drift, same_budgets
 from .inline_svg import inline_svg
 from .learning_curves import charts_of
-from .pareto_front import draw_front, points_of
+from .merits import common_merit, merits_of, names_of
+from .pareto_front import by_merit, draw_front, points_of
 from .rows import Row, deviations_of, runtimes_of
 from .runs import Found
 from .svg_charts import Point, scatter_chart
@@ -37,7 +39,7 @@ from .svg_charts import Point, scatter_chart
 __all__ = ["page"]
 
 SECTIONS = (
-    ("summary", "Summary"), ("trials", "Trials"), ("front", "Accuracy against latency"), ("comparison", "Against random networks and MobileNetV2"),
+    ("summary", "Summary"), ("trials", "Trials"), ("front", "{} against latency"), ("comparison", "Against random networks and MobileNetV2"),
     ("latency", "Predicted against measured"), ("networks", "One by one"),
 )  # fmt: skip
 
@@ -54,13 +56,19 @@ def page(found: Sequence[Found], rows: Sequence[Row], *, timed: bool) -> str:
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
-        {name: getattr(number_format, name) for name in ("amount", "count", "duration", "figure", "given")}
-    )
+        {name: getattr(number_format, name) for name in ("amount", "count", "duration", "figure", "given", "merit_figure")},
+        mean_merit=_mean_merit, difference=_difference, named_figure=_named_figure,
+    )  # fmt: skip
+    merits = merits_of(rows)
     anchors = {row.name: f"t{i}" for i, row in enumerate(rows, start=1)}
     searched = [(f, row) for f, row in zip(found, rows, strict=True) if row.kind in SEARCHED]
     page = environment.from_string(_file("page.html")).render(
         style=Markup(_file("page.css").rstrip()),
-        sections=SECTIONS,
+        sections=[(anchor, words.format(_named(merits))) for anchor, words in SECTIONS],
+        front_head=f"{_named(merits)} against latency",
+        lower_is_better=names_of(merit for merit in merits if not merit.higher_is_better),
+        merit_of_trials=_short([row for _, row in searched]),
+        several_metrics=common_merit([row for _, row in searched]) is None,
         trials=[_trial(f, row, anchors[row.name]) for f, row in searched],
         calibrated=any(row.calibrated is not None for _, row in searched),
         **_head(found, rows),
@@ -98,36 +106,46 @@ def _summary(rows: Sequence[Row], anchors: Mapping[str, str]) -> dict[str, Any]:
     counts = f"{len(ended)} of {len(rows)} trial{'s' if len(rows) != 1 else ''} succeeded"
     counts += f", {len(failed)} failed" if failed else ""
     counts += f", {going} not at an end" if going else ""
-    best = []
-    for target, unit, own in same_budgets(ended):
-        row = max(own, key=_accuracy)
-        best.append({"target": f"Best for {number_format.amount(target, unit)}", "name": row.name, "anchor": anchors[row.name],
-                     "words": _in_words(row)})  # fmt: skip
     without = [row for row in ended if row.target is None]
-    if without:
-        row = max(without, key=_accuracy)
-        best.append(
-            {"target": "Best without a target", "name": row.name, "anchor": anchors[row.name], "words": _in_words(row)}
-        )
+    among = [(f"for {number_format.amount(target, unit)}", own) for target, unit, own in same_budgets(ended)]
+    among += [
+        ("without a target", [row for row in without if row.merit == merit])
+        for merit in dict.fromkeys(row.merit for row in without)
+    ]
+    several = len({row.merit for row in ended}) > 1
+    best = []
+    for words, own in among:
+        row = max(own, key=lambda row: row.rank)
+        best.append({"target": f"Best {row.metric} {words}" if several else f"Best {words}", "name": row.name, "anchor": anchors[row.name],
+                     "words": _in_words(row)})  # fmt: skip
     return {"counts": f"{counts}.", "best": best}
 
 
 def _front(found: Sequence[Found], rows: Sequence[Row]) -> dict[str, Any]:
     points, lacking = points_of(found, [row.measured_ms for row in rows])
-    picture = None
-    if points:
-        label = f"Accuracy against measured milliseconds of {len(points)} networks"
-        picture = Markup(inline_svg(draw_front(points), "front", label))
+    pictures = []
+    for i, some in enumerate(by_merit(points)):
+        label = f"{_named([some[0].merit])} against measured milliseconds of {len(some)} networks"
+        pictures.append(Markup(inline_svg(draw_front(some), f"front{i or ''}", label)))
     by_reason: dict[str, list[str]] = {}
     for f, lacks in lacking:
         by_reason.setdefault(lacks, []).append(f.name)
-    return {"front": picture, "lacking": [f"{lacks}: {', '.join(names)}" for lacks, names in by_reason.items()]}
+    merits = merits_of(rows)
+    words = (
+        {"good": "accurate", "figures": "accuracies", "a_figure": "an accuracy"} if merits == [ACCURACY]
+        else {"good": "good", "figures": "figures of merit", "a_figure": f"a figure of merit ({names_of(merits)})"}
+    )  # fmt: skip
+    return {
+        **words, "fronts": pictures, "several_fronts": len(pictures) > 1,
+        "lacking": [f"{lacks}: {', '.join(names)}" for lacks, names in by_reason.items()],
+    }  # fmt: skip
 
 
 def _comparison(found: Sequence[Found], rows: Sequence[Row]) -> dict[str, Any]:
     compared = compare(found, rows)
+    metrics = list(dict.fromkeys(same.merit for same in compared))
     today = drift(rows)
-    trained = [row for row in rows if row.final_accuracy is not None]
+    trained = [row for row in rows if row.final_merit is not None]
     kinds = {row.kind for row in trained}
     if not kinds & {"random", "reference"}:
         why = "No random and no reference network has been trained."
@@ -137,6 +155,8 @@ def _comparison(found: Sequence[Found], rows: Sequence[Row]) -> dict[str, Any]:
         why = "No random or reference network has been trained as one of the searched ones: with the same settings, from the same weights."
     return {
         "comparison": compared,
+        "compared_figure": _named(metrics, "The figure of merit"),
+        "compared_metrics": names_of(metrics) if len(metrics) > 1 else "",
         "today": None if today is None else f"{today:.2f} times",
         "references": [row for row in trained if row.kind == "reference"] if compared else [],
         "why_no_comparison": why,
@@ -148,15 +168,20 @@ def _comparison(found: Sequence[Found], rows: Sequence[Row]) -> dict[str, Any]:
 def _remarks(compared: Sequence[SameTraining]) -> list[str]:
     """The comparison in a sentence each."""
     remarks = []
-    pairs = [(budget, group) for same in compared for budget in same.budgets for group in budget.groups]
-    for budget, group in pairs:
+    pairs = [(same.merit, budget, group) for same in compared for budget in same.budgets for group in budget.groups]
+    for merit, budget, group in pairs:
         if (above := group.above_random) is None:
             continue
-        error = "" if above.error is None else f" ± {100 * above.error:.2f}"
-        n, of_random = group.accuracy.n, above.value
+        error = "" if above.error is None else f" ± {number_format.merit_error(above.error, merit)}"
+        n, of_random = group.figure.n, above.value
+        size = f"{100 * abs(of_random):.2f}{error} points" if merit.is_share else f"{abs(of_random):.3g}{error}"
+        if merit == ACCURACY:
+            how = f"{size} {'above' if of_random >= 0 else 'below'}"
+        else:
+            how = f"{size} {number_format.better_or_worse(of_random, merit)} in {merit.name} than"
         remarks.append(
             f"Trained alike, {group.what} for {number_format.amount(budget.target, budget.unit)} ({n} {'network' if n == 1 else 'networks'}) "
-            f"is {100 * abs(of_random):.2f}{error} points {'above' if of_random >= 0 else 'below'} random networks of that budget."
+            f"is {how} random networks of that budget."
         )
     return remarks
 
@@ -247,8 +272,10 @@ def _figures(f: Found, row: Row) -> list[tuple[str, str]]:
         ("expected", number_format.amount(row.expected, row.unit)), ("predicted", number_format.amount(row.predicted, row.unit)),
         ("calibrated", number_format.amount(row.calibrated, row.unit)), ("measured", number_format.amount(row.measured_ms, "ms") + ("" if row.deviation is None else f", {row.deviation.brief}")),
         ("measured in", row.runtime or ""), ("eager torch", number_format.amount(row.measured_eager_ms, "ms")),
-        ("search accuracy", number_format.figure(row.search_accuracy, "%")), ("final accuracy", number_format.figure(row.final_accuracy, "%")),
-        ("search accuracy, int8", number_format.figure(row.search_accuracy_int8, "%")), ("final accuracy, int8", number_format.figure(row.final_accuracy_int8, "%")),
+        *((name.format(row.metric), number_format.merit_figure(value, row.merit)) for name, value in (
+            ("search {}", row.search_merit), ("final {}", row.final_merit),
+            ("search {}, int8", row.search_merit_int8), ("final {}, int8", row.final_merit_int8),
+        )),
         ("multiply-adds", number_format.count(row.macs)), ("parameters", number_format.count(row.n_params)),
         ("took", number_format.duration(row.seconds)),
     ]  # fmt: skip
@@ -277,21 +304,13 @@ def _drawn(f: Found, anchor: str) -> tuple[Markup | None, str]:
 # -- words ---------------------------------------------------------------------------------------------------------------
 
 
-def _accuracy(row: Row) -> tuple[bool, float]:
-    """The accuracy of a final training; without one, that of a search, which is on other images."""
-    return row.final_accuracy is not None, row.final_accuracy or row.search_accuracy or 0.0
-
-
 def _in_words(row: Row) -> str:
     words = [f" ({row.what}{'' if row.seed is None else f', seed {row.seed}'})"]
-    if row.final_accuracy is not None:
-        words.append(
-            f"{number_format.figure(row.final_accuracy, '%')} of the test images right after the final training"
-        )
-    elif row.search_accuracy is not None:
-        words.append(
-            f"{number_format.figure(row.search_accuracy, '%')} of the validation part right with the weights of the search"
-        )
+    of, right = ("of", " right") if row.merit == ACCURACY else ("on", "")
+    if row.final_merit is not None:
+        words.append(f"{_named_figure(row)} {of} the test images{right} after the final training")
+    elif row.search_merit is not None:
+        words.append(f"{_named_figure(row)} {of} the validation part{right} with the weights of the search")
     if row.measured_ms is not None:
         deviation = row.deviation
         words.append(
@@ -300,6 +319,34 @@ def _in_words(row: Row) -> str:
     if row.by_table is not None:
         words.append(f"{in_words(row.by_table)} {row.unit} predicted")
     return ", ".join(words)
+
+
+def _short(rows: Sequence[Row]) -> str:
+    """What stands over columns of these rows: the name of their metric, or ``merit`` where there are several."""
+    merit = common_merit(rows)
+    return "merit" if merit is None else merit.name
+
+
+def _named(merits: Sequence[Merit], several: str = "Figures of merit") -> str:
+    """At the beginning of a heading or a sentence."""
+    if len(merits) != 1:
+        return several
+    return "Accuracy" if merits[0] == ACCURACY else merits[0].name
+
+
+def _named_figure(row: Row) -> str:
+    """``91.20 %`` of an accuracy, ``mae 3.012``: of the final training, else of the search."""
+    figure = number_format.merit_figure(row.search_merit if row.final_merit is None else row.final_merit, row.merit)
+    return figure if row.merit == ACCURACY else f"{row.metric} {figure}"
+
+
+def _mean_merit(mean: Mean, merit: Merit) -> str:
+    error = "" if mean.error is None else f" ± {number_format.merit_error(mean.error, merit)}"
+    return number_format.merit_figure(mean.value, merit) + error
+
+
+def _difference(mean: Mean | None, merit: Merit) -> str:
+    return number_format.UNKNOWN if mean is None else number_format.merit_difference(mean.value, mean.error, merit)
 
 
 def _longer(share: float) -> str:

@@ -1,4 +1,7 @@
-"""Accuracy against latency of several networks: the Pareto front, and the reference networks beside it."""
+"""Figure of merit against latency of several networks: the Pareto front, and the reference networks beside it.
+
+Networks of different metrics do not compare: each metric has a front and a picture of its own.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,21 @@ from typing import TYPE_CHECKING
 
 from ..core.atomic_files import write_csv
 from ..core.errors import UserError
+from ..core.merit import ACCURACY, Merit
 from ..models.draw import save_picture
+from .merits import names_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from .runs import Found
 
-__all__ = ["Point", "draw_front", "on_front", "points_of", "write_front"]
+__all__ = ["Point", "by_merit", "draw_front", "on_front", "points_of", "write_front"]
 
 _logger = logging.getLogger(__name__)
 
 SEARCHED, REFERENCE, RANDOM = "#a8480f", "#3b6ea5", "#6b6b6b"
-COLUMNS = ("name", "kind", "ms", "accuracy", "accuracy_is", "on_front", "macs", "n_params")
+COLUMNS = ("name", "kind", "ms", "{}", "{}_is", "on_front", "macs", "n_params")  # with the name of the metric
 
 
 @dataclass(frozen=True)
@@ -33,24 +38,32 @@ class Point:
     ----------
     ms
         Measured milliseconds.
-    accuracy
-        Share of right answers: of the trained network on the test images where ``final`` is set, else of the network with inherited
-        weights on the validation part.
+    value
+        Figure of merit: of the trained network on the test images where ``final`` is set, else of the network with inherited weights on
+        the validation part.
     width, structure
         Multiplier of a reference network, and what it is one of; None and empty for another one.
     random
         Whether it is a random network.
+    merit
+        What ``value`` is.
     """
 
     name: str
     ms: float
-    accuracy: float
+    value: float
     final: bool
     width: float | None = None
     structure: str = ""
     macs: int = 0
     n_params: int = 0
     random: bool = False
+    merit: Merit = ACCURACY
+
+    @property
+    def score(self) -> float:
+        """The value as a number of which more is better."""
+        return self.merit.score(self.value)
 
     @property
     def searched(self) -> bool:
@@ -58,17 +71,17 @@ class Point:
 
 
 def on_front(points: Sequence[Point]) -> list[bool]:
-    """Which networks are not dominated: no other one is as fast and as accurate, and better in one of the two.
+    """Which networks are not dominated: no other one is as fast and as good, and better in one of the two.
 
-    Of equally fast ones the most accurate is on the front, of equally accurate ones the fastest; equals in both are on it
-    together. Accuracies of final trainings and of searches are different things and make a front each.
+    Of equally fast ones the best is on the front, of equally good ones the fastest; equals in both are on it together. Figures of merit
+    of final trainings and of searches are different things and make a front each, and so do different metrics.
     """
     return [
         not any(
-            q.final == p.final
+            (q.merit, q.final) == (p.merit, p.final)
             and q.ms <= p.ms
-            and q.accuracy >= p.accuracy
-            and (q.ms, q.accuracy) != (p.ms, p.accuracy)
+            and q.score >= p.score
+            and (q.ms, q.score) != (p.ms, p.score)
             for q in points
         )
         for p in points
@@ -78,30 +91,38 @@ def on_front(points: Sequence[Point]) -> list[bool]:
 def points_of(
     found: Sequence[Found], measured_ms: Sequence[float | None]
 ) -> tuple[list[Point], list[tuple[Found, str]]]:  # fmt: skip
-    """The networks that have both a measured latency and an accuracy; and those that have not, with what they lack."""
+    """The networks that have both a measured latency and a figure of merit; and those that have not, with what they lack."""
     points, lacking = [], []
     for f, ms in zip(found, measured_ms, strict=True):
         a = f.architecture
         if a is None:
             continue
-        final = f.final_accuracy
-        # The accuracy of weights that nobody has trained says nothing of a network.
-        inherited = None if a.search.get("weights") == "fresh" else a.search.get("accuracy")
-        accuracy = inherited if final is None else final
-        if ms is None or accuracy is None:
-            lacking.append((f, "no measured latency" if ms is None else "no accuracy, train it"))
+        final = f.final_merit
+        # What weights reach that nobody has trained says nothing of a network.
+        inherited = None if a.search.get("weights") == "fresh" else f.search_merit
+        value = inherited if final is None else final
+        if ms is None or value is None:
+            lacking.append((f, "no measured latency" if ms is None else f"no {f.merit.name}, train it"))
             continue
         points.append(
             Point(
-                f.name, ms, accuracy, final is not None, a.search.get("width"), a.search.get("structure", ""), a.macs,
-                a.n_params, f.kind == "random",
+                f.name, ms, value, final is not None, a.search.get("width"), a.search.get("structure", ""), a.macs,
+                a.n_params, f.kind == "random", f.merit,
             )
         )  # fmt: skip
     return points, lacking
 
 
+def by_merit(points: Sequence[Point]) -> list[list[Point]]:
+    """A list for each metric, the longest first: what goes into one picture."""
+    merits = dict.fromkeys(p.merit for p in points)
+    return sorted(([p for p in points if p.merit == merit] for merit in merits), key=len, reverse=True)
+
+
 def write_front(found: Sequence[Found], measured_ms: Sequence[float | None], path: Path) -> None:
     """Draw the front, and write what is drawn as a table beside it, ``.csv``.
+
+    Of networks with several metrics it is that of the metric which most of them have.
 
     Raises
     ------
@@ -113,27 +134,33 @@ def write_front(found: Sequence[Found], measured_ms: Sequence[float | None], pat
         _logger.warning("%s: not in the picture of the front: %s", f.folder, lacks)
     if not points:
         raise UserError(
-            "--front: none of the networks has both a measured latency and an accuracy; allowed: searches whose estimator is the "
+            f"--front: none of the networks has both a measured latency and {_merits_in_words(found)}; allowed: searches whose estimator is the "
             "device, and reference networks after nni-proxyless train"
+        )
+    points, *others = by_merit(points)
+    merit = points[0].merit
+    for p in (p for some in others for p in some):
+        _logger.warning(
+            "%s: not in the picture of the front: its %s does not compare with %s", p.name, p.merit.name, merit.name
         )
     save_picture(draw_front(points), path)
     searched = [p for p in points if p.searched]
     best = {id(p) for p, wins in zip(searched, on_front(searched), strict=True) if wins}
     rows = (
-        (p.name, _kind(p), p.ms, p.accuracy, _where_measured(p.final), int(id(p) in best), p.macs, p.n_params)
+        (p.name, _kind(p), p.ms, p.value, _where_measured(p.final), int(id(p) in best), p.macs, p.n_params)
         for p in points
     )
-    write_csv(path.with_suffix(".csv"), COLUMNS, rows)
+    write_csv(path.with_suffix(".csv"), [column.format(merit.name) for column in COLUMNS], rows)
 
 
 def draw_front(points: Sequence[Point]) -> Figure:
-    """Searched networks with their front, random networks, and reference networks as a line with their widths.
+    """Searched networks with their front, random networks, and reference networks as a line with their widths; all of one metric.
 
-    Filled markers: accuracy after the final training; hollow ones: of the search. Where only one of them is there, the axis
-    says which.
+    Filled markers: after the final training; hollow ones: of the search. Where only one of them is there, the axis says which.
     """
     from matplotlib.figure import Figure
 
+    merit = points[0].merit
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes, below = figure.subplots(2, 1, height_ratios=(20, 1))
     kinds = sorted({p.final for p in points}, reverse=True)
@@ -141,13 +168,13 @@ def draw_front(points: Sequence[Point]) -> Figure:
         said = f", {_short_where(final)}" if len(kinds) > 1 else ""
         searched = [p for p in points if p.final == final and p.searched]
         random = [p for p in points if p.final == final and p.random]
-        best = sorted({(p.ms, p.accuracy) for p, wins in zip(searched, on_front(searched), strict=True) if wins})
-        others = [p for p in searched if (p.ms, p.accuracy) not in best]
+        best = sorted({(p.ms, p.value) for p, wins in zip(searched, on_front(searched), strict=True) if wins})
+        others = [p for p in searched if (p.ms, p.value) not in best]
         if others:
-            axes.plot([p.ms for p in others], [p.accuracy for p in others], "o", color=SEARCHED, alpha=0.45, markersize=5,
+            axes.plot([p.ms for p in others], [p.value for p in others], "o", color=SEARCHED, alpha=0.45, markersize=5,
                       label=f"searched{said}", markerfacecolor=SEARCHED if final else "white")  # fmt: skip
         if random:
-            axes.plot([p.ms for p in random], [p.accuracy for p in random], "D", color=RANDOM, markersize=4,
+            axes.plot([p.ms for p in random], [p.value for p in random], "D", color=RANDOM, markersize=4,
                       label=f"random{said}", markerfacecolor=RANDOM if final else "white")  # fmt: skip
         if best:
             axes.plot([x for x, _ in best], [y for _, y in best], "o-", color=SEARCHED, markersize=8, linewidth=2,
@@ -158,19 +185,21 @@ def draw_front(points: Sequence[Point]) -> Figure:
                 (p for p in points if p.final == final and p.structure == structure and p.width), key=_by_width
             )
             if line:
-                axes.plot([p.ms for p in line], [p.accuracy for p in line], "s--", color=REFERENCE, markersize=6,
+                axes.plot([p.ms for p in line], [p.value for p in line], "s--", color=REFERENCE, markersize=6,
                           linewidth=1.5, label=f"{structure}, by width{said}",
                           markerfacecolor=REFERENCE if final else "white")  # fmt: skip
             for i, p in enumerate(line):  # above and below by turns: neighbors may be close
-                axes.annotate(f"{p.width}", (p.ms, p.accuracy), xytext=(5, 4 - 8 * (i % 2)), textcoords="offset points",
+                axes.annotate(f"{p.width}", (p.ms, p.value), xytext=(5, 4 - 8 * (i % 2)), textcoords="offset points",
                               ha="left", va="top" if i % 2 else "bottom", fontsize=8, color=REFERENCE)  # fmt: skip
     axes.set_xlabel("measured latency, ms")
-    axes.set_ylabel(f"accuracy {_where_measured(kinds[0])}" if len(kinds) == 1 else "accuracy, see the markers")
-    axes.yaxis.set_major_formatter(_percent)
+    axes.set_ylabel(_axis_label(merit, kinds))
+    if merit.is_share:
+        axes.yaxis.set_major_formatter(_percent)
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.margins(0.08, 0.12)
-    axes.set_ylim(top=min(axes.get_ylim()[1], 1.005))
+    if merit.is_share:
+        axes.set_ylim(top=min(axes.get_ylim()[1], 1.005))
     # Room of its own for the legend: its lines are long, and inside they would hide networks.
     below.axis("off")
     handles, labels = axes.get_legend_handles_labels()
@@ -183,6 +212,19 @@ def draw_front(points: Sequence[Point]) -> Figure:
 
 def _kind(point: Point) -> str:
     return "searched" if point.searched else "random" if point.random else f"reference, width {point.width}"
+
+
+def _axis_label(merit: Merit, kinds: Sequence[bool]) -> str:
+    """On two lines but for an accuracy: names of metrics may be long."""
+    where = "see the markers" if len(kinds) > 1 else _where_measured(kinds[0])
+    if merit == ACCURACY:
+        return f"accuracy, {where}" if len(kinds) > 1 else f"accuracy {where}"
+    return f"{merit.name}{'' if merit.higher_is_better else ', lower is better'}\n{where}"
+
+
+def _merits_in_words(found: Sequence[Found]) -> str:
+    merits = list(dict.fromkeys(f.merit for f in found if f.architecture is not None))
+    return "an accuracy" if merits in ([], [ACCURACY]) else f"a figure of merit ({names_of(merits)})"
 
 
 def _where_measured(final: bool) -> str:

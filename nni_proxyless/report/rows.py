@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..core.merit import Merit
 from ..core.streams import in_letters
 from ..models.deviation import TABLE, Deviation, deviation_of, deviations_in_words
 from ..models.record import runtime_of_record
@@ -42,9 +44,11 @@ class Row:
         What the table says, at the speed that the machine had while the network was timed; None where that is not known.
     measured_eager_ms
         The same in eager torch, at the end of the search.
-    search_accuracy, final_accuracy
+    metric, higher_is_better, is_share
+        Name of the figure of merit, which way it is better, and whether it is a share.
+    search_merit, final_merit
         On the validation part with the weights of the search; on the test images after the final training.
-    search_accuracy_int8, final_accuracy_int8
+    search_merit_int8, final_merit_int8
         The same of the network in 8 bits, where the search was for such.
     """
 
@@ -68,11 +72,24 @@ class Row:
     measured_eager_ms: float | None
     macs: int | None
     n_params: int | None
-    search_accuracy: float | None
-    final_accuracy: float | None
-    search_accuracy_int8: float | None
-    final_accuracy_int8: float | None
+    metric: str
+    higher_is_better: bool
+    is_share: bool
+    search_merit: float | None
+    final_merit: float | None
+    search_merit_int8: float | None
+    final_merit_int8: float | None
     folder: Path
+
+    @property
+    def merit(self) -> Merit:
+        return Merit(self.metric, self.higher_is_better, self.is_share)
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """More for a better network of the same metric: by the final training; without one by the search, which is on other images."""
+        value = self.search_merit if self.final_merit is None else self.final_merit
+        return self.final_merit is not None, -math.inf if value is None else self.merit.score(value)
 
     @property
     def by_table(self) -> float | None:
@@ -153,6 +170,7 @@ def _row(f: Found, latency: Mapping[str, Any]) -> Row:
         predicted=predicted, calibrated=calibrated, measured_ms=latency.get("measured_ms"),
         measured_scatter=latency.get("measured_scatter"), table_again_ms=latency.get("table_again_ms"),
         runtime=runtime_of_record(latency), measured_eager_ms=latency.get("measured_eager_ms"), macs=None if a is None else a.macs,
-        n_params=None if a is None else a.n_params, search_accuracy=f.search_accuracy, final_accuracy=f.final_accuracy,
-        search_accuracy_int8=f.search_accuracy_int8, final_accuracy_int8=f.final_accuracy_int8, folder=f.folder,
+        n_params=None if a is None else a.n_params, metric=f.merit.name, higher_is_better=f.merit.higher_is_better, is_share=f.merit.is_share,
+        search_merit=f.search_merit, final_merit=f.final_merit, search_merit_int8=f.search_merit_int8, final_merit_int8=f.final_merit_int8,
+        folder=f.folder,
     )  # fmt: skip

@@ -15,10 +15,12 @@ from typing import Any
 
 from ..config.strict_yaml import read_yaml
 from ..core.errors import UserError
+from ..core.merit import ACCURACY, Merit
 from ..core.streams import in_letters
 from ..models.architecture import Architecture
 from ..models.record import unit_of
 from ..search.supernet_files import is_finished
+from .merits import merit_of_task, merit_reported
 from .nni_database import Experiment, Trial, read_experiment
 
 __all__ = ["FAILED_STATES", "Found", "find", "trials_of"]
@@ -113,14 +115,30 @@ class Found:
         """How many epochs the search is to take."""
         return _at(self.settings, "training.epochs")
 
-    @property
-    def search_accuracy(self) -> float | None:
-        return None if self.architecture is None else self.architecture.search.get("accuracy")
+    @functools.cached_property
+    def merit(self) -> Merit:
+        """What its figures of merit are: by its results, its task, and what it has told NNI, the first that says it; else an accuracy."""
+        a = self.architecture
+        for results in ({} if a is None else a.search, self._final_result):
+            if "metric" in results or ACCURACY.name in results:
+                return Merit.of(results)
+        if a is not None:
+            of_task = merit_of_task(a.task.get("name"), a.task.get("arguments", {}))
+        else:
+            section = self.settings.get("task")
+            section = section if isinstance(section, Mapping) else {"name": section}
+            of_task = merit_of_task(section.get("name"), {key: section[key] for key in section if key != "name"})
+        told = self.trial.reported if self.trial is not None else self.history
+        return of_task or merit_reported(told[-1] if told else {}) or ACCURACY
 
     @property
-    def search_accuracy_int8(self) -> float | None:
+    def search_merit(self) -> float | None:
+        return None if self.architecture is None else self.architecture.search.get(self.merit.name)
+
+    @property
+    def search_merit_int8(self) -> float | None:
         """The same of the network in 8 bits, where the search is for such."""
-        return None if self.architecture is None else self.architecture.search.get("accuracy_int8")
+        return None if self.architecture is None else self.architecture.search.get(f"{self.merit.name}_int8")
 
     @functools.cached_property
     def final_folder(self) -> Path | None:
@@ -135,13 +153,13 @@ class Found:
         return dict(json.loads((self.final_folder / "result.json").read_text(encoding="utf-8")))
 
     @property
-    def final_accuracy(self) -> float | None:
-        return None if self.final_folder is None else float(self._final_result["accuracy"])
+    def final_merit(self) -> float | None:
+        return None if self.final_folder is None else float(self._final_result[self.merit.name])
 
     @property
-    def final_accuracy_int8(self) -> float | None:
+    def final_merit_int8(self) -> float | None:
         """The same of the network in 8 bits, where the search was for such."""
-        return self._final_result.get("accuracy_int8")
+        return self._final_result.get(f"{self.merit.name}_int8")
 
     @functools.cached_property
     def history(self) -> list[dict[str, Any]]:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..core.label_parts import by_part
+from ..core.merit import ACCURACY
 from ..core.text_table import in_columns
 from ..latency.digits import in_words
 from ..models.architecture import Architecture
 from ..models.deviation import MARK, deviation_of, with_marks
 from ..models.record import runtime_of_record, unit_of
+from .merits import common_merit, merits_of
 from .rows import Row, deviations_of, predicted_and_calibrated, runtimes_of
 
 __all__ = ["figures", "legend", "table"]
 
 LEGEND = """\
 target: what a search was asked to meet; predicted: what the network takes by the search's table; calibrated: that, corrected by whole networks
-measured: the network timed{runtime}, on this machine where that can be; search acc: with the weights of the search, on its validation images
-final acc: after the final training, on the test images, which no search has seen; -: not known"""
+measured: the network timed{runtime}, on this machine where that can be; search {merit}: with the weights of the search, on its validation images
+final {merit}: after the final training, on the test images, which no search has seen; -: not known"""
 
 IN_A_LINE = 40  # choices at most
 SAID_BY = {"training": "losses of the training"}
@@ -28,25 +31,31 @@ SAID_BY = {"training": "losses of the training"}
 def legend(rows: Sequence[Row]) -> str:
     """What the columns of their table are, and the mark in it, if there is one."""
     runtimes, deviations = runtimes_of(rows), deviations_of(rows)
-    columns = LEGEND.format(runtime=f" in {runtimes[0]}" if len(runtimes) == 1 else "")
+    columns = LEGEND.format(runtime=f" in {runtimes[0]}" if len(runtimes) == 1 else "", merit=_merit_in_short(rows))
+    merits = merits_of(rows)
+    if len(merits) > 1:
+        columns += "\nmetric: what search merit and final merit are; those of different metrics do not compare"
+    if lower := [merit.name for merit in merits if not merit.higher_is_better]:
+        columns += f"\n{', '.join(lower)}: lower is better"
     return f"{columns}\n{MARK} {deviations}" if deviations else columns
 
 
 def table(rows: Sequence[Row]) -> str:
-    """One line per row, and where the files are. Where not all are of milliseconds, or of one runtime, a column says of what each is; accuracies
-    in int8 stand there if there are any. A measured number that is far from the table's has a mark."""
+    """One line per row, and where the files are. Where not all are of milliseconds, or of one runtime, a column says of what each is, and so it does
+    where they have several figures of merit; those in int8 stand there if there are any. A measured number that is far from the table's has a mark."""
     all_ms = all(row.unit == "ms" for row in rows)
     of_one = len(runtimes_of(rows)) < 2
     of = " ms" if all_ms else ""
     measured = with_marks([_cost(row.measured_ms) for row in rows], [row.deviation for row in rows])
+    of_one_metric, short = common_merit(rows) is not None, _merit_in_short(rows)
     columns = {
-        "search acc": [row.search_accuracy for row in rows], "search int8": [row.search_accuracy_int8 for row in rows],
-        "final acc": [row.final_accuracy for row in rows], "final int8": [row.final_accuracy_int8 for row in rows],
+        f"search {short}": [row.search_merit for row in rows], "search int8": [row.search_merit_int8 for row in rows],
+        f"final {short}": [row.final_merit for row in rows], "final int8": [row.final_merit_int8 for row in rows],
     }  # fmt: skip
-    accuracies = {name: some for name, some in columns.items() if "int8" not in name or some.count(None) < len(rows)}
+    merits = {name: some for name, some in columns.items() if "int8" not in name or some.count(None) < len(rows)}
     cells: list[tuple[str, ...]] = [(
         "search", "state", f"target{of}", f"predicted{of}", f"calibrated{of}", *(() if all_ms else ("unit",)), "measured ms",
-        *(() if of_one else ("in",)), "MACs", "params", *accuracies,
+        *(() if of_one else ("in",)), "MACs", "params", *(() if of_one_metric else ("metric",)), *merits,
     )]  # fmt: skip
     for i, row in enumerate(rows):
         target = row.target if isinstance(row.target, str) else _cost(row.target)
@@ -54,14 +63,15 @@ def table(rows: Sequence[Row]) -> str:
             row.name, row.state, target, _cost(row.predicted), _cost(row.calibrated), *(() if all_ms else (row.unit,)),
             measured[i], *(() if of_one else (row.runtime or "-",)),
             "-" if row.macs is None else f"{in_words(row.macs / 1e6, digits=2)} M", "-" if row.n_params is None else f"{row.n_params / 1e3:.1f} k",
-            *(_number(some[i], ".4f") for some in accuracies.values()),
+            *(() if of_one_metric else (row.metric,)), *(row.merit.in_words(some[i]) for some in merits.values()),
         ))  # fmt: skip
     return "\n".join([*in_columns(cells, n_left=2), "", *(f"{row.name}: {row.folder}" for row in rows)])
 
 
 def figures(architecture: Architecture, folder: Path) -> str:
     """The figures of one derived network, a line each; ``folder`` is that of the search, which keeps the table."""
-    latency = architecture.latency
+    latency, merit = architecture.latency, architecture.merit
+    value = architecture.search.get(merit.name, math.nan)
     unit = unit_of(latency)
 
     def with_unit(value: float | None) -> str:
@@ -82,7 +92,7 @@ def figures(architecture: Architecture, folder: Path) -> str:
             *_deviating(latency, folder),
             f"multiply-adds: {in_words(architecture.macs / 1e6)} M",
             f"parameters:    {in_words(architecture.n_params / 1e6)} M",
-            f"accuracy:      {architecture.search.get('accuracy', float('nan')):.4f} on the validation part{_in_int8(architecture)}, {_weights_of(architecture)}",
+            f"{merit.name + ':':<14} {merit.in_words(value)} on the validation part{_in_int8(architecture)}, {_weights_of(architecture)}",
             *_selected(architecture),
             *_chosen_by_the_clock(architecture),
         ]
@@ -148,20 +158,24 @@ def _asked(record: Mapping[str, Any]) -> str:
 
 
 def _in_int8(architecture: Architecture) -> str:
-    value = architecture.search.get("accuracy_int8")
-    return "" if value is None else f", {value:.4f} in int8"
+    merit = architecture.merit
+    value = architecture.search.get(f"{merit.name}_int8")
+    return "" if value is None else f", {merit.in_words(value)} in int8"
 
 
 def _weights_of(architecture: Architecture) -> str:
     if architecture.search.get("weights") == "fresh":
         return "fresh weights: train it from scratch"
-    if "test_accuracy" not in architecture.search:
+    merit = architecture.merit
+    if (on_test := architecture.search.get(f"test_{merit.name}")) is None:
         return "weights of the supernet"
-    return f"{architecture.search['test_accuracy']:.4f} on the test images, trained by the search itself"
+    return f"{merit.in_words(on_test)} on the test images, trained by the search itself"
 
 
-def _number(value: float | None, style: str) -> str:
-    return "-" if value is None else format(value, style)
+def _merit_in_short(rows: Sequence[Row]) -> str:
+    """What stands over the columns: ``acc``, the name of another figure of merit, or ``merit`` where there are several."""
+    merit = common_merit(rows)
+    return "merit" if merit is None else "acc" if merit == ACCURACY else merit.name
 
 
 def _cost(value: float | None) -> str:

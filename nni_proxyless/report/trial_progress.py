@@ -17,8 +17,10 @@ from typing import Any
 from ..config.shipped import shipped
 from ..config.strict_yaml import parse_value
 from ..core.errors import UserError
+from ..core.merit import ACCURACY
 from ..latency.digits import in_words
 from ..models.deviation import deviation_of
+from .merits import merit_reported
 from .runs import Found, settings_in
 
 __all__ = ["TrialProgress", "ended_line", "plan_of", "progress_of", "time_words", "trial_name"]
@@ -45,7 +47,7 @@ class TrialProgress:
     epoch, epochs
         How many are done, and how many there will be; None for not known.
     figures
-        Of the last epoch: accuracy, latency of the network that would be derived now, expected latency; empty before the first.
+        Of the last epoch: figure of merit, latency of the network that would be derived now, expected latency; empty before the first.
     stage
         What it does before the first epoch and after the last; empty between them.
     seconds_left
@@ -119,8 +121,10 @@ def ended_line(f: Found, plan: Plan) -> str:
         latency = (final if f.architecture is None else f.architecture.latency) if _is_ours(f) else {}
         deviation = deviation_of(latency)
         figures += f", measured {in_words(measured)} ms" + (f", {deviation.brief}" if deviation is not None else "")
-    if isinstance(accuracy := final.get("test_accuracy"), (int, float)) and accuracy != final.get("default"):
-        figures += f", accuracy {accuracy:.4f} on the test images"
+    merit = merit_reported(final) or ACCURACY
+    on_test = final.get(f"test_{merit.name}")
+    if isinstance(on_test, (int, float)) and merit.score(on_test) != final.get("default"):
+        figures += f", {merit.name} {merit.in_words(on_test)} on the test images"
     return f"{trial_name(f)}: {f.state}{took}" + (f": {figures}" if figures else "")
 
 
@@ -136,8 +140,11 @@ def time_words(seconds: float) -> str:
 
 def _figures(metrics: Mapping[str, Any], unit: str | None, ours: bool) -> str:
     parts = []
-    if isinstance(value := metrics.get("default"), (int, float)):
-        parts.append(f"{'accuracy' if ours else 'default'} {value:.4f}")
+    merit = merit_reported(metrics)
+    if merit is not None and ours:
+        parts.append(f"{merit.name} {merit.in_words(merit.score(metrics['default']))}")
+    elif merit is not None:
+        parts.append(f"default {metrics['default']:.4f}")
     derived, expected = metrics.get("table_ms"), metrics.get("expected_ms")
     if isinstance(derived, (int, float)) and isinstance(expected, (int, float)):
         # A number without its unit, rather than with one that may be wrong: called ms, it may be multiply-adds.

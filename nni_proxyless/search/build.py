@@ -26,10 +26,10 @@ from ..data.outputs import FILLED_IN, require_outputs, where_classes_are_given
 from ..data.validate import make_images
 from ..latency import DeviceEstimator, LatencyEstimator, LatencyPenalty, LatencyProfiler, Penalties
 from ..latency.digits import in_words
-from ..models.export.int8_accuracy import int8_accuracy, is_for_int8
+from ..models.export.int8_accuracy import int8_merit, is_for_int8
 from ..models.space import make_searchable_space
 from .costs import Cost, join, make_costs
-from .evaluator import ImageClassification
+from .evaluator import TaskTraining
 from .latency_table import latency_range, make_estimator, make_profiler, target_in_ms
 from .monitor import judging_loaders
 from .nni_trial import is_helper
@@ -41,8 +41,17 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..models.architecture import Architecture
+    from ..tasks import Task
 
-__all__ = ["SearchParts", "build", "make_evaluator", "searchable_space", "space_arguments_for", "strategy_can"]
+__all__ = [
+    "SearchParts",
+    "build",
+    "images_of",
+    "make_evaluator",
+    "searchable_space",
+    "space_arguments_for",
+    "strategy_can",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +66,8 @@ class SearchParts:
         Of the search, with the tables that it works with; tables of the configuration are relative to ``base``.
     data, images
         The task, and the division of its training images.
-    space_arguments
-        With classes and channels of the images.
+    space_name, space_arguments
+        What it is made from again, with classes and channels of the images; of a task with a head of its own, the space with that head.
     space
         Fresh weights, drawn from the global generator.
     estimator, profiler
@@ -70,6 +79,7 @@ class SearchParts:
     base: Path
     data: ImageData
     images: Parts
+    space_name: str
     space_arguments: dict[str, Any]
     space: ModelSpace
     estimator: LatencyEstimator
@@ -141,7 +151,7 @@ class SearchParts:
             This machine has no such devices.
         """
         try:
-            return make_evaluator(self.config, self.folder, self.images, *callbacks)
+            return make_evaluator(self.config, self.folder, self.images, self.data.task, *callbacks)
         except MisconfigurationException as error:  # Lightning has looked for the devices
             trainer = self.config.trainer
             raise UserError(
@@ -153,11 +163,17 @@ class SearchParts:
         """Images for the statistics of batch norm, and to judge a network by."""
         return judging_loaders(self.config, self.images)
 
-    def in_int8(self, network: nn.Module, judged: Any, name: str = "accuracy") -> dict[str, float | None]:
-        """Under ``accuracy_int8``, if the search is for networks in 8 bits, the accuracy of one when it is quantized."""
+    @property
+    def task(self) -> dict[str, Any]:
+        """Name and arguments of what is learned, for ``architecture.json``."""
+        return {"name": self.config.task.name, "arguments": self.config.task.arguments}
+
+    def in_int8(self, network: nn.Module, judged: Any, prefix: str = "") -> dict[str, float | None]:
+        """Under ``accuracy_int8``, or the name of another figure of merit, that of a network when it is quantized, if the search is for such."""
         if not is_for_int8(self.profiler.conditions):
             return {}
-        return {f"{name}_int8": int8_accuracy(network, self.images.weights_plain, judged)}
+        task = self.data.task
+        return {f"{prefix}{task.merit.name}_int8": int8_merit(network, self.images.weights_plain, judged, task)}
 
     @functools.cached_property
     def held_out(self) -> Any:
@@ -185,7 +201,7 @@ def build(
     UserError
         Images, space, table and estimator do not fit together; or those of a search that goes on, or has finished, are others now.
     """
-    data = make_images(config.data.name, config.data.arguments)
+    data = images_of(config)
     if finished is not None:
         require_same(folder, data)
     elif not is_helper():
@@ -195,38 +211,56 @@ def build(
         name, arguments = finished.space["name"], dict(finished.space["arguments"])
         space = make_searchable_space(name, arguments)
     else:
-        name = config.space.name
-        arguments, space = searchable_space(config, data)
+        name, arguments, space = searchable_space(config, data)
     estimator = make_estimator(config.latency.estimator)
     kept = folder / "latencies.yaml"
     if finished is not None and isinstance(estimator, DeviceEstimator) and not kept.exists():
         raise UserError(f"{folder}: no latencies.yaml: the milliseconds that the search worked with are gone")
     table = base / config.latency.table if config.latency.table and finished is None else None
     profiler = make_profiler(space, data.shape, estimator, table, kept, {"name": name, "arguments": arguments})
-    return SearchParts(config, folder, base, data, images, arguments, space, estimator, profiler)
+    return SearchParts(config, folder, base, data, images, name, arguments, space, estimator, profiler)
 
 
-def searchable_space(config: SearchConfig, data: ImageData) -> tuple[dict[str, Any], ModelSpace]:
-    """The space of a search, for its images, and the arguments that it is made with again: without those that a space names ``only_at_start``,
-    which say what its weights begin with.
+def images_of(config: SearchConfig) -> ImageData:
+    """The images of a search, with its task.
 
     Raises
     ------
     UserError
-        It is no space, has nothing to search in it, or answers with another number of outputs than there are classes.
+        There are none, or they do not fit the task.
+    """
+    task = {"name": config.task.name, "arguments": config.task.arguments}
+    return make_images(config.data.name, config.data.arguments, task)
+
+
+def searchable_space(config: SearchConfig, data: ImageData) -> tuple[str, dict[str, Any], ModelSpace]:
+    """The space of a search, for its images and task, with the name and the arguments that it is made with again: without those that a space
+    names ``only_at_start``, which say what its weights begin with.
+
+    Raises
+    ------
+    UserError
+        It is no space, has nothing to search in it, cannot do the task, or answers with another number of outputs than there are classes.
     """
     name = config.space.name
     space_class = registry.load("nni_proxyless.search_spaces", name)
     arguments = space_arguments_for(space_class, config.space.arguments, data)
-    space = make_searchable_space(name, arguments)
     accepted = registry.accepted_arguments(space_class)
+    once = getattr(space_class, "only_at_start", ())
+    kept = {key: value for key, value in arguments.items() if key not in once}
+    try:
+        named, arguments = data.task.space_of(name, arguments)
+        space = make_searchable_space(named, arguments)
+    except ValueError as error:
+        raise UserError(f"task: {config.task.name}: {error}") from error
     advice = where_classes_are_given(accepted, config.space.arguments, data.num_classes)
     require_outputs(space, data, f"space: {name}", advice, precision=config.trainer.precision)
-    once = getattr(space_class, "only_at_start", ())
-    return {name: value for name, value in arguments.items() if name not in once}, space
+    return *data.task.space_of(name, kept), space
 
 
-def make_evaluator(config: SearchConfig, folder: Path, images: Parts, *callbacks: Callback) -> Lightning:
+def make_evaluator(
+    config: SearchConfig, folder: Path, images: Parts, task: Task, *callbacks: Callback
+) -> Lightning:  # fmt: skip
     """How the supernet is trained: NNI's evaluator around task, trainer and data."""
     training, trainer, data = config.training, config.trainer, config.data
     alphas: Dataset | None = images.alphas
@@ -235,8 +269,8 @@ def make_evaluator(config: SearchConfig, folder: Path, images: Parts, *callbacks
         alphas, weights = None, images.all_but_validation
     warmup_alone = "warmup_learning_rate" in config.strategy.arguments
     return Lightning(
-        ImageClassification(
-            optimizer=training.optimizer, learning_rate=training.learning_rate, momentum=training.momentum,
+        TaskTraining(
+            task=task, optimizer=training.optimizer, learning_rate=training.learning_rate, momentum=training.momentum,
             weight_decay=training.weight_decay, label_smoothing=training.label_smoothing,
             architecture_label_smoothing=training.architecture_label_smoothing,
             schedule_epochs=training.epochs - config.strategy.arguments.get("warmup_epochs", 0) if warmup_alone else None,

@@ -17,7 +17,7 @@ from ..core.text_table import in_columns
 from ..latency.digits import distinct_in_words, in_words
 from ..latency.objectives.budget import fastest, slowest
 from ..models.architecture import Architecture
-from .finished_search import COLUMNS, Derived, FinishedSearch
+from .finished_search import Derived, FinishedSearch, columns_of
 from .judged_front import judge_front
 from .selection import DEFAULT_METHOD
 from .supernet_files import JUDGED
@@ -146,7 +146,7 @@ def derive_front(run: Path, n: int, folder: Path, n_judged: int | None = None) -
     else:
         one = selected[-1][1]
         one.write(folder / JUDGED, search.probs, search.training, [other.choices for _, other in selected])
-    write_csv(folder / "front.csv", COLUMNS, (derived.row for derived in found))
+    write_csv(folder / "front.csv", columns_of(found[0].architecture.merit), (derived.row for derived in found))
     _plot(found, search.profiler.unit, folder / "front.png")
     return found
 
@@ -174,11 +174,12 @@ def _require_weights(search: FinishedSearch, run: Path) -> None:
 
 def front_table(found: Sequence[Derived]) -> str:
     """One row per network."""
-    rows = [("budget", f"table {found[0].row[-1]}", "log p", "MACs", "params", "accuracy")]
+    merit = found[0].architecture.merit
+    rows = [("budget", f"table {found[0].row[-1]}", "log p", "MACs", "params", merit.name)]
     for derived in found:
-        budget, ms, log_p, macs, n_params, accuracy, _ = derived.row
+        budget, ms, log_p, macs, n_params, worth, _ = derived.row
         rows.append((in_words(budget), in_words(ms), f"{log_p:.3f}", f"{macs / 1e6:.2f} M", f"{n_params / 1e3:.1f} k",
-                     f"{accuracy:.4f}"))  # fmt: skip
+                     merit.in_words(worth)))  # fmt: skip
     return "\n".join(in_columns(rows))
 
 
@@ -211,5 +212,5 @@ def _plot(found: Sequence[Derived], unit: str, path: Path) -> None:
     axes = figure.subplots()
     axes.plot([derived.row[1] for derived in found], [derived.row[5] for derived in found], marker="o")
     axes.set_xlabel(f"latency, {unit}")
-    axes.set_ylabel("validation accuracy")
+    axes.set_ylabel(f"validation {found[0].architecture.merit.name}")
     figure.savefig(path)

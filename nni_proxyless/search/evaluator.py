@@ -8,24 +8,26 @@ import torch
 from nni.nas.evaluator.pytorch import LightningModule
 from timm.optim import create_optimizer_v2
 from torch import Tensor
-from torch.nn import functional
 
-from ..data.accuracy import accuracy, as_channels_last
+from ..data.accuracy import as_channels_last
+from ..tasks import Classification, Task
 
-__all__ = ["ImageClassification"]
+__all__ = ["TaskTraining"]
 
 
-class ImageClassification(LightningModule):
-    """Cross entropy with label smoothing, an optimizer of timm, a cosine schedule over all steps.
+class TaskTraining(LightningModule):
+    """The loss of a task, an optimizer of timm, a cosine schedule over all steps.
 
     Parameters
     ----------
+    task
+        What is learned; it has seen its images.
     optimizer
         Name that timm's ``create_optimizer_v2`` knows; ``'sgd'`` is SGD with Nesterov momentum.
     learning_rate, momentum, weight_decay
         Of the weights. The decay applies to all of them, as in the official code.
     label_smoothing
-        For the weights.
+        For the weights, where the task has labels.
     architecture_label_smoothing
         For the architecture, which minimizes plain cross entropy in paper and official code (docs/methods/proxyless.md).
     schedule_epochs
@@ -33,10 +35,11 @@ class ImageClassification(LightningModule):
     """
 
     def __init__(
-        self, *, optimizer: str, learning_rate: float, momentum: float, weight_decay: float, label_smoothing: float,
+        self, *, task: Task, optimizer: str, learning_rate: float, momentum: float, weight_decay: float, label_smoothing: float,
         architecture_label_smoothing: float = 0.0, schedule_epochs: int | None = None,
     ):  # fmt: skip
         super().__init__()
+        self.task = task
         self.optimizer, self.learning_rate = optimizer, learning_rate
         self.momentum, self.weight_decay, self.label_smoothing = momentum, weight_decay, label_smoothing
         self.architecture_label_smoothing, self.schedule_epochs = architecture_label_smoothing, schedule_epochs
@@ -46,26 +49,26 @@ class ImageClassification(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, targets = batch
-        logits = self(images)
-        loss = functional.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
-        self.log("train_loss", loss.detach(), on_step=False, on_epoch=True, sync_dist=True, batch_size=len(images))
-        self.log(
-            "train_accuracy",
-            accuracy(logits, targets),
-            on_step=False,
-            on_epoch=True,
-            sync_dist=True,
-            batch_size=len(images),
-        )
+        outputs = self(images)
+        loss = self.task.loss(outputs, targets, self.label_smoothing)
+        self._log_mean("train_loss", loss.detach(), images)
+        if isinstance(self.task, Classification):  # other figures of merit are no means over batches
+            self._log_mean("train_accuracy", self.task.reward(outputs, targets), images)
         return loss
 
     def architecture_loss(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, targets = batch
-        loss = functional.cross_entropy(self(images), targets, label_smoothing=self.architecture_label_smoothing)
-        self.log(
-            "architecture_loss", loss.detach(), on_step=False, on_epoch=True, sync_dist=True, batch_size=len(images)
-        )
+        loss = self.task.loss(self(images), targets, self.architecture_label_smoothing)
+        self._log_mean("architecture_loss", loss.detach(), images)
         return loss
+
+    def architecture_accuracy(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """What REINFORCE takes for an accuracy."""
+        images, targets = batch
+        return self.task.reward(self(images), targets)
+
+    def _log_mean(self, name: str, value: Tensor, images: Tensor) -> None:
+        self.log(name, value, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(images))
 
     def configure_optimizers(self) -> Any:
         optimizer = create_optimizer_v2(

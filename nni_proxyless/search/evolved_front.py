@@ -20,6 +20,7 @@ from ..config import registry
 from ..config.nni_evolution import GROUP, STRATEGY
 from ..core.atomic_files import write_csv
 from ..core.errors import UserError
+from ..core.merit import Merit
 from ..core.nni_compat import RawFormatModelSpace, SequentialExecutionEngine
 from ..core.progress import bar
 from ..core.text_table import in_columns
@@ -94,7 +95,7 @@ def derive_evolved(run: Path, budget: float, folder: Path, n: int) -> tuple[Arch
     derived = search.derive(evolved.selected.choices, budget, measured=True, selection=evolved.selected.record())
     derived.write(folder)
     evolved.selected.write(folder / JUDGED, search.probs, search.training)
-    _write_front(evolved.front, search.profiler.unit, folder / EVOLVED_FRONT)
+    _write_front(evolved.front, search.profiler.unit, evolved.selected.merit, folder / EVOLVED_FRONT)
     return derived.architecture, evolved.front
 
 
@@ -104,7 +105,13 @@ def _evolve(strategy: Any, search: FinishedSearch, images: JudgingImages, budget
 
         def judge(samples: Sequence[Any], batches: Any = images.few) -> list[Verdict]:
             return judge_networks(
-                search.supernet, samples, images.calibration, batches, profiler=search.profiler, on_done=done.update
+                search.supernet,
+                samples,
+                images.calibration,
+                batches,
+                profiler=search.profiler,
+                on_done=done.update,
+                task=images.task,
             )
 
         evaluator = SupernetEvaluator(judge)
@@ -127,20 +134,21 @@ def _evolve(strategy: Any, search: FinishedSearch, images: JudgingImages, budget
     every = sorted(evaluator.verdicts, key=_loss)
     selection = Selection(sorted(final, key=_loss), every, final, fit, STRATEGY, {})
     took = time.perf_counter() - began
-    return Evolved(front, Selected(selection, len(images.few.dataset), took, search.profiler.unit))
+    unit, merit = search.profiler.unit, images.task.merit
+    return Evolved(front, Selected(selection, len(images.few.dataset), took, unit, merit))
 
 
-def evolved_table(front: Sequence[Verdict], unit: str) -> str:
+def evolved_table(front: Sequence[Verdict], unit: str, merit: Merit) -> str:
     """One row per network of the front."""
-    rows = [(f"table {unit}", "log-loss", "accuracy")]
-    rows += [(in_words(one.cost), f"{one.log_loss:.4f}", f"{one.accuracy:.4f}") for one in front]
+    rows = [(f"table {unit}", "log-loss", merit.name)]
+    rows += [(in_words(one.cost), f"{one.log_loss:.4f}", merit.in_words(one.merit)) for one in front]
     return "\n".join(in_columns(rows))
 
 
-def _write_front(front: Sequence[Verdict], unit: str, path: Path) -> None:
+def _write_front(front: Sequence[Verdict], unit: str, merit: Merit, path: Path) -> None:
     labels = sorted(front[0].choices)
-    rows = ((one.cost, unit, one.log_loss, one.accuracy, *(one.choices[label] for label in labels)) for one in front)
-    write_csv(path, ("table_ms", "unit", "log_loss", "accuracy", *labels), rows)
+    rows = ((one.cost, unit, one.log_loss, one.merit, *(one.choices[label] for label in labels)) for one in front)
+    write_csv(path, ("table_ms", "unit", "log_loss", merit.name, *labels), rows)
 
 
 def _loss(verdict: Verdict) -> float:

@@ -19,13 +19,12 @@ from ..config.read import read_config
 from ..config.search_config import CostSection, LatencySection, SearchConfig
 from ..core.errors import UserError
 from ..data.image_parts import ImageData
-from ..data.validate import make_images
 from ..latency import LatencyProfiler
 from ..latency.choices import read_back
 from ..models.architecture import Architecture
 from ..models.build import build_network
 from ..models.record import describe, latency_record, record
-from .build import searchable_space
+from .build import images_of, searchable_space
 from .latency_table import latency_range, make_estimator, profiler_without_measuring, target_in_ms
 
 __all__ = ["LATENCY", "EvolvedSpace"]
@@ -39,7 +38,7 @@ class EvolvedSpace:
 
     Attributes
     ----------
-    arguments
+    name, arguments
         That the space is made with, classes and channels of the images included.
     limits
         Name -> (profiler, bound): ``latency`` and then the ``costs``; a target is an upper bound, and ``math.inf`` where there is none.
@@ -47,6 +46,7 @@ class EvolvedSpace:
 
     config: SearchConfig
     data: ImageData
+    name: str
     arguments: dict[str, Any]
     space: ModelSpace
     limits: dict[str, tuple[LatencyProfiler, float]]
@@ -61,8 +61,8 @@ class EvolvedSpace:
             The file is wrong, images and space do not fit together, or latencies would have to be measured.
         """
         config = read_config(SearchConfig, path)
-        data = make_images(config.data.name, config.data.arguments)
-        arguments, space = searchable_space(config, data)
+        data = images_of(config)
+        name, arguments, space = searchable_space(config, data)
         sections: dict[str, tuple[str, LatencySection | CostSection, float | str | None]]
         sections = {LATENCY: (LATENCY, config.latency, config.latency.target_ms)}
         for i, cost in enumerate(config.costs):
@@ -82,7 +82,7 @@ class EvolvedSpace:
                 )
             bound = target_in_ms(target, latency_range(profiler)[1])
             limits[name] = (profiler, math.inf if bound is None else bound)
-        return cls(config, data, arguments, space, limits)
+        return cls(config, data, name, arguments, space, limits)
 
     def record(self, choices: Mapping[str, Any]) -> Architecture:
         """The network of these choices, label -> plain value, with what it costs and fresh weights.
@@ -97,7 +97,8 @@ class EvolvedSpace:
         if (problem := self.space.check_contains(sample)) is not None:
             raise UserError(f"NNI's parameters are no network of the space {self.config.space.name}: {problem}")
         described = describe(
-            self.space, sample, name=self.config.space.name, arguments=self.arguments, input_shape=self.data.shape,
+            self.space, sample, name=self.name, arguments=self.arguments, input_shape=self.data.shape,
+            task={"name": self.config.task.name, "arguments": self.config.task.arguments},
             data={"name": self.config.data.name, "arguments": self.config.data.arguments, **self.data.normalization},
         )  # fmt: skip
         profiler, bound = self.limits[LATENCY]

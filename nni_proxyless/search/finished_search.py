@@ -25,6 +25,7 @@ from ..core.atomic_files import write_weights
 from ..core.cpu_threads import use
 from ..core.errors import UserError
 from ..core.freezing import freeze
+from ..core.merit import Merit
 from ..core.nni_compat import keep_modules_when_frozen
 from ..latency import BudgetError, DeviceEstimator, LatencyProfiler, best_under_budget
 from ..latency.choices import InputSet, as_nni_has_it, read_probs_back
@@ -54,11 +55,9 @@ from .supernet_files import (
 )
 from .witnesses import Scores
 
-__all__ = ["COLUMNS", "Derived", "FinishedSearch"]
+__all__ = ["Derived", "FinishedSearch", "columns_of"]
 
 _logger = logging.getLogger(__name__)
-
-COLUMNS = ("budget", "table_ms", "log_probability", "macs", "n_params", "accuracy", "unit")  # the last of the first two
 
 
 @dataclass(frozen=True)
@@ -208,7 +207,8 @@ class FinishedSearch:
     def derive(self, sample: dict[str, Any], budget: float, *, measured: bool, **more: Any) -> Derived:
         """The network of these choices: statistics of batch norm estimated afresh, validated and, if asked for, timed; ``more`` is recorded."""
         network = copy.deepcopy(freeze(self.supernet, sample))
-        accuracy = judge(network, *self.parts.judging_loaders, torch.device("cpu"))
+        task = self.parts.data.task
+        worth = judge(network, *self.parts.judging_loaders, torch.device("cpu"), task)
         config, estimator = self.parts.config, self.parts.estimator
         shape = self.architecture.input_shape
         timed: dict[str, Any] = {}
@@ -217,13 +217,13 @@ class FinishedSearch:
         architecture = record(
             describe(
                 self.space, sample, **self.architecture.space,
-                data={**self.architecture.data, **self.parts.data.normalization}, input_shape=shape,
+                data={**self.architecture.data, **self.parts.data.normalization}, input_shape=shape, task=self.parts.task,
             ),
             network,
             latency=latency_record(self.profiler, sample, target=budget, **timed),
             search={
                 "strategy": config.strategy.name, "seed": config.seed, "epochs": config.training.epochs,
-                "accuracy": accuracy, **self.parts.in_int8(network, self.parts.judging_loaders[1]), "weights": "supernet" if self.inherits else "fresh",
+                task.merit.name: worth, **task.merit.described(), **self.parts.in_int8(network, self.parts.judging_loaders[1]), "weights": "supernet" if self.inherits else "fresh",
                 "derived_from": self.folder.name, "log_probability": log_probability(self.probs, sample), **more,
             },
         )  # fmt: skip
@@ -253,9 +253,14 @@ class Derived:
 
     @property
     def row(self) -> tuple[Any, ...]:
-        """Its figures, in the order of :data:`COLUMNS`."""
+        """Its figures, in the order of :func:`columns_of`."""
         a = self.architecture
         return (
-            self.budget, a.latency["table_ms"], a.search["log_probability"], a.macs, a.n_params, a.search["accuracy"],
+            self.budget, a.latency["table_ms"], a.search["log_probability"], a.macs, a.n_params, a.search[a.merit.name],
             unit_of(a.latency),
         )  # fmt: skip
+
+
+def columns_of(merit: Merit) -> tuple[str, ...]:
+    """Names of the figures of a :attr:`Derived.row`; the unit is that of the first two."""
+    return "budget", "table_ms", "log_probability", "macs", "n_params", merit.name, "unit"

@@ -41,7 +41,13 @@ def judge_front(search: FinishedSearch, budgets: Sequence[float], n: int) -> lis
         def judge(samples: list[Sample]) -> list[Verdict]:
             done.total = max(done.total, done.n + len(samples))
             return judge_networks(
-                search.supernet, samples, images.calibration, images.few, profiler=profiler, on_done=done.update
+                search.supernet,
+                samples,
+                images.calibration,
+                images.few,
+                profiler=profiler,
+                on_done=done.update,
+                task=images.task,
             )
 
         judging = Judging(
@@ -50,7 +56,8 @@ def judge_front(search: FinishedSearch, budgets: Sequence[float], n: int) -> lis
         )  # fmt: skip
         found = select_front(judging, budgets)
     took = time.perf_counter() - began
-    return [(budget, Selected(selection, len(images.few.dataset), took, profiler.unit)) for budget, selection in found]
+    n_images, merit = len(images.few.dataset), images.task.merit
+    return [(budget, Selected(selection, n_images, took, profiler.unit, merit)) for budget, selection in found]
 
 
 def select_front(judging: Judging, budgets: Sequence[float]) -> list[tuple[float, Selection]]:

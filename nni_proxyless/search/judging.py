@@ -1,4 +1,4 @@
-"""Judge networks of a space with the weights that they find there: mean cross entropy and accuracy on images that trained none of them.
+"""Judge networks of a space with the weights that they find there: mean loss and figure of merit on images that trained none of them.
 
 choices -> a copy of the network, batch-norm statistics estimated afresh on training images -> held-out images -> :class:`Verdict`
 """
@@ -19,6 +19,7 @@ from ..core.batch_norm import estimate_statistics
 from ..core.freezing import freeze
 from ..data.accuracy import as_channels_last, evaluate, in_type_of
 from ..latency import LatencyProfiler
+from ..tasks import Classification, Task
 
 __all__ = ["CPU", "Verdict", "judge_networks", "with_fresh_statistics"]
 
@@ -34,17 +35,17 @@ class Verdict:
     choices
         Label -> choice.
     log_loss
-        Mean cross entropy, in nats; infinite where an answer is no number. Less noisy than accuracy, and closer to what the network
-        reaches when it is trained by itself (``experiments/benchmarks/RESULTS.md``).
-    accuracy
-        Share of right answers.
+        Mean loss of the task, of classification the cross entropy in nats; infinite where an answer is no number. Less noisy than accuracy,
+        and closer to what the network reaches when it is trained by itself (``experiments/benchmarks/RESULTS.md``).
+    merit
+        The task's figure of merit, of classification the share of right answers.
     cost
         In the unit of the profiler; nan without one.
     """
 
     choices: dict[str, Any]
     log_loss: float
-    accuracy: float
+    merit: float
     cost: float = math.nan
 
 
@@ -56,6 +57,7 @@ def judge_networks(
     device: torch.device = CPU,
     profiler: LatencyProfiler | None = None,
     on_done: Callable[[], Any] | None = None,
+    task: Task | None = None,
 ) -> list[Verdict]:
     """Judge networks of a supernet, each as a copy: weights and statistics of the space stay as they are.
 
@@ -74,13 +76,16 @@ def judge_networks(
         Of ``cost``.
     on_done
         Called after each network.
+    task
+        By whose loss and metric; None: classification.
     """
+    task = task or Classification()
     verdicts = []
     for sample in samples:
         network = with_fresh_statistics(copy.deepcopy(freeze(space, sample)).to(device), calibration, device)
-        log_loss, accuracy = evaluate(network, validation)
+        log_loss, merit = evaluate(network, validation, task)
         cost = math.nan if profiler is None else float(profiler.profile(dict(sample)))
-        verdicts.append(Verdict(dict(sample), log_loss if math.isfinite(log_loss) else math.inf, accuracy, cost))
+        verdicts.append(Verdict(dict(sample), log_loss if math.isfinite(log_loss) else math.inf, merit, cost))
         if on_done is not None:
             on_done()
     return verdicts

@@ -91,6 +91,7 @@ def reference_networks(searched: Architecture, widths: Sequence[float]) -> list[
         The network is of a space without stages to scale.
     """
     space: Any = None if searched.network is None else make_space(searched.space["name"], searched.space["arguments"])
+    space = getattr(space, "backbone", space)
     layout = getattr(space, "layout", None)
     if isinstance(space, TimmSpace):
         return [_original(searched, space, width) for width in widths]
@@ -128,24 +129,30 @@ def _original(searched: Architecture, space: Any, width: float) -> Architecture:
         "skip": False,
         "extra_depth": 0,
     }
-    arguments = {**searched.space["arguments"], **only, "width": width * space.width}
-    return _of_space(searched, arguments, width, f"{space.model} of timm")
+    return _of_space(searched, {**only, "width": width * space.width}, width, f"{space.model} of timm")
 
 
 def _reference_network(searched: Architecture, layout: Mapping[str, Any], width: float, structure: str) -> Architecture:
-    arguments = {
-        **searched.space["arguments"], **{name: list(value) if isinstance(value, tuple) else value for name, value in layout.items()},
+    other = {
+        **{name: list(value) if isinstance(value, tuple) else value for name, value in layout.items()},
         "kernels": [3], "expansions": [6], "skip": False,
     }  # fmt: skip
-    return _of_space(searched, arguments, width, structure)
+    return _of_space(searched, other, width, structure)
 
 
-def _of_space(searched: Architecture, arguments: Mapping[str, Any], width: float, structure: str) -> Architecture:
+def _of_space(searched: Architecture, other: Mapping[str, Any], width: float, structure: str) -> Architecture:
+    """With other arguments; of a space around another one, those of that."""
+    arguments, backbone = searched.space["arguments"], searched.space["arguments"].get("backbone")
+    if backbone is None:
+        arguments = {**arguments, **other}
+    else:
+        inner = {**backbone, "arguments": {**backbone["arguments"], **other}}
+        arguments = {**arguments, "backbone": inner}
     space = make_space(searched.space["name"], arguments)
     choices = dict.fromkeys(space.simplify(), CHOICE)  # around a model of timm there are none
     described = describe(
         space, choices, name=searched.space["name"], arguments=arguments, data=searched.data,
-        input_shape=searched.input_shape,
+        input_shape=searched.input_shape, task=searched.task,
     )  # fmt: skip
     return record(
         described, build_network(described),

@@ -1,4 +1,4 @@
-"""The network that would be derived now: after every epoch of a search, its accuracy and what it costs."""
+"""The network that would be derived now: after every epoch of a search, its figure of merit and what it costs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from torch import nn
 from ..config.search_config import SearchConfig
 from ..core.divergence import DivergedError, require_finite
 from ..core.freezing import freeze
+from ..core.merit import ACCURACY
 from ..core.progress import n_fixed, n_fixed_text
-from ..data.accuracy import evaluate_accuracy
+from ..data.accuracy import evaluate_merit
 from ..data.image_parts import Parts, loader
 from ..latency import LatencyProfiler
 from ..latency.digits import in_words
 from ..latency.estimators.macs import count_macs
 from ..latency.operation import Shape
 from ..models.build import count_parameters
+from ..tasks import Classification, Task
 from .costs import Cost
 from .judging import CPU, with_fresh_statistics
 from .tensorboard import TensorBoardLog
@@ -38,16 +40,17 @@ class DerivedNetworkMonitor(pytorch_lightning.Callback):
 
     def __init__(
         self, *, profiler: LatencyProfiler, input_shape: Shape, calibration: Any, validation: Any,
-        report: Callable[[int, dict[str, float]], None], costs: Mapping[str, Cost] | None = None,
+        report: Callable[[int, dict[str, float]], None], costs: Mapping[str, Cost] | None = None, task: Task | None = None,
     ):  # fmt: skip
         self.profiler, self.input_shape = profiler, input_shape
         self.calibration, self.validation = calibration, validation
-        self.report = report
+        self.report, self.task = report, task or Classification()
         self.costs = dict(costs or {})
         self.last: dict[str, float] | None = None
         self.sample: dict[str, Any] = {}
         self.probs: dict[str, dict[Any, float]] = {}
         self.network: nn.Module | None = None
+        self.worth = math.nan  # of that network, its figure of merit
         self.supernet: nn.Module = nn.Module()
         self.device = CPU  # of the training, on which networks are judged
         self._tensorboard = TensorBoardLog()
@@ -71,20 +74,21 @@ class DerivedNetworkMonitor(pytorch_lightning.Callback):
         self.last = {
             **self.derive(module),
             "train_loss": train_loss,
-            "train_accuracy": seen.get("train_accuracy", math.nan),
+            **({"train_accuracy": seen.get("train_accuracy", math.nan)} if self.task.merit == ACCURACY else {}),
             "multiplier": seen.get("penalty/multiplier", 0.0),
             "fixed": float(n_fixed(module)[0]),
             "seconds": time.perf_counter() - self._began,
         }
         _logger.info(
-            "epoch %d/%d: validation accuracy %.4f, expected %s, derived network %s %s, entropy %.3f, train loss %.4f, %.1f s%s",
-            trainer.current_epoch + 1, trainer.max_epochs, self.last["default"],
+            "epoch %d/%d: validation %s %s, expected %s, derived network %s %s, entropy %.3f, train loss %.4f, %.1f s%s",
+            trainer.current_epoch + 1, trainer.max_epochs, self.task.merit.name, self.task.merit.in_words(self.worth),
             in_words(self.last["expected_ms"]), in_words(self.last["table_ms"]), self.profiler.unit, self.last["entropy"], train_loss, self.last["seconds"],
             n_fixed_text(module),
         )  # fmt: skip
         self._tensorboard.write(
             trainer.logger, trainer.current_epoch, trainer.max_epochs, space=module.model, figures=self.last,
             sample=self.sample, probs=module.export_probs(), input_shape=self.input_shape, unit=self.profiler.unit,
+            worth=f"validation {self.task.merit.shown(self.worth)}",
         )  # fmt: skip
         self.report(trainer.current_epoch, self.last)
 
@@ -101,10 +105,12 @@ class DerivedNetworkMonitor(pytorch_lightning.Callback):
         self.sample = sample
         probs = module.export_probs()
         network = copy.deepcopy(freeze(module.model, sample)).to(self.device)
-        accuracy = judge(network, self.calibration, self.validation, self.device)
+        self.worth = judge(network, self.calibration, self.validation, self.device, self.task)
         self.network = network
+        merit = self.task.merit
         return {
-            "default": accuracy,
+            "default": merit.score(self.worth),
+            **({} if merit == ACCURACY else {merit.name: self.worth}),
             "expected_ms": float(self.profiler.expectation(probs)),
             "table_ms": float(self.profiler.profile(self.sample)),
             **{
@@ -124,9 +130,12 @@ class DerivedNetworkMonitor(pytorch_lightning.Callback):
         return self._counted[1]
 
 
-def judge(network: nn.Module, calibration: Any, validation: Any, device: torch.device) -> float:
-    """Estimate batch-norm statistics afresh, in place; returns the share of right answers on the validation part."""
-    return evaluate_accuracy(with_fresh_statistics(network, calibration, device), validation)
+def judge(
+    network: nn.Module, calibration: Any, validation: Any, device: torch.device, task: Task | None = None
+) -> float:  # fmt: skip
+    """Estimate batch-norm statistics afresh, in place; returns the figure of merit on the validation part, without a task the share of right
+    answers."""
+    return evaluate_merit(with_fresh_statistics(network, calibration, device), validation, task or Classification())
 
 
 def judging_loaders(config: SearchConfig, parts: Parts) -> tuple[Any, Any]:

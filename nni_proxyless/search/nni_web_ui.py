@@ -24,7 +24,11 @@ _logger = logging.getLogger(__name__)
 
 TAG = "retiarii"  # NNI's old name for its own architecture search; nothing in NNI 3.0 but this button reads it
 NETRON = ("netron.app", 443)
-FIRST = ("default", "test_accuracy", "measured_ms", "table_ms", "expected_ms", "macs", "n_params")
+# But accuracy, which is ``default``.
+MERITS = ("balanced_accuracy", "f1", "average_precision", "label_accuracy", "mae", "rmse", "r2", "iou")
+FIRST = (
+    "default", *MERITS, "test_accuracy", *(f"test_{name}" for name in MERITS), "measured_ms", "table_ms", "expected_ms", "macs", "n_params",
+)  # fmt: skip
 
 
 def in_order(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -57,7 +57,9 @@ def random_networks(
     profiler = profiler_of_search(searched, space, run)
     networks = []
     for i, sample in enumerate(draw_within_budget(space, profiler, n, budget, seed)):
-        described = describe(space, sample, **searched.space, data=searched.data, input_shape=searched.input_shape)
+        described = describe(
+            space, sample, **searched.space, data=searched.data, input_shape=searched.input_shape, task=searched.task
+        )
         conditions = searched.latency.get("measured_conditions")
         networks.append(
             record(

@@ -120,6 +120,7 @@ def _search(
         validation=validation,
         report=recorder(folder, report),
         costs=parts.costs,
+        task=parts.data.task,
     )
     evaluator = parts.evaluator(monitor)
     shapes = shapes_of(space)

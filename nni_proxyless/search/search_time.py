@@ -229,7 +229,7 @@ def _seconds_per_judged_image(parts: SearchParts, sample: Mapping[str, Any], dev
         began = _now(device)
         few = [[batch for _, batch in zip(range(JUDGED), loader, strict=False)] for loader in loaders]
         calibration, validation = few
-        judge(network, calibration, validation, device)
+        judge(network, calibration, validation, device, parts.data.task)
         seconds = _now(device) - began
         if seconds > LONG_SECONDS:
             break

@@ -25,7 +25,6 @@ from nni_proxyless.strategies.supernet.layers import choices_of
 from ..config.search_config import EstimatorSection, SearchConfig
 from ..core.cpu_threads import use
 from ..data.image_parts import ImageData, split
-from ..data.validate import make_images
 from ..latency import (
     BudgetError,
     DeviceEstimator,
@@ -38,7 +37,7 @@ from ..latency import (
 )
 from ..latency.choices import as_nni_has_it
 from ..latency.objectives.budget import fastest, slowest
-from .build import SearchParts, searchable_space
+from .build import SearchParts, images_of, searchable_space
 from .latency_table import make_estimator, profiler_without_measuring, target_in_ms
 from .search_time import SearchTime, time_search
 
@@ -140,13 +139,13 @@ def survey(config: SearchConfig, *, base: Path = Path(), timed: bool = True) -> 
     """
     pytorch_lightning.seed_everything(config.seed, workers=True, verbose=False)
     use(config.trainer.threads, config.trainer.devices)
-    data = make_images(config.data.name, config.data.arguments)
+    data = images_of(config)
     images = split(data, alphas=config.data.alphas, validation=config.data.validation)
-    arguments, space = searchable_space(config, data)
+    space_name, arguments, space = searchable_space(config, data)
     choices = {label: choices_of(label, mutable) for label, mutable in sorted(space.simplify().items())}
     samples = _random_samples(choices, config.seed)
     operations = trace_operations(space, data.shape)
-    priced, missing = _priced(config, space, data, arguments, base, operations)
+    priced, missing = _priced(config, space, data, (space_name, arguments), base, operations)
     original = space.original if isinstance(space, TimmSpace) else None
     costs = _ranges(config, priced, samples, original)
     macs, parameters = (
@@ -160,7 +159,7 @@ def survey(config: SearchConfig, *, base: Path = Path(), timed: bool = True) -> 
     if timed and config.trainer.devices == 1:
         estimator = make_estimator(config.latency.estimator)
         parts = SearchParts(
-            config, Path(), base, data, images, arguments, space, estimator, priced.get("latency", macs)
+            config, Path(), base, data, images, space_name, arguments, space, estimator, priced.get("latency", macs)
         )
         middle = sorted(samples, key=macs.profile)[len(samples) // 2]
         time = time_search(parts, middle)
@@ -171,7 +170,7 @@ def survey(config: SearchConfig, *, base: Path = Path(), timed: bool = True) -> 
 
 
 def _priced(
-    config: SearchConfig, space: ModelSpace, data: ImageData, arguments: Mapping[str, Any], base: Path, operations: Sequence[Operation]
+    config: SearchConfig, space: ModelSpace, data: ImageData, made_from: tuple[str, Mapping[str, Any]], base: Path, operations: Sequence[Operation]
 ) -> tuple[dict[str, LatencyProfiler], dict[str, str]]:  # fmt: skip
     """The profilers of the costs that the file names, and how the tables that are missing are made."""
     found, missing = {}, {}
@@ -188,18 +187,16 @@ def _priced(
         table = path or Path("table.yaml")
         said = f"{path} is not there" if path else f"{where}.table names none"
         missing[name] = (
-            f"no table: {said}, so it is not known what networks cost, nor whether the target can be met. The search measures it before it begins; or: {_command(section.estimator, config, data, arguments, table)}"
+            f"no table: {said}, so it is not known what networks cost, nor whether the target can be met. The search measures it before it begins; or: {_command(section.estimator, data, made_from, table)}"
         )
     return found, missing
 
 
-def _command(
-    section: EstimatorSection, config: SearchConfig, data: ImageData, arguments: Mapping[str, Any], table: Path
-) -> str:
+def _command(section: EstimatorSection, data: ImageData, made_from: tuple[str, Mapping[str, Any]], table: Path) -> str:
     """What measures a table."""
     channels, height, width = data.shape
-    words = ["nni-proxyless", "latency", "build", "--space", config.space.name]
-    words += [f"{name}={_as_value(value)}" for name, value in arguments.items()]
+    words = ["nni-proxyless", "latency", "build", "--space", made_from[0]]
+    words += [f"{name}={_as_value(value)}" for name, value in made_from[1].items()]
     words += ["--channels", f"{channels}", "--resolution", f"{height}" if height == width else f"{height}x{width}"]
     said = section.arguments
     for name in ("runtime", "device", "threads", "batch", "precision"):

@@ -26,6 +26,7 @@ from nni.nas.nn.pytorch import ModelSpace
 from torch.utils.data import Subset
 
 from ..core.atomic_files import write_csv
+from ..core.merit import ACCURACY, Merit
 from ..core.progress import bar
 from ..core.random_state import generators_kept
 from ..data.image_parts import loader
@@ -35,6 +36,7 @@ from ..latency.objectives.budget import log_probability
 from ..latency.objectives.extremes import slowest
 from ..latency.objectives.limits import Limit
 from ..models.space import make_space
+from ..tasks import Classification, Task
 from .build import SearchParts, strategy_can
 from .judging import CPU, Verdict, judge_networks
 from .monitor import DerivedNetworkMonitor
@@ -64,11 +66,13 @@ SHARES = (1 - CLOSE, 0.9, 0.8, 0.6, 0.4, 0.2)  # of the budget; the first of the
 
 
 class JudgingImages(NamedTuple):
-    """Batches of (images, targets): for the statistics of batch norm, to judge all networks, and the last few; None: the same images."""
+    """Batches of (images, targets): for the statistics of batch norm, to judge all networks, and the last few; None: the same images. And the
+    task by which they judge."""
 
     calibration: Any
     few: Any
     more: Any | None
+    task: Task = Classification()
 
 
 @dataclass(frozen=True)
@@ -83,12 +87,15 @@ class Selected:
         Of drawing, judging and selecting.
     unit
         Of the costs of verdicts.
+    merit
+        Which figure of merit they have.
     """
 
     selection: Selection
     n_images: int
     seconds: float
     unit: str
+    merit: Merit = ACCURACY
 
     @property
     def choices(self) -> Sample:
@@ -132,10 +139,10 @@ class Selected:
         selected = {name_of(sample) for sample in (self.choices, *others)}
         labels = sorted(verdicts[0].choices)
         named = [*(["log_probability"] if probs is not None else []), *(["training_loss"] if training else [])]
-        header = ("log_loss", "accuracy", "predicted_log_loss", *named, "table_ms", "unit", "selected", *labels)
+        header = ("log_loss", self.merit.name, "predicted_log_loss", *named, "table_ms", "unit", "selected", *labels)
         rows = (
             (
-                verdict.log_loss, verdict.accuracy, fit.predict(verdict.choices),
+                verdict.log_loss, verdict.merit, fit.predict(verdict.choices),
                 *(() if probs is None else (log_probability(probs, verdict.choices),)),
                 *((summed(training, verdict.choices),) if training else ()), verdict.cost, self.unit,
                 int(name_of(verdict.choices) in selected), *(verdict.choices[label] for label in labels),
@@ -153,8 +160,9 @@ def judging_images(parts: SearchParts) -> JudgingImages:
     batches = functools.partial(loader, batch_size=parts.config.data.batch_size, workers=parts.config.data.workers)
     few = evenly(images, FEW)
     return JudgingImages(
-        batches(evenly(calibration.dataset, STATISTICS)), batches(few), None if few is images else batches(images)
-    )
+        batches(evenly(calibration.dataset, STATISTICS)), batches(few), None if few is images else batches(images),
+        parts.data.task,
+    )  # fmt: skip
 
 
 def evenly(images: Any, most: int) -> Any:
@@ -237,7 +245,9 @@ def select_network(
 
         def judge(samples: list[Sample], batches: Any = images.few) -> list[Verdict]:
             done.total = max(done.total, done.n + len(samples))
-            return judge_networks(weights, samples, images.calibration, batches, device, profiler, done.update)
+            return judge_networks(
+                weights, samples, images.calibration, batches, device, profiler, done.update, images.task
+            )
 
         found = select(
             method, judge=judge, draw=draw, profiler=profiler, budget=budget, n=n, seed=seed, candidates=candidates, also=also,
@@ -245,7 +255,9 @@ def select_network(
         )  # fmt: skip
     if len(found.verdicts) < n:
         _logger.warning("of networks within the limits %d were found to judge, not %d", len(found.verdicts), n)
-    return Selected(found, len(images.few.dataset), time.perf_counter() - began, profiler.unit)
+    return Selected(
+        found, len(images.few.dataset), time.perf_counter() - began, profiler.unit, images.task.merit
+    )  # fmt: skip
 
 
 def training_of(module: Any) -> Scores:
@@ -308,7 +320,7 @@ def _within_targets(parts: SearchParts, module: Any, made: Mapping[str, Any], de
     probs = getattr(module, "export_searched_probs", module.export_probs)()
     try:
         selected = select_network(
-            make_space(config.space.name, parts.space_arguments), parts.profiler, judging_images(parts), n=config.search.judged,
+            make_space(parts.space_name, parts.space_arguments), parts.profiler, judging_images(parts), n=config.search.judged,
             seed=config.seed, budget=math.inf if target is None else target,
             also=[(cost.profiler, cost.target) for cost in parts.costs.values()], first=[module.export()], made=made, supernet=module.model,
             known={"training": training}, device=device,

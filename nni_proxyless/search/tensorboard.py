@@ -58,6 +58,7 @@ class TensorBoardLog:
     def write(
         self, logger: Any, epoch: int, epochs: int | None, *, space: Any, figures: Mapping[str, float],
         sample: Mapping[str, Any], probs: Probabilities, input_shape: tuple[int, ...], unit: str,
+        worth: str,
     ) -> None:  # fmt: skip
         """Write the epoch that has just ended.
 
@@ -77,6 +78,8 @@ class TensorBoardLog:
             Label -> candidate -> probability, the live ones.
         unit
             Of what the search limits, such as ms.
+        worth
+            What the network of the moment is worth, in words.
         """
         if not isinstance(logger, TensorBoardLogger):
             return
@@ -91,7 +94,7 @@ class TensorBoardLog:
             if now and sample != self._drawn and hasattr(space, "timm_definition"):
                 self._drawn = dict(sample)
                 name = f"after epoch {epoch + 1}"
-                words = f"{figures['table_ms']:.4g} {unit} by its table, validation accuracy {100 * figures['default']:.1f} %"
+                words = f"{figures['table_ms']:.4g} {unit} by its table, {worth}"
                 picture = picture_of_network(space, sample, input_shape, name, words)
                 writer.add_image("network", picture, epoch + 1, dataformats="HWC")
         except Exception as error:

@@ -17,8 +17,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from ..core.errors import UserError
-from ..data.accuracy import evaluate_accuracy
-from ..data.image_parts import SPLIT_SEED, ImageData, loader
+from ..data.accuracy import merit_of, updated
+from ..data.image_parts import ImageData, kinds_in_order, loader
+from ..tasks import Task
+from ..tasks.classification import RightAnswers
 from .distributed import Processes
 
 __all__ = ["Division", "EpochBatches", "Judge", "divide", "seed_everything", "training_loader"]
@@ -62,7 +64,7 @@ class Division:
 
 
 def divide(data: ImageData, validation: float) -> Division:
-    """Hold a share of the training images out, of every class the same; the division depends on the data alone.
+    """Hold a share of the training images out, of every class, or kind that the task says, the same; the division depends on the data alone.
 
     Raises
     ------
@@ -71,16 +73,12 @@ def divide(data: ImageData, validation: float) -> Division:
     """
     if not validation:
         return Division(data.train, None, data.test)
-    targets = np.asarray(data.targets)
-    order = np.random.default_rng(SPLIT_SEED).permutation(len(targets))
-    held_out, rest = [], []
-    for label in range(data.num_classes):
-        members = order[targets[order] == label]
+    held_out: list[int] = []
+    rest: list[int] = []
+    for kind, members in kinds_in_order(data):
         n = round(validation * len(members))
         if not 0 < n < len(members):
-            raise UserError(
-                f"validation: class {label} has {len(members)} images: too few for two parts, one of {validation}"
-            )
+            raise UserError(f"validation: {kind} has {len(members)} images: too few for two parts, one of {validation}")
         held_out += members[:n].tolist()
         rest += members[n:].tolist()
     return Division(Subset(data.train, sorted(rest)), Subset(data.train_plain, sorted(held_out)), data.test)
@@ -168,14 +166,18 @@ def training_loader(images: Any, batches: EpochBatches, workers: int) -> DataLoa
 
 
 class Judge:
-    """Share of right answers on some images; every process sees its part of them, each image once."""
+    """The task's figure of merit on some images; every process sees its part of them, each image once."""
 
-    def __init__(self, images: Any, batch_size: int, workers: int, processes: Processes):
-        self.n_images, self.processes = len(images), processes
+    def __init__(self, images: Any, batch_size: int, workers: int, processes: Processes, task: Task):
+        self.n_images, self.processes, self.task = len(images), processes, task
         part = Subset(images, range(processes.rank, len(images), processes.count))
         self.n_here = len(part)
         self.batches = loader(part, batch_size, workers=workers)
 
     def __call__(self, network: nn.Module) -> float:
-        right = round(evaluate_accuracy(network, self.batches) * self.n_here) if self.n_here else 0
-        return int(self.processes.total(torch.tensor(right))) / self.n_images
+        metric = self.task.metric()
+        if self.n_here:
+            updated(metric, network, self.batches)
+        if isinstance(metric, RightAnswers):  # over the processes that the judge knows, be they all or those of a stage
+            return int(self.processes.total(metric.right.cpu())) / self.n_images
+        return merit_of(metric, alone=self.processes.count == 1)

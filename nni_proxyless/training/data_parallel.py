@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..config.train_config import TrainConfig
 from ..data.accuracy import as_channels_last
+from ..tasks import Task
 from .batches import Division, EpochBatches, Judge, training_loader
 from .distributed import Processes
 from .loss import Objective
@@ -32,17 +33,17 @@ class DataParallel:
     """
 
     def __init__(
-        self, network: nn.Module, config: TrainConfig, processes: Processes, division: Division, num_classes: int,
+        self, network: nn.Module, config: TrainConfig, processes: Processes, division: Division, task: Task,
         taught_by: nn.Module | None = None,
     ):  # fmt: skip
-        self.config, self.processes = config, processes
+        self.config, self.processes, self.task = config, processes, task
         mixing = bool(config.mixup or config.cutmix)
         self.batches = EpochBatches(len(division.train), config.batch_size, config.seed, processes, even=mixing)  # type: ignore[arg-type]  # torch's Dataset need have no length, ours has
         self.loader = training_loader(division.train, self.batches, config.workers)
         # The moving average copies the network, so it comes before any wrapping.
         steps = math.ceil(self.batches.per_epoch / config.accumulate_grad_batches)
         self.optimization = Optimization(network, config, steps, processes.device)
-        self.objective = Objective(network, config, num_classes, processes, taught_by)
+        self.objective = Objective(network, config, task, processes, taught_by)
 
     @property
     def images_per_batch(self) -> int:
@@ -93,8 +94,8 @@ class DataParallel:
         self.processes.average(self.optimization.statistics())
 
     def judge(self, images: Any) -> Callable[[nn.Module], float]:
-        """What finds the accuracy of ``optimization.judged``, or of ``optimization.network``, on these images."""
-        return Judge(images, self.config.batch_size, self.config.workers, self.processes)
+        """What finds the figure of merit of ``optimization.judged``, or of ``optimization.network``, on these images."""
+        return Judge(images, self.config.batch_size, self.config.workers, self.processes, self.task)
 
     def weights(self) -> dict[str, Tensor]:
         """Those of the network that is judged, on the CPU, by their names in it; the first process has all of them."""

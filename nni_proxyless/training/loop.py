@@ -24,6 +24,7 @@ from ..config.train_config import TrainConfig
 from ..core.atomic_files import write_text, write_weights
 from ..core.cpu_threads import say_if_other_threads, threads_in_words, use
 from ..core.errors import UserError
+from ..core.merit import ACCURACY, Merit
 from ..core.progress import bar
 from ..core.tensorboard_writer import Curves
 from ..data.fingerprint import fingerprint, image_differences
@@ -32,7 +33,9 @@ from ..data.outputs import require_outputs
 from ..data.validate import make_images
 from ..models.architecture import Architecture
 from ..models.build import installed_versions
-from ..models.export.int8_accuracy import int8_accuracy, is_for_int8
+from ..models.export.int8_accuracy import int8_merit, is_for_int8
+from ..models.record import merit_figures
+from ..tasks import Classification, Task
 from .augmentation import augmented, cut_out
 from .batches import Division, Judge, divide, seed_everything
 from .checkpoint import TrainingCheckpoint, settings
@@ -56,10 +59,10 @@ class TrainResult:
     ----------
     folder
         Where its files are.
-    accuracy
-        On the test images, of the weights after the last epoch: ``weights.safetensors``.
+    merit, value
+        Which figure of merit, and what it is on the test images for the weights after the last epoch: ``weights.safetensors``.
     best
-        ``epoch``, from 1 on, and ``test_accuracy`` of ``best.safetensors``; empty if nothing was trained.
+        ``epoch``, from 1 on, and ``test_accuracy``, or another figure of merit by its name, of ``best.safetensors``; empty if nothing was trained.
     judged_on
         The images that have chosen the best epoch, ``test`` or ``validation``.
     metrics
@@ -67,7 +70,8 @@ class TrainResult:
     """
 
     folder: Path
-    accuracy: float
+    merit: Merit
+    value: float
     best: dict[str, Any]
     judged_on: str
     metrics: dict[str, float]
@@ -131,10 +135,13 @@ def _train(
     if config.cutout:
         data = cut_out(data, config.cutout)
     require_outputs(network, data, f"{architecture_path}: its network")
+    _require_fits(config, data.task, architecture)
     division = divide(data, config.validation)
     if config.epochs == 0:
-        accuracy = Judge(division.test, config.batch_size, config.workers, processes)(network)
-        return TrainResult(folder, accuracy, {}, division.judged_on, {"default": accuracy, "test_accuracy": accuracy})
+        merit = data.task.merit
+        value = Judge(division.test, config.batch_size, config.workers, processes, data.task)(network)
+        figures = {"default": merit.score(value), f"test_{merit.name}": value}
+        return TrainResult(folder, merit, value, {}, division.judged_on, figures)
     taught_by = None
     if config.distillation is not None:
         taught_by = teacher(config.distillation, architecture_path.parent, network, architecture).to(processes.device)
@@ -147,7 +154,7 @@ def _train(
         network,
         taught_by,
         division,
-        data.num_classes,
+        data.task,
         known_by,
         report,
         data.train_plain if is_for_int8(architecture.latency.get("conditions", {})) else None,
@@ -157,9 +164,27 @@ def _train(
 
 def _images(architecture: Architecture) -> ImageData:
     try:
-        return make_images(architecture.data["name"], architecture.data["arguments"])
+        return make_images(architecture.data["name"], architecture.data["arguments"], architecture.task)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"the images of architecture.json: data: {error}") from error
+
+
+def _require_fits(config: TrainConfig, task: Task, architecture: Architecture) -> None:
+    """Refuse settings that only some tasks know."""
+    name = architecture.task["name"]
+    for key in ("mixup", "cutmix"):
+        if getattr(config, key) and not task.mixes:
+            raise UserError(
+                f"{key}: targets of task '{name}' cannot be mixed; allowed: 0, or a classification without class_weights"
+            )
+    if config.distillation is not None and not isinstance(task, Classification):
+        raise UserError(
+            f"distillation: a teacher's logits teach classes, and task '{name}' has none; leave the section out"
+        )
+    if config.pipeline is not None and task.merit != ACCURACY:
+        raise UserError(
+            f"pipeline: its last stage counts right answers, and the figure of merit is {task.merit.name}; leave the section out"
+        )
 
 
 class _Training:
@@ -167,17 +192,18 @@ class _Training:
 
     def __init__(
         self, config: TrainConfig, architecture_path: Path, folder: Path, processes: Processes, network: nn.Module,
-        taught_by: nn.Module | None, division: Division, num_classes: int,
+        taught_by: nn.Module | None, division: Division, task: Task,
         known_by: dict[str, Any], report: Callable[[dict[str, float]], None], calibration: Any = None,
     ):  # fmt: skip
         self.config, self.architecture_path, self.folder = config, architecture_path, folder
         self.processes, self.division, self.report = processes, division, report
+        self.task, self.merit = task, task.merit
         self.calibration = calibration  # training images, if the network is for 8 bits
         self.checkpoint = TrainingCheckpoint(folder)
         self.known_by = known_by
         self.settings = settings(config.model_dump(mode="json"), architecture_path.read_bytes(), processes.count)
         self.found = self.checkpoint.read_for(self.settings)
-        self.parallel = _parallel(network, config, processes, division, num_classes, taught_by, self.found)
+        self.parallel = _parallel(network, config, processes, division, task, taught_by, self.found)
         self.optimization, self.batches = self.parallel.optimization, self.parallel.batches
         self.test = self.judge = self.parallel.judge(division.test)
         if division.judging is not None:
@@ -227,29 +253,31 @@ class _Training:
         seconds = time.perf_counter() - began
         n_images = (self.batch - first) * self.parallel.images_per_batch
         self.parallel.end_epoch()
-        accuracy = self.judge(self.optimization.judged)
+        value = self.judge(self.optimization.judged)
         record = {
-            "epoch": self.epoch + 1, "train_loss": loss, "accuracy": accuracy,
+            "epoch": self.epoch + 1, "train_loss": loss, self.merit.name: value,
             "learning_rate": self.optimization.last_learning_rate, "images_per_second": n_images / seconds,
         }  # fmt: skip
         self.history.append(record)
-        if not self.best or accuracy > self.best["accuracy"]:
-            self.best = {"epoch": self.epoch + 1, "accuracy": accuracy, "weights": self.parallel.weights()}
+        if not self.best or self.merit.score(value) > self.merit.score(self.best[self.merit.name]):
+            self.best = {"epoch": self.epoch + 1, self.merit.name: value, "weights": self.parallel.weights()}
         self.epoch, self.batch = self.epoch + 1, 0
         self.loss_sum.zero_()
         self._save()
         if not self.processes.is_first:
             return
         _logger.info(
-            "epoch %d/%d: train loss %.4f, %s accuracy %.4f, learning rate %.3g, %.0f images/s, %.1f s",
-            self.epoch, config.epochs, loss, self.division.judged_on, accuracy, record["learning_rate"],
+            "epoch %d/%d: train loss %.4f, %s %s %s, learning rate %.3g, %.0f images/s, %.1f s",
+            self.epoch, config.epochs, loss, self.division.judged_on, self.merit.name, self.merit.in_words(value), record["learning_rate"],
             record["images_per_second"], time.perf_counter() - began,
         )  # fmt: skip
         self.curves.add(record)
         self._tell(record)
 
     def _tell(self, record: Mapping[str, float]) -> None:
-        self.report({"default": record["accuracy"], **{name: record[name] for name in ("train_loss", "learning_rate")}})
+        self.report(
+            {**merit_figures(self.merit, record), **{name: record[name] for name in ("train_loss", "learning_rate")}}
+        )
 
     def _one_batch(self, images: Any, targets: Any) -> bool:
         """Learn from a batch; the weights move after the last batch of a group. Returns whether they did."""
@@ -315,22 +343,23 @@ class _Training:
     def _finish(self) -> TrainResult:
         last, weights = self.history[-1], self.parallel.weights()
         in_int8 = self._in_int8(weights)
-        on_test = {"last": last["accuracy"], "best": self.best["accuracy"]}
+        name = self.merit.name
+        on_test = {"last": last[name], "best": self.best[name]}
         if self.division.judging is not None:  # the one look at the test images
             on_test["last"] = self.test(self.optimization.judged)
             self.parallel.load_weights(self.best["weights"])
             on_test["best"] = self.test(self.optimization.network)
         figures: dict[str, dict[str, Any]] = {
-            name: {"epoch": int(epoch["epoch"]), "test_accuracy": on_test[name]}
-            for name, epoch in (("last", last), ("best", self.best))
+            which: {"epoch": int(epoch["epoch"]), f"test_{name}": on_test[which]}
+            for which, epoch in (("last", last), ("best", self.best))
         }
         if self.division.judging is not None:
-            figures["last"]["validation_accuracy"] = last["accuracy"]
-            figures["best"]["validation_accuracy"] = self.best["accuracy"]
+            figures["last"][f"validation_{name}"] = last[name]
+            figures["best"][f"validation_{name}"] = self.best[name]
         judged_on = self.division.judged_on
         if self.processes.is_first:
             result = {
-                "accuracy": on_test["last"], **in_int8, "last": figures["last"], "best": {**figures["best"], "chosen_on": judged_on},
+                name: on_test["last"], **in_int8, **self.merit.described(), "last": figures["last"], "best": {**figures["best"], "chosen_on": judged_on},
                 "epochs": self.config.epochs, "weights": self.config.weights, "architecture": self.architecture_path.name,
                 "processes": self.processes.count, "threads": torch.get_num_threads(), "device": str(self.processes.device), "seconds": self._seconds(),
                 **self.parallel.described(), "versions": installed_versions(),
@@ -346,18 +375,19 @@ class _Training:
             self.checkpoint.remove()
         self.processes.wait()
         metrics = {
-            "default": last["accuracy"], "train_loss": last["train_loss"], "test_accuracy": on_test["last"],
-            "best": self.best["accuracy"], "best_test_accuracy": on_test["best"],
-            **{f"test_{name}": value for name, value in in_int8.items() if value is not None},
+            **merit_figures(self.merit, last), "train_loss": last["train_loss"], f"test_{name}": on_test["last"],
+            "best": self.best[name], f"best_test_{name}": on_test["best"],
+            **{f"test_{key}": value for key, value in in_int8.items() if value is not None},
         }  # fmt: skip
-        return TrainResult(self.folder, on_test["last"], figures["best"], judged_on, metrics)
+        return TrainResult(self.folder, self.merit, on_test["last"], figures["best"], judged_on, metrics)
 
     def _in_int8(self, weights: Mapping[str, Any]) -> dict[str, float | None]:
-        """Accuracy of the last weights on the test images when they are quantized, if the network is for 8 bits."""
+        """The figure of merit of the last weights on the test images when they are quantized, if the network is for 8 bits."""
         if self.calibration is None or not self.processes.is_first:
             return {}
         test = loader(self.division.test, self.config.batch_size, workers=self.config.workers)
-        return {"accuracy_int8": int8_accuracy(self.parallel.whole(weights), self.calibration, test)}
+        found = int8_merit(self.parallel.whole(weights), self.calibration, test, self.task)
+        return {f"{self.merit.name}_int8": found}
 
     def _history_text(self) -> str:
         return "".join(json.dumps(record) + "\n" for record in self.history)
@@ -367,13 +397,13 @@ class _Training:
 
 
 def _parallel(
-    network: nn.Module, config: TrainConfig, processes: Processes, division: Division, num_classes: int,
+    network: nn.Module, config: TrainConfig, processes: Processes, division: Division, task: Task,
     taught_by: nn.Module | None, found: Mapping[str, Any] | None,
 ) -> Any:  # fmt: skip
     """The network whole in each process, or in stages; with a checkpoint, in those that it is of."""
     if config.pipeline is None:
-        return DataParallel(network, config, processes, division, num_classes, taught_by)
+        return DataParallel(network, config, processes, division, task, taught_by)
     from .pipeline_parallel import PipelineParallel  # not every torch has it: those for macOS have no processes
 
     cut_before = None if found is None else found["pipeline"]["cut_before"]
-    return PipelineParallel(network, config, processes, division, num_classes, cut_before)
+    return PipelineParallel(network, config, processes, division, task, cut_before)

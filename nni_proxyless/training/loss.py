@@ -1,8 +1,9 @@
-"""The loss of the final training: cross entropy, with mixup and CutMix, with a teacher."""
+"""The loss of the final training: that of the task; of classes with mixup and CutMix, with a teacher."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import Any
 
 from timm.data import Mixup
@@ -11,13 +12,14 @@ from torch import Tensor, nn
 
 from ..config.train_config import TrainConfig
 from ..core.module_modes import Modes
+from ..tasks import Classification, Task
 from .distributed import Processes
 
 __all__ = ["Objective"]
 
 
 class Objective:
-    """Images and their classes -> a loss.
+    """Images and their targets -> a loss.
 
     Parameters
     ----------
@@ -25,30 +27,32 @@ class Objective:
         What is trained.
     teacher
         A network whose answers are learned too, with timm's ``pretrained_cfg``; as the student has. None: only classes.
-    num_classes
-        How many classes there are.
+    task
+        What is learned; it has seen its images.
     """
 
     def __init__(
-        self, network: nn.Module, config: TrainConfig, num_classes: int, processes: Processes, teacher: nn.Module | None
+        self, network: nn.Module, config: TrainConfig, task: Task, processes: Processes, teacher: nn.Module | None
     ):
         self.config, self.processes, self.teacher = config, processes, teacher
         self.mixing = config.mixup > 0 or config.cutmix > 0
         self.mixup = Mixup(
             mixup_alpha=config.mixup, cutmix_alpha=config.cutmix, label_smoothing=config.label_smoothing,
-            num_classes=num_classes,
+            num_classes=task.n_outputs,
         )  # fmt: skip
-        self.criterion: nn.Module = (
-            SoftTargetCrossEntropy() if self.mixing else LabelSmoothingCrossEntropy(config.label_smoothing)
-        )
-        self.task: Any = None
+        self.criterion: Any = functools.partial(task.loss, smoothing=config.label_smoothing)
+        if self.mixing:
+            self.criterion = SoftTargetCrossEntropy()
+        elif type(task) is Classification and task.weights is None:
+            self.criterion = LabelSmoothingCrossEntropy(config.label_smoothing)
+        self.distillation: Any = None
         self.modes = Modes(network)  # a norm that is kept in evaluation mode stays there
         if teacher is None:
             self.trained = processes.wrapped(network)
         else:
-            self.task = _distillation(network, teacher, self.criterion, config, processes)
+            self.distillation = _distillation(network, teacher, self.criterion, config, processes)
             self.trained = (
-                getattr(self.task, "trainable_module", None) or self.task.student
+                getattr(self.distillation, "trainable_module", None) or self.distillation.student
             )  # its name up to timm 1.0.30
 
     def begin(self, epoch: int) -> None:
@@ -65,8 +69,8 @@ class Objective:
 
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
         images, targets = self.mixed(images, targets)
-        if self.task is not None:
-            return self.task(images, targets)["loss"]
+        if self.distillation is not None:
+            return self.distillation(images, targets)["loss"]
         return self.criterion(self.trained(images), targets)
 
     def without_averaging(self) -> Any:

@@ -24,6 +24,7 @@ from ..core.errors import UserError, did_you_mean
 from ..core.module_modes import evaluating
 from ..data.accuracy import as_channels_last
 from ..data.image_parts import loader
+from ..tasks import Task
 from .batches import Division, EpochBatches, training_loader
 from .distributed import Processes
 from .loss import Objective
@@ -56,12 +57,12 @@ class PipelineParallel:
     """
 
     def __init__(
-        self, network: nn.Module, config: TrainConfig, processes: Processes, division: Division, num_classes: int,
+        self, network: nn.Module, config: TrainConfig, processes: Processes, division: Division, task: Task,
         cut_before: Sequence[str] | None = None,
     ):  # fmt: skip
         assert config.pipeline is not None
         self.config, self.section, self.processes = config, config.pipeline, processes
-        self.network, self.num_classes = network, num_classes
+        self.network, self.task = network, task
         self.replicas, self.stages = processes.on_mesh(self.section.stages)
         self.is_last = self.stages.rank == self.stages.count - 1
         self.batches = self._batches(division)
@@ -77,7 +78,7 @@ class PipelineParallel:
                 "pipeline: an optimizer that takes each weight by itself, such as sgd, adamw, lars"
             )
         stage = self.optimization.network
-        self.objective = Objective(stage, config, num_classes, self.replicas, None)
+        self.objective = Objective(stage, config, task, self.replicas, None)
         self.schedule = self._pipelined(
             self.objective.trained, plan=plan, schedule=self.section.schedule, loss=self._loss
         )
@@ -179,7 +180,7 @@ class PipelineParallel:
     def _told(self, targets: Tensor | None, *, soft: bool = False) -> Tensor:
         """The classes of a batch, or a number for each class, which the first process of a replica tells the others."""
         if targets is None:
-            shape = (self.batches.batch_size, self.num_classes) if soft else (self.batches.batch_size,)
+            shape = (self.batches.batch_size, self.task.n_outputs) if soft else (self.batches.batch_size,)
             targets = torch.empty(shape, dtype=torch.float32 if soft else torch.int64, device=self.processes.device)
         torch.distributed.broadcast(targets, src=self.stages.first, group=self.stages.group)
         return targets

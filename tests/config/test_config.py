@@ -59,7 +59,7 @@ def test_all_problems_are_said_at_once(tmp_path):
         """,
     )
     for line in (
-        "search.yml: unknown key 'sed'; allowed: seed, output, space, data, strategy, strategies, latency, costs, training, search, trainer. Did you mean 'seed'?",
+        "search.yml: unknown key 'sed'; allowed: seed, output, space, data, task, strategy, strategies, latency, costs, training, search, trainer. Did you mean 'seed'?",
         "search.yml: space.preset: 'smal' is not allowed here; allowed: 'imagenet', 'cifar', 'small', 'open' or 'open-imagenet'. Did you mean 'small'?",
         "search.yml: data.batch_size: 0 is not allowed here; allowed: at least 2",
         "search.yml: data.alphas: 'two' is not allowed here; allowed: a number",

@@ -21,6 +21,7 @@ from nni_proxyless.models.export.check_images import CheckImages
 from nni_proxyless.search.derivation import require_free
 from nni_proxyless.training.loop import train
 
+from ..tasks.classification import classification
 from ..training.test_training import small
 
 BASE = ["data.name=synthetic", "data.n_images=64", "data.channels=1", "data.image_size=8", "data.batch_size=6",
@@ -116,8 +117,10 @@ def test_a_look_at_the_outputs_changes_nothing():
     assert modes == [module.training for module in space.modules()]
     assert all(torch.equal(tensor, state[name]) for name, tensor in space.state_dict().items())
     assert torch.equal(generator, torch.get_rng_state())
-    assert outputs_problem(space, torch.zeros(2, 1, 8, 8, dtype=torch.float64), 10) is None  # all is computed so
-    assert outputs_problem(space, torch.zeros(2, 1, 8, 8), 10) is None
+    assert (
+        outputs_problem(space, torch.zeros(2, 1, 8, 8, dtype=torch.float64), classification(10)) is None
+    )  # all is computed so
+    assert outputs_problem(space, torch.zeros(2, 1, 8, 8), classification(10)) is None
 
 
 def test_a_network_of_other_classes_is_not_trained_nor_checked_on_these_images(tmp_path, caplog):

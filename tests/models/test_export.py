@@ -27,7 +27,7 @@ from nni_proxyless.derive import Architecture, build_network, load_weights, to_t
 from nni_proxyless.latency.runtimes.onnx_file import write_onnx as write_timed
 from nni_proxyless.latency.runtimes.runtime import Program
 from nni_proxyless.models.export.check_images import CheckImages
-from nni_proxyless.models.export.int8_accuracy import int8_accuracy
+from nni_proxyless.models.export.int8_accuracy import int8_merit
 from nni_proxyless.models.export.onnx_format import write_onnx_for_netron
 from nni_proxyless.models.timm_model import build_efficientnet
 
@@ -222,8 +222,8 @@ def test_int8_answers_like_float_and_has_a_scale_per_filter(trained, tmp_path):
     assert accuracy["int8"] == pytest.approx(float((eight == targets).float().mean()), abs=1e-6)
     assert accuracy["int8 agreement"] == pytest.approx(float((eight == ours).float().mean()), abs=1e-6)
     network = build_network(Architecture.read(trained), load_weights(trained.with_name("weights.safetensors")))
-    found = int8_accuracy(
-        network, data.digits().train_plain, loader(test, 64)
+    found = int8_merit(
+        network, data.digits().train_plain, loader(test, 64), data.digits().task
     )  # by the same images, on the way of searches
     assert found == pytest.approx(accuracy["int8"], abs=1e-6)
 

@@ -155,6 +155,17 @@ def test_figures_are_those_that_are_known(tmp_path):
     assert figures(tmp_path, search={"accuracy": 0.5}) == f"{counts}, accuracy 97.2 %"
 
 
+def test_figures_of_a_regression(tmp_path):
+    counts = "2.35 M multiply-adds, 45.7 k parameters"
+    metric = {"name": "mae", "higher_is_better": False, "is_share": False}
+    known = {"search": {"mae": 2.93314, "metric": metric}, "task": {"name": "regression", "arguments": {}}}
+    assert figures(tmp_path, **known) == f"{counts}, mae 2.933 in the search"
+    assert diagram_of_architecture(tmp_path / "architecture.json").stages[-1].notes == ("10", "outputs")
+    (tmp_path / "final").mkdir()
+    (tmp_path / "final" / "result.json").write_text(json.dumps({"mae": 3.32767, "metric": metric}))
+    assert figures(tmp_path, **known) == f"{counts}, mae 3.328"
+
+
 def test_the_command_as_typed_writes_the_same_bytes_again(tmp_path, command):
     """SVG and PNG, of a fresh process, beside the net."""
     path = leave(tmp_path / "run")

@@ -105,13 +105,13 @@ def test_figures_are_those_of_the_files(runs, reported):
     for row in rows[1:]:
         folder = runs / row["name"]
         net = json.loads((folder / "architecture.json").read_text())
-        known = {"final_accuracy": result(folder), "macs": net["macs"], "n_params": net["n_params"],
+        known = {"final_merit": result(folder), "macs": net["macs"], "n_params": net["n_params"],
                  "predicted": net["latency"]["table_ms"], "target": net["latency"]["target_ms"]}  # fmt: skip
         assert {name: float(row[name]) if row[name] else None for name in known} == known
         assert 0 < float(row["measured_ms"]) < 1000
     one, net = rows[1], json.loads((runs / "one" / "architecture.json").read_text())
-    assert (one["strategy"], one["seed"]) == ("proxyless", "3")
-    assert float(one["search_accuracy"]) == net["search"]["accuracy"]
+    assert (one["strategy"], one["seed"], one["metric"]) == ("proxyless", "3", "accuracy")
+    assert float(one["search_merit"]) == net["search"]["accuracy"]
     trials = page.tables[0]
     assert [row[0] for row in trials[1:]] == ["going <on>", "one"]
     seconds = sum(epoch["seconds"] for epoch in history(runs / "one"))

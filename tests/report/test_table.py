@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from nni_proxyless.search_spaces.tree_layout import OPERATIONS, labels_of_edges
 
 from nni_proxyless.models.architecture import Architecture
@@ -15,6 +16,24 @@ def lines(choices):
     architecture = Architecture({"name": "some"}, choices, (3, 32, 32), None, macs=1_000_000, n_params=1_000)
     text = figures(architecture, Path()).splitlines()
     return text[: next(i for i, line in enumerate(text) if line.startswith("latency:"))]
+
+
+MAE = {"name": "mae", "higher_is_better": False, "is_share": False}
+
+
+@pytest.mark.parametrize(
+    ("search", "line"),
+    [
+        ({"accuracy": 0.5, "accuracy_int8": 0.4}, "accuracy:      0.5000 on the validation part, 0.4000 in int8, weights of the supernet"),
+        ({"accuracy": 0.5, "test_accuracy": 0.6}, "accuracy:      0.5000 on the validation part, 0.6000 on the test images, trained by the search itself"),
+        ({"mae": 3.0123, "mae_int8": 3.5, "metric": MAE}, "mae:           3.012 on the validation part, 3.5 in int8, weights of the supernet"),
+        ({"mae": 3.0123, "test_mae": 4.25, "metric": MAE}, "mae:           3.012 on the validation part, 4.25 on the test images, trained by the search itself"),
+        ({"average_precision": 0.5, "weights": "fresh", "metric": {"name": "average_precision"}}, "average_precision: 0.5000 on the validation part, fresh weights: train it from scratch"),
+    ],
+)  # fmt: skip
+def test_the_figure_of_merit_has_its_name(search, line):
+    architecture = Architecture({"name": "some"}, {}, (3, 32, 32), None, search=search)
+    assert line in figures(architecture, Path()).splitlines()
 
 
 def test_many_choices_have_a_line_for_each_block():

@@ -142,6 +142,21 @@ def test_each_moment_of_an_experiment(recorded):
     assert (steps, bars) == ([], [])
 
 
+def test_an_error_goes_by_its_name(recorded):
+    """The score that NNI maximizes is less than zero, and nobody reads it."""
+    for row in recorded.content["MetricData"]:
+        metrics = json.loads(json.loads(row[5]))
+        metrics |= {"default": -3.0123, "mae": 3.0123} | ({"test_mae": 4.25} if row[3] == "FINAL" else {})
+        row[5] = json.dumps(json.dumps(metrics))
+    watcher = Watcher()
+    _, _, bars = seen(watcher, recorded, 1795905838.1)
+    assert "mae 3.012, network 2.771" in bars[0]
+    ended, _, _ = seen(watcher, recorded, 2e9)
+    assert ": mae 3.012, network 2.765 (expected 3.145), measured 1.898 ms" in ended[0]
+    assert ended[0].endswith(", mae 4.25 on the test images")
+    assert "accuracy" not in "".join(ended)
+
+
 def test_who_comes_late_hears_of_the_last_epoch_alone(recorded):
     recorded.trial("jnakq", search="training: {epochs: 8}", latencies="unit: MiB")
     _, steps, bars = seen(Watcher(), recorded, 1795905838.1)

@@ -13,7 +13,7 @@ from nni_proxyless.cli.main import main
 from nni_proxyless.data.image_parts import loader, split
 from nni_proxyless.derive import Architecture, build_network, load_weights
 from nni_proxyless.latency import LookupTable
-from nni_proxyless.models.export.int8_accuracy import int8_accuracy
+from nni_proxyless.models.export.int8_accuracy import int8_merit
 
 from ..runs import TINY, search
 
@@ -41,7 +41,7 @@ def in_int8(architecture: Path, validation: bool) -> float | None:
     weights = architecture.parent / ("weights.safetensors" if validation else "final/weights.safetensors")
     network = build_network(Architecture.read(architecture), load_weights(weights))
     training, judged = (parts.weights_plain, parts.validation) if validation else (sets.train_plain, sets.test)
-    return int8_accuracy(network, training, loader(judged, 64))
+    return int8_merit(network, training, loader(judged, 64), sets.task)
 
 
 def test_table_and_network_are_timed_in_int8(run):

@@ -58,7 +58,7 @@ def test_networks_are_judged_on_copies(supernet):
 
     for sample, verdict in zip(samples, verdicts, strict=True):
         network = copy.deepcopy(supernet.freeze(sample))
-        assert judge(network, calibration, validation, CPU) == verdict.accuracy
+        assert judge(network, calibration, validation, CPU) == verdict.merit
         with torch.no_grad():
             images, targets = validation.dataset.tensors
             loss = cross_entropy(network.eval()(images), targets)

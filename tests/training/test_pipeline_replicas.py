@@ -19,6 +19,7 @@ from nni_proxyless.training.pipeline_parallel import PipelineParallel
 
 from ..forked import fork
 from ..search.test_experiment import free_port
+from ..tasks.classification import classification
 from .test_pipeline import trees
 
 CPU = torch.device("cpu")
@@ -41,7 +42,9 @@ def compare(rank: int, port: int) -> None:
     torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=4)
     for case in CASES:
         config = TrainConfig.model_validate({"batch_size": 4, "warmup_epochs": 0, **case})
-        parallel = PipelineParallel(trees(), config, Processes(rank, 4, CPU), Division(images(), None, images()), 5)
+        parallel = PipelineParallel(
+            trees(), config, Processes(rank, 4, CPU), Division(images(), None, images()), classification(5)
+        )
         losses = [parallel.learn(*batch).float() for batch in parallel.begin(0, 0)]
         parallel.end_epoch()
         loss = parallel.mean_loss(torch.stack(losses).sum(), len(losses))

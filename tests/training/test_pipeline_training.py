@@ -32,6 +32,7 @@ from ..forked import fork
 from ..models.test_tree_networks import leave
 from ..runs import history, same_weights
 from ..search.test_experiment import free_port
+from ..tasks.classification import classification
 from .test_pipeline import trees
 from .test_torchrun import TWO
 from .test_training import plain, result, small
@@ -200,7 +201,7 @@ def first_of_all(network: nn.Module, pipeline: dict[str, Any] | None = None, **g
     images = TensorDataset(torch.zeros(64, 3, 16, 16), torch.zeros(64, dtype=torch.int64))
     processes = Processes(0, section["stages"], torch.device("cpu"))
     with group_of_one():
-        return PipelineParallel(network, config, processes, Division(images, None, images), 5)
+        return PipelineParallel(network, config, processes, Division(images, None, images), classification(5))
 
 
 @pytest.mark.parametrize(("given", "n_kept"), [({}, 4), ({"schedule": "1f1b"}, 2), ({"rematerialize": True}, 1)])

@@ -35,6 +35,7 @@ from nni_proxyless.training.loss import Objective
 from nni_proxyless.training.optimizer import Optimization
 
 from ..runs import history
+from ..tasks.classification import classification
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 QUICK = ["epochs=1", "batch_size=64", "threads=1", "device=cpu"]
@@ -221,7 +222,7 @@ def test_mixing_ends_at_its_epoch():
     images, targets = torch.randn(4, 3, 2, 2), torch.tensor([0, 1, 2, 0])
     network.requires_grad_(False)
     config = TrainConfig(mixup=1.0, mixup_off_epoch=2, label_smoothing=0.1)
-    objective = Objective(network, config, 3, ALONE, None)
+    objective = Objective(network, config, classification(3), ALONE, None)
     alone = functional.cross_entropy(network(images), targets, label_smoothing=0.1)
     for epoch, mixed in ((0, True), (1, True), (2, False)):
         objective.begin(epoch)
@@ -248,7 +249,9 @@ def test_a_teacher_is_learnt_from(tmp_path):
         "proxyless_derived", architecture=str(small(tmp_path / "teacher", seed=1)), pretrained=True
     )
     section = DistillationSection(teacher="any", temperature=2.0, weight=0.3)
-    objective = Objective(student, TrainConfig(distillation=section, label_smoothing=0.0), 10, ALONE, teacher)
+    objective = Objective(
+        student, TrainConfig(distillation=section, label_smoothing=0.0), classification(10), ALONE, teacher
+    )
     objective.begin(0)
     assert student.training
     assert not teacher.training

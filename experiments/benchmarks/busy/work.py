@@ -72,7 +72,7 @@ def search(folder: Path, halts: Halts) -> None:
     parts = split(images, alphas=config.data.alphas, validation=config.data.validation)
     space = make_space(config.space.name, space_arguments_for(MobileNetV2Space, config.space.arguments, images))
     space.to(memory_format=torch.channels_last)
-    evaluator = make_evaluator(config, folder, parts, AfterSteps())
+    evaluator = make_evaluator(config, folder, parts, images.task, AfterSteps())
     ProxylessNAS(**config.strategy.arguments, seed=0)(RawFormatModelSpace(space, evaluator), InProcessEngine())
 
 

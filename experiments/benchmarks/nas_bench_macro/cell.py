@@ -368,7 +368,7 @@ def verdicts(setting: Setting, table: Table, judge: Judge, share: float, seed: i
     return {
         "names": [name_of(network) for network in networks],
         "log_loss": [v.log_loss for v in found],
-        "accuracy": [v.accuracy for v in found],
+        "accuracy": [v.merit for v in found],
     }
 
 

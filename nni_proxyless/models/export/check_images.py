@@ -55,10 +55,10 @@ class CheckImages:
         shape = tuple(shape)
         try:
             name = architecture.data["name"]
-            data = make_images(name, architecture.data.get("arguments", {}))
+            data = make_images(name, architecture.data.get("arguments", {}), architecture.task)
             if data.shape[0] != shape[0]:
                 raise ValueError(f"its images have {data.shape[0]} channels, the network takes {shape[0]}")
-            if network is not None and (problem := outputs_problem(network, torch.zeros(2, *shape), data.num_classes)):
+            if network is not None and (problem := outputs_problem(network, torch.zeros(2, *shape), data.task)):
                 raise ValueError(f"the network {problem}")
         except Exception as error:  # files that are not here, a module of somebody else's
             known = f"the data set '{architecture.data['name']}'" if "name" in architecture.data else "a data set"

@@ -1,4 +1,4 @@
-"""Compare a network with its exported files: logits, accuracy, milliseconds."""
+"""Compare a network with its exported files: logits, figure of merit, milliseconds."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from ...data.accuracy import merit_of
 from ...latency import DeviceEstimator, Measurement
 from ...latency.estimators.device import InARow
+from ...tasks import Classification, Task
 from .onnx_format import OnnxNetwork
 
-__all__ = ["Run", "accuracies", "largest_difference", "logits_of", "time_side_by_side"]
+__all__ = ["Run", "largest_difference", "logits_of", "merits", "time_side_by_side"]
 
 Run = Callable[[Tensor], Tensor]
 """Images -> logits: a network, or a file in its runtime."""
@@ -40,26 +42,29 @@ def largest_difference(run: Run, images: Tensor, expected: Mapping[int, Tensor])
     return float(torch.stack(differences).max())  # in torch a NaN is the largest of all
 
 
-def accuracies(runs: Mapping[str, Run], batches: Iterable[tuple[Tensor, Tensor]], batch: int) -> dict[str, float]:
-    """Share of right answers of each; for all but the first ``NAME agreement``, the share of answers that are the first's.
+def merits(
+    runs: Mapping[str, Run], batches: Iterable[tuple[Tensor, Tensor]], batch: int, task: Task
+) -> dict[str, float]:  # fmt: skip
+    """The task's figure of merit of each; of classes, for all but the first, ``NAME agreement``, the share of answers that are the first's.
 
     ``images`` is how many there were.
     """
-    right = dict.fromkeys(runs, 0)
+    of_classes = isinstance(task, Classification)
+    metrics = {name: task.metric() for name in runs}
     same = dict.fromkeys(runs, 0)
     total = 0
     for images, targets in batches:
-        given = {name: logits_of(run, images, batch).argmax(dim=1) for name, run in runs.items()}
+        given = {name: logits_of(run, images, batch) for name, run in runs.items()}
         first = next(iter(given.values()))
-        for name, classes in given.items():
-            right[name] += int((classes == targets).sum())
-            same[name] += int((classes == first).sum())
+        for name, outputs in given.items():
+            metrics[name].update(outputs, targets)
+            same[name] += int((outputs.argmax(dim=1) == first.argmax(dim=1)).sum()) if of_classes else 0
         total += len(targets)
     _, *others = runs
     return {
         "images": total,
-        **{name: n / total for name, n in right.items()},
-        **{f"{name} agreement": same[name] / total for name in others},
+        **{name: merit_of(metric, alone=True) for name, metric in metrics.items()},
+        **({f"{name} agreement": same[name] / total for name in others} if of_classes else {}),
     }
 
 

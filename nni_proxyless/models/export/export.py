@@ -20,6 +20,7 @@ from torch import nn
 
 from ...core.atomic_files import write_text
 from ...core.errors import UserError
+from ...core.merit import ACCURACY
 from ...core.progress import bar
 from ...core.silenced import first_line
 from ...latency import DeviceEstimator
@@ -28,7 +29,7 @@ from ...latency.runtimes.default import TORCH
 from ..architecture import Architecture
 from ..build import installed_versions
 from .check_images import CheckImages
-from .compare import Run, accuracies, largest_difference, logits_of, time_side_by_side
+from .compare import Run, largest_difference, logits_of, merits, time_side_by_side
 from .load import check_size, find_weights, load_network
 from .onnx_format import OPSETS, PACKAGES, OnnxNetwork, opset_of, require_packages, write_int8, write_onnx
 from .torch_format import read_program, read_torchscript, write_program, write_torchscript
@@ -148,16 +149,18 @@ def export(path: Path, options: ExportOptions) -> dict[str, Any]:
         files, runs = _write_checked(network, shape, images, Path(temporary), options)
         _logger.info("timing %d rounds", options.repeats)
         latency = time_side_by_side(network, runs, shape, estimator)
-        accuracy = None
+        merit, worth = ACCURACY, None
         if images.data is not None:
             compared: dict[str, Run] = {"torch": network, **{name: runs[name] for name in ("int8",) if name in runs}}
             batch = options.batch or FREE_BATCHES[0]
-            accuracy = accuracies(compared, images.labeled(options.test_images, batch), batch)
+            task = images.data.task
+            worth = merits(compared, images.labeled(options.test_images, batch), batch, task)
+            merit = task.merit
         opsets = {opset_of(Path(temporary) / FILES[name]) for name in OF_ONNX & files.keys()}
         for name in files:
             os.replace(Path(temporary) / FILES[name], folder / FILES[name])
-    if accuracy is not None and accuracy.get("int8 agreement", 1) < WORTH_SAYING:
-        _logger.warning("int8 answers like float on %.1f %% of the images only", 100 * accuracy["int8 agreement"])
+    if worth is not None and worth.get("int8 agreement", 1) < WORTH_SAYING:
+        _logger.warning("int8 answers like float on %.1f %% of the images only", 100 * worth["int8 agreement"])
     for name in FILES.keys() - files.keys():
         if (folder / FILES[name]).exists():
             _logger.warning("%s is there from before: it is not of this export", folder / FILES[name])
@@ -172,7 +175,8 @@ def export(path: Path, options: ExportOptions) -> dict[str, Any]:
         "files": files,
         "images": images.source,
         "tolerance": options.tolerance,
-        "accuracy": accuracy,
+        merit.name: worth,
+        **merit.described(),
         "latency": {name: dataclasses.asdict(measured) for name, measured in latency.items()},
         "latency_conditions": dict(estimator.conditions),
         "versions": installed_versions(*PACKAGES),

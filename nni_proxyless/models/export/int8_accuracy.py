@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from ...core.silenced import first_line
+from ...tasks import Task
 from .check_images import spread, stacked
-from .compare import accuracies
+from .compare import merits
 from .onnx_format import OnnxNetwork, write_int8, write_onnx
 
-__all__ = ["CALIBRATION_IMAGES", "int8_accuracy", "is_for_int8"]
+__all__ = ["CALIBRATION_IMAGES", "int8_merit", "is_for_int8"]
 
 _logger = logging.getLogger(__name__)
 
@@ -30,17 +31,19 @@ def is_for_int8(conditions: Mapping[str, Any]) -> bool:
     return conditions.get("precision") == "int8"
 
 
-def int8_accuracy(network: nn.Module, training: Any, judged: Iterable[tuple[Tensor, Tensor]]) -> float | None:
-    """Share of right answers of a network that is quantized as ``export`` does it, in ONNX Runtime whatever the runtime of the search.
+def int8_merit(
+    network: nn.Module, training: Any, judged: Iterable[tuple[Tensor, Tensor]], task: Task
+) -> float | None:  # fmt: skip
+    """The task's figure of merit of a network that is quantized as ``export`` does it, in ONNX Runtime whatever the runtime of the search.
 
     Parameters
     ----------
     network
         With its weights. Not changed.
     training
-        A data set of (image, class), not augmented; up to 256 images of it, spread evenly over all, calibrate.
+        A data set of (image, target), not augmented; up to 256 images of it, spread evenly over all, calibrate.
     judged
-        Batches of images with their classes, others than these.
+        Batches of images with their targets, others than these.
 
     Returns
     -------
@@ -54,7 +57,7 @@ def int8_accuracy(network: nn.Module, training: Any, judged: Iterable[tuple[Tens
             write_onnx(copy.deepcopy(network).float(), images.shape[1:], float_file, batch=None)
             write_int8(float_file, file, images, batch=None)
             run = OnnxNetwork(file, torch.get_num_threads())
-        return accuracies({"int8": run}, judged, BATCH)["int8"]
+        return merits({"int8": run}, judged, BATCH, task)["int8"]
     except Exception as error:  # exporters and runtimes raise what they like, and the network may be anybody's
-        _logger.warning("the accuracy in int8 is not known: %s", first_line(error))
+        _logger.warning("the %s in int8 is not known: %s", task.merit.name, first_line(error))
         return None

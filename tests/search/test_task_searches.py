@@ -1,0 +1,216 @@
+"""Searches of each task, from the file to the exported network, also as trials of NNI; and a task of the user's own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import yaml
+
+from nni_proxyless.cli.main import main
+from nni_proxyless.core.merit import Merit
+from nni_proxyless.data.accuracy import evaluate, evaluate_merit
+from nni_proxyless.data.image_parts import loader
+from nni_proxyless.data.validate import make_images
+from nni_proxyless.models.architecture import Architecture
+from nni_proxyless.models.build import build_network
+from nni_proxyless.models.timm_model import load_weights
+
+from ..runs import MACS, TINY, history, same_weights, search
+from ..tasks import made
+from .test_life_cycle import Experiment, experiment, until  # noqa: F401  (a fixture)
+
+TASKS = {"regression": "values", "multi-label": "labels", "segmentation": "masks"}
+SHORT = ("training.epochs=4", "strategy.warmup_epochs=2", "search={select: supernet, judged: 6}")
+
+
+def text_of(task: str, module: str = made.__name__, **more: Any) -> str:
+    content = yaml.safe_load(TINY) | {
+        "data": {"name": f"{module}:{TASKS[task]}", "batch_size": 32}, "task": {"name": task, **more},
+        "latency": {"target_ms": "90%", "estimator": {"name": "macs"}},
+    }  # fmt: skip
+    return yaml.safe_dump(content)
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def found(request, tmp_path_factory) -> Path:
+    return search(tmp_path_factory.mktemp("search"), *SHORT, text=text_of(request.param))
+
+
+def images_of(architecture: Architecture) -> Any:
+    return make_images(architecture.data["name"], architecture.data["arguments"], architecture.task)
+
+
+def test_a_search_leaves_a_network_of_its_task(found):
+    architecture = Architecture.read(found / "architecture.json")
+    data = images_of(architecture)
+    name, merit = data.task.merit.name, architecture.merit
+    assert merit == data.task.merit
+    assert "accuracy" not in architecture.search, "it is none"
+    network = build_network(architecture, load_weights(found / "weights.safetensors"))
+    assert network.eval()(torch.randn(2, 1, 16, 16)).shape == (2, *data.task.output_shape())
+    epochs = history(found)
+    assert all(epoch["default"] == merit.score(epoch[name]) for epoch in epochs)
+    assert "train_accuracy" not in epochs[0]
+    with (found / "judged.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert name in rows[0]
+    assert "accuracy" not in rows[0]
+    assert [float(row["log_loss"]) for row in rows] == sorted(float(row["log_loss"]) for row in rows)
+    assert architecture.search[name] > 0
+    assert architecture.search["metric"]["name"] == name
+
+
+def test_the_search_has_learned_its_task(found):
+    architecture = Architecture.read(found / "architecture.json")
+    data = images_of(architecture)
+    trained = build_network(architecture, load_weights(found / "weights.safetensors"))
+    torch.manual_seed(0)
+    fresh = build_network(architecture)
+    batches = loader(data.test, 64)
+    assert evaluate(trained, batches, data.task)[0] < 0.9 * evaluate(fresh, batches, data.task)[0]
+
+
+def test_it_is_trained_exported_and_reported(found, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(found, run)
+    architecture = Architecture.read(run / "architecture.json")
+    data, merit = images_of(architecture), architecture.merit
+    assert main(["train", str(run / "architecture.json"), "epochs=3", "batch_size=32", "warmup_epochs=0", "validation=0.2"]) == 0  # fmt: skip
+    assert f"test {merit.name}: " in capsys.readouterr().out
+    result = json.loads((run / "final" / "result.json").read_text())
+    assert Merit.of(result) == merit
+    network = build_network(architecture, load_weights(run / "final" / "weights.safetensors")).eval()
+    # The averaged weights are those that are kept.
+    assert result[merit.name] == pytest.approx(evaluate_merit(network, loader(data.test, 32), data.task), rel=1e-5)
+    best = history(run / "final")[result["best"]["epoch"] - 1][merit.name]
+    assert merit.score(best) == max(merit.score(epoch[merit.name]) for epoch in history(run / "final"))
+
+    assert main(["export", str(run / "architecture.json"), "--formats", "onnx", "--repeats", "2"]) == 0
+    content = json.loads((run / "export.json").read_text())
+    assert content[merit.name]["torch"] == pytest.approx(result[merit.name], rel=1e-4)
+    session = onnxruntime.InferenceSession(str(run / "model.onnx"))
+    image = torch.stack([data.test[0][0]])
+    (theirs,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+    ours = network(image).detach().numpy()
+    assert np.abs(theirs - ours).max() <= 1e-4 * max(1, np.abs(ours).max())
+
+    assert main(["report", str(run)]) == 0
+    assert merit.name in capsys.readouterr().out
+    assert (
+        main(
+            [
+                "derive",
+                str(run),
+                "--judge",
+                "5",
+                "--budget-ms",
+                str(architecture.latency["target_ms"]),
+                "--output",
+                str(tmp_path / "derived"),
+            ]
+        )
+        == 0
+    )
+    assert Architecture.read(tmp_path / "derived" / "architecture.json").search[merit.name] > 0
+
+
+def test_a_search_that_goes_on_comes_to_the_same(tmp_path):
+    text = text_of("regression")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole.mkdir()
+    parts.mkdir()
+    search(whole, *SHORT, text=text)
+    search(parts, *SHORT, text=text)
+    assert same_weights(whole / "out", parts / "out")
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["strategy.update=full", "strategy.update=reinforce", "strategy={name: dsnas, warmup_epochs: 1, search_epochs: 2}"],
+)
+def test_every_strategy_learns_numbers(words, tmp_path):
+    out = search(tmp_path, "training.epochs=4", words, text=text_of("regression"))
+    assert np.isfinite([epoch["mae"] for epoch in history(out)]).all()
+
+
+def test_metrics_and_losses_are_asked_for_by_name(tmp_path, capsys):
+    out = search(tmp_path, text=text_of("regression", metric="r2", loss="huber"))
+    assert history(out)[-1]["r2"] == history(out)[-1]["default"]
+    assert "mae" not in history(out)[-1]
+    assert main(["train", str(out / "architecture.json"), "epochs=1", "mixup=0.2"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("allowed: 0, or a classification without class_weights")
+
+
+def test_classes_that_are_rare_weigh_more_where_they_are_asked_to(tmp_path):
+    out = search(tmp_path, "task={name: classification, class_weights: balanced, metric: balanced_accuracy}", *MACS)
+    architecture = Architecture.read(out / "architecture.json")
+    assert 0 < architecture.search["balanced_accuracy"] <= 1
+    assert architecture.task["arguments"] == {"class_weights": "balanced", "metric": "balanced_accuracy"}
+
+
+def test_a_task_of_ones_own_is_made_from_the_page_alone(pytestconfig, tmp_path, monkeypatch, capsys):
+    page = (pytestconfig.rootpath / "docs" / "how-to" / "tasks.md").read_text()
+    module = re.search(r"```python\n(.*?)```", page, re.DOTALL)
+    (settings,) = [text for text in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "loops:Count" in text]
+    assert module
+    (tmp_path / "loops.py").write_text(module[1])
+    monkeypatch.chdir(tmp_path)
+    out = search(
+        tmp_path, "training.epochs=8", "strategy.warmup_epochs=4", "search.judged=6", "trainer.threads=1", text=settings
+    )
+    architecture = Architecture.read(out / "architecture.json")
+    data = images_of(architecture)
+    counts = torch.stack(list(data.targets))
+    guessed = float((counts - counts.median()).abs().mean())
+    assert architecture.search["mae"] < 0.7 * guessed
+    assert history(out)[-1]["default"] == -history(out)[-1]["mae"]
+    assert main(["train", str(out / "architecture.json"), "epochs=1"]) == 0
+    assert main(["export", str(out / "architecture.json"), "--formats", "onnx", "--repeats", "2"]) == 0
+    assert main(["report", str(out)]) == 0
+    assert "mae" in capsys.readouterr().out
+
+
+EXPERIMENT = """
+experimentName: tasks
+trialCommand: nni-proxyless search $NNI_TRIAL_SEQ_ID.yml
+trialCodeDirectory: .
+searchSpace: {seed: {_type: choice, _value: [0, 1]}}
+maxTrialNumber: 2
+trialConcurrency: 2
+tuner: {name: GridSearch}
+trainingService: {platform: local}
+"""
+
+
+def test_tasks_are_searched_as_trials(experiment, tmp_path, monkeypatch, capsys):  # noqa: F811
+    """Numbers and pixels, each searched in a trial of NNI, which shows its figure of merit; trained, exported and reported from there."""
+    shutil.copy(made.__file__, tmp_path / "made.py")
+    for number, task in enumerate(("regression", "segmentation")):
+        (tmp_path / f"{number}.yml").write_text(text_of(task, "made"))
+    (tmp_path / "experiment.yml").write_text(EXPERIMENT)
+    experiment.nnictl("create", "--config", "experiment.yml")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    until(lambda: [trial["status"] for trial in experiment.trials()] == ["SUCCEEDED"] * 2, "both succeed")
+    for trial, name in zip(experiment.trials(), ("mae", "iou"), strict=True):
+        folder = experiment.folder(trial["trialJobId"])
+        assert Architecture.read(folder / "architecture.json").merit.name == name
+        (final,) = trial["finalMetricData"]
+        reported = json.loads(json.loads(final["data"]))
+        assert reported["default"] == Architecture.read(folder / "architecture.json").merit.score(reported[name])
+        assert main(["train", str(folder / "architecture.json"), "epochs=1"]) == 0
+        assert main(["export", str(folder / "architecture.json"), "--formats", "onnx", "--repeats", "2"]) == 0
+    capsys.readouterr()
+    assert main(["report", experiment.id]) == 0
+    said = capsys.readouterr().out
+    assert "mae" in said
+    assert "iou" in said
