@@ -27,6 +27,7 @@ CONSTRUCTED = (
     "nni_proxyless.strategies",
     "nni_proxyless.multi_trial_strategies",
     "nni_proxyless.estimators",
+    "nni_proxyless.tasks",
 )  # cheap, touches no data
 
 
@@ -138,6 +139,11 @@ def _nothing(options: Any) -> list[str]:
     return []
 
 
+def _of_classification(options: Any) -> list[str] | None:
+    """All is well as it is by default; else its constructor is asked."""
+    return [] if options.class_weights is None and options.metric == "accuracy" else None
+
+
 def _of_device(options: Any) -> list[str] | None:
     """All is well with torch and ONNX Runtime on a CPU; of any other device torch has to say whether it is there, and a runtime has a say of
     its own."""
@@ -164,6 +170,7 @@ _LOOKED_AT: dict[str, Callable[[Any], list[str] | None]] = {  # entry point -> w
     "nni_proxyless.search_spaces:MobileNetV2Space": _by("nni_proxyless.search_spaces.layout", "problems_of_layout"),
     "nni_proxyless.search_spaces:PyramidTreeSpace": _by("nni_proxyless.search_spaces.tree_layout", "problems_of_tree"),
     "nni_proxyless.search_spaces:TimmSpace": _by("nni_proxyless.search_spaces.timm_layout", "known_problems"),
+    "nni_proxyless.tasks.classification:Classification": _of_classification,
     "nni_proxyless.latency:DeviceEstimator": _of_device,
     "nni_proxyless.latency:TableOnly": _nothing,
     "nni_proxyless.latency:MacsEstimator": _nothing,

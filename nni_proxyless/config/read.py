@@ -84,7 +84,9 @@ def read_config(
     where = str(path) if path is not None else "command line"
     content = read_yaml(path, example=EXAMPLES[cls]) if path is not None else {}
     content = as_it_was_meant(content) if of_run else content
+    content = _with_task_as_section(content)
     content, problems = override(content, overrides, [_place(cls, one) for one in _named_in(cls, content)])
+    content = _with_task_as_section(content)
     sources = {tuple(dotted.split(".")): source for source, dotted, _ in overrides}
 
     def add_problem(
@@ -129,6 +131,12 @@ def read_config(
         raise UserError("\n".join(problems))
     assert config is not None
     return config
+
+
+def _with_task_as_section(content: dict[str, Any]) -> dict[str, Any]:
+    """``task: package.module:Class`` says the same as a section with that name alone."""
+    task = content.get("task")
+    return {**content, "task": {"name": task}} if isinstance(task, str) else content
 
 
 def _is_about(overridden: tuple[str, ...], culprit: tuple[str, ...], text: str) -> bool:

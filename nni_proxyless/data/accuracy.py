@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric
 
 from ..core.module_modes import evaluating
 from ..tasks import Classification, Task
@@ -64,18 +63,18 @@ def evaluate(network: nn.Module, batches: Any, task: Task) -> tuple[float, float
     return loss / total, merit_of(metric, alone=True)
 
 
-def updated(metric: Metric, network: nn.Module, batches: Any) -> Metric:
+def updated(metric: Any, network: nn.Module, batches: Any) -> Any:
     """The metric, after it has seen the answers of a network in evaluation mode over a loader of (images, targets)."""
     for outputs, targets in _answers(network, batches):
         metric.to(outputs.device).update(outputs, targets)
     return metric
 
 
-def merit_of(metric: Metric, *, alone: bool) -> float:
+def merit_of(metric: Any, *, alone: bool) -> float:
     """What a metric comes to; ``alone`` in this process, else in all of them, each of which has seen its part."""
-    for part in metric.modules() if alone else ():
-        if isinstance(part, Metric):
-            part.distributed_available_fn = _no_others
+    parts: Any = metric.modules() if alone and isinstance(metric, nn.Module) else ()
+    for part in parts:  # one may hold another
+        part.distributed_available_fn = _no_others
     return float(metric.compute())
 
 

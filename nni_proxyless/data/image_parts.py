@@ -62,7 +62,7 @@ class ImageData:
     task: Task = dataclasses.field(default_factory=Classification)
 
     def __post_init__(self) -> None:
-        if type(self.task) is Classification and not hasattr(self.task, "n_outputs"):
+        if type(self.task) is Classification and self.task.class_weights is None:  # as it is without a task
             self.task.begin(self.num_classes, self.shape, self.targets)
 
     @property

@@ -12,6 +12,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from ..core.errors import UserError
 from ..tasks import Task
+from ..tasks.check import target_problem
 from ..tasks.labels import class_of
 from .image_folder import ImageFolder
 
@@ -102,7 +103,7 @@ class CheckedTargets(Dataset):
 
     def __getitem__(self, index: int) -> Any:
         image, target = self.images[index]
-        if problem := self.task.problem_of_target(target):
+        if problem := target_problem(self.task, target):
             raise UserError(f"data: {self.name} gives {problem} in {self.part}, image {index}")
         return image, target
 

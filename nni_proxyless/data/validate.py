@@ -17,6 +17,7 @@ from ..config import registry
 from ..core.errors import UserError
 from ..core.random_state import generators_kept
 from ..tasks import Classification, Task
+from ..tasks.check import problem_of_answers, problem_of_kinds, target_problem
 from ..tasks.labels import class_of
 from ..tasks.make import CLASSIFICATION, make_task
 from .image_parts import ImageData
@@ -61,11 +62,16 @@ def _checked(data: Any, name: str, task: Task) -> ImageData:
         raise UserError("\n".join(f"data: {name} gives {problem}" for problem in problems))
     if (through := data.through) is not None:
         parts["through"] = lambda augment, plain: _checked(through(augment, plain), name, task)
+    data = dataclasses.replace(data, **parts)
     try:
         task.begin(data.num_classes, data.shape, data.targets)
-    except ValueError as error:
-        raise UserError(f"task: {error}") from error
-    return dataclasses.replace(data, **parts)
+    except Exception as error:  # of somebody's class
+        raise UserError(f"task: {error or type(error).__name__}") from error
+    with generators_kept():
+        targets = torch.utils.data.default_collate([data.train_plain[index][1] for index in _some(data.train_plain)])
+    if problem := problem_of_kinds(task, data.targets) or problem_of_answers(task, targets):
+        raise UserError(f"task: {type(task).__name__}: {problem}")
+    return data
 
 
 def _problems(data: ImageData) -> list[str]:
@@ -148,14 +154,14 @@ def _targets_of_task(data: ImageData, name: str) -> tuple[list[str], dict[str, A
     """The same of a task without classes."""
     if data.task.reads_targets:
         for index, target in enumerate(data.targets):
-            if problem := data.task.problem_of_target(target):
+            if problem := target_problem(data.task, target):
                 return [f"{problem} in targets, image {index}"], {}
     parts = {}
     for part in ("train_plain", "train", "test"):
         images: Any = getattr(data, part)
         if isinstance(images, TensorImages):
             for index, target in enumerate(images.targets):
-                if problem := data.task.problem_of_target(target):
+                if problem := target_problem(data.task, target):
                     return [f"{problem} in {part}, image {index}"], {}
         else:
             parts[part] = CheckedTargets(images, name, part, data.task)
@@ -179,5 +185,5 @@ def _of_item(item: Any, data: ImageData) -> list[str]:
         return [f"images of shape {tuple(image.shape)}; allowed with shape {tuple(data.shape)}: that"]
     if not bool(image.isfinite().all()):
         return ["images with pixels that are no numbers; allowed: finite ones"]
-    problem = data.task.problem_of_target(label)
+    problem = target_problem(data.task, label)
     return [] if problem is None else [problem]

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torchmetrics import Metric
-from torchmetrics.classification import MultilabelAccuracy, MultilabelAveragePrecision, MultilabelF1Score
 
 from ..core.merit import Merit
 from .labels import vector_of
 from .task import Task, together
 
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
 __all__ = ["MultiLabel"]
 
-METRICS: dict[str, Any] = {
-    "average_precision": MultilabelAveragePrecision, "f1": MultilabelF1Score, "label_accuracy": MultilabelAccuracy,
-}  # fmt: skip
+METRICS = ("average_precision", "f1", "label_accuracy")
 
 
 class MultiLabel(Task):
@@ -80,7 +79,9 @@ class MultiLabel(Task):
         return binary_cross_entropy_with_logits(outputs, targets + smoothing * (0.5 - targets), weights)
 
     def metric(self) -> Metric:
-        return _OfLabels(METRICS[self.merit.name](self.n_outputs, average="macro"))
+        from .label_metric import LabelMetric
+
+        return LabelMetric(self.merit.name, self.n_outputs)
 
     def kinds(self, targets: Sequence[Any]) -> Mapping[str, np.ndarray]:
         """By the rarest label that an image has."""
@@ -89,19 +90,3 @@ class MultiLabel(Task):
         rarest = np.where(labels, counts, len(labels) + 1).argmin(axis=1)
         rarest[~labels.any(axis=1)] = labels.shape[1]
         return together({f"label {label}": rarest == label for label in np.unique(rarest).tolist()})
-
-
-class _OfLabels(Metric):
-    """A multi-label metric of torchmetrics on logits: it takes whole numbers for targets, and takes numbers from 0 to 1 for probabilities."""
-
-    full_state_update = False
-
-    def __init__(self, of_probabilities: Metric) -> None:
-        super().__init__()
-        self.of_probabilities = of_probabilities
-
-    def update(self, outputs: Tensor, targets: Tensor) -> None:
-        self.of_probabilities.update(outputs.sigmoid(), targets.long())
-
-    def compute(self) -> Tensor:
-        return self.of_probabilities.compute()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss, smooth_l1_loss
-from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, R2Score
 
 from ..core.merit import Merit
 from .labels import vector_of
 from .task import FEWEST, Task
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 __all__ = ["Regression"]
 
@@ -71,6 +73,8 @@ class Regression(Task):
         return self.of_batch(outputs / deviation, targets.to(outputs) / deviation)
 
     def metric(self) -> Metric:
+        from torchmetrics import MeanAbsoluteError, MeanSquaredError, R2Score
+
         if self.merit.name == "r2":
             return R2Score()
         return MeanAbsoluteError() if self.merit.name == "mae" else MeanSquaredError(squared=False)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torchmetrics import Metric
-from torchmetrics.classification import MulticlassJaccardIndex
 
 from ..core.merit import Merit
 from .task import Task
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 __all__ = ["IGNORED", "Segmentation"]
 
@@ -87,6 +88,8 @@ class Segmentation(Task):
         return summed / (targets != IGNORED).sum().clamp(min=1)
 
     def metric(self) -> Metric:
+        from torchmetrics.classification import MulticlassJaccardIndex
+
         return MulticlassJaccardIndex(self.n_outputs, average="macro", ignore_index=IGNORED)
 
     def space_of(self, name: str, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -9,14 +9,16 @@ needs neither Lightning nor NNI, and both ask the same task.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from ..core.merit import Merit
+
+if TYPE_CHECKING:  # it takes a second, and a classification needs none of its own
+    from torchmetrics import Metric
 
 __all__ = ["Task", "together"]
 

@@ -23,11 +23,24 @@ READ = {  # of all others the classes themselves are asked
         "pnas",
         "proxylessnas",
         "pyramid-tree",
+        "regression",
+        "segmentation",
         "shufflenet",
         "timm",
     },
     "nni_proxyless.estimators": {"activations", "device", "macs", "nn-meter", "parameters", "table"},
-    "nni_proxyless.datasets": {"cifar10", "cifar100", "digits", "fashion-mnist", "folder", "synthetic"},
+    "nni_proxyless.datasets": {
+        "cifar10",
+        "cifar100",
+        "csv",
+        "digits",
+        "fashion-mnist",
+        "folder",
+        "masks",
+        "synthetic",
+        "torchvision",
+    },
+    "nni_proxyless.tasks": {"classification", "multi-label", "regression", "segmentation"},
 }
 
 
