@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ..core.module_modes import evaluating
 from ..tasks import Classification, Task
+from ..tasks.alone import alone
 
-__all__ = ["as_channels_last", "evaluate", "evaluate_accuracy", "evaluate_merit", "in_type_of", "merit_of", "updated"]
+__all__ = ["as_channels_last", "evaluate", "evaluate_accuracy", "evaluate_merit", "in_type_of", "updated"]
 
 
 def as_channels_last(images: Tensor) -> Tensor:
@@ -50,17 +51,17 @@ def evaluate_accuracy(network: nn.Module, batches: Any) -> float:
 
 def evaluate_merit(network: nn.Module, batches: Any, task: Task) -> float:
     """The figure of merit in evaluation mode, over a loader of (images, targets)."""
-    return merit_of(updated(task.metric(), network, batches), alone=True)
+    return float(updated(alone(task.metric()), network, batches).compute())
 
 
 def evaluate(network: nn.Module, batches: Any, task: Task) -> tuple[float, float]:
     """Mean loss and figure of merit in evaluation mode, over a loader of (images, targets)."""
-    loss, total, metric = 0.0, 0, task.metric()
+    loss, total, metric = 0.0, 0, alone(task.metric())
     for outputs, targets in _answers(network, batches):
         loss += float(task.summed_loss(outputs.float(), targets))
         total += len(targets)
         metric.to(outputs.device).update(outputs, targets)
-    return loss / total, merit_of(metric, alone=True)
+    return loss / total, float(metric.compute())
 
 
 def updated(metric: Any, network: nn.Module, batches: Any) -> Any:
@@ -68,18 +69,6 @@ def updated(metric: Any, network: nn.Module, batches: Any) -> Any:
     for outputs, targets in _answers(network, batches):
         metric.to(outputs.device).update(outputs, targets)
     return metric
-
-
-def merit_of(metric: Any, *, alone: bool) -> float:
-    """What a metric comes to; ``alone`` in this process, else in all of them, each of which has seen its part."""
-    parts: Any = metric.modules() if alone and isinstance(metric, nn.Module) else ()
-    for part in parts:  # one may hold another
-        part.distributed_available_fn = _no_others
-    return float(metric.compute())
-
-
-def _no_others() -> bool:
-    return False
 
 
 @torch.no_grad()

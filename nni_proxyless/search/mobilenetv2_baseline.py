@@ -23,6 +23,7 @@ from timm.layers import make_divisible
 from nni_proxyless.search_spaces import TimmSpace
 
 from ..core.errors import UserError
+from ..core.plain_values import as_plain
 from ..models.architecture import Architecture
 from ..models.build import build_network
 from ..models.compare_latency import measure_side_by_side
@@ -90,7 +91,8 @@ def reference_networks(searched: Architecture, widths: Sequence[float]) -> list[
     UserError
         The network is of a space without stages to scale.
     """
-    space: Any = None if searched.network is None else make_space(searched.space["name"], searched.space["arguments"])
+    has_layout = searched.network is not None or "backbone" in searched.space["arguments"]
+    space: Any = make_space(searched.space["name"], searched.space["arguments"]) if has_layout else None
     space = getattr(space, "backbone", space)
     layout = getattr(space, "layout", None)
     if isinstance(space, TimmSpace):
@@ -171,15 +173,21 @@ def write_reference_networks(networks: Sequence[Architecture], folder: Path) -> 
     """
     paths = [folder / _name(network) / "architecture.json" for network in networks]
     for path, network in zip(paths, networks, strict=True):
-        if path.exists() and Architecture.read(path).network != network.network:
+        if path.exists() and _made_from(Architecture.read(path)) != _made_from(network):
             raise UserError(f"--output {folder}: {path} is there and holds another network; name another folder")
     seen: dict[str, Path] = {}
     for path, network in zip(paths, networks, strict=True):
         is_width = "width" in network.search
-        if is_width and (twin := seen.setdefault(str(network.network), path)) != path:
+        if is_width and (twin := seen.setdefault(_made_from(network), path)) != path:
             _logger.warning("%s: the same network as %s: widths are multiples of 8", path, twin)
         network.write(path)
     return paths
+
+
+def _made_from(network: Architecture) -> str:
+    """The same for the same networks, whether they have a definition or are of a space alone."""
+    of_space = network.space, {label: as_plain(choice) for label, choice in network.choices.items()}
+    return str(of_space if network.network is None else network.network)
 
 
 def _name(network: Architecture) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..core.merit import Merit
 from ..core.random_state import generators_kept
+from .alone import alone
 from .task import Task
 
 __all__ = ["problem_of_answers", "problem_of_kinds", "problem_of_task", "target_problem"]
@@ -55,7 +56,7 @@ def problem_of_answers(task: Task, targets: Tensor) -> str | None:
             doing = "reward"
             float(task.reward(outputs.detach(), targets))
             doing = "metric"
-            metric = task.metric()
+            metric = alone(task.metric())
             if not all(callable(getattr(metric, name, None)) for name in ("to", "update", "compute")):
                 return f"metric gives {_in_words(metric)}; allowed: a Metric of torchmetrics"
             metric.update(outputs.detach(), targets)

@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from ..core.errors import UserError
-from ..data.accuracy import merit_of, updated
+from ..data.accuracy import updated
 from ..data.image_parts import ImageData, kinds_in_order, loader
 from ..tasks import Task
 from ..tasks.classification import RightAnswers
@@ -180,4 +180,4 @@ class Judge:
             updated(metric, network, self.batches)
         if isinstance(metric, RightAnswers):  # over the processes that the judge knows, be they all or those of a stage
             return int(self.processes.total(metric.right.cpu())) / self.n_images
-        return merit_of(metric, alone=self.processes.count == 1)
+        return float(metric.compute())

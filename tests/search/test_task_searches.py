@@ -24,8 +24,10 @@ from nni_proxyless.models.architecture import Architecture
 from nni_proxyless.models.build import build_network
 from nni_proxyless.models.timm_model import load_weights
 
+from ..forked import fork
 from ..runs import MACS, TINY, history, same_weights, search
 from ..tasks import made
+from .test_experiment import free_port
 from .test_life_cycle import Experiment, experiment, until  # noqa: F401  (a fixture)
 
 TASKS = {"regression": "values", "multi-label": "labels", "segmentation": "masks"}
@@ -121,6 +123,45 @@ def test_it_is_trained_exported_and_reported(found, tmp_path, capsys):
         == 0
     )
     assert Architecture.read(tmp_path / "derived" / "architecture.json").search[merit.name] > 0
+
+
+def test_two_processes_find_the_figure_of_one(found, tmp_path, capsys):
+    """Each judges on its part of the images, and a metric that is no mean is of all of them."""
+    run = tmp_path / "run"
+    shutil.copytree(found, run)
+    path, name = str(run / "architecture.json"), Architecture.read(run / "architecture.json").merit.name
+    told = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}  # what torchrun tells them
+    words = ["train", path, "epochs=1", "batch_size=16", "threads=1", "device=cpu"]
+    processes = [
+        fork(main, words, cwd=tmp_path, said=tmp_path / "said", RANK=str(rank), LOCAL_RANK=str(rank), **told)
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.join(150)
+    assert [process.exitcode for process in processes] == [0, 0], (tmp_path / "said").read_text()
+    result = json.loads((run / "final" / "result.json").read_text())
+    assert result["processes"] == 2
+    capsys.readouterr()
+    assert main(["train", path, "weights=final/weights.safetensors", "device=cpu", "--epochs", "0"]) == 0
+    alone = float(re.search(rf"test {name}: (\S+)", capsys.readouterr().out)[1])  # type: ignore[index]
+    assert alone == pytest.approx(result[name], rel=2e-3)
+
+
+def test_it_has_references_of_its_own_kind(found, tmp_path, capsys):
+    words = ["reference", str(found / "architecture.json"), "--widths", "1.0", "2.0", "--output", str(tmp_path / "r")]
+    assert main(words) == 0
+    searched = Architecture.read(found / "architecture.json")
+    networks = [Architecture.read(path) for path in sorted((tmp_path / "r").glob("*/architecture.json"))]
+    assert [network.task for network in networks] == [searched.task] * 2
+    assert networks[1].macs > 1.5 * networks[0].macs
+    outputs = [build_network(network).eval()(torch.randn(1, 1, 16, 16)).shape for network in (searched, *networks)]
+    assert len(set(outputs)) == 1
+    assert main(words) == 0, "the same again"
+    other = tmp_path / "r" / "width-1.0" / "architecture.json"
+    shutil.copy(tmp_path / "r" / "width-2.0" / "architecture.json", other)
+    capsys.readouterr()
+    assert main(words) == 2
+    assert f"{other} is there and holds another network" in capsys.readouterr().err
 
 
 def test_a_search_that_goes_on_comes_to_the_same(tmp_path):

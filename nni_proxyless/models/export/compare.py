@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from ...data.accuracy import merit_of
 from ...latency import DeviceEstimator, Measurement
 from ...latency.estimators.device import InARow
 from ...tasks import Classification, Task
+from ...tasks.alone import alone
 from .onnx_format import OnnxNetwork
 
 __all__ = ["Run", "largest_difference", "logits_of", "merits", "time_side_by_side"]
@@ -50,7 +50,7 @@ def merits(
     ``images`` is how many there were.
     """
     of_classes = isinstance(task, Classification)
-    metrics = {name: task.metric() for name in runs}
+    metrics = {name: alone(task.metric()) for name in runs}
     same = dict.fromkeys(runs, 0)
     total = 0
     for images, targets in batches:
@@ -63,7 +63,7 @@ def merits(
     _, *others = runs
     return {
         "images": total,
-        **{name: merit_of(metric, alone=True) for name, metric in metrics.items()},
+        **{name: float(metric.compute()) for name, metric in metrics.items()},
         **({f"{name} agreement": same[name] / total for name in others} if of_classes else {}),
     }
 
