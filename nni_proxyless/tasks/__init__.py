@@ -9,16 +9,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..core.merit import Merit
     from .classification import Classification
     from .multi_label import MultiLabel
     from .regression import Regression
     from .segmentation import Segmentation
     from .task import Task
 
-__all__ = ["Classification", "MultiLabel", "Regression", "Segmentation", "Task"]
+__all__ = ["Classification", "Merit", "MultiLabel", "Regression", "Segmentation", "Task"]
 
 _HOMES = {
     "Classification": ".classification",
+    "Merit": "..core.merit",
     "MultiLabel": ".multi_label",
     "Regression": ".regression",
     "Segmentation": ".segmentation",

@@ -23,7 +23,7 @@ ASKED = ("problem_of_target", "loss", "metric")
 def problem_of_task(task: Task) -> str | None:
     """What a task lacks that it has to say, in words; None if nothing."""
     if not isinstance(getattr(task, "merit", None), Merit):
-        return "it has no attribute merit; allowed: a nni_proxyless.core.merit.Merit, a name and whether more is better"
+        return "it has no attribute merit; allowed: a nni_proxyless.tasks.Merit, a name and whether more is better"
     lacking = [name for name in ASKED if getattr(type(task), name) is getattr(Task, name)]
     return f"it has no method {lacking[0]}; a task has to have {', '.join(ASKED)}" if lacking else None
 

@@ -12,9 +12,8 @@ from torch.utils.data import TensorDataset
 from torchmetrics import MeanAbsoluteError
 
 from nni_proxyless.cli.main import main
-from nni_proxyless.core.merit import Merit
 from nni_proxyless.data import ImageData, digits
-from nni_proxyless.tasks import Regression, Task
+from nni_proxyless.tasks import Merit, Regression, Task
 
 from ..runs import TINY
 from . import made
