@@ -65,15 +65,17 @@ def problems_of_options(options: Any) -> list[str]:
     return problems
 
 
-def known_problems(options: Any) -> list[str] | None:
-    """What the space would say against its arguments; None: only a file of weights can tell. Those that are fetched are not, for a check."""
+def known_problems(options: Any) -> list[str]:
+    """What the space would say against its arguments, but for the classes and the channels, which its images say. Weights that would be fetched
+    are not, for a check."""
     if problems := problems_of_options(options):
         return problems
-    if options.weights not in (None, PRETRAINED):
-        return None
-    from .timm_network import problems_of_name  # here: it takes seconds
+    from .timm_network import problems_of_file, problems_of_name  # here: it takes seconds
 
-    return problems_of_name(options.model, options.weights)
+    problems = problems_of_name(options.model, options.weights)
+    if problems or options.weights in (None, PRETRAINED):
+        return problems
+    return problems_of_file(options.model, options.weights)
 
 
 def _is_list(values: Any) -> bool:

@@ -37,6 +37,7 @@ __all__ = [
     "make_model",
     "model_on_meta",
     "problem_of_model",
+    "problems_of_file",
     "problems_of_name",
     "scale_channels",
     "set_stem_stride",
@@ -44,6 +45,7 @@ __all__ = [
 ]
 
 _FILES = ("efficientnet", "mobilenetv3", "hardcorenas")  # of timm, in which the family's models are defined
+CLASSIFIER = ("classifier.weight", "classifier.bias")
 _OURS = (
     OUTPUT,
     "family",
@@ -250,9 +252,40 @@ def _size(own: BlockSize, arguments: Mapping[str, Any]) -> BlockSize:
     )  # fmt: skip
 
 
+def problems_of_file(name: str, weights: str) -> list[str]:
+    """What is wrong with a file of weights for a model of this name, whatever the classes and the channels of the images are."""
+    with torch.device("meta"):
+        own: dict[str, torch.Tensor] = timm.create_model(name).state_dict()
+    try:
+        found = _read(user_path(weights, "weights"))
+        stem, ours = found.get("conv_stem.weight"), own["conv_stem.weight"]
+        if (
+            stem is not None
+            and stem.dim() == ours.dim()
+            and stem.shape[2:] == ours.shape[2:]
+            and len(stem) == len(ours)
+        ):
+            own["conv_stem.weight"] = stem
+        _require_same(found | {key: own[key] for key in CLASSIFIER}, own, weights)
+    except ValueError as error:
+        return [str(error)]
+    return []
+
+
 @torch.no_grad()
 def _load(model: Any, path: Path, in_chans: int) -> None:
     """Weights of a file; all of them are looked at before one is taken."""
+    weights, own = _read(path), model.state_dict()
+    stem = weights.get("conv_stem.weight")
+    if stem is not None and stem.dim() == 4 and stem.shape[1] == 3 != in_chans:
+        weights["conv_stem.weight"] = adapt_input_conv(in_chans, stem)
+    if any(name not in weights or weights[name].shape != own[name].shape for name in CLASSIFIER):
+        weights.update({name: own[name] for name in CLASSIFIER})  # for other classes: it begins anew
+    _require_same(weights, own, str(path))
+    model.load_state_dict(weights)
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
     said = f"weights is {str(path)!r}"
     if not path.is_file():
         raise ValueError(f"{said}: no such file; allowed: a file, or {PRETRAINED!r}")
@@ -264,12 +297,13 @@ def _load(model: Any, path: Path, in_chans: int) -> None:
         raise ValueError(
             f"{said}: no readable weights; allowed: a state_dict of tensors, as torch or safetensors write it"
         )
-    own = model.state_dict()
-    stem, classifier = weights.get("conv_stem.weight"), ("classifier.weight", "classifier.bias")
-    if stem is not None and stem.dim() == 4 and stem.shape[1] == 3 != in_chans:
-        weights["conv_stem.weight"] = adapt_input_conv(in_chans, stem)
-    if any(name not in weights or weights[name].shape != own[name].shape for name in classifier):
-        weights.update({name: own[name] for name in classifier})  # for other classes: it begins anew
+    if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+        raise ValueError(f"{said}: {broken[0]} holds infinities or what is no number; allowed: finite weights")
+    return weights
+
+
+def _require_same(weights: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], path: str) -> None:
+    """Refuse weights of other names or shapes than the model's own."""
     wrong = [f"{name} is missing" for name in own if name not in weights]
     wrong += [f"{name} is too many" for name in weights if name not in own]
     wrong += [
@@ -279,10 +313,7 @@ def _load(model: Any, path: Path, in_chans: int) -> None:
     ]
     if wrong:
         more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        raise ValueError(f"{said}: those of another network: {wrong[0]}{more}")
-    if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
-        raise ValueError(f"{said}: {broken[0]} holds infinities or what is no number; allowed: finite weights")
-    model.load_state_dict(weights)
+        raise ValueError(f"weights is {path!r}: those of another network: {wrong[0]}{more}")
 
 
 def _size_of(tensor: torch.Tensor) -> str:

@@ -113,7 +113,9 @@ def read_config(
             else:
                 add_problem(location, problem_text(problem))
     for named in _named_in(cls, content):
-        _check_named(cls, named, content, add_problem)
+        # What a space of a run said was asked when it began: the file of its first weights may be gone.
+        is_known = of_run and named.group == "nni_proxyless.search_spaces"
+        _check_named(cls, named, content, add_problem, is_known)
     if config is not None and isinstance(config, SearchConfig):
         _check_costs(config, add_problem)
     if isinstance(config, TrainConfig):
@@ -186,7 +188,7 @@ def _with_arguments_of_chosen(content: dict[str, Any], add_problem: Any) -> dict
     return {**content, "strategy": {**strategies[chosen], **strategy}}
 
 
-def _check_named(cls: Any, named: _Named, content: Mapping[str, Any], add_problem: Any) -> None:
+def _check_named(cls: Any, named: _Named, content: Mapping[str, Any], add_problem: Any, is_known: bool) -> None:
     fields = _model_at(cls, named.path).model_fields
     section: Any = content
     for key in named.path:
@@ -198,7 +200,7 @@ def _check_named(cls: Any, named: _Named, content: Mapping[str, Any], add_proble
         return  # complained about already
     name = section.get("name", fields["name"].default)
     if isinstance(name, str):
-        _check_arguments(named, named.path, name, section, tuple(fields), add_problem)
+        _check_arguments(named, named.path, name, section, tuple(fields), add_problem, is_known)
 
 
 def problems_of_arguments(group: str, name: str, given: Mapping[str, Any], filled_in: Collection[str]) -> list[str]:
@@ -213,9 +215,11 @@ def problems_of_arguments(group: str, name: str, given: Mapping[str, Any], fille
 
 
 def _check_arguments(
-    named: _Named, path: tuple[str | int, ...], name: str, section: Mapping[Any, Any], fields: Sequence[str], add_problem: Any
+    named: _Named, path: tuple[str | int, ...], name: str, section: Mapping[Any, Any], fields: Sequence[str], add_problem: Any,
+    is_known: bool = False,
 ) -> bool:  # fmt: skip
-    """Check a section's keys, but for those in ``fields``, against what it names; says whether all is well."""
+    """Check a section's keys, but for those in ``fields``, against what it names; says whether all is well. ``is_known``: its constructor has
+    taken them before."""
     name_path = (*path, "name") if "name" in fields else path
     try:
         if len(name) > LONGEST_NAME:
@@ -243,7 +247,7 @@ def _check_arguments(
     if missing:
         add_problem(path, f"{name} needs {', '.join(missing)}")
         return False
-    if sound and (problem := options.refusal(given)):
+    if sound and not is_known and (problem := options.refusal(given)):
         add_problem(path, problem)
         return False
     return sound

@@ -150,6 +150,12 @@ class TrainingSection(Section):
     weight_decay: float = Field(4e-5, ge=0, description="of the weights")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="in the loss of the weights")
     architecture_label_smoothing: float = Field(0.0, ge=0, lt=1, description="in the loss of the architecture")
+    distillation: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the original model's answers in the loss of the weights, for space `timm` with weights that know the classes",
+    )
     calibration_images: int = Field(
         1024, ge=1, description="training images that batch-norm statistics are estimated on"
     )

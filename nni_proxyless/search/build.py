@@ -33,6 +33,7 @@ from .evaluator import TaskTraining
 from .latency_table import latency_range, make_estimator, make_profiler, target_in_ms
 from .monitor import judging_loaders
 from .nni_trial import is_helper
+from .original import teacher_of
 from .progress_bar import FitProgress
 
 if TYPE_CHECKING:
@@ -151,7 +152,9 @@ class SearchParts:
             This machine has no such devices.
         """
         try:
-            return make_evaluator(self.config, self.folder, self.images, self.data.task, *callbacks)
+            return make_evaluator(
+                self.config, self.folder, self.images, self.data.task, *callbacks, teacher=teacher_of(self.config, self.data)
+            )  # fmt: skip
         except MisconfigurationException as error:  # Lightning has looked for the devices
             trainer = self.config.trainer
             raise UserError(
@@ -259,7 +262,7 @@ def searchable_space(config: SearchConfig, data: ImageData) -> tuple[str, dict[s
 
 
 def make_evaluator(
-    config: SearchConfig, folder: Path, images: Parts, task: Task, *callbacks: Callback
+    config: SearchConfig, folder: Path, images: Parts, task: Task, *callbacks: Callback, teacher: nn.Module | None = None
 ) -> Lightning:  # fmt: skip
     """How the supernet is trained: NNI's evaluator around task, trainer and data."""
     training, trainer, data = config.training, config.trainer, config.data
@@ -270,7 +273,7 @@ def make_evaluator(
     warmup_alone = "warmup_learning_rate" in config.strategy.arguments
     return Lightning(
         TaskTraining(
-            task=task, optimizer=training.optimizer, learning_rate=training.learning_rate, momentum=training.momentum,
+            task=task, teacher=teacher, distillation=training.distillation, optimizer=training.optimizer, learning_rate=training.learning_rate, momentum=training.momentum,
             weight_decay=training.weight_decay, label_smoothing=training.label_smoothing,
             architecture_label_smoothing=training.architecture_label_smoothing,
             schedule_epochs=training.epochs - config.strategy.arguments.get("warmup_epochs", 0) if warmup_alone else None,

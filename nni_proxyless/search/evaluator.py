@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from nni.nas.evaluator.pytorch import LightningModule
 from timm.optim import create_optimizer_v2
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import kl_div, log_softmax
 
 from ..data.accuracy import as_channels_last
 from ..tasks import Classification, Task
@@ -30,6 +31,8 @@ class TaskTraining(LightningModule):
         For the weights, where the task has labels.
     architecture_label_smoothing
         For the architecture, which minimizes plain cross entropy in paper and official code (docs/methods/proxyless.md).
+    teacher, distillation
+        A network whose answers are learned too, in evaluation mode, and its share in the loss of the weights.
     schedule_epochs
         Epochs over which the learning rate falls; None: all. Fewer for a search whose warm-up has a schedule of its own.
     """
@@ -37,9 +40,12 @@ class TaskTraining(LightningModule):
     def __init__(
         self, *, task: Task, optimizer: str, learning_rate: float, momentum: float, weight_decay: float, label_smoothing: float,
         architecture_label_smoothing: float = 0.0, schedule_epochs: int | None = None,
+        teacher: nn.Module | None = None, distillation: float = 0.0,
     ):  # fmt: skip
         super().__init__()
         self.task = task
+        # In a list: no part of the search, so no checkpoint has it and no optimizer knows of it.
+        self.taught_by, self.distillation = [teacher], distillation
         self.optimizer, self.learning_rate = optimizer, learning_rate
         self.momentum, self.weight_decay, self.label_smoothing = momentum, weight_decay, label_smoothing
         self.architecture_label_smoothing, self.schedule_epochs = architecture_label_smoothing, schedule_epochs
@@ -50,11 +56,26 @@ class TaskTraining(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, targets = batch
         outputs = self(images)
-        loss = self.task.loss(outputs, targets, self.label_smoothing)
+        loss = self._with_teacher(self.task.loss(outputs, targets, self.label_smoothing), images, outputs)
         self._log_mean("train_loss", loss.detach(), images)
         if isinstance(self.task, Classification):  # other figures of merit are no means over batches
             self._log_mean("train_accuracy", self.task.reward(outputs, targets), images)
         return loss
+
+    def _with_teacher(self, loss: Tensor, images: Tensor, outputs: Tensor) -> Tensor:
+        """(1 - share) of the loss, and share of KL(teacher || network), in nats."""
+        teacher = self.taught_by[0]
+        if teacher is None:
+            return loss
+        like = next(teacher.parameters())
+        if like.device != images.device or like.dtype != images.dtype:
+            teacher.to(images)
+        with torch.no_grad():
+            taught = teacher(as_channels_last(images))
+        distance = kl_div(
+            log_softmax(outputs.float(), 1), log_softmax(taught.float(), 1), reduction="batchmean", log_target=True
+        )
+        return (1 - self.distillation) * loss + self.distillation * distance
 
     def architecture_loss(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, targets = batch

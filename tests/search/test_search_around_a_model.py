@@ -13,8 +13,12 @@ from safetensors.torch import load_file
 
 import nni_proxyless.timm_models  # noqa: F401  (registers with timm)
 from nni_proxyless.cli.main import main
+from nni_proxyless.data import digits
 from nni_proxyless.derive import Architecture, count_macs, to_timm
 from nni_proxyless.models.block_diagram import diagram_of_architecture
+from nni_proxyless.search.evaluator import TaskTraining
+
+from ..tasks.classification import classification
 
 MODEL = "mobilenetv3_small_050"
 
@@ -147,3 +151,74 @@ def test_init_lists_the_models(monkeypatch, capsys):
     assert [line.split()[0] for line in said[:2]] == [MODEL, "mobilenetv4_conv_small"]
     assert "1 others of the family" in said[3]
     assert "blocks.2.0: conv_dw is a MixedConv2d" in said[4]
+
+
+TEACHING = (
+    "latency.estimator={name: macs}",
+    "latency.table=null",
+    "training.epochs=1",
+    "strategy.warmup_epochs=0",
+    "search.judged=4",
+)
+
+
+def test_a_supernet_learns_from_the_model_it_is_made_around(tmp_path, monkeypatch, capsys):
+    """With a share close to 1, the answers of the original are what it learns, be they right or not."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    teacher = timm.create_model(MODEL, num_classes=10, in_chans=1)
+    torch.nn.init.zeros_(teacher.classifier.weight)
+    with torch.no_grad():
+        teacher.classifier.bias.copy_(torch.tensor([4.0] + [0.0] * 9))  # it takes every digit for a zero
+    torch.save(teacher.state_dict(), "weights.pth")
+    before = {name: tensor.clone() for name, tensor in torch.load("weights.pth", weights_only=True).items()}
+    assert main(["init", ".", "--from", f"timm:{MODEL}", "--target", "60%"]) == 0
+    said = {}
+    for share in ("0", "0.99"):
+        words = [*TEACHING, "space.weights=weights.pth", f"training.distillation={share}", f"output=run{share}"]
+        assert main(["search", "search.yml", *words]) == 0
+        architecture = Architecture.read(f"run{share}/architecture.json")
+        network = to_timm(architecture, load_file(f"run{share}/weights.safetensors")).eval()
+        with torch.no_grad():
+            said[share] = network(digits().test.images[:100]).softmax(dim=1).mean(dim=0)
+    wanted = teacher.classifier.bias.detach().softmax(dim=0)
+    distance = {share: float((mean - wanted).abs().sum()) for share, mean in said.items()}
+    assert distance["0.99"] < 0.1
+    assert distance["0.99"] < 0.5 * distance["0"]
+    after = torch.load("weights.pth", weights_only=True)
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+def test_the_loss_of_the_weights_has_its_share_of_the_teacher(monkeypatch):
+    images, targets = torch.randn(6, 1, 8, 8), torch.arange(6)
+    network, teacher = (torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)) for _ in range(2))
+    training = TaskTraining(
+        task=classification(10), optimizer="sgd", learning_rate=0.1, momentum=0.9, weight_decay=0.0, label_smoothing=0.1,
+        teacher=teacher.eval(), distillation=0.3,
+    )  # fmt: skip
+    training.set_model(network)
+    monkeypatch.setattr(training, "log", lambda *given, **more: None)
+    p, q = teacher(images).softmax(dim=1), network(images).softmax(dim=1)
+    distance = (p * (p / q).log()).sum(dim=1).mean()
+    plain = torch.nn.functional.cross_entropy(network(images), targets, label_smoothing=0.1)
+    assert torch.allclose(training.training_step((images, targets), 0), 0.7 * plain + 0.3 * distance, atol=1e-6)
+    assert torch.allclose(
+        training.architecture_loss((images, targets), 0), torch.nn.functional.cross_entropy(network(images), targets)
+    )
+    assert not any(p is own for p in teacher.parameters() for own in training.parameters())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["space={name: mobilenetv2, preset: small}"], "there is no model to learn from"),
+        (["space.weights=null"], "there is no model to learn from"),
+        (["space.weights=weights.pth"], f"the weights of {MODEL} tell 1000 classes apart, the images have 10"),
+        (["training.distillation=1"], "training.distillation: 1 is not allowed here; allowed: less than 1"),
+        (["task=regression", "data={name: 'tests.tasks.made:values'}", "space.weights=weights.pth"], "task 'regression' has none"),
+    ],
+)  # fmt: skip
+def test_who_cannot_teach_is_refused(words, said, run, monkeypatch, capsys):
+    monkeypatch.chdir(run.parent)
+    assert main(["search", "search.yml", *TEACHING, "training.distillation=0.5", "output=none", *words]) == 2
+    assert said in capsys.readouterr().err
