@@ -11,19 +11,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .csv_file import csv
     from .datasets import TensorImages, cifar10, cifar100, digits, fashion_mnist, folder, synthetic
+    from .huggingface_sets import huggingface
     from .image_parts import ImageData, Parts, loader, split
     from .mask_folder import masks
     from .torchvision_sets import torchvision
 
 __all__ = [
-    "ImageData", "Parts", "TensorImages", "cifar10", "cifar100", "csv", "digits", "fashion_mnist", "folder", "loader", "masks", "split",
-    "synthetic", "torchvision",
+    "ImageData", "Parts", "TensorImages", "cifar10", "cifar100", "csv", "digits", "fashion_mnist", "folder", "huggingface", "loader", "masks",
+    "split", "synthetic", "torchvision",
 ]  # fmt: skip
 
 _MODULES = {
     "ImageData": ".image_parts",
     "Parts": ".image_parts",
     "csv": ".csv_file",
+    "huggingface": ".huggingface_sets",
     "loader": ".image_parts",
     "masks": ".mask_folder",
     "split": ".image_parts",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv as csv_format
 import logging
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,22 +16,18 @@ from typing import Any
 
 import torch
 from PIL import Image
-from timm.data import create_transform
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms import v2
 
 from ..core.errors import UserError, did_you_mean, on_one_line, shown
 from ..core.user_path import user_path
 from .image_folder import ImageFolder, Pictures, read_picture
 from .image_parts import ImageData
-from .normalization import IMAGENET
+from .target_columns import finite, image_data, in_order, target_columns, zero_or_one
 
 __all__ = ["csv"]
 
 _logger = logging.getLogger(__name__)
-
-_JITTER = 0.4  # of brightness, contrast and saturation
 
 
 def csv(
@@ -78,60 +73,13 @@ def csv(
     UserError
         A file, a column, a cell or a picture is missing or not what it has to be. The message names file, line and column.
     """
-    target = _the_one_of(classes=classes, values=values, labels=labels)
-    if isinstance(image_size, bool) or not isinstance(image_size, int) or image_size < 8:
-        raise ValueError(f"image_size is {image_size!r}; allowed: a whole number, 8 or more")
-    columns = [classes] if classes is not None else [labels] if isinstance(labels, str) else (values or labels)
-    if not isinstance(columns, list) or not all(isinstance(one, str) for one in [*columns, picture]):
-        given = {"classes": classes, "values": values, "labels": labels}[target]
-        wanted = "the name of a column" if target == "classes" else "a list of names of columns"
-        raise ValueError(f"{target} is {shown(given)}; allowed: {wanted}")
-    if twice := [name for name, n in Counter([picture, *columns]).items() if n > 1]:
-        raise ValueError(
-            f"the column '{twice[0]}' is named twice; allowed: another one for picture and all of {target}"
-        )
+    target, columns = target_columns(picture, image_size, classes=classes, values=values, labels=labels)
     base = user_path(root, "data.root")
     tables = [_read(base, part, name, picture, columns) for part, name in (("train", train), ("test", test))]
     by_name = _labels_by_name if isinstance(labels, str) else _labels
     of_train, of_test = {"classes": _classes, "values": _values, "labels": by_name}[target](*tables)
     _say_what_stands_twice(*tables)
-
-    size = (3, image_size, image_size)
-
-    def through(augment: Callable, plain: Callable) -> ImageData:
-        return ImageData(
-            of_train.through(augment), of_train.through(plain), of_test.through(plain), of_train.targets, of_train.n_outputs, size,
-            through, IMAGENET if target == "values" else None,
-        )  # fmt: skip
-
-    return through(*_transforms(size, whole=target == "values", flip=target != "values" if flip is None else flip))
-
-
-def _the_one_of(**given: Any) -> str:
-    named = [name for name, value in given.items() if value is not None]
-    if len(named) != 1:
-        raise ValueError(
-            f"{' and '.join(named) or 'none of classes, values, labels'} given; allowed: one of classes, values, labels"
-        )
-    if not given[named[0]]:
-        raise ValueError(f"{named[0]} is {given[named[0]]!r}; allowed: the name of a column, or a list of them")
-    return named[0]
-
-
-def _transforms(size: tuple[int, int, int], *, whole: bool, flip: bool) -> tuple[Callable, Callable]:
-    """For training and for evaluation, from a PIL picture to a normalized tensor of this size; ``whole``: nothing is cropped."""
-    mean, std = IMAGENET
-    if not whole:
-        stats: dict[str, Any] = {"mean": mean, "std": std}
-        augment = create_transform(
-            size, is_training=True, color_jitter=_JITTER, auto_augment=None, hflip=0.5 * flip, **stats
-        )
-        return augment, create_transform(size, is_training=False, crop_pct=224 / 256, **stats)
-    resize = v2.Resize(size[1:])
-    normalize = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
-    flips = [v2.RandomHorizontalFlip()] if flip else []
-    jitter = v2.ColorJitter(_JITTER, _JITTER, _JITTER)
-    return v2.Compose([resize, *flips, jitter, *normalize]), v2.Compose([resize, *normalize])
+    return image_data(of_train, of_test, target=target, image_size=image_size, flip=flip)
 
 
 # -- the files -----------------------------------------------------------------------------------------------------
@@ -282,7 +230,7 @@ class _PicturesWithNumbers(Dataset):
 
 def _classes(train: _Table, test: _Table) -> tuple[Any, Any]:
     _no_empty_cell(train, test)
-    names = _in_order({cells[0] for cells in train.cells})
+    names = in_order({cells[0] for cells in train.cells})
     if len(names) < 2:
         raise UserError(
             f"{train.where}, column '{train.columns[0]}': {shown(names[0])} in every line; allowed: two classes or more"
@@ -298,13 +246,6 @@ def _classes(train: _Table, test: _Table) -> tuple[Any, Any]:
     return of(train), of(test)
 
 
-def _in_order(names: set[str]) -> list[str]:
-    numbers = {name: _finite(name) for name in names}
-    if None in numbers.values():
-        return sorted(names)
-    return sorted(names, key=lambda name: (numbers[name], name))
-
-
 def _no_empty_cell(*tables: _Table) -> None:
     for table in tables:
         for row, cells in enumerate(table.cells):
@@ -313,13 +254,13 @@ def _no_empty_cell(*tables: _Table) -> None:
 
 
 def _values(train: _Table, test: _Table) -> tuple[Any, Any]:
-    return _numbers(train, _finite, "a finite number"), _numbers(test, _finite, "a finite number")
+    return _numbers(train, finite, "a finite number"), _numbers(test, finite, "a finite number")
 
 
 def _labels(train: _Table, test: _Table) -> tuple[Any, Any]:
     if len(train.columns) < 2:
         raise UserError(f"data.labels: [{train.columns[0]}]; allowed: two columns or more, or, as text, one of names; one of 0 and 1 is for classes")  # fmt: skip
-    return _numbers(train, _zero_or_one, "0 or 1"), _numbers(test, _zero_or_one, "0 or 1")
+    return _numbers(train, zero_or_one, "0 or 1"), _numbers(test, zero_or_one, "0 or 1")
 
 
 def _numbers(table: _Table, number_of: Callable[[str], float | None], allowed: str) -> _OfNumbers:
@@ -330,20 +271,6 @@ def _numbers(table: _Table, number_of: Callable[[str], float | None], allowed: s
             raise table.refusal(row, numbers.index(None), allowed)
         rows.append(numbers)
     return _OfNumbers(table.paths, torch.tensor(rows, dtype=torch.float32))
-
-
-def _finite(cell: str) -> float | None:
-    """The number that a cell holds; None if it is none, or too large for 32 bits."""
-    try:
-        number = float(cell)
-    except ValueError:
-        return None
-    return number if "_" not in cell and math.isfinite(number) and abs(number) <= torch.finfo(torch.float32).max else None  # fmt: skip
-
-
-def _zero_or_one(cell: str) -> float | None:
-    number = _finite(cell)
-    return number if number in (0, 1) else None
 
 
 def _labels_by_name(train: _Table, test: _Table) -> tuple[Any, Any]:

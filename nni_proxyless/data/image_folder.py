@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image
@@ -40,8 +40,15 @@ _UPRIGHT = {
 _MOST = 65535  # of 16 bits
 
 
-def read_picture(path: str | Path) -> Image.Image:
+def read_picture(source: str | Path | IO[bytes], name: str | None = None) -> Image.Image:
     """A picture as a viewer shows it: RGB with 8 bits, upright, on white where it is transparent; the first of an animation.
+
+    Parameters
+    ----------
+    source
+        Its path, or its bytes.
+    name
+        For people; None: the path in quotes.
 
     Raises
     ------
@@ -49,7 +56,7 @@ def read_picture(path: str | Path) -> Image.Image:
         The file is damaged, or its range of values is unknown. The message names it.
     """
     try:
-        with Image.open(path) as picture:
+        with Image.open(source) as picture:
             picture.load()
             rgb = _rgb(picture)
             turn = _UPRIGHT.get(_orientation(picture))
@@ -58,9 +65,12 @@ def read_picture(path: str | Path) -> Image.Image:
     except (
         Exception
     ) as error:  # decoders raise what they like: OSError, SyntaxError, EOFError, ValueError, struct.error, …
-        raise UserError(
-            f"data: the picture '{path}' cannot be read: {error or type(error).__name__}; mend it or take it away"
-        ) from error
+        why = str(error) or type(error).__name__
+        if name is None:
+            name = f"'{source}'"
+        else:  # else the address of the bytes in memory
+            why = why.replace(f" {source!r}", "")
+        raise UserError(f"data: the picture {name} cannot be read: {why}; mend it or take it away") from error
     return rgb if turn is None else rgb.transpose(turn)
 
 

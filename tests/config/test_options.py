@@ -36,6 +36,7 @@ READ = {  # of all others the classes themselves are asked
         "digits",
         "fashion-mnist",
         "folder",
+        "huggingface",
         "masks",
         "synthetic",
         "torchvision",
