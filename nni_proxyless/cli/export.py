@@ -76,7 +76,7 @@ def summary(content: dict[str, Any]) -> str:
         f"latency:  median of {next(iter(content['latency'].values()))['count']} rounds in turn, {conditions['device']}, "
         f"threads {conditions['threads']}, batch {conditions['batch']}",
     ]
-    rows = [("", "ms", "largest difference of a logit", "bytes")]
+    rows = [("", "ms", "largest difference of an output", "bytes")]
     for name, measured in content["latency"].items():
         of = files.get(name)
         rows.append((

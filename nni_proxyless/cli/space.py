@@ -64,7 +64,7 @@ def _lines(found: SpaceSurvey) -> list[str]:
     has_original = any(cost.original is not None for cost in found.costs.values())
     lines = [
         f"space:    {found.space}, {found.n_choices} choices, {_many(found.n_networks)} networks",
-        f"images:   {'x'.join(map(str, found.shape))}, {found.num_classes} classes",
+        f"images:   {'x'.join(map(str, found.shape))}, {found.num_classes} {found.answers}",
         "",
         *in_columns(
             [

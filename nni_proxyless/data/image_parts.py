@@ -47,6 +47,8 @@ class ImageData:
     statistics
         Mean and standard deviation per channel, of pixels from 0 to 1; None: those that
         :func:`.normalization.preprocessing` knows of.
+    meant_for
+        Name of the task that targets of this kind are for, for people; None: nobody has said.
     task
         What is learned; it has seen the images. A data set leaves it alone: ``task`` of ``search.yml`` says it.
     """
@@ -59,6 +61,7 @@ class ImageData:
     shape: Shape
     through: Callable[[Callable, Callable], ImageData] | None = None
     statistics: Statistics | None = None
+    meant_for: str | None = None
     task: Task = dataclasses.field(default_factory=Classification)
 
     def __post_init__(self) -> None:

@@ -73,6 +73,7 @@ def masks(*, root: str, image_size: int = 224, num_classes: int) -> ImageData:
         num_classes=num_classes,
         shape=(3, image_size, image_size),
         statistics=IMAGENET,
+        meant_for="segmentation",
     )
     for pairs in (train, test):
         for index in sorted({0, len(pairs.pictures) // 2, len(pairs.pictures) - 1}):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..core.errors import UserError
 from ..core.garbage import collection_paused
 from ..core.random_state import generators_kept
-from ..tasks import Classification, Task
+from ..tasks import Task
 from .accuracy import as_channels_last
 from .image_parts import ImageData
 
@@ -53,8 +53,7 @@ def outputs_problem(network: nn.Module, images: Tensor, task: Task) -> str | Non
         return f"gives a {type(found).__name__}; allowed: a tensor of shape {allowed}"
     if tuple(found.shape) != (len(images), *wanted):
         sizes = ["batch" if size == len(images) and i == 0 else str(size) for i, size in enumerate(found.shape)]
-        what = "classes" if isinstance(task, Classification) else "numbers to learn"
-        return f"gives outputs of shape ({', '.join(sizes)}), where the images have {task.n_outputs} {what}; allowed: {allowed}"
+        return f"gives outputs of shape ({', '.join(sizes)}), where the images have {task.n_outputs} {task.answers}; allowed: {allowed}"
     return None
 
 

@@ -74,6 +74,9 @@ def target_columns(picture: str, image_size: int, **given: Any) -> tuple[str, li
     return target, columns
 
 
+MEANT_FOR = {"classes": "classification", "values": "regression", "labels": "multi-label"}
+
+
 def image_data(train: Part, test: Part, *, target: str, image_size: int, flip: bool | None) -> ImageData:
     """Both parts through the transforms of this target: with values nothing is cropped, nor, unless ``flip`` says so, mirrored."""
     size = (3, image_size, image_size)
@@ -81,7 +84,7 @@ def image_data(train: Part, test: Part, *, target: str, image_size: int, flip: b
     def through(augment: Callable, plain: Callable) -> ImageData:
         return ImageData(
             train.through(augment), train.through(plain), test.through(plain), train.targets, train.n_outputs, size,
-            through, IMAGENET if target == "values" else None,
+            through, IMAGENET if target == "values" else None, MEANT_FOR[target],
         )  # fmt: skip
 
     return through(*_transforms(size, whole=target == "values", flip=target != "values" if flip is None else flip))

@@ -45,7 +45,14 @@ def make_images(
         What the function gives is no ``ImageData``, or its parts do not fit each other or the task. The message names all of them. Where
         classes are known only once their images are read, the data sets that are returned raise it then.
     """
-    return _checked(registry.load("nni_proxyless.datasets", name)(**arguments), name, make_task(task))
+    found, made = registry.load("nni_proxyless.datasets", name), make_task(task)
+    try:
+        data = found(**arguments)
+    except ValueError as error:
+        if not found.__module__.startswith("nni_proxyless."):
+            raise  # of somebody's function, which wants to know where
+        raise UserError(f"data: {name}: {error}") from error
+    return _checked(data, name, made)
 
 
 def _checked(data: Any, name: str, task: Task) -> ImageData:
@@ -59,7 +66,8 @@ def _checked(data: Any, name: str, task: Task) -> ImageData:
         if not problems:
             problems, parts = _labels(data, name) if isinstance(task, Classification) else _targets_of_task(data, name)
     if problems:
-        raise UserError("\n".join(f"data: {name} gives {problem}" for problem in problems))
+        hint = f". They are meant for task {data.meant_for}" if data.meant_for else ""
+        raise UserError("\n".join(f"data: {name} gives {problem}{hint}" for problem in problems))
     if (through := data.through) is not None:
         parts["through"] = lambda augment, plain: _checked(through(augment, plain), name, task)
     data = dataclasses.replace(data, **parts)

@@ -93,7 +93,7 @@ class SpaceSurvey:
     ----------
     n_choices, n_networks
         Of the space; choices of one value are none.
-    shape, num_classes
+    shape, num_classes, answers
         Of the images.
     costs
         ``latency``, by name those beside it, ``macs`` and ``parameters``; a cost whose table is not there is in ``missing`` instead.
@@ -108,6 +108,7 @@ class SpaceSurvey:
     n_networks: int
     shape: tuple[int, ...]
     num_classes: int
+    answers: str
     costs: Mapping[str, CostRange]
     missing: Mapping[str, str]
     time: SearchTime | None
@@ -165,7 +166,7 @@ def survey(config: SearchConfig, *, base: Path = Path(), timed: bool = True) -> 
         time = time_search(parts, middle)
     return SpaceSurvey(
         config.space.name, sum(len(values) > 1 for values in choices.values()), math.prod(map(len, choices.values())),
-        tuple(data.shape), data.num_classes, costs, missing, time,
+        tuple(data.shape), data.num_classes, data.task.answers, costs, missing, time,
     )  # fmt: skip
 
 

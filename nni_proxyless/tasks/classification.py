@@ -36,6 +36,8 @@ class Classification(Task):
         A weight is no number above 0, or a metric unknown.
     """
 
+    answers = "classes"
+
     def __init__(
         self,
         *,

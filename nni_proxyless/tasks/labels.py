@@ -31,7 +31,7 @@ def vector_of(target: Any, n: int, what: str) -> torch.Tensor | str:
     """
     if not isinstance(target, torch.Tensor) or target.dtype != torch.float32:
         kind = f"{target.dtype} tensor" if isinstance(target, torch.Tensor) else type(target).__name__
-        return f"a {kind} as {what}; allowed: a tensor of torch.float32 of shape ({n},)"
+        return f"{'an' if kind == 'int' else 'a'} {kind} as {what}; allowed: a tensor of torch.float32 of shape ({n},)"
     if tuple(target.shape) != (n,):
         return f"{what} of shape {tuple(target.shape)}; allowed with num_classes {n}: ({n},)"
     if not bool(target.isfinite().all()):

@@ -41,6 +41,8 @@ class MultiLabel(Task):
         The metric is unknown.
     """
 
+    answers = "labels"
+
     def __init__(
         self,
         *,

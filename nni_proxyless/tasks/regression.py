@@ -40,7 +40,8 @@ class Regression(Task):
         ``mse``, ``mae``, or ``huber``: squared up to one deviation, absolute beyond.
     metric
         ``mae``, mean absolute error; ``rmse``, the root of the mean squared error; ``r2``, the share of the variance that is explained, its
-        mean over the values.
+        mean over the values. None: ``mae`` of one value, ``r2`` of several, whose errors in units of their own have no mean that says
+        anything: asked for, it is that of all numbers.
 
     Raises
     ------
@@ -48,20 +49,29 @@ class Regression(Task):
         Loss or metric is unknown.
     """
 
-    def __init__(self, *, loss: Literal["mse", "mae", "huber"] = "mse", metric: Literal["mae", "rmse", "r2"] = "mae"):
+    apart = True
+    answers = "values"
+
+    def __init__(
+        self, *, loss: Literal["mse", "mae", "huber"] = "mse", metric: Literal["mae", "rmse", "r2"] | None = None
+    ):
         if loss not in LOSSES:
             raise ValueError(f"loss is {loss!r}; allowed: {', '.join(LOSSES)}")
-        if metric not in MERITS:
+        if metric is not None and metric not in MERITS:
             raise ValueError(f"metric is {metric!r}; allowed: {', '.join(MERITS)}")
-        self.of_batch, self.merit = LOSSES[loss], MERITS[metric]
+        self.of_batch, self.asked_for = LOSSES[loss], metric
+        self.merit = MERITS[metric or "mae"]
         self.mean = self.deviation = torch.ones(1)
 
     def begin(self, n_outputs: int, image_shape: Sequence[int], targets: Sequence[Any]) -> None:
         super().begin(n_outputs, image_shape, targets)
+        self.merit = MERITS[self.asked_for or ("mae" if n_outputs == 1 else "r2")]
         values = torch.stack([torch.as_tensor(target) for target in targets]).double()
         deviation = values.std(dim=0, correction=0)
-        if not bool((deviation > 0).all()):
-            raise ValueError("a value that is the same for all training images; allowed: values that differ")
+        if len(same := (deviation <= 0).nonzero()):
+            raise ValueError(
+                f"value {int(same[0]) + 1} of {n_outputs} is the same for all training images; allowed: values that differ"
+            )
         self.mean, self.deviation = values.mean(dim=0).float(), deviation.float()
 
     def problem_of_target(self, target: Any) -> str | None:

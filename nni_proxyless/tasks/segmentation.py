@@ -41,6 +41,7 @@ class Segmentation(Task):
     """
 
     merit = Merit("iou")
+    answers = "classes"
     reads_targets = False
 
     def __init__(self, *, class_weights: list[float] | None = None, decoder_width: int = 64, levels: int = 3):
@@ -64,7 +65,7 @@ class Segmentation(Task):
     def problem_of_target(self, target: Any) -> str | None:
         if not isinstance(target, Tensor) or target.dtype != torch.int64:
             kind = f"{target.dtype} tensor" if isinstance(target, Tensor) else type(target).__name__
-            return f"a {kind} as mask; allowed: a tensor of torch.int64 of shape {self.image_shape[1:]}"
+            return f"{'an' if kind == 'int' else 'a'} {kind} as mask; allowed: a tensor of torch.int64 of shape {self.image_shape[1:]}"
         if tuple(target.shape) != self.image_shape[1:]:
             return (
                 f"a mask of shape {tuple(target.shape)}; allowed with shape {self.image_shape}: {self.image_shape[1:]}"

@@ -41,6 +41,10 @@ class Task:
         Name and direction of what :meth:`metric` comes to.
     mixes
         Whether images and targets may be mixed, by mixup and CutMix of timm: only where targets are classes that weigh the same.
+    apart
+        Whether answers have units of their own, so that each is held against itself; else against the largest of all.
+    answers
+        What a network answers with, in the plural, for people.
     reads_targets
         Whether :meth:`begin` and :meth:`kinds` read the targets of the training images; else a data set may give None for each.
     n_outputs
@@ -51,6 +55,8 @@ class Task:
 
     merit: Merit
     mixes: bool = False
+    apart: bool = False
+    answers: str = "outputs"
     reads_targets: bool = True
     n_outputs: int
     image_shape: tuple[int, ...]

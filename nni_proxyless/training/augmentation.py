@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import Any
 
 import torch
@@ -14,8 +15,11 @@ from ..core.errors import UserError
 from ..data.image_parts import ImageData
 from ..data.normalization import preprocessing
 from ..models.architecture import Architecture
+from ..tasks import Regression
 
 __all__ = ["Cutout", "augmented", "cut_out"]
+
+_logger = logging.getLogger(__name__)
 
 _OPTIONS = {"random_erasing": "re_prob", "random_erasing_mode": "re_mode"}  # others have timm's name
 
@@ -39,9 +43,15 @@ def augmented(data: ImageData, section: AugmentationSection, architecture: Archi
     """
     if data.through is None:
         raise UserError(
-            f"augmentation: the data set '{architecture.data.get('name')}' holds no pictures, which timm's transforms take; "
+            f"augmentation: the data set '{architecture.data.get('name')}' holds no pictures that timm's transforms could change alone; "
             "leave the section out, then the data set augments its images itself"
         )
+    if isinstance(data.task, Regression) and (section.scale != [1.0, 1.0] or section.hflip or section.vflip):
+        _logger.warning(
+            "augmentation: crops of %s to %s of a picture and mirroring may change the values that are learned; scale: [1, 1], hflip: 0 leave "
+            "them as they are",
+            *section.scale,
+        )  # fmt: skip
     known = preprocessing({**architecture.data, **data.normalization}, data.shape)
     options = {_OPTIONS.get(name, name): value for name, value in section.model_dump(exclude_none=True).items()}
     crop_pct = options.pop("crop_pct", known["crop_pct"])

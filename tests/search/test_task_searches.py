@@ -35,6 +35,7 @@ SHORT = ("training.epochs=4", "strategy.warmup_epochs=2", "search={select: super
 
 
 def text_of(task: str, module: str = made.__name__, **more: Any) -> str:
+    more = {"metric": "mae", **more} if task == "regression" else more
     content = yaml.safe_load(TINY) | {
         "data": {"name": f"{module}:{TASKS[task]}", "batch_size": 32}, "task": {"name": task, **more},
         "latency": {"target_ms": "90%", "estimator": {"name": "macs"}},
@@ -181,6 +182,29 @@ def test_a_search_that_goes_on_comes_to_the_same(tmp_path):
 def test_every_strategy_learns_numbers(words, tmp_path):
     out = search(tmp_path, "training.epochs=4", words, text=text_of("regression"))
     assert np.isfinite([epoch["mae"] for epoch in history(out)]).all()
+
+
+def test_of_several_values_a_small_one_counts_as_much_in_the_metric_the_export_and_in_8_bits(tmp_path, capsys):
+    """A radius in pixels, and the brightness in thousandths of what it was: by the mean of errors nobody would see it."""
+    out = search(tmp_path, text=text_of("regression", metric=None).replace(":values", ":unlike_values"))
+    architecture = Architecture.read(out / "architecture.json")
+    assert architecture.merit.name == "r2"
+    assert main(["train", str(out / "architecture.json"), "epochs=20", "batch_size=32", "learning_rate=0.1"]) == 0
+    assert main(["export", str(out / "architecture.json"), "--formats", "onnx", "int8", "--repeats", "2"]) == 0
+    network = build_network(architecture, load_weights(out / "final" / "weights.safetensors")).eval()
+    images, targets = made.unlike_values().test.images, made.unlike_values().test.targets
+    session = onnxruntime.InferenceSession(str(out / "model.int8.onnx"))
+    eight = torch.from_numpy(np.concatenate([session.run(None, {"input": one.numpy()})[0] for one in images.split(1)]))
+    answers, deviation = network(images).detach(), targets.std(dim=0)
+    assert (((answers - targets) / deviation).square().mean(dim=0) < 0.7).all(), "it has learned both"
+    assert (((eight - answers) / deviation).abs().mean(dim=0) < 0.2).all(), (
+        "with one scale for both the small one had no step left"
+    )
+
+    capsys.readouterr()
+    words = ["export", str(out / "architecture.json"), "--formats", "onnx", "--repeats", "2", "--tolerance", "1e-9"]
+    assert main(words) == 2
+    assert "of the largest of an output" in capsys.readouterr().err
 
 
 def test_metrics_and_losses_are_asked_for_by_name(tmp_path, capsys):

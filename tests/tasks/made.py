@@ -18,6 +18,14 @@ def values(n: int = 320) -> ImageData:
     return ImageData(sets[0], sets[0], sets[1], list(train[1]), 2, (1, SIDE, SIDE))
 
 
+def unlike_values(n: int = 320) -> ImageData:
+    """The same, the brightness in other units, of which it has thousandths."""
+    known = values(n)
+    units = torch.tensor([100.0, 1e-3])
+    sets = [TensorImages(part.images, part.targets * units) for part in (known.train, known.test)]  # type: ignore[attr-defined]
+    return ImageData(sets[0], sets[0], sets[1], list(sets[0].targets), 2, known.shape)
+
+
 def labels(n: int = 320) -> ImageData:
     """Whether it is a square, whether it is large, whether it is bright."""
     train, test = (

@@ -127,6 +127,8 @@ def test_figures_of_merit_of_values_are_those_of_scikit_learn(name):
     }
     assert worth(task, outputs, targets) == pytest.approx(expected[name], rel=1e-4)
     assert task.merit.higher_is_better == (name == "r2")
+    assert begun(Regression(), 2, list(targets)).merit.name == "r2", "errors in several units have no mean"
+    assert begun(Regression(), 1, list(targets[:, :1])).merit.name == "mae"
     one = begun(Regression(metric=name), 1, list(targets[:, :1]))
     assert np.isfinite(worth(one, outputs[:, :1], targets[:, :1]))
 

@@ -65,9 +65,9 @@ FILES = [
     (section(name=f"{HERE}:Needing"), "needs what"),
 ]  # fmt: skip
 IMAGES = [
-    (section(name="regression"), "a int as values; allowed: a tensor of torch.float32 of shape (10,)"),
-    (section(name="multi-label"), "a int as labels"),
-    (section(name="segmentation"), "a int as mask"),
+    (section(name="regression"), "an int as values; allowed: a tensor of torch.float32 of shape (10,)"),
+    (section(name="multi-label"), "an int as labels"),
+    (section(name="segmentation"), "an int as mask"),
     (section(class_weights=[1.0, 2.0]), "class_weights has 2 numbers; allowed for these images: 10, one per class"),
     (of("values", name="classification"), "targets that are no classes"),
     (of("values", name="multi-label"), "labels that are neither 0 nor 1"),
@@ -77,7 +77,7 @@ IMAGES = [
     (of("masks", name="classification"), "targets that are no classes"),
     (of("masks", name="regression"), "a torch.int64 tensor as values"),
     (of("masks", name="segmentation", class_weights=[1.0, 2.0]), "class_weights has 2 numbers; allowed for these images: 3"),
-    (on("constant", name="regression"), "a value that is the same for all training images"),
+    (on("constant", name="regression"), "value 1 of 2 is the same for all training images"),
     (on("of_no_number", name="regression"), "values that are no numbers; allowed: finite ones in targets, image 7"),
     (on("of_two_lengths", name="regression"), "values of shape (3,); allowed with num_classes 2: (2,) in targets, image 5"),
     (on("fewer_targets", name="regression"), "targets with 63 entries"),
@@ -103,7 +103,7 @@ IMAGES = [
     (of("values", name=f"{HERE}:KindsOfFew"), "kinds gives masks of another length than 320"),
     (of("values", name=f"{HERE}:KindsThatFail"), "kinds fails: integer division"),
     (of("values", name=f"{HERE}:TargetsThatFail"), "on which problem_of_target fails: so what"),
-    (of("values", name=f"{HERE}:WiderOutput"), "gives outputs of shape (batch, 2), where the images have 2 numbers to learn; allowed: (batch, 3)"),
+    (of("values", name=f"{HERE}:WiderOutput"), "gives outputs of shape (batch, 2), where the images have 2 outputs; allowed: (batch, 3)"),
     (of("values", name=f"{HERE}:SpaceOfNowhere"), "'nowhere' is unknown"),
 ]  # fmt: skip
 

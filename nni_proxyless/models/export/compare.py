@@ -14,7 +14,7 @@ from ...tasks import Classification, Task
 from ...tasks.alone import alone
 from .onnx_format import OnnxNetwork
 
-__all__ = ["Run", "largest_difference", "logits_of", "merits", "time_side_by_side"]
+__all__ = ["Run", "largest_difference", "logits_of", "merits", "scale_of", "time_side_by_side"]
 
 Run = Callable[[Tensor], Tensor]
 """Images -> logits: a network, or a file in its runtime."""
@@ -30,16 +30,29 @@ def logits_of(run: Run, images: Tensor, batch: int) -> Tensor:
     return torch.cat(found)
 
 
-def largest_difference(run: Run, images: Tensor, expected: Mapping[int, Tensor]) -> float:
-    """The largest absolute difference of a logit; NaN where one of them is.
+def largest_difference(
+    run: Run, images: Tensor, expected: Mapping[int, Tensor], by: Tensor | None = None
+) -> float:  # fmt: skip
+    """The largest absolute difference of an output; NaN where one of them is.
 
     Parameters
     ----------
     expected
-        Batch size -> the logits of all images, by the network itself in batches of that many.
+        Batch size -> the outputs of all images, by the network itself in batches of that many.
+    by
+        What each difference is divided by, of a shape that the outputs take; None: nothing.
     """
-    differences = [(logits_of(run, images, batch) - logits).abs().max() for batch, logits in expected.items()]
-    return float(torch.stack(differences).max())  # in torch a NaN is the largest of all
+    differences = [(logits_of(run, images, batch) - outputs).abs() for batch, outputs in expected.items()]
+    shares = differences if by is None else [difference / by for difference in differences]
+    return float(torch.stack([share.max() for share in shares]).max())  # in torch a NaN is the largest of all
+
+
+def scale_of(expected: Iterable[Tensor], *, apart: bool) -> Tensor:
+    """What differences are held against: the largest output, but at least 1; ``apart``: of each output its own largest, whatever that is."""
+    every = torch.cat([outputs.flatten(2) if outputs.ndim > 2 else outputs[..., None] for outputs in expected]).abs()
+    if not apart:
+        return every.max().clamp(min=1)
+    return every.amax(dim=(0, 2)).clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def merits(

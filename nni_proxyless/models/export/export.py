@@ -29,7 +29,7 @@ from ...latency.runtimes.default import TORCH
 from ..architecture import Architecture
 from ..build import installed_versions
 from .check_images import CheckImages
-from .compare import Run, largest_difference, logits_of, merits, time_side_by_side
+from .compare import Run, largest_difference, logits_of, merits, scale_of, time_side_by_side
 from .load import check_size, find_weights, load_network
 from .onnx_format import OPSETS, PACKAGES, OnnxNetwork, opset_of, require_packages, write_int8, write_onnx
 from .torch_format import read_program, read_torchscript, write_program, write_torchscript
@@ -74,7 +74,8 @@ class ExportOptions:
     images
         Number of images whose logits are compared.
     tolerance
-        By how much a logit may differ from the network's: absolute, or, where the largest logit is above 1, as a share of that.
+        By how much an output may differ from the network's: absolute, or, where the largest is above 1, as a share of that; of values of a
+        regression as a share of the largest of each.
     test_images, calibration_images
         Number of images for the accuracy, and for the ranges of int8.
     threads, repeats
@@ -208,7 +209,8 @@ def _write_checked(
     wanted = [name for name in FILES if name in options.formats or (name == "onnx" and "int8" in options.formats)]
     compared = images.some(options.images)
     expected = {n: logits_of(network, compared, n) for n in batches}
-    largest = max(1.0, *(float(abs(logits).max()) for logits in expected.values()))
+    apart = images.data is not None and images.data.task.apart
+    scale = scale_of(expected.values(), apart=apart)
     files: dict[str, dict[str, Any]] = {}
     runs: dict[str, Run] = {}
     with bar(len(wanted), "export", "file") as progress:
@@ -218,12 +220,16 @@ def _write_checked(
                 writers[name](path)
                 run = readers[name](path)
                 difference = largest_difference(run, compared, expected)
+                share = largest_difference(run, compared, expected, scale)
             except Exception as error:  # exporters and runtimes raise what they like, and the network may be anybody's
                 raise UserError(f"{path.name}: cannot be written: {first_line(error)}") from error
-            if name != "int8" and not difference <= options.tolerance * largest:  # NaN is no agreement
-                of_largest = f" of the largest, {largest:.3g}" if largest > 1 else ""
+            if name != "int8" and not share <= options.tolerance:  # NaN is no agreement
+                of_largest = (
+                    f" of the largest, {float(scale.max()):.3g}" if not apart and float(scale.max()) > 1 else ""
+                )
+                by = f"{share:.3g} of the largest of an output" if apart else f"{difference:.3g}"
                 raise UserError(
-                    f"{path.name}: its logits differ from torch's by {difference:.3g} on {len(compared)} {images.source}; allowed: "
+                    f"{path.name}: its outputs differ from torch's by {by} on {len(compared)} {images.source}; allowed: "
                     f"{options.tolerance:g} (--tolerance){of_largest}. Nothing has been written"
                 )
             files[name] = {
@@ -232,7 +238,7 @@ def _write_checked(
             }  # fmt: skip
             runs[name] = run
             _logger.info(
-                "%s: largest difference of a logit %.2g on %d %s", path.name, difference, len(compared), images.source
+                "%s: largest difference of an output %.2g on %d %s", path.name, difference, len(compared), images.source
             )
             progress.update()
     for name in set(runs) - set(options.formats):
