@@ -63,7 +63,7 @@ def told(folder, epochs, *, space=None, of=5, story=None):
     for epoch, sample, probs in epochs:
         story.write(
             logger, epoch, of, space=space, figures={"default": 0.5, "table_ms": 2.0}, sample=sample, probs=probs,
-            input_shape=SHAPE, unit="ms",
+            input_shape=SHAPE, unit="ms", worth="validation accuracy 50.0 %",
         )  # fmt: skip
     logger.finalize("success")
     return EventAccumulator(str(folder / "tensorboard"), {"images": 0}).Reload()

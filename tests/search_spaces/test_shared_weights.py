@@ -17,7 +17,8 @@ from torch.utils.data import TensorDataset
 from nni_proxyless.core.atomic_files import write_weights
 from nni_proxyless.latency import DeviceEstimator
 from nni_proxyless.models.timm_model import load_weights
-from nni_proxyless.search.evaluator import ImageClassification
+from nni_proxyless.search.evaluator import TaskTraining
+from nni_proxyless.tasks import Classification
 
 from ..strategies.searches import quiet_trainer
 
@@ -157,7 +158,7 @@ def trained(strategy, space: MobileNetV2Space, epochs: int = 3):
     space.to(memory_format=torch.channels_last)
     data = TensorDataset(torch.randn(64, 1, 8, 8), torch.randint(4, (64,)))
     evaluator = Lightning(
-        ImageClassification(optimizer="sgd", learning_rate=0.05, momentum=0.9, weight_decay=4e-5, label_smoothing=0.0),
+        TaskTraining(task=Classification(), optimizer="sgd", learning_rate=0.05, momentum=0.9, weight_decay=4e-5, label_smoothing=0.0),
         quiet_trainer(max_epochs=epochs),
         train_dataloaders=DataLoader(data, 16, shuffle=True), val_dataloaders=DataLoader(data, 16, shuffle=True),
     )  # fmt: skip

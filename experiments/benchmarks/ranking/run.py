@@ -43,8 +43,9 @@ from nni_proxyless.core.progress import bar
 from nni_proxyless.data import fashion_mnist, loader
 from nni_proxyless.data.accuracy import as_channels_last
 from nni_proxyless.derive import count_macs
-from nni_proxyless.search.evaluator import ImageClassification
+from nni_proxyless.search.evaluator import TaskTraining
 from nni_proxyless.search.monitor import judge
+from nni_proxyless.tasks import Classification
 
 from ..common import record
 from ..common.planted import EndAfter, silence, trainer
@@ -213,7 +214,7 @@ def inherited(name: str, seed: int, networks: Sequence[dict[str, str]], sizes: S
     supernet = strategy.mutate_model(space)
     evaluator = strategy.mutate_evaluator(
         Lightning(
-            ImageClassification(label_smoothing=0.0, **TRAINING),  # type: ignore[arg-type]
+            TaskTraining(task=Classification(), label_smoothing=0.0, **TRAINING),  # type: ignore[arg-type]
             trainer(epochs + (name == "dsnas"), look, EndAfter(epochs)),  # DSNAS wants an epoch for its child
             train_dataloaders=make(parts.weights if held_back else parts.both, sizes.batch, seed=seed),
             val_dataloaders=make(parts.alphas, sizes.batch, seed=seed + 1) if held_back else None,

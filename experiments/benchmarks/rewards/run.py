@@ -40,7 +40,8 @@ from nni_proxyless.core.batch_norm import batch_norm_statistics_kept
 from nni_proxyless.core.progress import bar
 from nni_proxyless.data import digits, loader, split
 from nni_proxyless.data.accuracy import as_channels_last
-from nni_proxyless.search.evaluator import ImageClassification
+from nni_proxyless.search.evaluator import TaskTraining
+from nni_proxyless.tasks import Classification
 
 from ..common import record
 from ..common.planted import (
@@ -187,8 +188,13 @@ def pretrained(eps: float, epochs: int, data: Any) -> Any:
             norm.eps = eps
     strategy = DSNAS(search_epochs=1, warmup_epochs=epochs, reward="gradient", seed=0)
     supernet = strategy.mutate_model(space).to(memory_format=torch.channels_last)
-    task = ImageClassification(
-        optimizer="adamw", learning_rate=0.01, momentum=0.9, weight_decay=4e-5, label_smoothing=0.0
+    task = TaskTraining(
+        task=Classification(),
+        optimizer="adamw",
+        learning_rate=0.01,
+        momentum=0.9,
+        weight_decay=4e-5,
+        label_smoothing=0.0,
     )
     evaluator = strategy.mutate_evaluator(
         Lightning(
