@@ -27,7 +27,7 @@ def add_derive_command(commands: Any) -> None:
     what.add_argument("--budget-ms", type=float, metavar="MS",
                       help="what the network may cost at most, in the unit of the search's latencies")  # fmt: skip
     what.add_argument("--front", type=int, metavar="N",
-                      help="a network for each of N budgets, from the fastest network to the slowest: the most probable ones, or with --judge the best by the supernet")  # fmt: skip
+                      help="a network for each of N budgets, from the fastest network to the slowest: the most probable ones, or with --judge the best by the supernet; one whose network is that of the budget before is left out")  # fmt: skip
     derive.add_argument("--at-least-ms", type=float, metavar="MS",
                         help="with --budget-ms: a network that costs at least this much, if there is one; 0: the most probable one, whatever it "
                         "costs (default: one near the budget, or near the target of the search if that is lower: 95 %% of it or more, where there are "

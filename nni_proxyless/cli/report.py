@@ -38,9 +38,9 @@ def add_report_command(commands: Any) -> None:
     parser.add_argument("--html", type=path_argument, metavar="PAGE",
                         help="default: report.html in the folder of the first experiment or DIR")  # fmt: skip
     parser.add_argument("--train-best", nargs="?", const=None, default=False, type=path_argument, metavar="train.yml",
-                        help="first train the network of the best search accuracy")  # fmt: skip
+                        help="first train the network that the search says most of: the best accuracy, or other figure of merit")  # fmt: skip
     parser.add_argument("--front", type=path_argument, metavar="PICTURE",
-                        help="draw accuracy against latency, as .svg or .png, with a .csv beside it")  # fmt: skip
+                        help="draw accuracy, or another figure of merit, against latency, as .svg or .png, with a .csv beside it")  # fmt: skip
     parser.add_argument("--reference", type=path_argument, action="append", default=[], metavar="DIR",
                         help="further networks to compare with, such as nni-proxyless reference leaves; may be given again")  # fmt: skip
     parser.set_defaults(run=_report)
