@@ -68,6 +68,7 @@ def _run(arguments: argparse.Namespace, *, talks: bool) -> int:
     else:
         if arguments.architecture is None:
             raise UserError("train: which network? Give the path of an architecture.json")
+        _refuse_after_search(nni_trial)
         path, given = arguments.architecture, nni_trial.parameters()
         name, overrides = file_and_overrides(arguments.items)
         if arguments.epochs is not None:
@@ -103,6 +104,19 @@ def _run(arguments: argparse.Namespace, *, talks: bool) -> int:
               f"{merit.in_words(result.best[f'test_{merit.name}'])}")  # fmt: skip
         print(f"weights: {folder / 'weights.safetensors'}")
     return 0
+
+
+def _refuse_after_search(nni_trial: Any) -> None:
+    """A trial gets its parameters once: a second process would wait for them forever."""
+    if not nni_trial.inside_nni():
+        return
+    folder = nni_trial.output_folder(None, "train")
+    if (folder / "search.yml").exists():
+        raise UserError(
+            "train: a search has run in this trial of NNI, which gives a trial its parameters once; allowed: trials that train alone; what "
+            f"this one has found is trained by nni-proxyless train {folder / 'architecture.json'}, or the best of the experiment by "
+            "nni-proxyless report --train-best"
+        )
 
 
 def _write_evolved(search: Path, choices: dict[str, Any]) -> Path:

@@ -378,3 +378,13 @@ def test_what_does_not_go_together_is_said(tmp_path, refused):
         given = words.split() if words.startswith("scheduler") else [words]
         assert said in refused("train", which, *QUICK, *given)
         assert not (which.parent / "final").exists()
+
+
+def test_a_training_behind_a_search_in_one_trial_is_refused(tmp_path, monkeypatch, capsys):
+    """NNI gives a trial its parameters once; whoever asks again waits forever."""
+    path = small(tmp_path)
+    (tmp_path / "search.yml").write_text("seed: 0\n")
+    for name, value in (("NNI_PLATFORM", "local"), ("NNI_OUTPUT_DIR", str(tmp_path))):
+        monkeypatch.setenv(name, value)
+    assert main(["train", str(path), "epochs=1"]) == 2
+    assert f"is trained by nni-proxyless train {tmp_path / 'architecture.json'}" in capsys.readouterr().err
