@@ -15,7 +15,7 @@ from ..core.errors import UserError
 from ..data.image_parts import ImageData
 from ..data.normalization import preprocessing
 from ..models.architecture import Architecture
-from ..tasks import Regression
+from ..tasks import Regression, Segmentation
 
 __all__ = ["Cutout", "augmented", "cut_out"]
 
@@ -42,8 +42,14 @@ def augmented(data: ImageData, section: AugmentationSection, architecture: Archi
         The data set holds no pictures.
     """
     if data.through is None:
+        masks = isinstance(data.task, Segmentation)
+        why = (
+            "has masks, which timm's transforms would leave as they are"
+            if masks
+            else "holds no pictures, which timm's transforms take"
+        )
         raise UserError(
-            f"augmentation: the data set '{architecture.data.get('name')}' holds no pictures that timm's transforms could change alone; "
+            f"augmentation: the data set '{architecture.data.get('name')}' {why}; "
             "leave the section out, then the data set augments its images itself"
         )
     if isinstance(data.task, Regression) and (section.scale != [1.0, 1.0] or section.hflip or section.vflip):

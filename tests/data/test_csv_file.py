@@ -295,7 +295,7 @@ def test_what_is_right_is_refused_by_none_of_these(people):
 
 def test_a_task_that_learns_something_else_is_refused(people):
     for arguments, task, said in (
-        (CLASSES, "Regression", "a int as values; allowed: a tensor of torch.float32 of shape (3,)"),
+        (CLASSES, "Regression", "an int as values; allowed: a tensor of torch.float32 of shape (3,)"),
         (VALUES, "Classification", "targets that are no classes"),
         (VALUES, "MultiLabel", "labels that are neither 0 nor 1; allowed: those"),
     ):

@@ -292,7 +292,7 @@ def test_a_file_that_computes_something_else_is_never_left(tiny, refused):
     formats = ("--formats", "onnx", "torchscript", "torch-export")  # int8 is held to no tolerance
     said = refused("export", tiny, *formats, "--opset", "16", "--tolerance", "1e-30")
     assert re.search(
-        r"model\.\S+: its logits differ from torch's by \d\S+ on 100 test images of 'digits'; allowed: 1e-30 \(--tolerance\)( of the largest, \d\S+)?\. "
+        r"model\.\S+: its outputs differ from torch's by \d\S+ on 100 test images of 'digits'; allowed: 1e-30 \(--tolerance\)( of the largest, \d\S+)?\. "
         r"Nothing has been written", said,
     ), said  # fmt: skip
     assert {path: path.read_bytes() for path in tiny.parent.iterdir()} == before

@@ -130,8 +130,8 @@ def measured(strategy: str, data: str, epochs: int, options: argparse.Namespace)
     beside = Beside()
     make = nni_proxyless.search.build.make_evaluator
 
-    def make_evaluator(*arguments: Any) -> Any:
-        evaluator = make(*arguments)
+    def make_evaluator(*arguments: Any, **more: Any) -> Any:
+        evaluator = make(*arguments, **more)
         evaluator.trainer.callbacks.insert(0, beside)
         return evaluator
 
