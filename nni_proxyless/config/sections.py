@@ -35,6 +35,11 @@ class NamedSection(Section):
         """The arguments of the named class or function."""
         return dict(self.model_extra or {})
 
+    @property
+    def described(self) -> dict[str, Any]:
+        """``{'name': …, 'arguments': {…}}``, as ``architecture.json`` has it."""
+        return {"name": self.name, "arguments": self.arguments}
+
 
 # Of these it is known that timm has them, without its import, which takes seconds.
 USUAL_OPTIMIZERS = (

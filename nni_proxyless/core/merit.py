@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["ACCURACY", "Merit"]
+__all__ = ["ACCURACY", "CLASSIFICATION", "Merit"]
+
+CLASSIFICATION: Mapping[str, Any] = {"name": "classification", "arguments": {}}  # the task where none is named
 
 
 @dataclass(frozen=True)

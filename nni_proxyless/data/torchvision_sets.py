@@ -142,7 +142,7 @@ def _made(cls: Any, path: Path, download: bool, arguments: dict[str, Any]) -> An
     """What is there is read first: StanfordCars, which can be downloaded no more, refuses to try."""
     try:
         return cls(path, download=False, **arguments)
-    except Exception:
+    except Exception:  # each set has an error of its own where its files are not there
         if not download:
             raise
     return cls(path, download=True, **arguments)

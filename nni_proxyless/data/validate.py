@@ -15,11 +15,12 @@ import torch
 
 from ..config import registry
 from ..core.errors import UserError
+from ..core.merit import CLASSIFICATION
 from ..core.random_state import generators_kept
 from ..tasks import Classification, Task
 from ..tasks.check import problem_of_answers, problem_of_kinds, target_problem
 from ..tasks.labels import class_of
-from ..tasks.make import CLASSIFICATION, make_task
+from ..tasks.make import make_task
 from .image_parts import ImageData
 from .labels import CheckedLabels, CheckedTargets, labels_in_memory, problem_of_labels
 from .tensor_images import TensorImages

@@ -7,19 +7,17 @@ MACs, parameters, seed and versions. Reading it needs no NNI.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..core.atomic_files import write_text
 from ..core.errors import UserError
-from ..core.merit import Merit
+from ..core.merit import CLASSIFICATION, Merit
 from ..core.plain_values import as_plain
 
 __all__ = ["Architecture"]
 
-CLASSIFICATION: Mapping[str, Any] = {"name": "classification", "arguments": {}}
 FORMAT = "nni-proxyless architecture 1"
 
 

@@ -9,8 +9,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..core.merit import ACCURACY, Merit
-from .architecture import CLASSIFICATION, Architecture
+from ..core.merit import ACCURACY, CLASSIFICATION, Merit
+from .architecture import Architecture
 
 if TYPE_CHECKING:
     from nni.nas.nn.pytorch import ModelSpace

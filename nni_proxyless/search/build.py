@@ -166,11 +166,6 @@ class SearchParts:
         """Images for the statistics of batch norm, and to judge a network by."""
         return judging_loaders(self.config, self.images)
 
-    @property
-    def task(self) -> dict[str, Any]:
-        """Name and arguments of what is learned, for ``architecture.json``."""
-        return {"name": self.config.task.name, "arguments": self.config.task.arguments}
-
     def in_int8(self, network: nn.Module, judged: Any, prefix: str = "") -> dict[str, float | None]:
         """Under ``accuracy_int8``, or the name of another figure of merit, that of a network when it is quantized, if the search is for such."""
         if not is_for_int8(self.profiler.conditions):
@@ -232,8 +227,7 @@ def images_of(config: SearchConfig) -> ImageData:
     UserError
         There are none, or they do not fit the task.
     """
-    task = {"name": config.task.name, "arguments": config.task.arguments}
-    return make_images(config.data.name, config.data.arguments, task)
+    return make_images(config.data.name, config.data.arguments, config.task.described)
 
 
 def searchable_space(config: SearchConfig, data: ImageData) -> tuple[str, dict[str, Any], ModelSpace]:
@@ -251,11 +245,13 @@ def searchable_space(config: SearchConfig, data: ImageData) -> tuple[str, dict[s
     accepted = registry.accepted_arguments(space_class)
     once = getattr(space_class, "only_at_start", ())
     kept = {key: value for key, value in arguments.items() if key not in once}
+    named = name
     try:
         named, arguments = data.task.space_of(name, arguments)
         space = make_searchable_space(named, arguments)
     except ValueError as error:
-        raise UserError(f"task: {config.task.name}: {error}") from error
+        whose = f"space: {name}" if named == name else f"task: {config.task.name}"
+        raise UserError(f"{whose}: {error}") from error
     advice = where_classes_are_given(accepted, config.space.arguments, data.num_classes)
     require_outputs(space, data, f"space: {name}", advice, precision=config.trainer.precision)
     return *data.task.space_of(name, kept), space

@@ -98,7 +98,7 @@ class EvolvedSpace:
             raise UserError(f"NNI's parameters are no network of the space {self.config.space.name}: {problem}")
         described = describe(
             self.space, sample, name=self.name, arguments=self.arguments, input_shape=self.data.shape,
-            task={"name": self.config.task.name, "arguments": self.config.task.arguments},
+            task=self.config.task.described,
             data={"name": self.config.data.name, "arguments": self.config.data.arguments, **self.data.normalization},
         )  # fmt: skip
         profiler, bound = self.limits[LATENCY]

@@ -217,7 +217,7 @@ class FinishedSearch:
         architecture = record(
             describe(
                 self.space, sample, **self.architecture.space,
-                data={**self.architecture.data, **self.parts.data.normalization}, input_shape=shape, task=self.parts.task,
+                data={**self.architecture.data, **self.parts.data.normalization}, input_shape=shape, task=self.parts.config.task.described,
             ),
             network,
             latency=latency_record(self.profiler, sample, target=budget, **timed),

@@ -79,7 +79,7 @@ def save_result(
     assert monitor.network is not None
     config, folder, data, estimator, profiler = parts.config, parts.folder, parts.data, parts.estimator, parts.profiler
     described = describe(
-        parts.space, monitor.sample, name=parts.space_name, arguments=parts.space_arguments, task=parts.task,
+        parts.space, monitor.sample, name=parts.space_name, arguments=parts.space_arguments, task=config.task.described,
         data={"name": config.data.name, "arguments": config.data.arguments, **data.normalization}, input_shape=data.shape,
     )  # fmt: skip
     weights = monitor.network.state_dict()

@@ -10,9 +10,7 @@ from ..core.errors import UserError
 from .check import problem_of_task
 from .task import Task
 
-__all__ = ["CLASSIFICATION", "make_task"]
-
-CLASSIFICATION: Mapping[str, Any] = {"name": "classification", "arguments": {}}
+__all__ = ["make_task"]
 
 
 def make_task(described: Mapping[str, Any]) -> Task:

@@ -73,7 +73,7 @@ class Task:
 
     def problem_of_target(self, target: Any) -> str | None:
         """What is wrong with the target of an image, and what is allowed; None if nothing is."""
-        raise NotImplementedError
+        raise NotImplementedError  # every task says it; check.py asks before anything is trained
 
     def output_shape(self) -> tuple[int, ...]:
         """Of what a network answers per image; a vector of ``n_outputs`` numbers unless a task says otherwise."""
@@ -89,7 +89,7 @@ class Task:
         smoothing
             ``label_smoothing``, where the task has labels to smooth; others leave it alone.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # every task says it; check.py asks before anything is trained
 
     def summed_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The same, without smoothing, as a sum over the images."""
@@ -97,7 +97,7 @@ class Task:
 
     def metric(self) -> Metric:
         """A metric of torchmetrics whose ``update(outputs, targets)`` takes batches, and whose ``compute()`` is the figure of merit: one number."""
-        raise NotImplementedError
+        raise NotImplementedError  # every task says it; check.py asks before anything is trained
 
     def reward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """What ``update: reinforce`` of ProxylessNAS takes for an accuracy of a batch: from 0 to 1, more is better.

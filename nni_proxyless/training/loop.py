@@ -24,7 +24,7 @@ from ..config.train_config import TrainConfig
 from ..core.atomic_files import write_text, write_weights
 from ..core.cpu_threads import say_if_other_threads, threads_in_words, use
 from ..core.errors import UserError
-from ..core.merit import ACCURACY, Merit
+from ..core.merit import Merit
 from ..core.progress import bar
 from ..core.tensorboard_writer import Curves
 from ..data.fingerprint import fingerprint, image_differences
@@ -35,12 +35,13 @@ from ..models.architecture import Architecture
 from ..models.build import installed_versions
 from ..models.export.int8_accuracy import int8_merit, is_for_int8
 from ..models.record import merit_figures
-from ..tasks import Classification, Task
+from ..tasks import Task
 from .augmentation import augmented, cut_out
 from .batches import Division, Judge, divide, seed_everything
 from .checkpoint import TrainingCheckpoint, settings
 from .data_parallel import DataParallel
 from .distributed import Processes, joined
+from .loss import require_fits
 from .networks import student, teacher
 from .rank import count
 
@@ -135,7 +136,7 @@ def _train(
     if config.cutout:
         data = cut_out(data, config.cutout)
     require_outputs(network, data, f"{architecture_path}: its network")
-    _require_fits(config, data.task, architecture)
+    require_fits(config, data.task, architecture.task["name"])
     division = divide(data, config.validation)
     if config.epochs == 0:
         merit = data.task.merit
@@ -167,24 +168,6 @@ def _images(architecture: Architecture) -> ImageData:
         return make_images(architecture.data["name"], architecture.data["arguments"], architecture.task)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"the images of architecture.json: data: {error}") from error
-
-
-def _require_fits(config: TrainConfig, task: Task, architecture: Architecture) -> None:
-    """Refuse settings that only some tasks know."""
-    name = architecture.task["name"]
-    for key in ("mixup", "cutmix"):
-        if getattr(config, key) and not task.mixes:
-            raise UserError(
-                f"{key}: targets of task '{name}' cannot be mixed; allowed: 0, or a classification without class_weights"
-            )
-    if config.distillation is not None and not isinstance(task, Classification):
-        raise UserError(
-            f"distillation: a teacher's logits teach classes, and task '{name}' has none; leave the section out"
-        )
-    if config.pipeline is not None and task.merit != ACCURACY:
-        raise UserError(
-            f"pipeline: its last stage counts right answers, and the figure of merit is {task.merit.name}; leave the section out"
-        )
 
 
 class _Training:

@@ -11,11 +11,13 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
 from ..config.train_config import TrainConfig
+from ..core.errors import UserError
+from ..core.merit import ACCURACY
 from ..core.module_modes import Modes
 from ..tasks import Classification, Task
 from .distributed import Processes
 
-__all__ = ["Objective"]
+__all__ = ["Objective", "require_fits"]
 
 
 class Objective:
@@ -76,6 +78,23 @@ class Objective:
     def without_averaging(self) -> Any:
         """A context in which gradients are added up here and not averaged over the processes."""
         return self.trained.no_sync() if self.processes.count > 1 else contextlib.nullcontext()  # type: ignore[operator]  # of several it is DDP's wrapper
+
+
+def require_fits(config: TrainConfig, task: Task, name: str) -> None:
+    """Refuse settings that only some tasks know; ``name`` is what the task is called."""
+    for key in ("mixup", "cutmix"):
+        if getattr(config, key) and not task.mixes:
+            raise UserError(
+                f"{key}: targets of task '{name}' cannot be mixed; allowed: 0, or a classification without class_weights"
+            )
+    if config.distillation is not None and not isinstance(task, Classification):
+        raise UserError(
+            f"distillation: a teacher's logits teach classes, and task '{name}' has none; leave the section out"
+        )
+    if config.pipeline is not None and task.merit != ACCURACY:
+        raise UserError(
+            f"pipeline: its last stage counts right answers, and the figure of merit is {task.merit.name}; leave the section out"
+        )
 
 
 def _distillation(

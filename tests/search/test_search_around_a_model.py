@@ -222,3 +222,12 @@ def test_who_cannot_teach_is_refused(words, said, run, monkeypatch, capsys):
     monkeypatch.chdir(run.parent)
     assert main(["search", "search.yml", *TEACHING, "training.distillation=0.5", "output=none", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_weights_that_do_not_fit_the_images_are_said_of_the_space(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.save(timm.create_model(MODEL, in_chans=1).state_dict(), "weights.pth")
+    assert main(["init", ".", "--from", f"timm:{MODEL}", "--target", "60%"]) == 0
+    words = [*TEACHING, "space.weights=weights.pth", "data={name: synthetic, n_images: 64}"]
+    assert main(["search", "search.yml", *words]) == 2
+    assert "space: timm: weights is 'weights.pth': those of another network" in capsys.readouterr().err

@@ -144,7 +144,7 @@ def test_two_processes_find_the_figure_of_one(found, tmp_path, capsys):
     assert result["processes"] == 2
     capsys.readouterr()
     assert main(["train", path, "weights=final/weights.safetensors", "device=cpu", "--epochs", "0"]) == 0
-    alone = float(re.search(rf"test {name}: (\S+)", capsys.readouterr().out)[1])  # type: ignore[index]
+    alone = float(re.search(rf"test {name}: (\S+)", capsys.readouterr().out)[1])
     assert alone == pytest.approx(result[name], rel=2e-3)
 
 
@@ -261,7 +261,7 @@ trainingService: {platform: local}
 """
 
 
-def test_tasks_are_searched_as_trials(experiment, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_tasks_are_searched_as_trials(experiment, tmp_path, monkeypatch, capsys):  # noqa: F811  (the fixture)
     """Numbers and pixels, each searched in a trial of NNI, which shows its figure of merit; trained, exported and reported from there."""
     shutil.copy(made.__file__, tmp_path / "made.py")
     for number, task in enumerate(("regression", "segmentation")):

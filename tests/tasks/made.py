@@ -22,7 +22,7 @@ def unlike_values(n: int = 320) -> ImageData:
     """The same, the brightness in other units, of which it has thousandths."""
     known = values(n)
     units = torch.tensor([100.0, 1e-3])
-    sets = [TensorImages(part.images, part.targets * units) for part in (known.train, known.test)]  # type: ignore[attr-defined]
+    sets = [TensorImages(part.images, part.targets * units) for part in (known.train, known.test)]
     return ImageData(sets[0], sets[0], sets[1], list(sets[0].targets), 2, known.shape)
 
 

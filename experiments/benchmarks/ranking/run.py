@@ -214,7 +214,7 @@ def inherited(name: str, seed: int, networks: Sequence[dict[str, str]], sizes: S
     supernet = strategy.mutate_model(space)
     evaluator = strategy.mutate_evaluator(
         Lightning(
-            TaskTraining(task=Classification(), label_smoothing=0.0, **TRAINING),  # type: ignore[arg-type]
+            TaskTraining(task=Classification(), label_smoothing=0.0, **TRAINING),  # type: ignore[arg-type]  # a dict of several types
             trainer(epochs + (name == "dsnas"), look, EndAfter(epochs)),  # DSNAS wants an epoch for its child
             train_dataloaders=make(parts.weights if held_back else parts.both, sizes.batch, seed=seed),
             val_dataloaders=make(parts.alphas, sizes.batch, seed=seed + 1) if held_back else None,

@@ -30,21 +30,18 @@ def logits_of(run: Run, images: Tensor, batch: int) -> Tensor:
     return torch.cat(found)
 
 
-def largest_difference(
-    run: Run, images: Tensor, expected: Mapping[int, Tensor], by: Tensor | None = None
-) -> float:  # fmt: skip
-    """The largest absolute difference of an output; NaN where one of them is.
+def largest_difference(run: Run, images: Tensor, expected: Mapping[int, Tensor], scale: Tensor) -> tuple[float, float]:
+    """The largest absolute difference of an output, and the largest by its scale; NaN where one of them is.
 
     Parameters
     ----------
     expected
         Batch size -> the outputs of all images, by the network itself in batches of that many.
-    by
-        What each difference is divided by, of a shape that the outputs take; None: nothing.
+    scale
+        By :func:`scale_of`.
     """
-    differences = [(logits_of(run, images, batch) - outputs).abs() for batch, outputs in expected.items()]
-    shares = differences if by is None else [difference / by for difference in differences]
-    return float(torch.stack([share.max() for share in shares]).max())  # in torch a NaN is the largest of all
+    differences = torch.stack([(logits_of(run, images, batch) - outputs).abs() for batch, outputs in expected.items()])
+    return float(differences.max()), float((differences / scale).max())  # in torch a NaN is the largest of all
 
 
 def scale_of(expected: Iterable[Tensor], *, apart: bool) -> Tensor:

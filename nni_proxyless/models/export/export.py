@@ -219,8 +219,7 @@ def _write_checked(
             try:
                 writers[name](path)
                 run = readers[name](path)
-                difference = largest_difference(run, compared, expected)
-                share = largest_difference(run, compared, expected, scale)
+                difference, share = largest_difference(run, compared, expected, scale)
             except Exception as error:  # exporters and runtimes raise what they like, and the network may be anybody's
                 raise UserError(f"{path.name}: cannot be written: {first_line(error)}") from error
             if name != "int8" and not share <= options.tolerance:  # NaN is no agreement
