@@ -26,17 +26,10 @@ from typing import Any
 import torch
 from timm.layers import make_divisible
 from timm.layers.padding import get_padding
-from timm.models._efficientnet_blocks import (
-    ConvBnAct,
-    DepthwiseSeparableConv,
-    EdgeResidual,
-    InvertedResidual,
-    SqueezeExcite,
-    UniversalInvertedResidual,
-)
+from timm.models._efficientnet_blocks import SqueezeExcite, UniversalInvertedResidual
 from torch import nn
 
-from .shared_weights import middle_of
+from .timm_streams import ANATOMIES, Stream, has_part, like, reorder, set_channels
 
 __all__ = [
     "BlockSize",
@@ -47,42 +40,9 @@ __all__ = [
     "scale_block",
     "size_of",
     "sizes_around",
-    "with_channels",
 ]
 
 OPEN_GATE = 4.0  # bias of a new squeeze-and-excitation: its gate lets 98 % through, a hard one all
-
-
-@dataclass(frozen=True)
-class _Anatomy:
-    """Where the layers of a block are.
-
-    Attributes
-    ----------
-    kernel
-        The convolution whose kernel is searched.
-    expand, project
-        What makes the expanded channels, and what takes them in; None where there are none.
-    between
-        What they go through: batch norms and depthwise convolutions.
-    """
-
-    notation: str
-    kernel: str
-    expand: str | None = None
-    between: tuple[str, ...] = ()
-    project: str | None = None
-
-
-_ANATOMIES: dict[type, _Anatomy] = {
-    InvertedResidual: _Anatomy("ir", "conv_dw", "conv_pw", ("bn1", "conv_dw", "bn2"), "conv_pwl"),
-    EdgeResidual: _Anatomy("er", "conv_exp", "conv_exp", ("bn1",), "conv_pwl"),
-    UniversalInvertedResidual: _Anatomy(
-        "uir", "dw_mid.conv", "pw_exp.conv", ("pw_exp.bn", "dw_mid.conv", "dw_mid.bn"), "pw_proj.conv"
-    ),
-    DepthwiseSeparableConv: _Anatomy("ds", "conv_dw", project="conv_pw"),
-    ConvBnAct: _Anatomy("cn", "conv"),
-}
 
 
 @dataclass(frozen=True)
@@ -156,9 +116,9 @@ class BlockSize:
 
 def problem_of_block(block: nn.Module) -> str | None:
     """Why there is nothing to search in a block of this kind, in words; None: there is."""
-    anatomy = _ANATOMIES.get(type(block))
+    anatomy = ANATOMIES.get(type(block))
     if anatomy is None:
-        known = ", ".join(kind.__name__ for kind in _ANATOMIES)
+        known = ", ".join(kind.__name__ for kind in ANATOMIES)
         return f"a {type(block).__name__}; allowed: {known}"
     if getattr(block, "conv_s2d", None) is not None:
         return "has a convolution from space to depth; allowed: none"
@@ -173,7 +133,10 @@ def problem_of_block(block: nn.Module) -> str | None:
     se = getattr(block, "se", None)
     if se is not None and type(se) not in (nn.Identity, SqueezeExcite):
         return f"se is a {type(se).__name__}; allowed: SqueezeExcite"
-    for name in (*_between(block), *([anatomy.kernel] if _has(block, anatomy.kernel) else [])):
+    for name in (
+        *(one for one in anatomy.between if has_part(block, one)),
+        *([anatomy.kernel] if has_part(block, anatomy.kernel) else []),
+    ):
         module = block.get_submodule(name)
         if not isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
             return f"{name} is a {type(module).__name__}; allowed: convolution and batch norm"
@@ -182,7 +145,7 @@ def problem_of_block(block: nn.Module) -> str | None:
 
 def size_of(block: nn.Module) -> BlockSize:
     """Of a block without :func:`problem_of_block`."""
-    anatomy, some = _ANATOMIES[type(block)], [m for m in block.modules() if isinstance(m, nn.Conv2d)]
+    anatomy, some = ANATOMIES[type(block)], [m for m in block.modules() if isinstance(m, nn.Conv2d)]
     end = next(m for name in (anatomy.project, anatomy.kernel) if name and (m := _conv(block, name)) is not None)
     start = _conv(block, anatomy.expand) if anatomy.expand else _conv(block, anatomy.kernel)
     assert start is not None
@@ -253,23 +216,29 @@ def resized(block: nn.Module, size: BlockSize, squeeze_like: SqueezeExcite | Non
     squeeze_like
         What a squeeze-and-excitation that the block does not have is like; None: timm's default.
     """
-    anatomy, old = _ANATOMIES[type(block)], size_of(block)
+    old = size_of(block)
     copied: Any = copy.deepcopy(block)
-    part = copied.get_submodule
     if size.squeezed != old.squeezed:
         copied.se = _squeeze(copied, size.squeezed, squeeze_like) if size.squeezed else nn.Identity()
     if size.expanded != old.expanded:
-        n = size.expanded
-        with_channels(part(anatomy.expand), out=n)
-        for name in _between(copied):
-            with_channels(part(name), n, n)
-        with_channels(part(anatomy.project), channels=n)
-        if isinstance(copied.se, SqueezeExcite):
-            with_channels(copied.se.conv_reduce, channels=n)
-            with_channels(copied.se.conv_expand, out=n)
+        set_channels(copied, {"inner": size.expanded})
     if (size.kernel, size.first) != (old.kernel, old.first):
-        _with_kernel(part(_searched(copied)), size.kernel or size.first)
+        _with_kernel(copied.get_submodule(_searched(copied) or ""), size.kernel or size.first)
     return copied
+
+
+@torch.no_grad()
+def order_channels(block: nn.Module) -> None:
+    """Let the expanded channels that the projection weighs most come first; the block computes the same as before.
+
+    By the sum of the absolute weights of a channel, as Once-for-All orders them (Cai, Gan et al., ICLR 2020, sec. 3.3): a smaller
+    expansion, which takes the first channels, loses the least.
+    """
+    anatomy = ANATOMIES[type(block)]
+    if anatomy.expand is None or anatomy.project is None:
+        return
+    project: Any = block.get_submodule(anatomy.project)
+    reorder(block, {"inner": project.weight.abs().sum((0, 2, 3)).argsort(descending=True, stable=True)})
 
 
 @torch.no_grad()
@@ -282,47 +251,14 @@ def scale_block(block: nn.Module, channels: Callable[[int], int]) -> None:
         Those of input and output -> other ones. The expansion stays what it is, in multiples of 8 channels; squeeze-and-excitation stays the
         same share.
     """
-    anatomy, size = _ANATOMIES[type(block)], size_of(block)
-    expanded = channels(size.channels)
+    size = size_of(block)
+    sizes: dict[Stream, int] = {"input": channels(size.channels), "output": channels(size.out)}
+    expanded = sizes["input"]
     if size.is_expanded:
-        expanded = make_divisible(channels(size.channels) * (size.expanded / size.channels))
-    inner = {anatomy.expand, *_between(block)}
-    for name, module in block.named_modules():
-        if name == "se.conv_reduce":
-            with_channels(module, max(1, round(expanded * size.squeezed / size.expanded)), expanded)
-        elif name == "se.conv_expand":
-            with_channels(module, expanded, max(1, round(expanded * size.squeezed / size.expanded)))
-        elif isinstance(module, nn.Conv2d):
-            out = expanded if name in inner else channels(module.out_channels)
-            with_channels(module, out, expanded if name == anatomy.project else channels(module.in_channels))
-        elif isinstance(module, nn.BatchNorm2d):
-            with_channels(module, expanded if name in inner else channels(module.num_features))
-
-
-@torch.no_grad()
-def order_channels(block: nn.Module) -> None:
-    """Let the expanded channels that the projection weighs most come first; the block computes the same as before.
-
-    By the sum of the absolute weights of a channel, as Once-for-All orders them (Cai, Gan et al., ICLR 2020, sec. 3.3): a smaller
-    expansion, which takes the first channels, loses the least.
-    """
-    anatomy = _ANATOMIES[type(block)]
-    if anatomy.expand is None or anatomy.project is None:
-        return
-    project: Any = block.get_submodule(anatomy.project)
-    order = project.weight.abs().sum((0, 2, 3)).argsort(descending=True, stable=True)
-    project.weight.copy_(project.weight[:, order])
-    for name in dict.fromkeys([anatomy.expand, *_between(block)]):
-        layer = block.get_submodule(name)
-        for tensor in (*layer.parameters(recurse=False), *layer.buffers(recurse=False)):
-            if tensor.dim():
-                tensor.copy_(tensor[order])
-    se: Any = getattr(block, "se", None)
-    if isinstance(se, SqueezeExcite):
-        se.conv_reduce.weight.copy_(se.conv_reduce.weight[:, order])
-        se.conv_expand.weight.copy_(se.conv_expand.weight[order])
-        if se.conv_expand.bias is not None:
-            se.conv_expand.bias.copy_(se.conv_expand.bias[order])
+        sizes["inner"] = expanded = make_divisible(sizes["input"] * (size.expanded / size.channels))
+    if size.squeezed:
+        sizes["squeezed"] = max(1, round(expanded * size.squeezed / size.expanded))
+    set_channels(block, sizes)
 
 
 @torch.no_grad()
@@ -336,27 +272,16 @@ def ends_in_zero(block: nn.Module) -> None:
 # -- layers --------------------------------------------------------------------------------------------------------
 
 
-def _has(block: nn.Module, name: str) -> bool:
-    *path, last = name.split(".")
-    for part in path:
-        block = getattr(block, part, nn.Identity())
-    return hasattr(block, last)
-
-
-def _between(block: nn.Module) -> list[str]:
-    return [name for name in _ANATOMIES[type(block)].between if _has(block, name)]
-
-
 def _searched(block: nn.Module) -> str | None:
     """The convolution whose kernel is searched; None where there is none."""
-    names = [_ANATOMIES[type(block)].kernel]
+    names = [ANATOMIES[type(block)].kernel]
     if isinstance(block, UniversalInvertedResidual):
         names.append("dw_start.conv")
-    return next((name for name in names if _has(block, name)), None)
+    return next((name for name in names if has_part(block, name)), None)
 
 
 def _conv(block: nn.Module, name: str) -> nn.Conv2d | None:
-    found = block.get_submodule(name) if name and _has(block, name) else None
+    found = block.get_submodule(name) if name and has_part(block, name) else None
     return found if isinstance(found, nn.Conv2d) else None
 
 
@@ -364,40 +289,10 @@ def _side(conv: nn.Conv2d) -> int:
     return int(conv.kernel_size[0])
 
 
-def with_channels(layer: Any, out: int | None = None, channels: int | None = None) -> None:
-    """Give a convolution or batch norm so many outputs and inputs; None: as many as it has. Its tensors are new."""
-    if isinstance(layer, nn.BatchNorm2d):
-        assert out is not None
-        fills = {"weight": 1.0, "running_var": 1.0}
-        layer.num_features = out
-        for tensors in (layer._parameters, layer._buffers):
-            for name, tensor in tensors.items():
-                if tensor is not None and tensor.dim():
-                    tensors[name] = _like(tensor, tensor.new_full((out,), fills.get(name, 0.0)))
-        return
-    depthwise = layer.groups > 1
-    out = layer.out_channels if out is None else out
-    channels = out if depthwise else layer.in_channels if channels is None else channels
-    groups = out if depthwise else 1
-    weight = layer.weight.new_zeros(out, channels // groups, *layer.kernel_size)
-    weight[layer.out_channels :].normal_(0, math.sqrt(2 * groups / (out * math.prod(layer.kernel_size))))
-    layer.weight = _like(layer.weight, weight)
-    if layer.bias is not None:
-        layer.bias = _like(layer.bias, layer.bias.new_zeros(out))
-    layer.out_channels, layer.in_channels, layer.groups = out, channels, groups
-
-
-def _like(old: Any, new: Any) -> Any:
-    """The new tensor with what it has in common with the old one, a parameter where that is one."""
-    common = [min(sizes) for sizes in zip(old.shape, new.shape, strict=True)]
-    middle_of(new, common).copy_(middle_of(old, common))
-    return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
-
-
 def _with_kernel(conv: Any, side: int) -> None:
     """Leave the middle of a convolution's kernel, or put zeros around it."""
     weight = conv.weight.new_zeros(*conv.weight.shape[:2], side, side)
-    conv.weight = _like(conv.weight, weight)
+    conv.weight = like(conv.weight, weight)
     if isinstance(conv.padding, tuple) and any(conv.padding):  # else it pads its input itself, as TensorFlow does
         pad = get_padding(side, conv.stride[0], conv.dilation[0])
         conv.padding = (pad, pad)

@@ -27,8 +27,9 @@ from nni_proxyless.core.errors import did_you_mean
 from nni_proxyless.core.scaled_linear import OUTPUT, scale_outputs
 from nni_proxyless.core.user_path import user_path
 
-from .timm_blocks import BlockSize, ends_in_zero, problem_of_block, resized, scale_block, size_of, with_channels
+from .timm_blocks import BlockSize, ends_in_zero, problem_of_block, resized, scale_block, size_of
 from .timm_layout import PRETRAINED
+from .timm_streams import with_channels
 
 __all__ = [
     "build_timm_network",
