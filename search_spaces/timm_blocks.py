@@ -87,6 +87,10 @@ class BlockSize:
     def keeps_shape(self) -> bool:
         return self.stride == 1 and self.channels == self.out
 
+    def between(self, channels: int, out: int) -> BlockSize:
+        """The same block with other numbers of channels before and behind it."""
+        return replace(self, channels=channels, out=out, expanded=self.expanded if self.is_expanded else channels)
+
     @property
     def name(self) -> str:
         """What a candidate of this size is called among those in its place: ``k5m72se``, with m expanded channels; ``a3k5m96``, ``k3``, ``conv3``.

@@ -30,17 +30,18 @@ def problems_of_options(options: Any) -> list[str]:
         problems.append(
             f"width is {options.width!r} beside weights, which are those of the model; allowed: 1, or no weights"
         )
+    shares = (
+        f"numbers greater than 0, up to {LARGEST_SHARE}",
+        lambda value: _is_number(value) and 0 < value <= LARGEST_SHARE,
+    )
     for name, allowed, is_one in (
         (
             "kernels",
             f"odd whole numbers up to {LARGEST_KERNEL}",
             lambda value: _is_whole(value, 1) and value % 2 == 1 and value <= LARGEST_KERNEL,
         ),
-        (
-            "expansions",
-            f"numbers greater than 0, up to {LARGEST_SHARE}",
-            lambda value: _is_number(value) and 0 < value <= LARGEST_SHARE,
-        ),
+        ("expansions", *shares),
+        ("widths", *shares),
         ("squeeze_excite", "true, false", lambda value: isinstance(value, bool)),
     ):
         values = getattr(options, name)

@@ -30,6 +30,7 @@ from nni_proxyless.core.user_path import user_path
 from .timm_blocks import BlockSize, ends_in_zero, problem_of_block, resized, scale_block, size_of
 from .timm_layout import PRETRAINED
 from .timm_streams import with_channels
+from .timm_widths import set_widths
 
 __all__ = [
     "build_timm_network",
@@ -159,6 +160,7 @@ def build_timm_network(definition: Mapping[str, Any], **overrides: Any) -> Effic
         raise ValueError(
             f"blocks has {len(decoded)} stages; allowed: {len(model.blocks)}, those of {definition['model']}"
         )
+    set_widths(model, [stage[0]["out_chs"] for stage in decoded])
     for stage, wanted, places in zip(model.blocks, decoded, definition["made_from"], strict=True):
         blocks = [_made(stage, place, arguments, like) for arguments, place in zip(wanted, places, strict=True)]
         stages.append(nn.Sequential(*blocks))

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
-from timm.layers import LayerScale2d
 from timm.models._efficientnet_blocks import (
     ConvBnAct,
     DepthwiseSeparableConv,
@@ -90,12 +89,12 @@ class Layer(NamedTuple):
 
 
 def layers_of(block: nn.Module) -> Iterator[Layer]:
-    """Convolutions, batch norms and scales of a block, in the order in which they run."""
+    """Convolutions and batch norms of a block, in the order in which they run."""
     anatomy = ANATOMIES[type(block)]
     middle: Stream = "inner" if anatomy.expand else "input"
     here: Stream = "input"
     for name, module in block.named_modules():
-        if not isinstance(module, (nn.Conv2d, nn.BatchNorm2d, LayerScale2d)):
+        if not isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
             continue
         if name == "se.conv_reduce":
             yield Layer(module, middle, "squeezed")
@@ -136,7 +135,7 @@ def has_part(block: nn.Module, name: str) -> bool:
 
 @torch.no_grad()
 def with_channels(layer: Any, out: int | None = None, channels: int | None = None) -> None:
-    """Give a convolution, batch norm or scale so many outputs and inputs; None: as many as it has. Its tensors are new.
+    """Give a convolution or batch norm so many outputs and inputs; None: as many as it has. Its tensors are new.
 
     Of weights that were there the first remain; new filters are drawn, and new inputs weigh nothing.
     """
@@ -145,11 +144,7 @@ def with_channels(layer: Any, out: int | None = None, channels: int | None = Non
         return
     if out is None:
         return
-    fills = {"weight": 1.0, "running_var": 1.0}
-    if isinstance(layer, nn.BatchNorm2d):
-        layer.num_features = out
-    else:
-        fills = {"gamma": float(layer.gamma.detach().mean())}
+    layer.num_features, fills = out, {"weight": 1.0, "running_var": 1.0}
     for tensors in (layer._parameters, layer._buffers):
         for name, tensor in tensors.items():
             if tensor is not None and tensor.dim():

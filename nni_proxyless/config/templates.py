@@ -30,6 +30,7 @@ TEMPLATES = {  # strategy -> the shipped pair
 }
 PRESETS = {"cifar10": "cifar", "cifar100": "cifar", "folder": "imagenet"}
 SMALL_IMAGES = ("digits", "fashion-mnist", "cifar10", "cifar100")
+CHOOSE_WIDTHS = ("proxyless-reinforce", "dsnas")  # they may search stages of several widths
 # What search.yml says of large data sets.
 LARGE: dict[str, dict[str, Any]] = {
     "all": {
@@ -92,7 +93,7 @@ def write_start(
     experiment_file, search_file = TEMPLATES.get(strategy, TEMPLATES["proxyless"])
     search = _search(shipped(search_file).read_text(encoding="utf-8"), data, data_root, space, strategy)
     if model is not None:
-        search = _around(search, model, data)
+        search = _around(search, model, data, strategy)
     search = _with_head(
         set_value(search, "latency.target_ms", values[0]),
         f"# One search of {experiment_path.name}, which chooses the target. All keys, with their defaults: nni-proxyless check search.yml\n"
@@ -175,7 +176,7 @@ def _search(text: str, data: str, data_root: str | None, space: str, strategy: s
     return text
 
 
-def _around(text: str, model: str, data: str) -> str:
+def _around(text: str, model: str, data: str, strategy: str) -> str:
     """A search around a model of timm."""
     text = set_value(text, "space.model", model, "of timm; others: nni-proxyless init --list")
     if data in SMALL_IMAGES:
@@ -187,7 +188,10 @@ def _around(text: str, model: str, data: str) -> str:
         "what its candidates start from: pretrained, or a file with the weights of the model",
     )
     text = set_value(text, "space.kernels", [3, 5], "to choose from, beside each block's own")
-    return set_value(text, "space.expansions", [0.5, 1, 1.5], "shares of each block's expanded channels")
+    text = set_value(text, "space.expansions", [0.5, 1, 1.5], "shares of each block's expanded channels")
+    if strategy in CHOOSE_WIDTHS:
+        text = set_value(text, "space.widths", [0.75, 1, 1.25], "shares of each stage's channels")
+    return text
 
 
 def _with_head(text: str, head: str) -> str:

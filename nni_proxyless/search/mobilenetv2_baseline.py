@@ -129,6 +129,7 @@ def _original(searched: Architecture, space: Any, width: float) -> Architecture:
         "expansions": [],
         "squeeze_excite": None,
         "skip": False,
+        "widths": [1],
         "extra_depth": 0,
     }
     return _of_space(searched, {**only, "width": width * space.width}, width, f"{space.model} of timm")

@@ -103,6 +103,37 @@ def test_what_it_has_to_beat_is_the_model_at_several_widths(run, tmp_path, capsy
     assert main(["train", str(tmp_path / "width-0.5" / "architecture.json"), "weights=scratch", "epochs=1"]) == 0
 
 
+def test_widths_of_stages_are_searched_from_its_weights(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", ".", "--from", f"timm:{MODEL}", "--strategy", "dsnas", "--target", "60%"]) == 0
+    words = [
+        "latency.estimator={name: macs}",
+        "latency.table=null",
+        "output=run",
+        "training.epochs=4",
+        "data.batch_size=128",
+    ]
+    words += [f"space.weights={run.parent / 'weights.pth'}", "strategy.warmup_epochs=1", "strategy.search_epochs=2"]
+    assert main(["search", "search.yml", *words]) == 0
+    architecture = Architecture.read("run/architecture.json")
+    assert architecture.latency["table_ms"] <= architecture.latency["target_ms"]
+    widths = {label: int(value) for label, value in architecture.choices.items() if label.endswith(".width")}
+    assert sorted(widths) == ["stage2.width", "stage4.width", "stage5.width"], (
+        "others have too few channels for another multiple of 8"
+    )
+    network = to_timm(architecture, load_file("run/weights.safetensors"))
+    assert network.blocks[5][0].conv.out_channels == network.conv_head.in_channels == widths["stage5.width"]
+    assert count_macs(network, architecture.input_shape) / 1e6 == pytest.approx(architecture.latency["table_ms"])
+    assert main(["train", "run/architecture.json", "weights=inherited", "epochs=1"]) == 0
+    assert main(["draw", "run", "--output", "net.svg"]) == 0
+    assert main(["export", "run/architecture.json", "--formats", "onnx", "--repeats", "1"]) == 0
+    notes = diagram_of_architecture(tmp_path / "run" / "architecture.json").stages[6].notes
+    assert notes[-1] == f"{widths['stage5.width']} ch"
+    assert main(["reference", "run", "--widths", "1", "--output", "reference"]) == 0
+    whole = Architecture.read("reference/width-1.0/architecture.json")
+    assert whole.n_params == sum(p.numel() for p in timm.create_model(MODEL, num_classes=10, in_chans=1).parameters())
+
+
 def test_a_survey_has_the_model_beside_the_others(run, monkeypatch, capsys):
     monkeypatch.chdir(run.parent)
     words = ["latency.estimator={name: macs}", "latency.table=null", "--no-time", "--json", "space.json"]
