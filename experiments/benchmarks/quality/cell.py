@@ -6,7 +6,11 @@
     mobilenetv2, mobilenetv2-…, original,     a network that nobody has searched for (:mod:`.hand_made`), trained to the end
     a name of timm's
 
+    untaught                                  as two-path, without the model as a teacher
+
 The final training is the same for all: from scratch, a tenth of the training images held out, the weights after the last epoch.
+Around a model with weights, :attr:`.Grid.original_epochs`, networks begin with its weights as far as they hold them, and learn from it; those that were not
+searched train for longer.
 Every step is a command of this package, leaves its files, and is not repeated when the cell is run again.
 """
 
@@ -15,8 +19,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,17 +30,19 @@ import yaml
 
 from nni_proxyless.cli.main import main as command
 from nni_proxyless.config import registry
-from nni_proxyless.core.atomic_files import write_text
+from nni_proxyless.core.atomic_files import write_text, write_weights
 from nni_proxyless.derive import build_network, count_macs, count_parameters, installed_versions
 from nni_proxyless.latency import LatencyProfiler, LookupTable
 from nni_proxyless.models.architecture import Architecture
 from nni_proxyless.models.record import latency_record
+from nni_proxyless.search.mobilenetv2_baseline import reference_networks
 from nni_proxyless.search.random_baseline import draw_within_budget
 
 from .. import ROOT
-from .grids import MOBILENETV2, ORIGINAL, PROXYLESS, TIMM, Grid
+from .grids import MOBILENETV2, ORIGINAL, PROXYLESS, TIMM, UNTAUGHT, Grid
 
 BATCH = 32  # images of one timing: one alone takes most of its time between operations, where networks hardly differ
+TAUGHT = 0.5  # share of the teacher in the loss, the default
 CPU = {"accelerator": "cpu", "threads": 1}
 
 
@@ -114,9 +121,9 @@ def strategy_of(method: str, grid: Grid) -> dict[str, Any]:
     not decided at its end: the network is the most probable one near the target. At rates several times as high,
     or with an entropy term, choices were decided within two epochs, by chance, and one of them stayed undecided to hold the target.
     """
-    if method in PROXYLESS:
+    if method in (*PROXYLESS, UNTAUGHT):
         return {
-            "name": "proxyless", "update": method, "warmup_epochs": grid.warmup_epochs, "arc_update_every": 2,
+            "name": "proxyless", "update": "two-path" if method == UNTAUGHT else method, "warmup_epochs": grid.warmup_epochs, "arc_update_every": 2,
             "arc_learning_rate": 0.006, "size_bias": 1.0,
         }  # fmt: skip
     if method == "dsnas":
@@ -138,8 +145,9 @@ def searched(
         if (found / "checkpoint").exists():
             run(["search", "--resume", str(found)])
         else:
-            config = {
-                "seed": seed, "output": str(found), "space": grid.space,
+            begins = {"weights": str(original_weights(table.parent))} if grid.original_epochs else {}
+            config: dict[str, Any] = {
+                "seed": seed, "output": str(found), "space": grid.space | begins,
                 "data": {**grid.data, "batch_size": grid.search_batch_size, "alphas": 0.2, "validation": 0.1},
                 "strategy": strategy_of(method, grid),
                 "latency": {"target_ms": target_ms, "table": str(table),
@@ -147,6 +155,8 @@ def searched(
                 "training": {"epochs": grid.search_epochs, "optimizer": "sgd", "learning_rate": grid.search_learning_rate, "label_smoothing": 0.1},
                 "search": {"select": grid.select, "judged": grid.n_judged}, "trainer": CPU,
             }  # fmt: skip
+            if grid.original_epochs:
+                config["training"]["distillation"] = 0 if method == UNTAUGHT else TAUGHT
             write_text(folder / "search.yml", yaml.safe_dump(config, sort_keys=False))
             run(["search", str(folder / "search.yml")])
     return found
@@ -160,27 +170,69 @@ def search(grid: Grid, method: str, target_ms: float, seed: int, table: Path, fo
             method == "dsnas" or grid.select == "supernet"
         ):  # within the target and near it; all other candidates of DSNAS are gone
             Architecture.read(found / "architecture.json").write(within / "architecture.json")
+            if grid.original_epochs:
+                shutil.copy(found / "weights.safetensors", within)
         else:
             words = ["derive", str(found), "--budget-ms", repr(target_ms), "--at-least-ms", repr(0.95 * target_ms)]
             run([*words, "--judge", str(grid.n_judged), "--output", str(within)])
     return within / "architecture.json"
 
 
-def train(grid: Grid, architecture: Path, seed: int) -> dict[str, Any]:
-    """The final training; accuracy of its last weights on the held-out and on the test images."""
+def train(grid: Grid, architecture: Path, seed: int, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The final training; accuracy of its last weights on the held-out and on the test images.
+
+    Parameters
+    ----------
+    more
+        Settings that are not those of all networks of the grid.
+    """
     final = architecture.parent / "final"
     if not (final / "result.json").exists():
         if (final / "checkpoint").exists():
             run(["train", "--resume", str(final)])
         else:
             settings = {
-                "weights": "scratch", "epochs": grid.final_epochs, "warmup_epochs": min(1, grid.final_epochs - 1),
-                "batch_size": grid.batch_size, "learning_rate": 0.1, "validation": 0.1, "device": "cpu", "threads": 1,
-                "seed": seed, "output": final,
+                "weights": "scratch", "epochs": grid.final_epochs, "batch_size": grid.batch_size, "learning_rate": grid.learning_rate,
+                "validation": 0.1, "device": "cpu", "threads": 1, "seed": seed, "output": final, **(more or {}),
             }  # fmt: skip
+            settings["warmup_epochs"] = min(1, settings["epochs"] - 1)
             run(["train", str(architecture), *(f"{name}={value}" for name, value in settings.items())])
     last = json.loads((final / "result.json").read_text(encoding="utf-8"))["last"]
     return {"test_accuracy": last["test_accuracy"], "held_out_accuracy": last["validation_accuracy"]}
+
+
+def settings_around_a_model(grid: Grid, method: str, folder: Path) -> dict[str, Any]:
+    """What the final training of a method's networks has of the trained model; nothing where there is none."""
+    if not grid.original_epochs:
+        return {}
+    is_searched = method in (*PROXYLESS, UNTAUGHT, "dsnas")
+    settings: dict[str, Any] = {} if is_searched else {"epochs": grid.others_epochs or grid.final_epochs}
+    if is_searched or method == "random":
+        settings["weights"] = "inherited"
+    if method != UNTAUGHT:
+        teacher = {"teacher": str(original_path(folder)), "weights": str(original_weights(folder)), "weight": TAUGHT}
+        settings["distillation"] = json.dumps(teacher)
+    return settings
+
+
+def original_path(folder: Path) -> Path:
+    """Where the model that a space is made around lies, with its training."""
+    return folder / "original" / "architecture.json"
+
+
+def original_weights(folder: Path) -> Path:
+    """Those that it has been trained to."""
+    return original_path(folder).parent / "final" / "weights.safetensors"
+
+
+def train_original(grid: Grid, folder: Path) -> dict[str, Any]:
+    """The model that the space is made around, before any search."""
+    path = original_path(folder)
+    if not path.exists():
+        (net,) = reference_networks(any_net(grid), [1.0])
+        net.write(path)
+    with in_repository():
+        return train(grid, path, 0, {"epochs": grid.original_epochs})
 
 
 @contextmanager
@@ -201,6 +253,8 @@ def networks_of(grid: Grid, method: str, width: float, seed: int, folder: Path, 
     if method == "random":
         nets = random_within(grid, table, target_ms, grid.n_drawn, seed)
         paths = [mine / f"net-{i}" / "architecture.json" for i in range(len(nets))]
+        if grid.original_epochs:
+            cut_weights(grid, nets, paths, folder)
     elif method in (*MOBILENETV2, *TIMM, ORIGINAL):
         nets = [Architecture.read(hand_made_path(folder, method, width))]
         paths = [mine / "net" / "architecture.json"]
@@ -209,6 +263,14 @@ def networks_of(grid: Grid, method: str, width: float, seed: int, folder: Path, 
     for net, path in zip(nets, paths, strict=True):
         net.write(path)
     return paths
+
+
+def cut_weights(grid: Grid, nets: list[Architecture], paths: list[Path], folder: Path) -> None:
+    """Write beside networks of the space what a search begins with: the weights of the model, cut to their sizes."""
+    arguments = nets[0].space["arguments"] | {"weights": str(original_weights(folder))}
+    space = registry.load("nni_proxyless.search_spaces", grid.space["name"])(**arguments)
+    for net, path in zip(nets, paths, strict=True):
+        write_weights(path.parent / "weights.safetensors", space.freeze(net.choices).state_dict())
 
 
 def hand_made_path(folder: Path, method: str, width: float) -> Path:
@@ -241,7 +303,7 @@ def cell(grid: Grid, method: str, width: float, seed: int, folder: Path) -> dict
     with in_repository():
         paths = networks_of(grid, method, width, seed, folder, path.parent)
         searched = time.process_time() - began
-        networks = [trained(grid, architecture, seed, folder) for architecture in paths]
+        networks = [trained(grid, method, architecture, seed, folder) for architecture in paths]
     seconds = time.process_time() - began
     found: dict[str, Any] = {
         "method": method, "width": width, "seed": seed, "networks": networks,
@@ -257,10 +319,10 @@ def cell(grid: Grid, method: str, width: float, seed: int, folder: Path) -> dict
     return found
 
 
-def trained(grid: Grid, path: Path, seed: int, folder: Path) -> dict[str, Any]:
+def trained(grid: Grid, method: str, path: Path, seed: int, folder: Path) -> dict[str, Any]:
     """A network after its final training, for the record."""
     net = Architecture.read(path)
     return {
-        **train(grid, path, seed), "table_ms": net.latency.get("table_ms"), "macs": net.macs, "n_params": net.n_params,
+        **train(grid, path, seed, settings_around_a_model(grid, method, folder)), "table_ms": net.latency.get("table_ms"), "macs": net.macs, "n_params": net.n_params,
         "choices": net.choices, "space": net.space, "architecture": str(path.relative_to(folder)),
     }  # fmt: skip

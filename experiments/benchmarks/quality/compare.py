@@ -16,10 +16,10 @@ from typing import Any
 from scipy import optimize, stats
 
 from ..common import record
-from .grids import GROUPS, MOBILENETV2, ORIGINAL, TIMM
+from .grids import GROUPS, MOBILENETV2, ORIGINAL, TIMM, UNTAUGHT
 
-BASELINES = ("random", *GROUPS, *MOBILENETV2, *TIMM, ORIGINAL)
-ALPHA = {"random": 0.05, ORIGINAL: 0.05}
+BASELINES = ("random", *GROUPS, *MOBILENETV2, *TIMM, ORIGINAL, UNTAUGHT)
+ALPHA = {"random": 0.05, ORIGINAL: 0.05, UNTAUGHT: 0.05}
 OTHER_ALPHA = 0.01
 WORTHWHILE = 0.005  # difference of accuracy for which the power of a comparison is given
 POWER = 0.8  # with which the detectable difference is detected

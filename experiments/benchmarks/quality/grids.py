@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 FASHION_MNIST = "experiments.benchmarks.common.fashion:part_of_fashion_mnist"
 INPUT_SHAPE = (1, 32, 32)
+DIGITS = "digits"
 CIFAR10: dict[str, Any] = {
     "dataset": "experiments.benchmarks.common.cifar10:part_of_cifar10",
     "input_shape": (3, 32, 32),
@@ -21,6 +22,8 @@ SPACE: dict[str, Any] = {
 OPEN: dict[str, Any] = {"preset": "open", "stem_stride": 2}
 
 PROXYLESS = ("two-path", "full", "reinforce")
+UNTAUGHT = "untaught"
+"""Two-path, from the weights of the model that the space is made around, but without it as a teacher."""
 MOBILENETV2 = {"mobilenetv2-narrow": 0.7, "mobilenetv2": 1.0, "mobilenetv2-wide": 1.25}
 """MobileNetV2's block everywhere, at three widths: name -> width by that which has set the target."""
 TIMM = ("mobilenetv3_small_100", "mnasnet_small", "efficientnet_lite0", "tinynet_e")
@@ -70,6 +73,11 @@ class Grid:
         Where images come from, and the shape of one.
     runtime
         What times networks and the rows of their table.
+    original_epochs
+        Of the model that the space is made around, once, before a search starts from its weights and learns from it; so does what is trained
+        beside it. 0: everything is trained from scratch, and learns from nothing.
+    others_epochs
+        Of the final training of networks that were not searched, for as much compute as a search and its training take; None: as many.
     """
 
     methods: tuple[str, ...]
@@ -89,10 +97,15 @@ class Grid:
     batch_size: int = 64
     search_batch_size: int = 32
     search_learning_rate: float = 0.07
+    learning_rate: float = 0.1
+    original_epochs: int = 0
+    others_epochs: int | None = None
     space: dict[str, Any] = field(default_factory=lambda: dict(SPACE))
 
     @property
     def data(self) -> dict[str, Any]:
+        if self.dataset == DIGITS:
+            return {"name": self.dataset, "image_size": self.input_shape[1]}
         if self.dataset == "synthetic":  # noise, where a grid only has to run
             return {
                 "name": self.dataset,
@@ -127,6 +140,13 @@ GRIDS = {
     "around-mobilenetv3": Grid(
         ("two-path", "random", ORIGINAL), (1.0,), tuple(range(40, 50)), n_judged=128, search_epochs=8, warmup_epochs=6, final_epochs=10,
         n_more_test=40_000, runtime="onnxruntime", select="supernet",
+        space={"name": "timm", "model": "mobilenetv3_small_050", "stem_stride": 1, "shared_weights": True}, **CIFAR10,
+    ),
+    # From the weights of the model, at what it takes at 0.7 of its width. What was not searched trains for the compute of a search; random
+    # networks begin with weights that are cut out of the model's, as those of a search do.
+    "from-mobilenetv3": Grid(
+        ("two-path", UNTAUGHT, "random", ORIGINAL), (0.7,), tuple(range(60, 65)), n_drawn=1, n_judged=128, search_epochs=8, warmup_epochs=6,
+        final_epochs=10, original_epochs=20, others_epochs=24, n_more_test=40_000, runtime="onnxruntime", select="supernet",
         space={"name": "timm", "model": "mobilenetv3_small_050", "stem_stride": 1, "shared_weights": True}, **CIFAR10,
     ),
     "full": Grid(EVERY, (0.5, 0.75, 1.0), (0, 1, 2, 3, 4), search_epochs=60, warmup_epochs=15, final_epochs=60, images=60_000),

@@ -15,7 +15,7 @@ from .grids import CIFAR10, FASHION_MNIST, GROUPS, MOBILENETV2, ORIGINAL, TIMM
 SEARCHED = {
     "two-path": "ProxylessNAS, two-path", "full": "ProxylessNAS, full", "reinforce": "ProxylessNAS, REINFORCE", "dsnas": "DSNAS",
     "nni-darts": "NNI DARTS", "nni-gumbel-darts": "NNI GumbelDARTS", "nni-proxyless": "NNI Proxyless",
-    "nni-random": "NNI RandomOneShot",
+    "nni-random": "NNI RandomOneShot", "untaught": "ProxylessNAS, two-path, without a teacher",
 }  # fmt: skip
 HAND_MADE = {
     "mobilenetv2": "MobileNetV2", "mobilenetv2-narrow": "MobileNetV2, narrow and deep", "mobilenetv2-wide": "MobileNetV2, wide and shallow",
@@ -93,14 +93,23 @@ def head(result: dict[str, Any]) -> list[str]:
             f"Of random networks {grid['n_drawn']} a seed are trained so; a search is compared with the best on held-out images of as many as its "
             "compute, judging and final training included, trains: the mean over all sets of so many."
         )
+    begins, but = "from scratch ", ""
+    if grid.get("original_epochs"):
+        begins, but = "", " that were searched"
+        random = (
+            f"A search begins with the weights of the model itself at width 1, trained for {grid['original_epochs']} epochs to "
+            f"{100 * result['original']['test_accuracy']:.2f} %, which also teaches it and every final training, unless it says otherwise. Random networks "
+            "begin with weights that are cut out of the model's, the model at the width of the target with fresh ones; both train for "
+            f"{grid['others_epochs']} epochs, about the compute of a search and its training."
+        )
     more = f" and {n:,} that did not train" if (n := grid.get("n_more_test", 0)) else ""
     runtime = "" if grid.get("runtime", "torch") == "torch" else f" in {RUNTIMES[grid['runtime']]}"
     return [
         *record.head(result), "",
         *([f"The command went on where it had been stopped: {n_before} of {n_cells} cells were done.", ""] if n_before else []),
         f"{grid['images']} training images of {DATASETS[grid.get('dataset', FASHION_MNIST)]}, judged on all 10,000 test images{more}; {len(grid['seeds'])} seed(s). A search is "
-        f"{grid['search_epochs']} epochs in batches of {grid['search_batch_size']}, its network then trains for {grid['final_epochs']} from scratch in "
-        f"batches of {grid['batch_size']}, as all networks do.{judged} {random} Accuracy in per cent with standard errors; milliseconds of "
+        f"{grid['search_epochs']} epochs in batches of {grid['search_batch_size']}, its network then trains for {grid['final_epochs']} {begins}in "
+        f"batches of {grid['batch_size']}, as all networks do{but}.{judged} {random} Accuracy in per cent with standard errors; milliseconds of "
         f"a batch of {BATCH}{runtime} as a share of {setter(result)}'s, in turns. CPU time: search and final training(s) of a cell.",
     ]  # fmt: skip
 

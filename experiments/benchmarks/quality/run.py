@@ -32,7 +32,7 @@ from nni_proxyless.search import nni_trial
 from .. import ROOT
 from ..common import record
 from ..common.options import read_options
-from .cell import cell, cell_path
+from .cell import cell, cell_path, train_original
 from .compare import compared, goals, random_networks_by_compute
 from .grids import GRIDS, Grid
 from .report import markdown, picture
@@ -149,6 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
+    original = train_original(grid, folder) if grid.original_epochs else None
     if options.prepare:
         return 0
     if options.cell:
@@ -165,7 +166,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     comparisons = compared(cells)
     result = record.provenance(__file__, shown, time.monotonic() - began) | {
-        "bars": goals(comparisons) if options.grid in ("core-cifar10", "around-mobilenetv3") else [], "n_before": n_before, "grid": dataclasses.asdict(grid),
+        "bars": goals(comparisons) if options.grid in ("core-cifar10", "around-mobilenetv3", "from-mobilenetv3") else [], "n_before": n_before, "grid": dataclasses.asdict(grid), "original": original,
         "targets": json.loads((folder / "targets.json").read_text(encoding="utf-8")),
         "cells": cells, "random_networks_by_compute": random_networks_by_compute(cells), "compared": comparisons,
     }  # fmt: skip
