@@ -8,10 +8,10 @@ import torch
 from nni.nas.evaluator.pytorch import LightningModule
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
-from torch.nn.functional import kl_div, log_softmax
 
 from ..data.accuracy import as_channels_last
 from ..tasks import Classification, Task
+from ..tasks.distillation import distilled
 
 __all__ = ["TaskTraining"]
 
@@ -63,7 +63,7 @@ class TaskTraining(LightningModule):
         return loss
 
     def _with_teacher(self, loss: Tensor, images: Tensor, outputs: Tensor) -> Tensor:
-        """(1 - share) of the loss, and share of KL(teacher || network), in nats."""
+        """The loss with the share of the teacher, if there is one: :func:`.distilled`."""
         teacher = self.taught_by[0]
         if teacher is None:
             return loss
@@ -72,10 +72,7 @@ class TaskTraining(LightningModule):
             teacher.to(images)
         with torch.no_grad():
             taught = teacher(as_channels_last(images))
-        distance = kl_div(
-            log_softmax(outputs.float(), 1), log_softmax(taught.float(), 1), reduction="batchmean", log_target=True
-        )
-        return (1 - self.distillation) * loss + self.distillation * distance
+        return distilled(loss, outputs, taught, self.distillation)
 
     def architecture_loss(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, targets = batch
