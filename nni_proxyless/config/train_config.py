@@ -43,6 +43,13 @@ def _teacher(value: str) -> str:
     return expand_path(value) if value.endswith(".json") else value
 
 
+def _as_section(value: Any) -> Any:
+    """A section of distillation, from a share alone, or from nothing."""
+    if value is None:
+        return {}
+    return {"weight": value} if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
 def _device(name: str) -> str:
     if name not in ("auto", "cpu", "cuda", "mps"):
         import torch  # which takes seconds, and knows these
@@ -109,14 +116,33 @@ class AugmentationSection(Section):
 class DistillationSection(Section):
     """A trained network whose outputs are a second target beside the true classes."""
 
-    teacher: Annotated[str, AfterValidator(_teacher)] = Field(
-        description="a model of timm, or the path of an `architecture.json`"
+    teacher: Annotated[str, AfterValidator(_teacher)] | None = Field(
+        None,
+        description="a model of timm, or the path of an `architecture.json`; none: the model that the network's space is made around",
     )
-    weights: Annotated[str, AfterValidator(_weights)] | None = Field(
-        None, description="of the teacher; none: those of timm, or those beside the architecture"
+    weights: Annotated[str, AfterValidator(expand_path)] | None = Field(
+        None,
+        description="of the teacher; none: those of timm, those beside the architecture, or those that the search began with",
     )
     temperature: float = Field(1.0, gt=0, description="of both softmaxes")
-    weight: float = Field(0.5, gt=0, le=1, description="share of the teacher in the loss; 1: the classes are ignored")
+    weight: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="share of the teacher in the loss; 0: no teacher; 1: the classes are ignored; none: 0.5 where there is a teacher, else 0",
+    )
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether there has to be a teacher; else there is one if the space's original is there."""
+        if self.weight is not None:
+            return self.weight > 0
+        return self.teacher is not None or self.weights is not None
+
+    @property
+    def share(self) -> float:
+        """Of the teacher in the loss, where there is one."""
+        return 0.5 if self.weight is None else self.weight
 
 
 class PipelineSection(Section):
@@ -185,7 +211,9 @@ class TrainConfig(Section):
     cutmix: float = Field(0.0, ge=0, description="alpha of CutMix")
     mixup_off_epoch: int | None = Field(None, ge=1, description="epochs after which images are no longer mixed")
     ema_decay: float = Field(0.995, ge=0, lt=1, description="of the average of weights, with warm-up; 0: no average")
-    distillation: DistillationSection | None = Field(None, description="see below")
+    distillation: Annotated[DistillationSection, BeforeValidator(_as_section)] = Field(
+        DistillationSection(), description="see below; a number says `weight` alone"
+    )
     pipeline: PipelineSection | None = Field(None, description="see below; none: the whole network in each process")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field("32-true", description="`16-mixed` on CUDA only")
     accumulate_grad_batches: int = Field(1, ge=1, description="batches per step")
@@ -203,6 +231,12 @@ def problems_of_training(config: TrainConfig) -> Iterator[tuple[tuple[str, ...],
     """What does not fit together: where it stands, and what is wrong with it."""
     if (config.mixup or config.cutmix) and config.batch_size % 2:
         yield ("batch_size",), f"{config.batch_size} is odd; allowed with mixup and cutmix: an even number"
+    taught = config.distillation
+    if taught.teacher is not None and taught.weights is not None and not taught.weights.endswith(".safetensors"):
+        yield (
+            ("distillation", "weights"),
+            f"{taught.weights!r} is not allowed beside a teacher; allowed: the path of a .safetensors file",
+        )
     if config.pipeline is not None:
         yield from _problems_of_pipeline(config, config.pipeline)
 
@@ -230,10 +264,10 @@ def _problems_of_pipeline(config: TrainConfig, pipeline: PipelineSection) -> Ite
             f"{config.accumulate_grad_batches}; allowed with pipeline, which takes the mean of all gradients that are there: 1, and more "
             "pipeline.micro_batches",
         )
-    if config.distillation is not None:
+    if config.distillation.is_asked_for:
         yield (
             ("distillation",),
-            "its teacher needs the images, which the last stage does not see; allowed with pipeline: none",
+            "its teacher needs the images, which the last stage does not see; allowed with pipeline: weight 0, or none said",
         )
     if config.precision == "16-mixed":
         yield ("precision",), "'16-mixed' scales all gradients alike; allowed with pipeline: 32-true, bf16-mixed"

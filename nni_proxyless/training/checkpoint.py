@@ -18,14 +18,28 @@ from ..core.settings_diff import differences
 
 __all__ = ["TrainingCheckpoint", "settings"]
 
+SHA256 = "sha256 of the teacher's weights"
 # Where the results lie, and what does not change them.
 _FREE = ("output", "workers", "checkpoint_every")
 
 
-def settings(config: Mapping[str, Any], architecture: bytes, processes: int) -> dict[str, Any]:
-    """The settings that must be equal for one run to resume another."""
+def settings(
+    config: Mapping[str, Any], architecture: bytes, processes: int, teacher_sha256: str | None = None
+) -> dict[str, Any]:
+    """The settings that must be equal for one run to resume another.
+
+    Of the space's original model as a teacher, the weights themselves, wherever they lie; None in the place of a section that asks for no teacher, as
+    older versions had it.
+    """
+    taught = config["distillation"]
+    if not taught["weight"]:
+        taught = None
+    elif taught["teacher"] is None:
+        taught = {**taught, "weights": None}
     return {
         **{key: value for key, value in config.items() if key not in _FREE},
+        "distillation": taught,
+        **({SHA256: teacher_sha256} if teacher_sha256 else {}),
         "processes": processes,
         "architecture.json": hashlib.sha256(architecture).hexdigest()[:12],
     }
@@ -71,7 +85,9 @@ class TrainingCheckpoint:
         if not self.exists:
             return None
         state = self.read()
-        if different := differences(here, state["settings"]):
+        there = state["settings"]
+        here = {key: value for key, value in here.items() if key in there or key != SHA256}  # older ones have none
+        if different := differences(here, there):
             raise UserError(
                 f"{self.folder} holds an unfinished training with other settings: {'; '.join(different)}. Go on with that "
                 f"one: nni-proxyless train --resume {shlex.quote(str(self.folder))}; or choose another output; or delete {self.place} to "

@@ -42,8 +42,9 @@ from .checkpoint import TrainingCheckpoint, settings
 from .data_parallel import DataParallel
 from .distributed import Processes, joined
 from .loss import require_fits
-from .networks import student, teacher
+from .networks import student
 from .rank import count
+from .teacher import Teaching, with_teacher
 
 __all__ = ["TrainResult", "train"]
 
@@ -143,23 +144,11 @@ def _train(
         value = Judge(division.test, config.batch_size, config.workers, processes, data.task)(network)
         figures = {"default": merit.score(value), f"test_{merit.name}": value}
         return TrainResult(folder, merit, value, {}, division.judged_on, figures)
-    taught_by = None
-    if config.distillation is not None:
-        taught_by = teacher(config.distillation, architecture_path.parent, network, architecture).to(processes.device)
-        require_outputs(taught_by, data, f"distillation.teacher: {config.distillation.teacher}")
+    config, teaching = with_teacher(config, architecture_path, architecture, network, data, folder, processes)
+    calibration = data.train_plain if is_for_int8(architecture.latency.get("conditions", {})) else None
     training = _Training(
-        config,
-        architecture_path,
-        folder,
-        processes,
-        network,
-        taught_by,
-        division,
-        data.task,
-        known_by,
-        report,
-        data.train_plain if is_for_int8(architecture.latency.get("conditions", {})) else None,
-    )
+        config, architecture_path, folder, processes, network, teaching, division, data.task, known_by, report, calibration
+    )  # fmt: skip
     return training.run()
 
 
@@ -175,7 +164,7 @@ class _Training:
 
     def __init__(
         self, config: TrainConfig, architecture_path: Path, folder: Path, processes: Processes, network: nn.Module,
-        taught_by: nn.Module | None, division: Division, task: Task,
+        teaching: Teaching, division: Division, task: Task,
         known_by: dict[str, Any], report: Callable[[dict[str, float]], None], calibration: Any = None,
     ):  # fmt: skip
         self.config, self.architecture_path, self.folder = config, architecture_path, folder
@@ -184,9 +173,12 @@ class _Training:
         self.calibration = calibration  # training images, if the network is for 8 bits
         self.checkpoint = TrainingCheckpoint(folder)
         self.known_by = known_by
-        self.settings = settings(config.model_dump(mode="json"), architecture_path.read_bytes(), processes.count)
+        self.taught_by, of_teacher = teaching.described, teaching.sha256
+        self.settings = settings(
+            config.model_dump(mode="json"), architecture_path.read_bytes(), processes.count, of_teacher
+        )
         self.found = self.checkpoint.read_for(self.settings)
-        self.parallel = _parallel(network, config, processes, division, task, taught_by, self.found)
+        self.parallel = _parallel(network, config, processes, division, task, teaching.network, self.found)
         self.optimization, self.batches = self.parallel.optimization, self.parallel.batches
         self.test = self.judge = self.parallel.judge(division.test)
         if division.judging is not None:
@@ -345,7 +337,7 @@ class _Training:
                 name: on_test["last"], **in_int8, **self.merit.described(), "last": figures["last"], "best": {**figures["best"], "chosen_on": judged_on},
                 "epochs": self.config.epochs, "weights": self.config.weights, "architecture": self.architecture_path.name,
                 "processes": self.processes.count, "threads": torch.get_num_threads(), "device": str(self.processes.device), "seconds": self._seconds(),
-                **self.parallel.described(), "versions": installed_versions(),
+                **self.taught_by, **self.parallel.described(), "versions": installed_versions(),
             }  # fmt: skip
             resolved = self.config.model_dump(mode="json")
             if self.folder.resolve().parent != self.architecture_path.resolve().parent:

@@ -6,6 +6,7 @@ import contextlib
 import functools
 from typing import Any
 
+import torch
 from timm.data import Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from ..core.errors import UserError
 from ..core.merit import ACCURACY
 from ..core.module_modes import Modes
 from ..tasks import Classification, Task
+from ..tasks.distillation import distilled
 from .distributed import Processes
 
 __all__ = ["Objective", "require_fits"]
@@ -28,7 +30,7 @@ class Objective:
     network
         What is trained.
     teacher
-        A network whose answers are learned too, with timm's ``pretrained_cfg``; as the student has. None: only classes.
+        A network whose answers to the same images, mixed as they are, are learned too. None: only classes.
     task
         What is learned; it has seen its images.
     """
@@ -47,15 +49,8 @@ class Objective:
             self.criterion = SoftTargetCrossEntropy()
         elif type(task) is Classification and task.weights is None:
             self.criterion = LabelSmoothingCrossEntropy(config.label_smoothing)
-        self.distillation: Any = None
         self.modes = Modes(network)  # a norm that is kept in evaluation mode stays there
-        if teacher is None:
-            self.trained = processes.wrapped(network)
-        else:
-            self.distillation = _distillation(network, teacher, self.criterion, config, processes)
-            self.trained = (
-                getattr(self.distillation, "trainable_module", None) or self.distillation.student
-            )  # its name up to timm 1.0.30
+        self.trained = processes.wrapped(network)
 
     def begin(self, epoch: int) -> None:
         """Epoch ``epoch``, from 0 on, begins."""
@@ -71,9 +66,14 @@ class Objective:
 
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
         images, targets = self.mixed(images, targets)
-        if self.distillation is not None:
-            return self.distillation(images, targets)["loss"]
-        return self.criterion(self.trained(images), targets)
+        outputs = self.trained(images)
+        loss = self.criterion(outputs, targets)
+        if self.teacher is None:
+            return loss
+        with torch.no_grad():
+            taught = self.teacher(images)
+        section = self.config.distillation
+        return distilled(loss, outputs, taught, section.share, section.temperature)
 
     def without_averaging(self) -> Any:
         """A context in which gradients are added up here and not averaged over the processes."""
@@ -87,7 +87,7 @@ def require_fits(config: TrainConfig, task: Task, name: str) -> None:
             raise UserError(
                 f"{key}: targets of task '{name}' cannot be mixed; allowed: 0, or a classification without class_weights"
             )
-    if config.distillation is not None and not isinstance(task, Classification):
+    if config.distillation.is_asked_for and not isinstance(task, Classification):
         raise UserError(
             f"distillation: a teacher's logits teach classes, and task '{name}' has none; leave the section out"
         )
@@ -95,16 +95,3 @@ def require_fits(config: TrainConfig, task: Task, name: str) -> None:
         raise UserError(
             f"pipeline: its last stage counts right answers, and the figure of merit is {task.merit.name}; leave the section out"
         )
-
-
-def _distillation(
-    student: Any, teacher: nn.Module, criterion: nn.Module, config: TrainConfig, processes: Processes
-) -> Any:
-    from timm.task import LogitDistillationTask
-
-    assert config.distillation is not None
-    task = LogitDistillationTask(
-        student, teacher, criterion, temperature=config.distillation.temperature,
-        task_loss_weight=1 - config.distillation.weight, device=processes.device, verbose=False,
-    )  # fmt: skip
-    return task.prepare_distributed(**processes.of_wrapper) if processes.count > 1 else task

@@ -1,4 +1,4 @@
-"""The networks of a final training: student and teacher."""
+"""The network of a final training, with the weights that it begins with."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ import timm
 import torch
 from torch import nn
 
-from ..config.train_config import DistillationSection, TrainConfig
-from ..core.errors import UserError, did_you_mean
-from ..core.module_modes import evaluating
-from ..data.normalization import preprocessing
+from ..config.train_config import TrainConfig
+from ..core.errors import UserError
 from ..models import timm_registry  # noqa: F401  (registers the models)
 from ..models.architecture import Architecture
 from ..models.build import build_network
 from ..models.timm_model import load_weights
 from ..search_spaces.tree_layout import is_tree
 
-__all__ = ["student", "teacher"]
+__all__ = ["created", "load", "student"]
 
 
 def student(config: TrainConfig, path: Path, architecture: Architecture) -> nn.Module:
@@ -41,7 +39,7 @@ def student(config: TrainConfig, path: Path, architecture: Architecture) -> nn.M
     network: Any
     if architecture.network is not None:
         rates = _drop_rates(config, architecture)
-        network = _created("proxyless_derived", architecture=str(path), drop_rate=config.dropout, **rates)
+        network = created("proxyless_derived", architecture=str(path), drop_rate=config.dropout, **rates)
     else:
         network = build_network(architecture)
         if config.dropout and not hasattr(network, "drop_rate"):
@@ -56,95 +54,15 @@ def student(config: TrainConfig, path: Path, architecture: Architecture) -> nn.M
             network.drop_rate = config.dropout
     if config.weights != "scratch":
         name = "weights.safetensors" if config.weights == "inherited" else config.weights
-        _load(network, path.parent / name, "weights")
+        load(network, path.parent / name, "weights")
     return network
 
 
-def teacher(section: DistillationSection, folder: Path, network: Any, architecture: Architecture) -> nn.Module:
-    """A trained network that knows the same classes, for evaluation only.
-
-    Parameters
-    ----------
-    folder
-        What paths are relative to.
-    network
-        Its student.
-
-    Raises
-    ------
-    UserError
-        There is no such network, it has no weights here, or it tells other classes apart.
-    """
-    if architecture.network is None:
-        _describe(network, architecture)
-    shape = {"num_classes": network.num_classes, "in_chans": network.in_chans}
-    if section.teacher.endswith(".json"):
-        path = folder / section.teacher
-        found = _derived(path)
-        if (found.num_classes, found.in_chans) != tuple(shape.values()):
-            raise UserError(
-                f"distillation.teacher: {path}: {found.num_classes} classes and {found.in_chans} channels; its student has "
-                f"{network.num_classes} and {network.in_chans}"
-            )
-        _load(found, folder / section.weights if section.weights else path.parent / "weights.safetensors",
-              "distillation.weights")  # fmt: skip
-    elif section.weights is not None:
-        found = _created(_known(section.teacher), **shape)
-        _load(found, folder / section.weights, "distillation.weights")
-    else:
-        cfg = timm.get_pretrained_cfg(_known(section.teacher))
-        if cfg is None or not cfg.has_weights or cfg.num_classes != network.num_classes:
-            what = (
-                f"tell {cfg.num_classes} classes apart, its student {network.num_classes}"
-                if cfg and cfg.has_weights
-                else "are none"
-            )
-            raise UserError(
-                f"distillation.teacher: the weights that timm has for '{section.teacher}' {what}; give those of a teacher of "
-                "these classes as distillation.weights"
-            )
-        found = _created(section.teacher, pretrained=True, **shape)
-    if len(found.pretrained_cfg["mean"]) != network.in_chans:
-        # timm's statistics are of three channels; a teacher of another number was trained on these images.
-        found.pretrained_cfg.update({key: network.pretrained_cfg[key] for key in ("mean", "std")})
-    found.requires_grad_(False)
-    return found.eval()
-
-
-def _derived(path: Path) -> Any:
-    if not path.is_file() or (read := Architecture.read(path)).network is not None:
-        # timm's side has words for what may be wrong with a path.
-        return _created("proxyless_derived", architecture=str(path))
-    network = build_network(read)
-    _describe(network, read)
-    return network
-
-
-@torch.no_grad()
-def _describe(network: Any, architecture: Architecture) -> None:
-    """Say of a network that is no model of timm what timm's distillation asks of all: classes, channels, statistics."""
-    shape = architecture.input_shape
-    device = next(network.parameters()).device
-    with evaluating(network):
-        network.num_classes = network(torch.zeros(1, *shape, device=device)).shape[1]
-    network.in_chans = shape[0]
-    network.pretrained_cfg = preprocessing(architecture.data, shape)
-
-
-def _created(name: str, **options: Any) -> Any:
+def created(name: str, **options: Any) -> Any:
     try:
         return timm.create_model(name, **options)
     except Exception as error:  # OSError: no connection to the weights; RuntimeError, TypeError, … of the model itself
         raise UserError(f"{name}: {error}") from error
-
-
-def _known(name: str) -> str:
-    if not timm.is_model(name):
-        raise UserError(
-            f"distillation.teacher: '{name}' is unknown; allowed: a model of timm, or the path of an architecture.json."
-            f"{did_you_mean(name, timm.list_models())}"
-        )
-    return name
 
 
 def _drop_rates(config: TrainConfig, architecture: Architecture) -> dict[str, float]:
@@ -161,7 +79,7 @@ def _drop_rates(config: TrainConfig, architecture: Architecture) -> dict[str, fl
     return {argument: getattr(config, key) for key, argument in known.items()}
 
 
-def _load(network: nn.Module, path: Path, key: str) -> None:
+def load(network: nn.Module, path: Path, key: str) -> None:
     try:
         network.load_state_dict(load_weights(path))
     except RuntimeError as error:

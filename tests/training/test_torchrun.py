@@ -39,10 +39,13 @@ def test_two_processes_leave_one_log_and_one_set_of_files(command, tmp_path, cap
     assert f"test accuracy: {result['accuracy']:.4f}" in capsys.readouterr().out
 
 
-def test_two_processes_take_the_steps_of_one_with_twice_the_batch(tmp_path):
-    """Without batch norm, whose statistics are each process's own, the gradients are the same sums."""
+@pytest.mark.parametrize("taught", [False, True])
+def test_two_processes_take_the_steps_of_one_with_twice_the_batch(taught, tmp_path):
+    """Without batch norm, whose statistics are each process's own, the gradients are the same sums; with a teacher likewise."""
     words = ["epochs=2", "learning_rate=0.05", "ema_decay=0.9", "threads=1", "device=cpu"]
     path = plain(tmp_path)
+    if taught:
+        words.append("distillation={teacher: architecture.json, temperature: 2.0}")
     assert main(["train", str(path), *words, "batch_size=16", f"output={tmp_path / 'one'}"]) == 0
     told = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}  # what torchrun tells them
     words = ["train", str(path), *words, "batch_size=8", f"output={tmp_path / 'two'}"]
