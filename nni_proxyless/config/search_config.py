@@ -150,11 +150,12 @@ class TrainingSection(Section):
     weight_decay: float = Field(4e-5, ge=0, description="of the weights")
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="in the loss of the weights")
     architecture_label_smoothing: float = Field(0.0, ge=0, lt=1, description="in the loss of the architecture")
-    distillation: float = Field(
-        0.0,
+    distillation: float | None = Field(
+        None,
         ge=0,
         lt=1,
-        description="share of the original model's answers in the loss of the weights, for space `timm` with weights that know the classes",
+        description="share of the original model's answers in the loss of the weights, for space `timm` with weights that know the classes; none: "
+        "0.5 where there is such a model, else 0",
     )
     calibration_images: int = Field(
         1024, ge=1, description="training images that batch-norm statistics are estimated on"
@@ -216,7 +217,7 @@ class SearchConfig(Section):
 def as_it_was_meant(content: dict[str, Any]) -> dict[str, Any]:
     """The content of the ``search.yml`` of a run folder: what it does not name is from before there was another default.
 
-    No runtime: eager torch. No ``search``: the most probable network.
+    No runtime: eager torch. No ``search``: the most probable network. No ``training.distillation``: no teacher.
     """
 
     def named(estimator: Any) -> Any:
@@ -228,8 +229,8 @@ def as_it_was_meant(content: dict[str, Any]) -> dict[str, Any]:
         sound = isinstance(section, dict) and "estimator" in section
         return {**section, "estimator": named(section["estimator"])} if sound else section
 
-    costs = content.get("costs")
+    costs, training = content.get("costs"), content.get("training", {})
     return {
-        "search": BEFORE_SELECTION, **content, "latency": with_runtime(content.get("latency", {})),
+        "search": BEFORE_SELECTION, **content, "training": {"distillation": 0.0, **training} if isinstance(training, dict) else training, "latency": with_runtime(content.get("latency", {})),
         **({"costs": [with_runtime(cost) for cost in costs]} if isinstance(costs, list) else {}),
     }  # fmt: skip

@@ -183,8 +183,9 @@ class SearchParts:
 
 
 def build(
-    config: SearchConfig, folder: Path, *, base: Path = Path(), finished: Architecture | None = None
-) -> SearchParts:
+    config: SearchConfig, folder: Path, *, base: Path = Path(), finished: Architecture | None = None,
+    data: ImageData | None = None,
+) -> SearchParts:  # fmt: skip
     """The parts of the search in ``folder``.
 
     Parameters
@@ -193,13 +194,15 @@ def build(
         What a relative ``latency.table`` is relative to: the folder of the configuration file.
     finished
         What the search has left, if it has finished: its space is made as it was then, and nothing is measured.
+    data
+        Its images, where they were read already.
 
     Raises
     ------
     UserError
         Images, space, table and estimator do not fit together; or those of a search that goes on, or has finished, are others now.
     """
-    data = images_of(config)
+    data = images_of(config) if data is None else data
     if finished is not None:
         require_same(folder, data)
     elif not is_helper():
@@ -269,7 +272,7 @@ def make_evaluator(
     warmup_alone = "warmup_learning_rate" in config.strategy.arguments
     return Lightning(
         TaskTraining(
-            task=task, teacher=teacher, distillation=training.distillation, optimizer=training.optimizer, learning_rate=training.learning_rate, momentum=training.momentum,
+            task=task, teacher=teacher, distillation=training.distillation or 0.0, optimizer=training.optimizer, learning_rate=training.learning_rate, momentum=training.momentum,
             weight_decay=training.weight_decay, label_smoothing=training.label_smoothing,
             architecture_label_smoothing=training.architecture_label_smoothing,
             schedule_epochs=training.epochs - config.strategy.arguments.get("warmup_epochs", 0) if warmup_alone else None,

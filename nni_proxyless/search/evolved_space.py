@@ -26,6 +26,7 @@ from ..models.build import build_network
 from ..models.record import describe, latency_record, record
 from .build import images_of, searchable_space
 from .latency_table import latency_range, make_estimator, profiler_without_measuring, target_in_ms
+from .original import original_of
 
 __all__ = ["LATENCY", "EvolvedSpace"]
 
@@ -102,10 +103,14 @@ class EvolvedSpace:
             data={"name": self.config.data.name, "arguments": self.config.data.arguments, **self.data.normalization},
         )  # fmt: skip
         profiler, bound = self.limits[LATENCY]
+        original = original_of(self.config)
         return record(
             described, build_network(described),
             latency=latency_record(profiler, sample, target=bound if math.isfinite(bound) else None),
-            search={"strategy": STRATEGY, "weights": "fresh", "costs": self._costs(sample)},
+            search={
+                "strategy": STRATEGY, "weights": "fresh", "costs": self._costs(sample),
+                **({} if original is None else original.described()),
+            },
         )  # fmt: skip
 
     def _costs(self, sample: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from ..latency.value_tracing import is_open
 from ..models.architecture import Architecture
 from ..models.build import build_network
 from ..models.draw import draw_beside
+from ..models.original import kept_original
 from ..models.record import describe, latency_record, record, unit_of
 from ..models.space import make_space
 from ..models.timm_model import load_weights
@@ -224,7 +225,7 @@ class FinishedSearch:
             search={
                 "strategy": config.strategy.name, "seed": config.seed, "epochs": config.training.epochs,
                 task.merit.name: worth, **task.merit.described(), **self.parts.in_int8(network, self.parts.judging_loaders[1]), "weights": "supernet" if self.inherits else "fresh",
-                "derived_from": self.folder.name, "log_probability": log_probability(self.probs, sample), **more,
+                "derived_from": self.folder.name, "log_probability": log_probability(self.probs, sample), **kept_original(self.architecture), **more,
             },
         )  # fmt: skip
         weights = {name: tensor.cpu() for name, tensor in network.state_dict().items()}

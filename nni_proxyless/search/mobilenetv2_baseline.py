@@ -27,6 +27,7 @@ from ..core.plain_values import as_plain
 from ..models.architecture import Architecture
 from ..models.build import build_network
 from ..models.compare_latency import measure_side_by_side
+from ..models.original import kept_original
 from ..models.record import describe, note_measured, record, record_without_table, unit_of
 from ..models.space import make_space
 
@@ -160,7 +161,9 @@ def _of_space(searched: Architecture, other: Mapping[str, Any], width: float, st
     return record(
         described, build_network(described),
         latency=record_without_table(unit_of(searched.latency), searched.latency.get("measured_conditions")),
-        search={"strategy": "reference", "weights": "fresh", "width": width, "structure": structure},
+        search={
+            "strategy": "reference", "weights": "fresh", "width": width, "structure": structure, **kept_original(searched)
+        },
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from ..latency.digits import in_words
 from ..latency.objectives.budget import fastest, slowest
 from ..models.architecture import Architecture
 from ..models.build import build_network
+from ..models.original import kept_original
 from ..models.record import describe, latency_record, record, unit_of
 from ..models.space import make_space
 from .latency_table import make_estimator
@@ -65,7 +66,7 @@ def random_networks(
             record(
                 described, build_network(described),
                 latency=latency_record(profiler, sample, target=budget, measured_conditions=conditions),
-                search={"strategy": "random", "weights": "fresh", "seed": seed, "number": i},
+                search={"strategy": "random", "weights": "fresh", "seed": seed, "number": i, **kept_original(searched)},
             )
         )  # fmt: skip
     return networks

@@ -25,6 +25,7 @@ from .build import SearchParts, strategy_can
 from .costs import Cost
 from .measured_network import measure_derived
 from .monitor import DerivedNetworkMonitor
+from .original import teaching_record
 from .run_folder import history
 
 __all__ = ["SearchResult", "found_finished", "save_result"]
@@ -109,6 +110,7 @@ def save_result(
             **merit.described(),
             **({"costs": _of_costs(monitor.costs, metrics)} if monitor.costs else {}),
             **({"selection": dict(selection)} if selection else {}),
+            **teaching_record(config),
         },
     )
     write_weights(folder / "weights.safetensors", weights)

@@ -22,9 +22,10 @@ from ..core.divergence import DivergedError, is_finite
 from ..core.errors import UserError
 from ..core.nni_compat import ModelStatus, RawFormatModelSpace, SequentialExecutionEngine
 from ..latency.digits import in_words
-from .build import build, strategy_can
+from .build import build, images_of, strategy_can
 from .monitor import DerivedNetworkMonitor
 from .nni_trial import inside_nni, is_helper, share_with_helpers
+from .original import with_share
 from .result import SearchResult, found_finished, save_result
 from .run_folder import as_file_in, begin_or_resume, differences, history, is_finished, locked, recorder
 from .supernet_files import shapes_of, write_supernet, write_training_scores
@@ -94,6 +95,7 @@ def run_search(
 def _search(
     config: SearchConfig, folder: Path, base: Path, report: Callable[[dict[str, float]], None]
 ) -> SearchResult | None:
+    config, data = with_share(config, images_of)  # what is written says it, so that a search that goes on has it too
     resolved = as_file_in(folder, config, base)
     if not is_helper():
         if inside_nni() and is_finished(folder) and not differences(folder, resolved):
@@ -105,7 +107,7 @@ def _search(
     threads = use(config.trainer.threads, config.trainer.devices)
     _logger.info("CPU threads: %s", threads_in_words(threads, config.trainer.devices))
 
-    parts = build(config, folder, base=base)
+    parts = build(config, folder, base=base, data=data)
     space, unit = parts.space, parts.profiler.unit
     lowest, highest = map(in_words, parts.latency_range)
     _logger.info("space: %d choices, %s to %s %s", len(space.simplify()), lowest, highest, unit)

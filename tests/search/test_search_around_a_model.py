@@ -13,10 +13,16 @@ from safetensors.torch import load_file
 
 import nni_proxyless.timm_models  # noqa: F401  (registers with timm)
 from nni_proxyless.cli.main import main
+from nni_proxyless.config.read import read_config
+from nni_proxyless.config.search_config import SearchConfig
 from nni_proxyless.data import digits
 from nni_proxyless.derive import Architecture, count_macs, to_timm
 from nni_proxyless.models.block_diagram import diagram_of_architecture
+from nni_proxyless.models.original import Original
+from nni_proxyless.search.build import images_of
 from nni_proxyless.search.evaluator import TaskTraining
+from nni_proxyless.search.evolved_space import EvolvedSpace
+from nni_proxyless.search.original import with_share
 
 from ..tasks.classification import classification
 
@@ -220,6 +226,53 @@ def test_a_supernet_learns_from_the_model_it_is_made_around(tmp_path, monkeypatc
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
+def test_by_default_half_of_the_loss_is_the_originals_where_its_weights_know_the_classes(tmp_path, monkeypatch, capsys):
+    """In the search, and in the final training of what comes of it: the network, one that is derived, the model itself at other widths."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    torch.save(timm.create_model(MODEL, num_classes=10, in_chans=1).state_dict(), "weights.pth")
+    assert main(["init", ".", "--from", f"timm:{MODEL}", "--target", "60%"]) == 0
+    words = ["search", "search.yml", *TEACHING, "space.weights=weights.pth", "output=run"]
+    assert main(words) == 0
+    said = f"distillation: the supernet learns from {MODEL} (weights.pth), whose share of the loss is 0.5"
+    assert capsys.readouterr().err.count(said) == 1
+    assert yaml.safe_load((tmp_path / "run" / "search.yml").read_text())["training"]["distillation"] == 0.5
+    searched = Architecture.read("run/architecture.json")
+    assert searched.search["distillation"] == 0.5
+    file = str(tmp_path / "weights.pth")
+    assert searched.search["original"] == {"model": MODEL, "weights": file}
+    assert main(["derive", "run", "--budget-ms", str(searched.latency["table_ms"]), "--output", "derived"]) == 0
+    assert main(["reference", "run", "--widths", "0.5", "--random", "1", "--output", "reference"]) == 0
+    networks = ["run", "derived", "reference/width-0.5", "reference/random-0.0"]
+    assert all(Architecture.read(f"{one}/architecture.json").search["original"]["weights"] == file for one in networks)
+    monkeypatch.chdir("reference")  # the path is that of the search, from wherever the training is started
+    capsys.readouterr()
+    assert main(["train", "width-0.5/architecture.json", "weights=scratch", "epochs=1"]) == 0
+    assert f"distillation: learns from {MODEL} ({file}), whose share of the loss is 0.5" in capsys.readouterr().err
+    trained = json.loads((tmp_path / "reference" / "width-0.5" / "final" / "result.json").read_text())
+    assert trained["distillation"] == {"teacher": MODEL, "weights": file, "share": 0.5, "temperature": 1.0}
+
+
+def test_by_default_there_is_no_teacher_where_its_weights_are_for_other_classes(run, capsys):
+    """Of the search of this module; and the log of the final training says so too."""
+    assert yaml.safe_load((run / "search.yml").read_text())["training"]["distillation"] == 0
+    assert Architecture.read(run / "architecture.json").search["distillation"] == 0
+    words = ["weights=inherited", "epochs=1", f"output={run / 'once'}"]
+    assert main(["train", str(run / "architecture.json"), *words]) == 0
+    said = "distillation: trained without a teacher: the weights of "
+    assert capsys.readouterr().err.count(said) == 1
+    with_share(read_config(SearchConfig, run / "search.yml", [("test", "training.distillation", None)]), images_of)
+    assert "distillation: none: the weights of " in capsys.readouterr().err
+
+
+def test_a_trial_of_an_evolution_has_the_original_too(run, monkeypatch):
+    monkeypatch.chdir(run.parent)
+    evolved = EvolvedSpace.read(run / "search.yml")
+    found = evolved.record(evolved.space.original)
+    assert found.search["original"] == {"model": MODEL, "weights": str(run.parent / "weights.pth")}
+    assert Original.of(found) == Original(MODEL, str(run.parent / "weights.pth"), 1)
+
+
 def test_the_loss_of_the_weights_has_its_share_of_the_teacher(monkeypatch):
     images, targets = torch.randn(6, 1, 8, 8), torch.arange(6)
     network, teacher = (torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)) for _ in range(2))
@@ -244,7 +297,7 @@ def test_the_loss_of_the_weights_has_its_share_of_the_teacher(monkeypatch):
     [
         (["space={name: mobilenetv2, preset: small}"], "there is no model to learn from"),
         (["space.weights=null"], "there is no model to learn from"),
-        (["space.weights=weights.pth"], f"the weights of {MODEL} tell 1000 classes apart, the images have 10"),
+        (["space.weights=weights.pth"], f"the weights of {MODEL} (weights.pth) tell 1000 classes apart, the images have 10"),
         (["training.distillation=1"], "training.distillation: 1 is not allowed here; allowed: less than 1"),
         (["task=regression", "data={name: 'tests.tasks.made:values'}", "space.weights=weights.pth"], "task 'regression' has none"),
     ],
