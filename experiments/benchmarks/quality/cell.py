@@ -209,7 +209,9 @@ def settings_around_a_model(grid: Grid, method: str, folder: Path) -> dict[str, 
     settings: dict[str, Any] = {} if is_searched else {"epochs": grid.others_epochs or grid.final_epochs}
     if is_searched or method == "random":
         settings["weights"] = "inherited"
-    if method != UNTAUGHT:
+    if method == UNTAUGHT:
+        settings["distillation"] = 0
+    else:
         teacher = {"teacher": str(original_path(folder)), "weights": str(original_weights(folder)), "weight": TAUGHT}
         settings["distillation"] = json.dumps(teacher)
     return settings
