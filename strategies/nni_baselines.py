@@ -66,12 +66,16 @@ class _Peer:
     _choices: dict[str, list[Any]]
     _adds_up = True  # what the candidates of a choice give
 
+    def refuse(self, model: ModelSpace) -> None:
+        """Refuse what can be seen of a space before it becomes a supernet."""
+        refuse_made_operations(model)
+        if self._adds_up:
+            refuse_other_shapes(model)
+
     def mutate_model(self, model: ModelSpace) -> ModelSpace:
         try:
             self._choices = {str(label): _choices_of(label, mutable) for label, mutable in model.simplify().items()}
-            refuse_made_operations(model)
-            if self._adds_up:
-                refuse_other_shapes(model)
+            self.refuse(model)
             with unchanged_if_refused(model):
                 supernet: ModelSpace = super().mutate_model(model)  # type: ignore[misc]  # NNI's
         except (TypeError, ValueError) as error:

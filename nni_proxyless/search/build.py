@@ -213,6 +213,7 @@ def build(
         space = make_searchable_space(name, arguments)
     else:
         name, arguments, space = searchable_space(config, data)
+        refuse_early(config, space)
     estimator = make_estimator(config.latency.estimator)
     kept = folder / "latencies.yaml"
     if finished is not None and isinstance(estimator, DeviceEstimator) and not kept.exists():
@@ -220,6 +221,22 @@ def build(
     table = base / config.latency.table if config.latency.table and finished is None else None
     profiler = make_profiler(space, data.shape, estimator, table, kept, {"name": name, "arguments": arguments})
     return SearchParts(config, folder, base, data, images, name, arguments, space, estimator, profiler)
+
+
+def refuse_early(config: SearchConfig, space: ModelSpace) -> None:
+    """Say of a space that the strategy cannot search it, as far as that can be seen, before minutes of measuring.
+
+    Raises
+    ------
+    UserError
+        The strategy refuses it.
+    """
+    section = config.strategy
+    strategy = registry.load("nni_proxyless.strategies", section.name)(**section.arguments)
+    try:
+        getattr(strategy, "refuse", lambda space: None)(space)
+    except TypeError as error:
+        raise UserError(f"strategy: {section.name} cannot search {type(space).__name__}: {error}") from error
 
 
 def images_of(config: SearchConfig) -> ImageData:

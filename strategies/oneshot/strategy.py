@@ -226,11 +226,21 @@ class SampledStrategy(OneShotStrategy):
         """Whether logits learn from the gradients that gates get, which choices of values have none of."""
         return False
 
-    def _mutated(self, model: ModelSpace) -> ModelSpace:
+    def refuse(self, model: ModelSpace) -> None:
+        """Refuse what can be seen of a space before it becomes a supernet, and before anything of it is measured.
+
+        Raises
+        ------
+        SpaceError
+            It cannot be searched; the message says what is in the way.
+        """
         if self.compares_candidates():
             refuse_other_shapes(model)
         refuse_edges(model)
         refuse_loose_ends(model)
+
+    def _mutated(self, model: ModelSpace) -> ModelSpace:
+        self.refuse(model)
         generator = torch.Generator().manual_seed(self.seed)
         self._gates = {}
         for label, mutable in sorted(model.simplify().items()):

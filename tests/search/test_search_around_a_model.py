@@ -140,6 +140,19 @@ def test_widths_of_stages_are_searched_from_its_weights(run, tmp_path, monkeypat
     assert whole.n_params == sum(p.numel() for p in timm.create_model(MODEL, num_classes=10, in_chans=1).parameters())
 
 
+def test_what_a_strategy_cannot_search_is_refused_before_anything_is_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", ".", "--from", f"timm:{MODEL}"]) == 0
+    assert main(["search", "search.yml", "output=run", "space.widths=[0.5, 1]", "latency.table=null"]) == 2
+    said = capsys.readouterr().err
+    assert (
+        "strategy: proxyless cannot search TimmSpace: choice 'stage1.width' gives another shape with each candidate"
+        in said
+    )
+    assert "allowed: ProxylessNAS with update 'reinforce', DSNAS" in said
+    assert "latencies" not in said
+
+
 def test_a_survey_has_the_model_beside_the_others(run, monkeypatch, capsys):
     monkeypatch.chdir(run.parent)
     words = ["latency.estimator={name: macs}", "latency.table=null", "--no-time", "--json", "space.json"]
