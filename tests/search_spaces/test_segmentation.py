@@ -8,7 +8,8 @@ import pytest
 import timm
 import torch
 from nni_proxyless.search_spaces import MobileNetV2Space, SegmentationSpace
-from nni_proxyless.search_spaces.segmentation import Decoder, maps_of
+from nni_proxyless.search_spaces.backbone_maps import maps_of
+from nni_proxyless.search_spaces.segmentation import Decoder
 
 from nni_proxyless.latency import LatencyProfiler, MacsEstimator
 from nni_proxyless.latency.estimators.macs import count_macs
