@@ -9,15 +9,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .detection import DetectionSpace
     from .eeea_net import EeeaNetSpace
     from .mobilenetv2 import MobileNetV2Space
     from .pyramid_tree import PyramidTreeSpace
     from .segmentation import SegmentationSpace
     from .timm_space import TimmSpace
 
-__all__ = ["EeeaNetSpace", "MobileNetV2Space", "PyramidTreeSpace", "SegmentationSpace", "TimmSpace"]
+__all__ = ["DetectionSpace", "EeeaNetSpace", "MobileNetV2Space", "PyramidTreeSpace", "SegmentationSpace", "TimmSpace"]
 
 _HOMES = {
+    "DetectionSpace": ".detection",
     "EeeaNetSpace": ".eeea_net",
     "MobileNetV2Space": ".mobilenetv2",
     "PyramidTreeSpace": ".pyramid_tree",

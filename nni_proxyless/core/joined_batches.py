@@ -30,6 +30,7 @@ _ALONE = {
     "timm": ("models._efficientnet_blocks.ConvBnAct", "models._efficientnet_blocks.DepthwiseSeparableConv",
              "models._efficientnet_blocks.InvertedResidual", "models._efficientnet_blocks.EdgeResidual",
              "models._efficientnet_blocks.SqueezeExcite", "layers.adaptive_avgmax_pool.SelectAdaptivePool2d"),
+    "torchvision": ("ops.misc.Conv2dNormActivation", *(f"models.detection.ssdlite.SSDLite{part}Head" for part in ("", "Classification", "Regression"))),
 }  # fmt: skip
 _NORMS = (
     "torch.nn.modules.batchnorm.BatchNorm1d",

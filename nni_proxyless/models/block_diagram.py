@@ -45,7 +45,12 @@ NAMES = {
     "cn": "Conv",
 }  # timm's block types, as the papers call them
 ACTIVATIONS = {"ReLU": "RE", "Hardswish": "HS", "SiLU": "SW", "Mish": "MI"}  # other ones than that of the network
-OUTPUTS = {"classification": "classes", "segmentation": "classes", "multi-label": "labels"}  # by task
+OUTPUTS = {
+    "classification": "classes",
+    "segmentation": "classes",
+    "detection": "classes",
+    "multi-label": "labels",
+}  # by task
 TIMM_DEFAULTS = {"stem_size": 32, "num_features": 1280, "num_classes": 1000, "in_chans": 3}
 
 

@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..core.merit import Merit
+    from .boxes import Boxes
     from .classification import Classification
+    from .detection import Detection
     from .multi_label import MultiLabel
     from .regression import Regression
     from .segmentation import Segmentation
     from .task import Task
 
-__all__ = ["Classification", "Merit", "MultiLabel", "Regression", "Segmentation", "Task"]
+__all__ = ["Boxes", "Classification", "Detection", "Merit", "MultiLabel", "Regression", "Segmentation", "Task"]
 
 _HOMES = {
+    "Boxes": ".boxes",
     "Classification": ".classification",
+    "Detection": ".detection",
     "Merit": "..core.merit",
     "MultiLabel": ".multi_label",
     "Regression": ".regression",

@@ -42,7 +42,8 @@ class Task:
     mixes
         Whether images and targets may be mixed, by mixup and CutMix of timm: only where targets are classes that weigh the same.
     apart
-        Whether answers have units of their own, so that each is held against itself; else against the largest of all.
+        Whether answers, the numbers of the last dimension, have units of their own, so that each is held against itself; else against the largest of
+        all.
     answers
         What a network answers with, in the plural, for people.
     reads_targets

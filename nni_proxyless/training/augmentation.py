@@ -15,7 +15,7 @@ from ..core.errors import UserError
 from ..data.image_parts import ImageData
 from ..data.normalization import preprocessing
 from ..models.architecture import Architecture
-from ..tasks import Regression, Segmentation
+from ..tasks import Detection, Regression, Segmentation
 
 __all__ = ["Cutout", "augmented", "cut_out"]
 
@@ -42,10 +42,10 @@ def augmented(data: ImageData, section: AugmentationSection, architecture: Archi
         The data set holds no pictures.
     """
     if data.through is None:
-        masks = isinstance(data.task, Segmentation)
+        kept = "masks" if isinstance(data.task, Segmentation) else "boxes" if isinstance(data.task, Detection) else None
         why = (
-            "has masks, which timm's transforms would leave as they are"
-            if masks
+            f"has {kept}, which timm's transforms would leave as they are"
+            if kept
             else "holds no pictures, which timm's transforms take"
         )
         raise UserError(

@@ -190,7 +190,7 @@ def test_what_is_wrong_is_said(table, tmp_path, refused):
     bare.write_text("a: {count: 1, mean: 1.0}\n")
     wrong = [
         (["build", *SPACE, "--output", str(table)], f"--output {table}: is there already. Name another file"),
-        (["build", "--space", "mobilnetv2", "--output", "x"], "--space: 'mobilnetv2' is unknown; allowed: amoebanet, autoformer, darts, eeea-net, enas, mobilenetv2, mobilenetv3, nasbench201, nasnet, pnas, proxylessnas, pyramid-tree, regression, segmentation, shufflenet, timm, or package.module:Class. Did you mean 'mobilenetv2'?"),
+        (["build", "--space", "mobilnetv2", "--output", "x"], "--space: 'mobilnetv2' is unknown; allowed: amoebanet, autoformer, darts, detection, eeea-net, enas, mobilenetv2, mobilenetv3, nasbench201, nasnet, pnas, proxylessnas, pyramid-tree, regression, segmentation, shufflenet, timm, or package.module:Class. Did you mean 'mobilenetv2'?"),
         (["build", "--space", "mobilenetv2", "preset=smal", "--output", "x"], "space.preset: 'smal' is not allowed here"),
         (["build", "--space", "mobilenetv2", "small", "--output", "x"], "--space: small: what follows the name has the form key=value"),
         (["build", "--resolution", "1x2x3", "--output", "x"], "--resolution is '1x2x3'; allowed: a number of pixels such as 224"),

@@ -14,6 +14,7 @@ READ = {  # of all others the classes themselves are asked
         "amoebanet",
         "autoformer",
         "darts",
+        "detection",
         "eeea-net",
         "enas",
         "mobilenetv2",
@@ -30,6 +31,7 @@ READ = {  # of all others the classes themselves are asked
     },
     "nni_proxyless.estimators": {"activations", "device", "macs", "nn-meter", "parameters", "table"},
     "nni_proxyless.datasets": {
+        "boxes",
         "cifar10",
         "cifar100",
         "csv",
@@ -41,7 +43,7 @@ READ = {  # of all others the classes themselves are asked
         "synthetic",
         "torchvision",
     },
-    "nni_proxyless.tasks": {"classification", "multi-label", "regression", "segmentation"},
+    "nni_proxyless.tasks": {"classification", "detection", "multi-label", "regression", "segmentation"},
 }
 
 

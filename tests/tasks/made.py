@@ -43,6 +43,19 @@ def masks(n: int = 320) -> ImageData:
     return ImageData(sets[0], sets[0], sets[1], [None] * n, 3, (1, SIDE, SIDE))
 
 
+def boxes(n: int = 320) -> ImageData:
+    """A box around the disc or the square, which has a color of its own; two rows of an image, of which one is left over."""
+    sets = []
+    for images, mask, kind, *_ in _parts(n):
+        targets = torch.tensor([-1.0, 0, 0, 0, 0]).repeat(len(images), 2, 1)
+        for target, of_pixels, one in zip(targets, mask, kind, strict=True):
+            rows, columns = ((of_pixels.remainder(255) > 0).any(dim=dim).nonzero()[:, 0] for dim in (1, 0))
+            target[0] = torch.tensor([one, columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+        colors = torch.tensor([[1.0, 0.4, 0.1], [0.1, 0.4, 1.0]])[kind]
+        sets.append(TensorImages(images * colors[:, :, None, None], targets))
+    return ImageData(sets[0], sets[0], sets[1], list(sets[0].targets), 2, (3, SIDE, SIDE))
+
+
 def _parts(n: int) -> list[tuple[Tensor, ...]]:
     return [_shapes(n, 0), _shapes(n // 2, 1)]
 

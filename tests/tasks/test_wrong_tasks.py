@@ -35,7 +35,7 @@ def on(data: str, **task: Any) -> Any:
 
 # Settings -> what the line says.
 FILES = [
-    (section(name="regresion"), "'regresion' is unknown; allowed: classification, multi-label, regression, segmentation, or package.module:Class. Did you mean 'regression'?"),
+    (section(name="regresion"), "'regresion' is unknown; allowed: classification, detection, multi-label, regression, segmentation, or package.module:Class. Did you mean 'regression'?"),
     (section(name=3), "task.name: 3 is not allowed here; allowed: text"),
     ({"task": "regresion"}, "Did you mean 'regression'?"),
     ({"task": ["regression"]}, "task: ['regression'] is not allowed here; allowed: a section with keys"),
@@ -59,6 +59,23 @@ FILES = [
     (section(name="segmentation", levels=1.5), "task.levels: 1.5 is not allowed here; allowed: a whole number"),
     (section(name="segmentation", class_weights="balanced"), "task.class_weights: 'balanced' is not allowed here"),
     (section(name="segmentation", class_weights=[1.0, -1.0]), "allowed: a number above 0 per class"),
+    (section(name="detection", metric="iou"), "task.metric: 'iou' is not allowed here; allowed: 'map' or 'map_50'"),
+    (section(name="detection", decoder_width=0), "decoder_width is 0; allowed: 1 or more"),
+    (section(name="detection", levels=0), "levels is 0; allowed: 1 to 8"),
+    (section(name="detection", levels=9), "levels is 9; allowed: 1 to 8"),
+    (section(name="detection", stride=6), "stride is 6; allowed: a power of 2"),
+    (section(name="detection", stride=0), "stride is 0; allowed: a power of 2"),
+    (section(name="detection", stride="small"), "task.stride: 'small' is not allowed here; allowed: a whole number"),
+    (section(name="detection", scales=[0.1, 0.5]), "scales is [0.1, 0.5]; allowed with 4 levels: 5 rising numbers above 0, up to 1"),
+    (section(name="detection", levels=2, scales=[0.5, 0.1, 1.0]), "allowed with 2 levels: 3 rising numbers"),
+    (section(name="detection", levels=1, scales=[0.5, 1.5]), "allowed with 1 levels: 2 rising numbers"),
+    (section(name="detection", aspect_ratios=[0.5]), "aspect_ratios is [0.5]; allowed: numbers above 1"),
+    (section(name="detection", aspect_ratios=2), "task.aspect_ratios: 2 is not allowed here; allowed: a list"),
+    (section(name="detection", match_iou=1.0), "match_iou is 1.0; allowed: more than 0, less than 1"),
+    (section(name="detection", nms_iou=0), "nms_iou is 0"),
+    (section(name="detection", score_threshold=-0.1), "score_threshold is -0.1; allowed: more than 0"),
+    (section(name="detection", detections_per_image=300), "detections_per_image is 300; allowed: 1 to 100"),
+    (section(name="detection", class_weights=[1.0]), "unknown key 'class_weights'"),
     (section(name="nowhere.at.all:Task"), "'nowhere.at.all:Task' does not import"),
     (section(name=f"{HERE}:Nothing"), "has no 'Nothing'"),
     (section(name=f"{HERE}:Refusing"), "not on a Monday"),
@@ -68,6 +85,24 @@ IMAGES = [
     (section(name="regression"), "an int as values; allowed: a tensor of torch.float32 of shape (10,)"),
     (section(name="multi-label"), "an int as labels"),
     (section(name="segmentation"), "an int as mask"),
+    (section(name="detection"), "an int as boxes; allowed: a tensor of torch.float32 of shape (rows, 5)"),
+    (of("masks", name="detection"), "a torch.int64 tensor as boxes"),
+    (of("values", name="detection"), "boxes of shape (2,); allowed: (rows, 5), class, x1, y1, x2 and y2 of each"),
+    (of("boxes", name="classification"), "targets that are no classes"),
+    (of("boxes", name="segmentation"), "a torch.float32 tensor as mask"),
+    (of("boxes", name="regression"), "values of shape (2, 5); allowed with num_classes 2: (2,)"),
+    (of("boxes", name="detection", stride=32), "stride is 32; allowed for images of shape (3, 16, 16): up to 16"),
+    (of("boxes", name="detection") | {"space": {"name": "nasbench201"}}, "no stem and stages whose maps a pyramid could see"),
+    (of("boxes", name="detection") | {"space": {**yaml.safe_load(TINY)["space"], "resolution": [8, 16]}}, "a pyramid takes maps of one shape"),
+    (of("boxes", name="detection") | {"training": {"epochs": 3}, "space": {"name": "timm", "model": "mobilenetv3_small_050"}, "task": {"name": "detection", "stride": 1}}, "stride is 1, and no map of the space 'timm' has 1 pixels per place"),
+    (on("boxes_of_class_2", name="detection"), "a box with class 2; allowed with num_classes 2: 0 to 1, and -1 for a row that is left over in targets, image 3"),
+    (on("boxes_of_half_a_class", name="detection"), "a box with class 0.5"),
+    (on("boxes_of_no_number", name="detection"), "a box (1.0, nan, 4.0, 4.0); allowed with shape (1, 16, 16): x1, y1, x2, y2 with 0 <= x1 < x2 <= 16 and"),
+    (on("boxes_of_four_corners", name="detection"), "boxes of shape (1, 4)"),
+    (on("boxes_inside_out", name="detection"), "a box (5.0, 1.0, 4.0, 4.0)"),
+    (on("boxes_beyond", name="detection"), "a box (1.0, 1.0, 17.0, 4.0)"),
+    (on("boxes_of_two_lengths", name="detection"), "boxes of shape (2, 5); allowed: (1, 5), as others have; rows left over have class -1 in targets, image 3"),
+    (on("no_boxes", name="detection"), "no training image has a box; allowed: one or more"),
     (section(class_weights=[1.0, 2.0]), "class_weights has 2 numbers; allowed for these images: 10, one per class"),
     (of("values", name="classification"), "targets that are no classes"),
     (of("values", name="multi-label"), "labels that are neither 0 nor 1"),
@@ -183,6 +218,45 @@ def float_masks() -> ImageData:
 
 def one_class() -> ImageData:
     return of_masks(torch.zeros(64, 16, 16, dtype=torch.int64), n=1)
+
+
+def of_boxes(*changed_rows: float, rows: int = 1) -> ImageData:
+    """Of one box each; the fourth image has another one."""
+    targets: list[Any] = [torch.tensor([[1.0, 1, 1, 4, 4]]) for _ in range(64)]
+    targets[3] = torch.tensor([changed_rows], dtype=torch.float32).repeat(rows, 1)
+    return changed(targets)
+
+
+def boxes_of_class_2() -> ImageData:
+    return of_boxes(2, 1, 1, 4, 4)
+
+
+def boxes_of_half_a_class() -> ImageData:
+    return of_boxes(0.5, 1, 1, 4, 4)
+
+
+def boxes_of_no_number() -> ImageData:
+    return of_boxes(1, 1, torch.nan, 4, 4)
+
+
+def boxes_of_four_corners() -> ImageData:
+    return of_boxes(1, 1, 4, 4)
+
+
+def boxes_inside_out() -> ImageData:
+    return of_boxes(1, 5, 1, 4, 4)
+
+
+def boxes_beyond() -> ImageData:
+    return of_boxes(1, 1, 1, 17, 4)
+
+
+def boxes_of_two_lengths() -> ImageData:
+    return of_boxes(1, 1, 1, 4, 4, rows=2)
+
+
+def no_boxes() -> ImageData:
+    return changed(torch.tensor([[-1.0, 0, 0, 0, 0]]).repeat(64, 1, 1))
 
 
 # -- wrong tasks -----------------------------------------------------------------------------------------------------------
@@ -308,4 +382,4 @@ class SpaceOfNowhere(Bare):
 
 def test_these_are_what_they_are_on_sound_images():
     assert digits().num_classes == 10
-    assert len(FILES) + len(IMAGES) >= 68
+    assert len(FILES) + len(IMAGES) >= 103
