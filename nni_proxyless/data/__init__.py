@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .box_folder import boxes
     from .csv_file import csv
     from .datasets import TensorImages, cifar10, cifar100, digits, fashion_mnist, folder, synthetic
     from .huggingface_sets import huggingface
@@ -17,13 +18,14 @@ if TYPE_CHECKING:
     from .torchvision_sets import torchvision
 
 __all__ = [
-    "ImageData", "Parts", "TensorImages", "cifar10", "cifar100", "csv", "digits", "fashion_mnist", "folder", "huggingface", "loader", "masks",
+    "ImageData", "Parts", "TensorImages", "boxes", "cifar10", "cifar100", "csv", "digits", "fashion_mnist", "folder", "huggingface", "loader", "masks",
     "split", "synthetic", "torchvision",
 ]  # fmt: skip
 
 _MODULES = {
     "ImageData": ".image_parts",
     "Parts": ".image_parts",
+    "boxes": ".box_folder",
     "csv": ".csv_file",
     "huggingface": ".huggingface_sets",
     "loader": ".image_parts",

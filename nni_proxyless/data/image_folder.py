@@ -23,7 +23,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ..core.errors import UserError
 
-__all__ = ["ImageFolder", "Pictures", "read_picture", "suffixes_of_pictures"]
+__all__ = ["ImageFolder", "Pictures", "read_picture", "require_upright", "suffixes_of_pictures"]
 
 _logger = logging.getLogger(__name__)
 
@@ -72,6 +72,30 @@ def read_picture(source: str | Path | IO[bytes], name: str | None = None) -> Ima
             why = why.replace(f" {source!r}", "")
         raise UserError(f"data: the picture {name} cannot be read: {why}; mend it or take it away") from error
     return rgb if turn is None else rgb.transpose(turn)
+
+
+def require_upright(path: str, what: str, other: str) -> None:
+    """Refuse a file with a note that it is to be turned: a viewer would turn the picture, and nothing what is said of its pixels.
+
+    Parameters
+    ----------
+    what
+        The file, for people.
+    other
+        What is said of the picture's pixels, for people: ``mask``.
+
+    Raises
+    ------
+    UserError
+        It has such a note.
+    """
+    with Image.open(path) as picture:  # not loaded: the decoder of TIFF turns a picture, and takes the tag away
+        orientation = _orientation(picture)
+    if orientation not in (0, 1):
+        raise UserError(
+            f"data: the {what} '{path}' has the orientation {orientation} in its EXIF data, by which picture and {other} would be turned apart; "
+            "allowed: 1, or none: save it upright, without the tag"
+        )
 
 
 def _rgb(picture: Image.Image) -> Image.Image:

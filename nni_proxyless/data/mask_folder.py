@@ -23,7 +23,7 @@ from torchvision.transforms import v2
 from ..core.errors import UserError
 from ..core.user_path import user_path
 from ..tasks.segmentation import IGNORED
-from .image_folder import read_picture, suffixes_of_pictures
+from .image_folder import read_picture, require_upright, suffixes_of_pictures
 from .image_parts import ImageData
 from .normalization import IMAGENET
 
@@ -32,7 +32,6 @@ __all__ = ["masks"]
 _logger = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # of masks: formats that lose nothing
-_ORIENTATION = 0x0112  # EXIF's tag
 
 
 def masks(*, root: str, image_size: int = 224, num_classes: int) -> ImageData:
@@ -143,7 +142,7 @@ class _Pairs:
         """A picture, and the class numbers of its pixels, uint8, shape (height, width)."""
         path = self.pictures[index]
         picture = read_picture(path)
-        _require_upright(path, "picture")
+        require_upright(path, "picture", "mask")
         numbers = _read_mask(self.masks[index])
         if numbers.shape != (picture.height, picture.width):
             raise UserError(
@@ -201,20 +200,6 @@ def _by_stem(folder: Path, suffixes: set[str]) -> dict[str, str]:
     return found
 
 
-def _require_upright(path: str, what: str) -> None:
-    """A viewer would turn the picture, and nothing would turn the mask; so neither may ask for it."""
-    with Image.open(path) as picture:  # not loaded: the decoder of TIFF turns a picture, and takes the tag away
-        try:
-            orientation = int(picture.getexif().get(_ORIENTATION, 1))
-        except Exception:  # notes that are damaged; the picture is not
-            return
-    if orientation not in (0, 1):
-        raise UserError(
-            f"data: the {what} '{path}' has the orientation {orientation} in its EXIF data, by which picture and mask would be turned apart; "
-            "allowed: 1, or none: save it upright, without the tag"
-        )
-
-
 def _read_mask(path: str) -> np.ndarray:
     try:
         with Image.open(path) as mask:
@@ -228,5 +213,5 @@ def _read_mask(path: str) -> np.ndarray:
         raise UserError(
             f"data: the mask '{path}' is of Pillow's mode {mode}; allowed: L, 8 bits of gray, or P, a palette: of class numbers"
         )
-    _require_upright(path, "mask")
+    require_upright(path, "mask", "mask")
     return numbers
