@@ -45,11 +45,12 @@ def largest_difference(run: Run, images: Tensor, expected: Mapping[int, Tensor],
 
 
 def scale_of(expected: Iterable[Tensor], *, apart: bool) -> Tensor:
-    """What differences are held against: the largest output, but at least 1; ``apart``: of each output its own largest, whatever that is."""
-    every = torch.cat([outputs.flatten(2) if outputs.ndim > 2 else outputs[..., None] for outputs in expected]).abs()
+    """What differences are held against: the largest output, but at least 1; ``apart``: of each number of the last dimension its own largest,
+    whatever that is."""
+    every = torch.cat([outputs.flatten(0, -2) for outputs in expected]).abs()
     if not apart:
         return every.max().clamp(min=1)
-    return every.amax(dim=(0, 2)).clamp(min=torch.finfo(torch.float32).tiny)
+    return every.amax(dim=0).clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def merits(
