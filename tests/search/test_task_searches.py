@@ -30,7 +30,7 @@ from ..tasks import made
 from .test_experiment import free_port
 from .test_life_cycle import Experiment, experiment, until  # noqa: F401  (a fixture)
 
-TASKS = {"regression": "values", "multi-label": "labels", "segmentation": "masks"}
+TASKS = {"regression": "values", "multi-label": "labels", "segmentation": "masks", "detection": "boxes"}
 SHORT = ("training.epochs=4", "strategy.warmup_epochs=2", "search={select: supernet, judged: 6}")
 
 
@@ -59,7 +59,7 @@ def test_a_search_leaves_a_network_of_its_task(found):
     assert merit == data.task.merit
     assert "accuracy" not in architecture.search, "it is none"
     network = build_network(architecture, load_weights(found / "weights.safetensors"))
-    assert network.eval()(torch.randn(2, 1, 16, 16)).shape == (2, *data.task.output_shape())
+    assert network.eval()(torch.randn(2, *data.shape)).shape == (2, *data.task.output_shape())
     epochs = history(found)
     assert all(epoch["default"] == merit.score(epoch[name]) for epoch in epochs)
     assert "train_accuracy" not in epochs[0]
@@ -155,7 +155,8 @@ def test_it_has_references_of_its_own_kind(found, tmp_path, capsys):
     networks = [Architecture.read(path) for path in sorted((tmp_path / "r").glob("*/architecture.json"))]
     assert [network.task for network in networks] == [searched.task] * 2
     assert networks[1].macs > 1.5 * networks[0].macs
-    outputs = [build_network(network).eval()(torch.randn(1, 1, 16, 16)).shape for network in (searched, *networks)]
+    images = torch.randn(1, *searched.input_shape)
+    outputs = [build_network(network).eval()(images).shape for network in (searched, *networks)]
     assert len(set(outputs)) == 1
     assert main(words) == 0, "the same again"
     other = tmp_path / "r" / "width-1.0" / "architecture.json"
