@@ -154,8 +154,8 @@ class TrainingSection(Section):
         None,
         ge=0,
         lt=1,
-        description="share of the original model's answers in the loss of the weights, for space `timm` with weights that know the classes; none: "
-        "0.5 where there is such a model, else 0",
+        description="share of the original model's answers in the loss of the weights, for space `timm` with weights that know the classes; it falls "
+        "to 0 over the epochs; none: 0.5 where there is such a model, else 0",
     )
     calibration_images: int = Field(
         1024, ge=1, description="training images that batch-norm statistics are estimated on"

@@ -132,6 +132,8 @@ class DistillationSection(Section):
         description="share of the teacher in the loss; 0: no teacher; 1: the classes are ignored; none: 0.5 where there is a teacher, else 0",
     )
 
+    anneal: bool = Field(True, description="the share falls linearly, to 0 behind the last epoch; false: it stays")
+
     @property
     def is_asked_for(self) -> bool:
         """Whether there has to be a teacher; else there is one if the space's original is there."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..data.accuracy import as_channels_last
 from ..tasks import Classification, Task
-from ..tasks.distillation import distilled
+from ..tasks.distillation import annealed, distilled
 
 __all__ = ["TaskTraining"]
 
@@ -32,7 +32,7 @@ class TaskTraining(LightningModule):
     architecture_label_smoothing
         For the architecture, which minimizes plain cross entropy in paper and official code (docs/methods/proxyless.md).
     teacher, distillation
-        A network whose answers are learned too, in evaluation mode, and its share in the loss of the weights.
+        A network whose answers are learned too, in evaluation mode, and its share in the loss of the weights, which falls to 0 over the epochs.
     schedule_epochs
         Epochs over which the learning rate falls; None: all. Fewer for a search whose warm-up has a schedule of its own.
     """
@@ -72,7 +72,9 @@ class TaskTraining(LightningModule):
             teacher.to(images)
         with torch.no_grad():
             taught = teacher(as_channels_last(images))
-        return distilled(loss, outputs, taught, self.distillation)
+        epochs = self.trainer.max_epochs
+        assert epochs is not None
+        return distilled(loss, outputs, taught, annealed(self.distillation, self.current_epoch, epochs))
 
     def architecture_loss(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, targets = batch

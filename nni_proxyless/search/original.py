@@ -94,7 +94,11 @@ def teacher_of(config: SearchConfig, data: ImageData) -> nn.Module | None:
         teacher = original.teacher(data.num_classes, data.shape[0])
     except ValueError as error:
         raise UserError(f"{said}: {error}; allowed: 0, or weights of these classes") from error
-    _logger.info("distillation: the supernet learns from %s, whose share of the loss is %g", original.in_words, share)
+    _logger.info(
+        "distillation: the supernet learns from %s, whose share of the loss is %g, and falls to 0",
+        original.in_words,
+        share,
+    )
     return teacher
 
 

@@ -1,6 +1,7 @@
 """The loss with a teacher: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531.
 
-Search and final training take it from here. Once-for-All (Cai et al., arXiv:1908.09791) teaches its supernet likewise, by the largest network.
+Search and final training take it from here. The share of the teacher falls over the epochs, so that a network can overtake it: teacher annealing (Clark et al.,
+"BAM!", arXiv:1907.04829, section 3.2). Once-for-All (Cai et al., arXiv:1908.09791) teaches its supernet likewise, by the largest network.
 """
 
 from __future__ import annotations
@@ -9,9 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
-__all__ = ["DEFAULT_SHARE", "distilled"]
+__all__ = ["DEFAULT_SHARE", "annealed", "distilled"]
 
 DEFAULT_SHARE = 0.5
+
+
+def annealed(share: float, epoch: int, epochs: int) -> float:
+    """The share of the teacher in epoch ``epoch``, from 0 on: at first all of it, then linearly less, down to 0 behind the last of the ``epochs``."""
+    return share * (1 - epoch / epochs)
 
 
 def distilled(loss: Tensor, outputs: Tensor, taught: Tensor, share: float, temperature: float = 1.0) -> Tensor:

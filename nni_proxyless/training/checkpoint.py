@@ -72,6 +72,9 @@ class TrainingCheckpoint:
             raise UserError(f"{error}. Delete {self.place} to start over") from error
         if state is None:
             raise UserError(f"{self.path}: no checkpoint there")
+        for of in ("config", "settings"):  # of older versions, in which the teacher's share stayed
+            if isinstance(taught := state[of].get("distillation"), dict):
+                taught.setdefault("anneal", False)
         return state
 
     def read_for(self, here: Mapping[str, Any]) -> dict[str, Any] | None:

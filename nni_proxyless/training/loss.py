@@ -16,7 +16,7 @@ from ..core.errors import UserError
 from ..core.merit import ACCURACY
 from ..core.module_modes import Modes
 from ..tasks import Classification, Task
-from ..tasks.distillation import distilled
+from ..tasks.distillation import annealed, distilled
 from .distributed import Processes
 
 __all__ = ["Objective", "require_fits"]
@@ -49,6 +49,7 @@ class Objective:
             self.criterion = SoftTargetCrossEntropy()
         elif type(task) is Classification and task.weights is None:
             self.criterion = LabelSmoothingCrossEntropy(config.label_smoothing)
+        self.share = config.distillation.share  # of the teacher, in this epoch
         self.modes = Modes(network)  # a norm that is kept in evaluation mode stays there
         self.trained = processes.wrapped(network)
 
@@ -59,6 +60,9 @@ class Objective:
         self.modes.restore()
         if self.teacher is not None:
             self.teacher.eval()
+            section = self.config.distillation
+            if section.anneal:
+                self.share = annealed(section.share, epoch, self.config.epochs)
 
     def mixed(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The batch with mixup and CutMix, if there are any; then the targets are numbers for each class."""
@@ -72,8 +76,7 @@ class Objective:
             return loss
         with torch.no_grad():
             taught = self.teacher(images)
-        section = self.config.distillation
-        return distilled(loss, outputs, taught, section.share, section.temperature)
+        return distilled(loss, outputs, taught, self.share, self.config.distillation.temperature)
 
     def without_averaging(self) -> Any:
         """A context in which gradients are added up here and not averaged over the processes."""

@@ -42,7 +42,7 @@ class Teaching:
     network
         In evaluation mode, without gradients, on its device; it takes the images of its student.
     described
-        What ``result.json`` says, below ``distillation``: ``teacher``, ``weights``, ``share`` in the loss, ``temperature``.
+        What ``result.json`` says, below ``distillation``: ``teacher``, ``weights``, ``share`` in the loss, ``temperature``, ``anneal``.
     sha256
         Of its weights, so that a training goes on with the same.
     """
@@ -89,12 +89,18 @@ def with_teacher(
         if original is not None:
             name, weights = original.model, original.weights
     if made is None:
-        section = DistillationSection(temperature=section.temperature, weight=0.0)
+        section = section.model_copy(update={"teacher": None, "weights": None, "weight": 0.0})
         return config.model_copy(update={"distillation": section}), Teaching()
     section = section.model_copy(update={"weight": section.share, "weights": weights})
     made = made.to(processes.device)
     require_outputs(made, data, f"distillation.teacher: {name}")
-    said = {"teacher": name, "weights": weights, "share": section.share, "temperature": section.temperature}
+    said = {
+        "teacher": name,
+        "weights": weights,
+        "share": section.share,
+        "temperature": section.temperature,
+        "anneal": section.anneal,
+    }
     return config.model_copy(update={"distillation": section}), Teaching(made, {"distillation": said}, sha256_of(made))
 
 
@@ -107,7 +113,7 @@ def _as_it_began(section: DistillationSection, checkpoint: TrainingCheckpoint) -
         return DistillationSection(weight=0.0)
     if began["teacher"] is not None:
         return section
-    return DistillationSection.model_validate({**began, "temperature": section.temperature})
+    return DistillationSection.model_validate({**began, "temperature": section.temperature, "anneal": section.anneal})
 
 
 def _of_original(
@@ -144,8 +150,9 @@ def _of_original(
     if made is not None:
         if processes.is_first:
             _logger.info(
-                "distillation: learns from %s, whose share of the loss is %g", original.in_words, section.share
-            )
+                "distillation: learns from %s, whose share of the loss is %g%s",
+                original.in_words, section.share, ", and falls to 0" if section.anneal else "",
+            )  # fmt: skip
     elif processes.is_first:
         _logger.warning("distillation: trained without a teacher: %s", problem)
     return made

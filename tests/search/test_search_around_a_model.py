@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 import yaml
+from pytorch_lightning import Trainer
 from safetensors.torch import load_file
 
 import nni_proxyless.timm_models  # noqa: F401  (registers with timm)
@@ -263,7 +264,13 @@ def test_by_default_half_of_the_loss_is_the_originals_where_its_weights_know_the
     assert main(["train", "width-0.5/architecture.json", "weights=scratch", "epochs=1"]) == 0
     assert f"distillation: learns from {MODEL} ({file}), whose share of the loss is 0.5" in capsys.readouterr().err
     trained = json.loads((tmp_path / "reference" / "width-0.5" / "final" / "result.json").read_text())
-    assert trained["distillation"] == {"teacher": MODEL, "weights": file, "share": 0.5, "temperature": 1.0}
+    assert trained["distillation"] == {
+        "teacher": MODEL,
+        "weights": file,
+        "share": 0.5,
+        "temperature": 1.0,
+        "anneal": True,
+    }
 
 
 def test_by_default_there_is_no_teacher_where_its_weights_are_for_other_classes(run, capsys):
@@ -295,10 +302,14 @@ def test_the_loss_of_the_weights_has_its_share_of_the_teacher(monkeypatch):
     )  # fmt: skip
     training.set_model(network)
     monkeypatch.setattr(training, "log", lambda *given, **more: None)
+    training.trainer = trainer = Trainer(max_epochs=4, accelerator="cpu", logger=False, enable_checkpointing=False)
     p, q = teacher(images).softmax(dim=1), network(images).softmax(dim=1)
     distance = (p * (p / q).log()).sum(dim=1).mean()
     plain = torch.nn.functional.cross_entropy(network(images), targets, label_smoothing=0.1)
-    assert torch.allclose(training.training_step((images, targets), 0), 0.7 * plain + 0.3 * distance, atol=1e-6)
+    for epoch, share in enumerate((0.3, 0.225, 0.15, 0.075)):
+        trainer.fit_loop.epoch_progress.current.processed = epoch
+        found = training.training_step((images, targets), 0)
+        assert torch.allclose(found, (1 - share) * plain + share * distance, atol=1e-6)
     assert torch.allclose(
         training.architecture_loss((images, targets), 0), torch.nn.functional.cross_entropy(network(images), targets)
     )

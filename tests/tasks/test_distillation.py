@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from nni_proxyless.tasks.distillation import distilled
+from nni_proxyless.tasks.distillation import annealed, distilled
 
 
 @pytest.mark.parametrize(("share", "temperature"), [(0.5, 1.0), (0.3, 4.0), (0.0, 2.0), (1.0, 0.5)])
@@ -31,3 +31,7 @@ def test_half_precision_is_compared_in_32_bits():
         distilled(torch.tensor(1.0), outputs, taught, 0.5),
         distilled(torch.tensor(1.0), outputs.float(), taught.float(), 0.5),
     )
+
+
+def test_the_share_of_the_teacher_falls_linearly_to_0_behind_the_last_epoch():
+    assert [annealed(0.5, epoch, 5) for epoch in range(6)] == pytest.approx([0.5, 0.4, 0.3, 0.2, 0.1, 0.0])

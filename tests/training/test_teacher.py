@@ -74,10 +74,10 @@ def test_half_of_the_loss_is_the_originals_by_default(tmp_path, capsys):
     said = capsys.readouterr().err
     file = tmp_path / "original.pth"
     assert said.count(f"distillation: learns from {MODEL} ({file}), whose share of the loss is 0.5") == 1
-    section = {"teacher": MODEL, "weights": str(file), "share": 0.5, "temperature": 1.0}
+    section = {"teacher": MODEL, "weights": str(file), "share": 0.5, "temperature": 1.0, "anneal": True}
     assert result(tmp_path / "taught")["distillation"] == section
     resolved = yaml.safe_load((tmp_path / "taught" / "train.yml").read_text())["distillation"]
-    assert resolved == {"teacher": None, "weights": str(file), "temperature": 1.0, "weight": 0.5}
+    assert resolved == {"teacher": None, "weights": str(file), "temperature": 1.0, "weight": 0.5, "anneal": True}
     for words in (["distillation=0.5"], ["distillation={weights: original.pth}"], ["distillation.weight=0.5"]):
         again = run(path, "again", *QUICK, *words)
         assert all(torch.equal(again[name], tensor) for name, tensor in taught.items())
@@ -166,6 +166,23 @@ def test_gradients_reach_the_student_alone_and_both_see_the_mixed_images(tmp_pat
     p, q = (theirs / 2).softmax(1), (ours / 2).softmax(1)
     expected = 0.7 * functional.cross_entropy(ours, soft) + 0.3 * 4 * (p * (p / q).log()).sum(1).mean()
     assert float(loss.detach()) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize(("anneal", "shares"), [(True, [0.4, 0.3, 0.2, 0.1]), (False, [0.4] * 4)])
+def test_the_share_of_the_teacher_by_epoch(tmp_path, anneal, shares):
+    path = around(tmp_path)
+    student = to_timm(Architecture.read(path), load_file(tmp_path / "weights.safetensors")).eval()
+    teacher = Original.of(Architecture.read(path)).teacher(10, 1)
+    config = TrainConfig(epochs=4, label_smoothing=0.0, distillation=DistillationSection(weight=0.4, anneal=anneal))
+    objective = Objective(student, config, classification(10), ALONE, teacher)
+    images, targets = torch.randn(8, 1, 8, 8), torch.arange(8)
+    with torch.no_grad():
+        ours, p = student(images), teacher(images).softmax(1)
+        plain = float(functional.cross_entropy(ours, targets))
+        distance = float((p * (p.log() - ours.log_softmax(1))).sum(1).mean())
+        for epoch, share in enumerate(shares):
+            objective.begin(epoch)
+            assert float(objective(images, targets)) == pytest.approx((1 - share) * plain + share * distance, rel=1e-5)
 
 
 def test_two_steps_by_hand(tmp_path):
