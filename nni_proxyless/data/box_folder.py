@@ -41,10 +41,10 @@ def boxes(
 ) -> ImageData:
     """Pictures with boxes around objects, for task detection: ``root/train.json`` and ``root/train/*``, ``root/val.json`` and ``root/val/*``.
 
-    The files of annotations are in COCO's format: ``images``, ``categories``, and ``annotations`` with a ``bbox`` each. Classes are the categories in ascending order
-    of their ids, numbered from 0 on; crowds (``iscrowd``) are left out; pictures without a box are kept. A box that reaches up to one pixel beyond its picture is cut.
-    Training takes a random part of a picture that keeps boxes (SSD's), mirrors half of them, and jitters colors by 0.4; evaluation takes the whole picture. Both
-    resize to a square.
+    The files of annotations are in COCO's format: ``images``, ``categories``, and ``annotations`` with a ``bbox`` each. Classes are the categories in
+    ascending order of their ids, numbered from 0 on; crowds (``iscrowd``) are left out; pictures without a box are kept. A box that reaches up to
+    one pixel beyond its picture is cut. Training takes a random part of a picture that keeps boxes (SSD's), mirrors half of them, and jitters
+    colors by 0.4; evaluation takes the whole picture. Both resize to a square.
 
     Parameters
     ----------
@@ -62,8 +62,8 @@ def boxes(
     Raises
     ------
     UserError
-        A file or a picture is missing, or an entry is not what it has to be; the message names it. The first, the middle and the last picture are read at once, others
-        when they are asked for.
+        A file or a picture is missing, or an entry is not what it has to be; the message names it. The first, the middle and the last picture are read
+        at once, others when they are asked for.
     """
     for name, number, least in (("image_size", image_size, 8), ("max_boxes", max_boxes, 1)):
         if not isinstance(number, int) or isinstance(number, bool) or number < least:

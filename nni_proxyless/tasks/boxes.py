@@ -87,8 +87,8 @@ def matched(anchors: Tensor, targets: Tensor, least: float = 0.5) -> Tensor:
 def ssd_loss(outputs: Tensor, targets: Tensor, anchors: Tensor, least: float = 0.5) -> Tensor:
     """Smooth L1 of the codes of matched anchors, and cross entropy of these and of the three times as many others of an image that are worst.
 
-    Their sum by the number of matched anchors in the batch, as torchvision's ``SSD.compute_loss`` has it; 0 without a box. Where an image has fewer others than
-    that, torchvision counts matched ones twice, and this does not.
+    Their sum by the number of matched anchors in the batch, as torchvision's ``SSD.compute_loss`` has it; 0 without a box. Where an image has fewer
+    others than that, torchvision counts matched ones twice, and this does not.
 
     Parameters
     ----------
@@ -122,8 +122,8 @@ def boxes_of(
 ) -> list[Boxes]:
     """What the outputs of a network say, one entry per image.
 
-    Codes become boxes inside the image, logits probabilities by a softmax; of each class, what overlaps a surer one of it is taken away. An anchor may be several
-    classes, as in torchvision's ``SSD.postprocess_detections``.
+    Codes become boxes inside the image, logits probabilities by a softmax; of each class, what overlaps a surer one of it is taken away. An anchor
+    may be several classes, as in torchvision's ``SSD.postprocess_detections``.
 
     Parameters
     ----------

@@ -33,9 +33,9 @@ PACKAGE = "faster_coco_eval"
 class Detection(Task):
     """The loss of SSD; mean average precision, as COCO has it.
 
-    A target is a float32 tensor of shape (rows, 5), the same number of rows for all images: a class from 0 on, then x1, y1, x2, y2 in pixels of the network's
-    input image; rows that are left over have class -1. Networks are those of :class:`~nni_proxyless.search_spaces.DetectionSpace` around the configured
-    space: an SSDLite on a pyramid of its maps. Label smoothing is left aside.
+    A target is a float32 tensor of shape (rows, 5), the same number of rows for all images: a class from 0 on, then x1, y1, x2, y2 in pixels of the
+    network's input image; rows that are left over have class -1. Networks are those of :class:`~nni_proxyless.search_spaces.DetectionSpace` around the
+    configured space: an SSDLite on a pyramid of its maps. Label smoothing is left aside.
 
     Parameters
     ----------
@@ -49,8 +49,8 @@ class Detection(Task):
     levels
         How many there are, each of twice the stride of the one before.
     scales
-        ``levels`` + 1 numbers from 0 to 1, rising: sides of the anchors of each level, as shares of the image, and one that follows. None: from 0.1 to 0.8 in
-        equal ratios, then 1.
+        ``levels`` + 1 numbers from 0 to 1, rising: sides of the anchors of each level, as shares of the image, and one that follows. None: from 0.1 to
+        0.8 in equal ratios, then 1.
     aspect_ratios
         Of the anchors beside the two squares of each place: for each number above 1, one lying and one upright. None: 2.
     match_iou

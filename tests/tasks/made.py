@@ -43,7 +43,7 @@ def masks(n: int = 320) -> ImageData:
     return ImageData(sets[0], sets[0], sets[1], [None] * n, 3, (1, SIDE, SIDE))
 
 
-def boxes(n: int = 320) -> ImageData:
+def boxes(n: int = 160) -> ImageData:
     """A box around the disc or the square, which has a color of its own; two rows of an image, of which one is left over."""
     sets = []
     for images, mask, kind, *_ in _parts(n):
