@@ -147,8 +147,8 @@ class _PicturesWithBoxes(Dataset):
         self.resize = v2.Resize((pictures.side, pictures.side))
         self.geometry: Callable | None = None
         if augmented:
-            cut = [v2.RandomIoUCrop(), v2.RandomHorizontalFlip(), self.resize, v2.SanitizeBoundingBoxes()]
-            self.geometry, self.jitter = v2.Compose(cut), v2.ColorJitter(JITTER, JITTER, JITTER)
+            self.cut, self.jitter = v2.RandomIoUCrop(), v2.ColorJitter(JITTER, JITTER, JITTER)
+            self.geometry = v2.Compose([v2.RandomHorizontalFlip(), self.resize, v2.SanitizeBoundingBoxes()])
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -164,6 +164,8 @@ class _PicturesWithBoxes(Dataset):
             "boxes": tv_tensors.BoundingBoxes(rows[:, 1:].float(), format="XYXY", canvas_size=size),
             "labels": rows[:, 0],
         }
+        if len(rows):  # it would look for a part that keeps one
+            image, here = self.cut(image, here)
         image, here = self.geometry(image, here)
         target = torch.zeros_like(target)
         target[:, 0] = PADDING
