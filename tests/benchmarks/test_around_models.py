@@ -29,7 +29,7 @@ def made_up(model: str, *differences: float) -> dict:
     for seed, difference in enumerate(differences):
         for method, accuracy, seconds in (("two-path", 0.9 + difference, 60.0), ("original", 0.9, 40.0)):
             network = {"test_accuracy": accuracy, "by_mobilenetv2": 0.98 if method == "two-path" else 1.0}
-            cells.append({"method": method, "seed": seed, "networks": [network], "seconds": seconds})
+            cells.append({"method": method, "width": 0.7, "seed": seed, "networks": [network], "seconds": seconds})
     return {"model": model, "original": {"test_accuracy": 0.91}, "cells": cells}
 
 
@@ -53,7 +53,7 @@ def test_the_table_and_the_picture(tmp_path):
         "settings": {}, "seconds": 60, "bars": [], "grid": dataclasses.asdict(GRID), "models": models, "compared": study.compared(models),
     }  # fmt: skip
     text = "\n".join(markdown(json.loads(json.dumps(result))))
-    assert "| a | 91.00 | 92.00 | 90.00 | +2.00 ± 1.00 | 0.980 | 2 | 60 / 40 |" in text
+    assert "| a | 0.7 | 91.00 | 92.00 | 90.00 | +2.00 ± 1.00 | 0.980 | 2 | 60 / 40 |" in text
     assert "Over 2 models: +2.50 ± 0.50 points" in text
     picture(result, tmp_path / "drawn.svg")
     assert (tmp_path / "drawn.svg").stat().st_size > 1000

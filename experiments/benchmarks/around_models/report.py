@@ -17,7 +17,7 @@ def markdown(result: dict[str, Any]) -> list[str]:
         taken = " / ".join("" if seconds is None else f"{seconds:.0f}" for seconds in row["seconds"])
         rows.append(
             (
-                row["model"], f"{100 * row['original']:.2f}", f"{100 * row['searched']:.2f}", f"{100 * row['scaled']:.2f}",
+                row["model"], row["width"], f"{100 * row['original']:.2f}", f"{100 * row['searched']:.2f}", f"{100 * row['scaled']:.2f}",
                 f"{100 * row['difference']:+.2f}{error}", f"{row['ms_by_scaled']:.3f}", row["seeds"], taken,
             )
         )  # fmt: skip
@@ -40,7 +40,7 @@ def markdown(result: dict[str, Any]) -> list[str]:
     return [
         *record.head(result), "",
         f"The digits, 16x16. A model trains for {grid['original_epochs']} epochs; the search around it, {grid['search_epochs']} epochs, begins with its weights and "
-        f"learns from it, as does the final training, {grid['final_epochs']} epochs. The model at {grid['widths'][0]} of its width trains for "
+        f"learns from it, as does the final training, {grid['final_epochs']} epochs. The model at a part of its width trains for "
         f"{grid['others_epochs']}, with the same teacher, and its milliseconds in ONNX Runtime are the target. Mean over the seeds, accuracy on the 360 test images.",
         "", *record.table(titles, rows), "",
         f"Over {found['models']} models: {100 * found['difference']:+.2f}{tested}; at least as accurate around {found['not_worse']}.",

@@ -8,6 +8,7 @@ RECORDS = [
     ("quality.json", "Quality of what is found", "bench_quality.svg"),
     ("quality_cifar10.json", "Quality of what is found: CIFAR-10", "bench_quality_cifar10.svg"),
     ("quality_around.json", "Quality of what is found: around a model of timm", "bench_quality_around.svg"),
+    ("quality_from.json", "Quality of what is found: from a trained model of timm", "bench_quality_from.svg"),
     ("quality_seeds_1_to_5.json", "Quality of what is found: seeds 1 to 5, 10,000 test images"),
     ("quality_expansions_3_6.json", "Quality of what is found: expansions 3 and 6, short trainings"),
 ]
