@@ -73,7 +73,7 @@ class TrainingCheckpoint:
         if state is None:
             raise UserError(f"{self.path}: no checkpoint there")
         for of in ("config", "settings"):  # of older versions, in which the teacher's share stayed
-            if isinstance(taught := state[of].get("distillation"), dict):
+            if isinstance(taught := state.get(of, {}).get("distillation"), dict):
                 taught.setdefault("anneal", False)
         return state
 

@@ -82,11 +82,13 @@ def test_step_cost_counts_and_records_everything(command, tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
 def test_peak_memory_sees_what_has_gone_again():
     cpu = torch.device("cpu")
-    ctypes.CDLL(None).malloc_trim(0)  # else the peak stays where what was freed before is taken again
+    give_back = ctypes.CDLL(None).malloc_trim
+    give_back(0)  # else the peak stays where what was freed before is taken again
     before = step_measures._memory(cpu, reset=True)
     torch.ones(2**24).sum()  # 64 MiB
     peak = step_measures._memory(cpu)
     assert 60 * 2**20 < peak - before < 80 * 2**20
+    give_back(0)  # a library in this process may have told malloc to keep so large a piece
     assert step_measures._memory(cpu, reset=True) < peak - 50 * 2**20
 
 

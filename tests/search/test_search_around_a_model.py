@@ -307,7 +307,7 @@ def test_the_loss_of_the_weights_has_its_share_of_the_teacher(monkeypatch):
     distance = (p * (p / q).log()).sum(dim=1).mean()
     plain = torch.nn.functional.cross_entropy(network(images), targets, label_smoothing=0.1)
     for epoch, share in enumerate((0.3, 0.225, 0.15, 0.075)):
-        trainer.fit_loop.epoch_progress.current.processed = epoch
+        trainer.fit_loop.epoch_progress.current.completed = epoch
         found = training.training_step((images, targets), 0)
         assert torch.allclose(found, (1 - share) * plain + share * distance, atol=1e-6)
     assert torch.allclose(
