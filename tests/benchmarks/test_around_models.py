@@ -53,6 +53,7 @@ def test_the_table_and_the_picture(tmp_path):
         "settings": {}, "seconds": 60, "bars": [], "grid": dataclasses.asdict(GRID), "models": models, "compared": study.compared(models),
     }  # fmt: skip
     text = "\n".join(markdown(json.loads(json.dumps(result))))
+    assert "| model | width | itself, % | found, % | scaled, % |" in text
     assert "| a | 0.7 | 91.00 | 92.00 | 90.00 | +2.00 ± 1.00 | 0.980 | 2 | 60 / 40 |" in text
     assert "Over 2 models: +2.50 ± 0.50 points" in text
     picture(result, tmp_path / "drawn.svg")

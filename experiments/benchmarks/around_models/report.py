@@ -29,6 +29,7 @@ def markdown(result: dict[str, Any]) -> list[str]:
         )
     titles = (
         "model",
+        "width",
         "itself, %",
         "found, %",
         "scaled, %",
