@@ -142,8 +142,9 @@ GRIDS = {
         n_more_test=40_000, runtime="onnxruntime", select="supernet",
         space={"name": "timm", "model": "mobilenetv3_small_050", "stem_stride": 1, "shared_weights": True}, **CIFAR10,
     ),
-    # Settings were chosen by trials with seed 0: the model is trained to the end, or a student that trains on overtakes its teacher. From its weights, at what it takes at 0.7 of its width. What was not searched trains for the compute of a search; random
-    # networks begin with weights that are cut out of the model's, as those of a search do.
+    # Settings were chosen by trials with seed 0. The model is trained to the end, or a student that trains on overtakes its teacher. From its
+    # weights, at what it takes at 0.7 of its width. What was not searched trains for the compute of a search; random networks begin with
+    # weights that are cut out of the model's, as those of a search do.
     "from-mobilenetv3": Grid(
         ("two-path", UNTAUGHT, "random", ORIGINAL), (0.7,), tuple(range(60, 65)), n_drawn=1, n_judged=128, search_epochs=8, warmup_epochs=6,
         final_epochs=10, original_epochs=60, others_epochs=24, search_learning_rate=0.03, learning_rate=0.05, n_more_test=40_000, runtime="onnxruntime", select="supernet",
