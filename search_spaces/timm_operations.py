@@ -27,7 +27,7 @@ __all__ = ["operations_by_width"]
 
 def operations_by_width(space: TimmSpace, input_shape: Shape) -> list[Operation]:
     """All operations of the space, with the conditions under which a network has them."""
-    found: dict[tuple[str, Conditions], Operation] = {}
+    found: dict[tuple[str, Conditions], list[Operation]] = {}
     most = max(map(len, space.widths))
     for pair in itertools.product(range(most), repeat=2):
         sample = {}
@@ -37,10 +37,15 @@ def operations_by_width(space: TimmSpace, input_shape: Shape) -> list[Operation]
                 sample[f"stage{s}.width"] = str(some[next(turns) % len(some)])
         closed = _at_widths(space, sample)
         of_stage = _conditions(space, closed, sample)
-        for operation in traced(closed, input_shape):
+        here: dict[tuple[str, Conditions], list[Operation]] = {}
+        # Down to the blocks, of which some or all may have no choice but that of the width.
+        apart = [closed.network, closed.network.blocks, *closed.network.blocks]
+        for operation in traced(closed, input_shape, apart):
             conditions = (*of_stage.get(id(operation.module), ()), *operation.conditions)
-            found.setdefault((operation.key, conditions), replace(operation, conditions=conditions))
-    return list(found.values())
+            here.setdefault((operation.key, conditions), []).append(replace(operation, conditions=conditions))
+        for which, operations in here.items():  # equal blocks without choices count as often as they are there
+            found[which] = max(found.get(which, []), operations, key=len)
+    return [operation for operations in found.values() for operation in operations]
 
 
 def _at_widths(space: TimmSpace, sample: Mapping[str, str]) -> Any:

@@ -129,6 +129,9 @@ class TimmSpace(ModelSpace):
             model, weights, num_classes=num_classes, in_chans=in_channels, width=width, drop_rate=dropout
         )
         set_stem_stride(network, stem_stride)
+        if weights is not None:
+            for block in (block for stage in network.blocks for block in stage):
+                order_channels(block)  # before stages get wider, by channels that nothing has trained
         self.ties, self.is_even = ties(network), [is_even(stage) for stage in network.blocks]
         self.widths = self._open_widths(network, widths, weights is not None)
         like = squeeze_of(network)
@@ -139,8 +142,6 @@ class TimmSpace(ModelSpace):
             made: list[nn.Module] = []
             further = [block for _ in range(extra_depth) if (block := further_block(blocks)) is not None]
             for i, block in enumerate([*blocks, *further]):
-                if weights is not None:
-                    order_channels(block)
                 size, is_further, follows = size_of(block), i >= len(blocks), i > 0 or self.ties[s]
                 candidates: dict[str, nn.Module] = {}
                 self._sizes[s, i] = {}

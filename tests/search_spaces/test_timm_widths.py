@@ -137,6 +137,41 @@ def test_costs_are_those_of_the_network(estimator):
         assert profiler.profile(sample) * 1e6 == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        (SMALL, {"kernels": [], "expansions": []}),  # most blocks have no choice, but whether they are there
+        ("mobilenetv2_035", {"kernels": [], "expansions": [], "skip": False}),  # no block has one
+        ("mobilenetv3_large_075", {"kernels": [3], "expansions": [1], "skip": False}),  # two of equal size have none
+    ],
+)
+def test_blocks_without_a_choice_count_as_often_as_they_are_there(name, options):
+    space = wide(name, widths=[0.5, 1], **options)
+    for estimator, count in ((MacsEstimator(), count_macs), (ParametersEstimator(), lambda net, _: count_parameters(net))):  # fmt: skip
+        profiler = LatencyProfiler(space, estimator, SHAPE)
+        for seed in range(3):
+            sample = drawn(space, seed)
+            network = build_timm_network(space.timm_definition(sample))
+            assert profiler.profile(sample) * 1e6 == pytest.approx(count(network, SHAPE))
+
+
+def test_expanded_channels_are_ordered_by_what_was_trained(tmp_path):
+    """Not by the channels that a stage has got more."""
+    torch.save(made(SMALL, num_classes=4).state_dict(), tmp_path / "weights.pth")
+    space = wide(weights=str(tmp_path / "weights.pth"), widths=[1, 2])
+    n = 0
+    for choice in space.modules():
+        if isinstance(choice, LayerChoice) and not choice.label.endswith(".width"):
+            block = choice[space.original[choice.label]]
+            if hasattr(block, "conv_pwl"):
+                own = space.widths[int(choice.label[5])][0]
+                weighs = block.conv_pwl.weight[:own].detach().abs().sum((0, 2, 3))
+                assert block.conv_pwl.out_channels > own
+                assert torch.equal(weighs, weighs.sort(descending=True).values)
+                n += 1
+    assert n >= 5
+
+
 STRATEGIES = [
     DSNAS(warmup_epochs=1, search_epochs=1, fix_gap=1.0),
     ProxylessNAS(update="reinforce", warmup_epochs=1, arc_update_every=2, reinforce_samples=2),
