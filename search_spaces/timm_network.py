@@ -39,6 +39,7 @@ __all__ = [
     "make_model",
     "model_on_meta",
     "problem_of_model",
+    "problem_of_tag",
     "problems_of_file",
     "problems_of_name",
     "scale_channels",
@@ -85,11 +86,24 @@ def problem_of_model(model: nn.Module) -> str | None:
     return None
 
 
+def problem_of_tag(name: str) -> str | None:
+    """What is wrong with the tag behind the name of a model, ``model.tag``, which says of which training weights are; None: nothing."""
+    model, _, tag = name.partition(".")
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError:  # of a tag that is unknown
+        tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{model}.*")]
+        return f"timm has no weights '{tag}' of {model}; allowed: {', '.join(tags) or 'no tag'}"
+    return None
+
+
 def problems_of_name(name: str, weights: str | Path | None = None) -> list[str]:
     """What is wrong with a model of this name, one sentence each; nothing is fetched."""
     names = timm.list_models()
     if name.partition(".")[0] not in names:
         return [f"model is {name!r}; allowed: a model of timm.{did_you_mean(name, names)}"]
+    if problem := problem_of_tag(name):
+        return [f"model is {name!r}: {problem}"]
     if problem := problem_of_model(model_on_meta(name)):
         return [f"model is {name!r}, of which no space can be made: {problem}. Which can: nni-proxyless init --list"]
     cfg = timm.get_pretrained_cfg(name)

@@ -129,7 +129,7 @@ class DistillationSection(Section):
         None,
         ge=0,
         le=1,
-        description="share of the teacher in the loss; 0: no teacher; 1: the classes are ignored; none: 0.5 where there is a teacher, else 0",
+        description="share of the teacher in the loss; 0: no teacher; 1, with `anneal: false`: the classes are ignored; none: 0.5 where there is a teacher, else 0",
     )
 
     anneal: bool = Field(True, description="the share falls linearly, to 0 behind the last epoch; false: it stays")

@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from timm import get_pretrained_cfg
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from ..core.user_path import expand_path
+from ..data.normalization import Statistics
 from ..search_spaces.timm_layout import PRETRAINED, is_timm_network
 from ..search_spaces.timm_network import make_model, set_stem_stride
 from .architecture import Architecture
+from .renormalizing import renormalizing
 
 __all__ = ["Original", "kept_original", "sha256_of"]
 
@@ -97,8 +100,34 @@ class Original:
             return f"the weights of {self.in_words} have no classifier, the images have {n_classes} classes"
         return f"the weights of {self.in_words} tell {known} classes apart, the images have {n_classes}"
 
-    def teacher(self, n_classes: int, in_chans: int) -> nn.Module:
+    @property
+    def statistics(self) -> Statistics | None:
+        """Mean and standard deviation of the images that its weights were trained on, as timm says; None of a file, which says nothing of it."""
+        if self.weights != PRETRAINED:
+            return None
+        cfg = get_pretrained_cfg(self.model)
+        return None if cfg is None else (tuple(cfg.mean), tuple(cfg.std))
+
+    def problem_of_statistics(self, given: Statistics | None) -> str | None:
+        """What is wrong with images of such mean and standard deviation, in words; None where nothing is, or nothing is known."""
+        known = self.statistics
+        if given is None or known is None or len(given[0]) != len(known[0]):
+            return None
+        if all(np.allclose(one, other, atol=0.01) for one, other in zip(given, known, strict=True)):
+            return None
+        theirs, these = (
+            " and ".join(", ".join(f"{value:.3g}" for value in values) for values in of) for of in (known, given)
+        )
+        return f"timm's weights of {self.model} know images of mean and deviation {theirs}, these are normalized by {these}"
+
+    def teacher(self, n_classes: int, in_chans: int, given: Statistics | None = None) -> nn.Module:
         """The model with its weights, in evaluation mode, without gradients.
+
+        Parameters
+        ----------
+        given
+            Mean and standard deviation of the images that it will see; where timm says that its weights know others, they are changed to those.
+            None: nothing is changed.
 
         Raises
         ------
@@ -115,7 +144,11 @@ class Original:
                 if name not in found or found[name].shape != own[name].shape:
                     raise ValueError(f"the weights of {self.in_words} are those of another network: {name}")
         set_stem_stride(made, self.stem_stride)
-        return made.requires_grad_(False).eval()
+        made.requires_grad_(False)
+        known = self.statistics
+        if given is not None and known is not None and len(given[0]) == len(known[0]):
+            made = renormalizing(made, given, known)
+        return made.eval()
 
     def _classes(self) -> int:
         if self.weights == PRETRAINED:

@@ -33,7 +33,7 @@ from .evaluator import TaskTraining
 from .latency_table import latency_range, make_estimator, make_profiler, target_in_ms
 from .monitor import judging_loaders
 from .nni_trial import is_helper
-from .original import teacher_of
+from .original import teacher_of, warn_of_statistics
 from .progress_bar import FitProgress
 
 if TYPE_CHECKING:
@@ -214,6 +214,8 @@ def build(
     else:
         name, arguments, space = searchable_space(config, data)
         refuse_early(config, space)
+        if not is_helper():
+            warn_of_statistics(config, data)
     estimator = make_estimator(config.latency.estimator)
     kept = folder / "latencies.yaml"
     if finished is not None and isinstance(estimator, DeviceEstimator) and not kept.exists():

@@ -17,7 +17,7 @@ from ..tasks.distillation import DEFAULT_SHARE
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["original_of", "teacher_of", "teaching_record", "with_share"]
+__all__ = ["original_of", "teacher_of", "teaching_record", "warn_of_statistics", "with_share"]
 
 _logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def teacher_of(config: SearchConfig, data: ImageData) -> nn.Module | None:
     if original is None:
         raise UserError(f"{said}: there is no model to learn from; allowed: 0, or space: {{name: timm, weights: …}}")
     try:
-        teacher = original.teacher(data.num_classes, data.shape[0])
+        teacher = original.teacher(data.num_classes, data.shape[0], data.statistics)
     except ValueError as error:
         raise UserError(f"{said}: {error}; allowed: 0, or weights of these classes") from error
     _logger.info(
@@ -100,6 +100,13 @@ def teacher_of(config: SearchConfig, data: ImageData) -> nn.Module | None:
         share,
     )
     return teacher
+
+
+def warn_of_statistics(config: SearchConfig, data: ImageData) -> None:
+    """Say it where the weights that the search begins with were trained on images normalized otherwise."""
+    original = original_of(config)
+    if original is not None and (problem := original.problem_of_statistics(data.statistics)):
+        _logger.warning("space: %s; the search begins farther off than it could", problem)
 
 
 def teaching_record(config: SearchConfig) -> dict[str, Any]:

@@ -39,6 +39,7 @@ from ..latency.choices import as_nni_has_it
 from ..latency.objectives.budget import fastest, slowest
 from .build import SearchParts, images_of, searchable_space
 from .latency_table import make_estimator, profiler_without_measuring, target_in_ms
+from .original import with_share
 from .search_time import SearchTime, time_search
 
 if TYPE_CHECKING:
@@ -140,7 +141,8 @@ def survey(config: SearchConfig, *, base: Path = Path(), timed: bool = True) -> 
     """
     pytorch_lightning.seed_everything(config.seed, workers=True, verbose=False)
     use(config.trainer.threads, config.trainer.devices)
-    data = images_of(config)
+    config, read = with_share(config, images_of)  # a teacher takes its time too
+    data = images_of(config) if read is None else read
     images = split(data, alphas=config.data.alphas, validation=config.data.validation)
     space_name, arguments, space = searchable_space(config, data)
     choices = {label: choices_of(label, mutable) for label, mutable in sorted(space.simplify().items())}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..config.train_config import DistillationSection, TrainConfig
 from ..core.errors import UserError, did_you_mean
@@ -22,7 +22,9 @@ from ..data.outputs import require_outputs
 from ..models.architecture import Architecture
 from ..models.build import build_network
 from ..models.original import Original, sha256_of
+from ..models.renormalizing import renormalizing
 from ..search_spaces.timm_layout import PRETRAINED
+from ..search_spaces.timm_network import problem_of_tag
 from ..tasks import Classification
 from .checkpoint import TrainingCheckpoint
 from .distributed import Processes
@@ -132,7 +134,7 @@ def _of_original(
     if not piped:
         with processes.first_alone():
             try:
-                made, problem = original.teacher(data.num_classes, data.shape[0]), ""
+                made, problem = original.teacher(data.num_classes, data.shape[0], data.statistics), ""
             except ValueError as error:
                 problem = str(error)
     if problem and section.is_asked_for:
@@ -156,31 +158,6 @@ def _of_original(
     elif processes.is_first:
         _logger.warning("distillation: trained without a teacher: %s", problem)
     return made
-
-
-class Renormalizing(nn.Module):
-    """A teacher of images that were normalized otherwise than those it is given.
-
-    Parameters
-    ----------
-    given, wanted
-        Mean and standard deviation per channel, of pixels from 0 to 1.
-    """
-
-    mean: Tensor
-    std: Tensor
-    mean_wanted: Tensor
-    std_wanted: Tensor
-
-    def __init__(self, teacher: nn.Module, given: Sequence[Sequence[float]], wanted: Sequence[Sequence[float]]):
-        super().__init__()
-        self.teacher = teacher
-        for name, values in zip(("mean", "std", "mean_wanted", "std_wanted"), (*given, *wanted), strict=True):
-            self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1), persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Its outputs for images of shape (batch, channels, height, width)."""
-        return self.teacher((images * self.std + self.mean - self.mean_wanted) / self.std_wanted)
 
 
 def named_teacher(section: DistillationSection, folder: Path, network: Any, architecture: Architecture) -> nn.Module:
@@ -232,8 +209,7 @@ def named_teacher(section: DistillationSection, folder: Path, network: Any, arch
         # timm's statistics are of three channels; a teacher of another number was trained on these images.
         found.pretrained_cfg.update({key: network.pretrained_cfg[key] for key in ("mean", "std")})
     given, wanted = ([tuple(one.pretrained_cfg[key]) for key in ("mean", "std")] for one in (network, found))
-    found.requires_grad_(False)
-    return (found if given == wanted else Renormalizing(found, given, wanted)).eval()
+    return renormalizing(found.requires_grad_(False), given, wanted).eval()
 
 
 def _derived(path: Path) -> Any:
@@ -262,4 +238,6 @@ def _known(name: str) -> str:
             f"distillation.teacher: '{name}' is unknown; allowed: a model of timm, or the path of an architecture.json."
             f"{did_you_mean(name, timm.list_models())}"
         )
+    if problem := problem_of_tag(name):
+        raise UserError(f"distillation.teacher: '{name}': {problem}")
     return name

@@ -253,6 +253,8 @@ def test_by_default_half_of_the_loss_is_the_originals_where_its_weights_know_the
     assert yaml.safe_load((tmp_path / "run" / "search.yml").read_text())["training"]["distillation"] == 0.5
     searched = Architecture.read("run/architecture.json")
     assert searched.search["distillation"] == 0.5
+    assert main(["space", "search.yml", *TEACHING, "space.weights=weights.pth"]) == 0
+    assert f"the supernet learns from {MODEL}" in capsys.readouterr().err, "whose time belongs to that of a step"
     file = str(tmp_path / "weights.pth")
     assert searched.search["original"] == {"model": MODEL, "weights": file}
     assert main(["derive", "run", "--budget-ms", str(searched.latency["table_ms"]), "--output", "derived"]) == 0

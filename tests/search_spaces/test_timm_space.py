@@ -283,6 +283,7 @@ def test_the_family_and_what_is_none_of_it():
     [
         ({"model": "mobilenetv3_smal_100"}, "model is 'mobilenetv3_smal_100'; allowed: a model of timm. Did you mean 'mobilenetv3_small_100'?"),
         ({"model": "mixnet_s"}, "no space can be made: blocks.2.0: conv_dw is a MixedConv2d"),
+        ({"model": "mobilenetv3_small_100.in1k"}, "model is 'mobilenetv3_small_100.in1k': timm has no weights 'in1k' of mobilenetv3_small_100; allowed: lamb_in1k"),
         ({"model": 3}, "model is 3; allowed: the name of a model of timm"),
         ({"weights": "none.pth"}, "weights is 'none.pth': no such file; allowed: a file, or 'pretrained'"),
         ({"weights": 5}, "weights is 5; allowed: a file, or 'pretrained'"),

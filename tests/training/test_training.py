@@ -281,6 +281,8 @@ def test_teachers_by_name_and_by_file(tmp_path, refused):
     for teacher, said in (
         ("resnet5o", "distillation.teacher: 'resnet5o' is unknown"),
         ("resnet5o", "Did you mean 'resnet50'?"),
+        ("resnet18.nobody, weights: other.safetensors", "distillation.teacher: 'resnet18.nobody': timm has no weights 'nobody' of resnet18; allowed: a1_in1k, "),
+        ("resnet18.nobody", "timm has no weights 'nobody' of resnet18"),
         ("resnet18", "the weights that timm has for 'resnet18' tell 1000 classes apart, its student 10"),
         ("resnet18, weights: other.safetensors", f"distillation.weights: {tmp_path / 'other.safetensors'}: the weights of another network"),
         ("other/architecture.json", "no such file, so no architecture"),
