@@ -59,6 +59,13 @@ class Pyramid(nn.Module):
 
     def sums(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Of the smallest of the maps, as many as there are channels for; the largest first."""
+        given = [one.shape[1] for one in maps[-len(self.lateral) :]]
+        wanted = [lateral[0].in_channels for lateral in self.lateral]  # type: ignore[index]  # each is a Sequential
+        # A stage halves what is one place already. A trace, in which sizes are tensors, is of images that ran before.
+        if not torch.jit.is_tracing() and given != wanted:
+            raise ValueError(
+                "images are so small that the last maps have one place each; allowed: larger ones, or a smaller stem_stride"
+            )
         found: list[Tensor] = []
         for lateral, one in zip(reversed(self.lateral), reversed(maps[-len(self.lateral) :]), strict=True):
             seen = lateral(one)

@@ -148,7 +148,9 @@ class _PicturesWithBoxes(Dataset):
         self.geometry: Callable | None = None
         if augmented:
             self.cut, self.jitter = v2.RandomIoUCrop(), v2.ColorJitter(JITTER, JITTER, JITTER)
-            self.geometry = v2.Compose([v2.RandomHorizontalFlip(), self.resize, v2.SanitizeBoundingBoxes()])
+            # Resizing rounds: an edge of the picture may come to lie behind that of the square, and such boxes would be left out.
+            clamp, sanitize = v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes()
+            self.geometry = v2.Compose([v2.RandomHorizontalFlip(), self.resize, clamp, sanitize])
 
     def __len__(self) -> int:
         return len(self.pictures)

@@ -82,7 +82,7 @@ def read_annotations(key: str, path: Path, folder: Path, max_boxes: int) -> Anno
     numbers = {one: number for number, one in enumerate(ids)}
     pictures = _pictures(where, content["images"], folder)
     found: dict[int | str, list[tuple[float, ...]]] = {one: [] for one in pictures}
-    n_crowds = 0
+    n_crowds = n_empty = 0
     for place, entry in _entries(where, "annotations", content["annotations"]):
         picture, category = _value(place, entry, "image_id", int, str), _value(place, entry, "category_id", int)
         if picture not in pictures:
@@ -92,14 +92,17 @@ def read_annotations(key: str, path: Path, folder: Path, max_boxes: int) -> Anno
         crowd = entry.get("iscrowd", 0)
         if crowd not in (0, 1):
             raise UserError(f"{place}: iscrowd {shown(crowd)}; allowed: 0 or 1")
-        path_of, size = pictures[picture]
-        box = _box(place, _value(place, entry, "bbox", list), size)
         if crowd:
             n_crowds += 1
             continue
+        path_of, size = pictures[picture]
+        box = _box(place, _value(place, entry, "bbox", list), size)
+        if box is None:
+            n_empty += 1
+            continue
         found[picture].append((numbers[category], *box))
         if len(found[picture]) > max_boxes:
-            n = sum(one.get("image_id") == picture and not one.get("iscrowd", 0) for one in content["annotations"])
+            n = sum(_is_box_of(picture, one) for one in content["annotations"])
             raise UserError(
                 f"{where}: the picture '{path_of}' has {n} boxes; allowed with max_boxes {max_boxes}: up to that many"
             )
@@ -108,6 +111,8 @@ def read_annotations(key: str, path: Path, folder: Path, max_boxes: int) -> Anno
         raise UserError(f"{where}: no box in any picture; allowed: one or more annotations without iscrowd")
     if n_crowds:
         _logger.info("%s: %d boxes of crowds left out", where, n_crowds)
+    if n_empty:
+        _logger.warning("%s: %d boxes without width or height left out", where, n_empty)
     if without := [one for one in ids if numbers[one] not in counts]:
         _logger.warning("%s: no box of %d of %d categories, the first: %s", where, len(without), len(ids), on_one_line(names[without[0]]))  # fmt: skip
     return Annotated(
@@ -182,19 +187,25 @@ def _pictures(where: str, entries: list, folder: Path) -> dict[int | str, tuple[
     return found
 
 
-def _box(place: str, given: list, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """x1, y1, x2, y2 of a box that the file has as x, y, width and height."""
+def _is_box_of(picture: int | str, entry: Any) -> bool:
+    return isinstance(entry, dict) and entry.get("image_id") == picture and not entry.get("iscrowd", 0)
+
+
+def _box(place: str, given: list, size: tuple[int, int]) -> tuple[float, float, float, float] | None:
+    """x1, y1, x2, y2 of a box that the file has as x, y, width and height; None of one without width or height, of which COCO itself has two."""
     numbers = [float(one) for one in given if _is_number(one)]
     if len(numbers) != 4 or len(given) != 4:
         raise UserError(
             f"{place}: bbox {shown(given)}; allowed: four finite numbers, x and y of its left upper corner, width and height"
         )
     x, y, width, height = numbers
-    if width <= 0 or height <= 0:
+    if width < 0 or height < 0:
         raise UserError(f"{place}: bbox {shown(given)} has no area; allowed: a width and a height above 0")
     if min(x, y) < -SLACK or x + width > size[0] + SLACK or y + height > size[1] + SLACK:
         raise UserError(f"{place}: bbox {shown(given)} reaches outside; allowed in a picture of {size[0]}x{size[1]}: boxes inside of it")  # fmt: skip
     x1, y1, x2, y2 = max(x, 0.0), max(y, 0.0), min(x + width, size[0]), min(y + height, size[1])
+    if width == 0 or height == 0:
+        return None
     if np.float32(x1 / size[0]) >= np.float32(x2 / size[0]) or np.float32(y1 / size[1]) >= np.float32(y2 / size[1]):
         raise UserError(f"{place}: bbox {shown(given)} has no area; allowed in a picture of {size[0]}x{size[1]}: one inside of it")  # fmt: skip
     return x1, y1, float(x2), float(y2)

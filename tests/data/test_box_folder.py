@@ -167,6 +167,21 @@ def test_augmented_boxes_are_sound(toys):
     assert counts == {0, 1, 2, 3}, "checked as they are read"
 
 
+def test_a_box_at_the_edge_stays_whatever_the_sides_are(toys, monkeypatch):
+    """224 / 416 * 416 is more than 224 in 32 bits."""
+    monkeypatch.setattr("torchvision.transforms.v2.RandomIoUCrop.forward", lambda self, *given: given)
+    content = read(toys, "train")
+    Image.fromarray(np.zeros((416, 416, 3), dtype=np.uint8)).save(toys / "train" / "0.png")
+    content["images"][0].update(width=416, height=416)
+    others = [one for one in content["annotations"] if one["image_id"] != 100]
+    content["annotations"] = [*others, {"image_id": 100, "category_id": 3, "bbox": [0, 100, 416, 316]}]
+    write(toys, "train", content)
+    images = made(toys, image_size=224)
+    for _ in range(8):
+        (row,) = rows_of(images.train[0][1])
+        assert row[1:].tolist() == pytest.approx([0, 100 * 224 / 416, 224, 224])
+
+
 def test_colors_are_jittered_in_training_alone(toys):
     images = made(toys)
     torch.manual_seed(0)
@@ -206,6 +221,22 @@ def test_crowds_are_left_out_and_what_tools_round_is_cut(toys, caplog):
         "data.train_annotations: 'ROOT/train.json': 1 boxes of crowds left out",
         "data.train_annotations: 'ROOT/train.json': no box of 1 of 4 categories, the first: never seen",
         "data.val_annotations: 'ROOT/val.json': no box of 1 of 4 categories, the first: never seen",
+    ]
+
+
+def test_boxes_without_width_or_height_are_left_out_and_counted(toys, caplog):
+    """COCO's own training file has two."""
+    content = read(toys, "train")
+    content["annotations"][0]["bbox"][3] = 0.0
+    content["annotations"][1].update(iscrowd=1, bbox=[])
+    write(toys, "train", content)
+    with caplog.at_level(logging.INFO, logger="nni_proxyless"):
+        images = made(toys)
+    assert len(rows_of(images.train_plain[0][1])) == 1
+    said = [record.getMessage().replace(str(toys), "ROOT") for record in caplog.records]
+    assert said == [
+        "data.train_annotations: 'ROOT/train.json': 1 boxes of crowds left out",
+        "data.train_annotations: 'ROOT/train.json': 1 boxes without width or height left out",
     ]
 
 
@@ -326,13 +357,15 @@ MUTATIONS: dict[str, tuple[dict, Callable | None, str]] = {
     "a box that is no number": ({}, text("train", "[4, 6, 20.0, 16]", "[4, NaN, 20, 16]"), f"{TRAIN}, annotations[0]: bbox [4, nan, 20, 16]; allowed: four finite numbers"),
     "an infinite box": ({}, text("train", "[4, 6, 20.0, 16]", "[4, 6, 1e999, 16]"), "annotations[0]: bbox [4, 6, inf, 16]; allowed: four finite numbers"),
     "a box without end": ({}, box(1, 2, 10**400, 4), "; allowed: four finite numbers"),
-    "a box without width": ({}, box(5, 5, 0, 4), f"{TRAIN}, annotations[1]: bbox [5, 5, 0, 4] has no area; allowed: a width and a height above 0"),
+    "a box of less than no width": ({}, box(5, 5, -1, 4), f"{TRAIN}, annotations[1]: bbox [5, 5, -1, 4] has no area; allowed: a width and a height above 0"),
+    "boxes without width alone": ({}, changed("train", lambda content: [one.update(bbox=[5, 5, 0, 4]) for one in content["annotations"]] and None), f"{TRAIN}: no box in any picture"),
     "a box of corners": ({}, box(30, 20, 10, -4), "annotations[1]: bbox [30, 20, 10, -4] has no area; allowed: a width and a height above 0"),
     "a box beyond the right": ({}, box(50, 5, 12, 4), f"{TRAIN}, annotations[1]: bbox [50, 5, 12, 4] reaches outside; allowed in a picture of 60x48: boxes inside of it"),
     "a box beyond the top": ({}, box(5, -2, 12, 14), "annotations[1]: bbox [5, -2, 12, 14] reaches outside"),
     "a box at the edge": ({}, box(60, 5, 1, 4), "annotations[1]: bbox [60, 5, 1, 4] has no area; allowed in a picture of 60x48: one inside of it"),
     "a box as thin as nothing": ({}, box(50, 5, 1e-9, 4), "annotations[1]: bbox [50, 5, 1e-09, 4] has no area"),
     "too many boxes": ({"max_boxes": 2}, None, f"{TRAIN}: the picture 'ROOT/train/0.png' has 3 boxes; allowed with max_boxes 2: up to that many"),
+    "too many boxes, and a number": ({"max_boxes": 2}, changed("train", lambda content: content["annotations"].append(5)), "has 3 boxes; allowed with max_boxes 2: up to that many"),
     "a category twice": ({}, with_key("categories", 1, id=3), f"{TRAIN}, categories[1]: id 3 is there already; allowed: one entry of an id"),
     "a category without name": ({}, without_key("categories", 1, "name"), f"{TRAIN}, categories[1]: no key 'name'; allowed: text"),
     "a category of another id": ({}, with_key("categories", 0, id=5), "annotations[0]: category_id 3; allowed: 5, 7, 40"),

@@ -116,6 +116,13 @@ def test_a_network_is_built_from_its_definition():
     assert built(images()).shape[1:] == task.output_shape()
 
 
+def test_images_that_are_too_small_for_its_maps_are_refused_in_words():
+    space = made("timm")
+    space.eval()(images())
+    with pytest.raises(ValueError, match="so small that the last maps have one place each; allowed: larger ones"):
+        space(images()[..., :4, :4])
+
+
 @pytest.mark.parametrize(
     ("backbone", "options", "said"),
     [

@@ -20,6 +20,8 @@ from nni_proxyless.data.validate import make_images
 from nni_proxyless.tasks import Detection
 from nni_proxyless.tasks.boxes import CODER, boxes_of, matched, ssd_loss
 
+from ..forked import fork
+from ..search.test_experiment import free_port
 from . import made
 
 CLASSES, SHAPE, ROWS = 3, (3, 64, 64), 6
@@ -237,6 +239,40 @@ def test_the_metric_sees_classes_places_and_what_is_missing():
     coarse = outputs.bfloat16()
     assert worth(half, coarse) > 0.9, "in 16 bits"
     assert exact.loss(coarse.requires_grad_(), targets).dtype == torch.float32
+
+
+def of_a_part(rank: int, port: int) -> None:
+    """Judge 3 images of 5 in one process, 2 in the other, and none in a third."""
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=3)
+    targets = targets_of(5)
+    task = begun(targets)
+    metric = task.metric()
+    if rank < 2:
+        metric.update(telling(task, targets)[rank::2], targets[rank::2])
+    print(f"rank {rank}: {float(metric.compute()):.6f}", flush=True)
+    torch.distributed.destroy_process_group()
+
+
+def test_processes_may_have_different_numbers_of_images(tmp_path):
+    port, said = free_port(), tmp_path / "said"
+    processes = [fork(of_a_part, rank, port, cwd=tmp_path, said=said) for rank in range(3)]
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0], said.read_text()
+    said_by = sorted(line for line in said.read_text().splitlines() if line.startswith("rank"))
+    assert said_by == [f"rank {rank}: 1.000000" for rank in range(3)]
+
+
+def test_a_metric_that_begins_anew_has_seen_nothing():
+    targets = targets_of(8)
+    task = begun(targets)
+    metric = task.metric()
+    metric.update(telling(task, targets.roll(1, dims=0)), targets)
+    before = float(metric.compute())
+    metric.reset()
+    metric.update(telling(task, targets), targets)
+    assert float(metric.compute()) == pytest.approx(1, abs=1e-6)
+    assert before < 0.9
 
 
 def test_images_are_divided_by_the_rarest_class_that_they_have():
