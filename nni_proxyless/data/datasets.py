@@ -99,14 +99,15 @@ def fashion_mnist(
         Use this many training images, equally many of every class; None: all.
     """
     raw = user_path(root, "data.root") / "FashionMNIST" / "raw"
-    if not raw.exists() and DEBIAN_FASHION_MNIST.is_dir():
+    there = raw.is_dir() and any(raw.iterdir())  # a download that failed leaves an empty folder
+    if not there and DEBIAN_FASHION_MNIST.is_dir():
         try:
             raw.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=raw.parent) as unpacked:
                 for archive in DEBIAN_FASHION_MNIST.glob("*.gz"):
                     with gzip.open(archive) as source, open(Path(unpacked) / archive.stem, "wb") as target:
                         shutil.copyfileobj(source, target)
-                shutil.copytree(unpacked, raw)
+                shutil.copytree(unpacked, raw, dirs_exist_ok=True)
         except OSError as error:
             raise UserError(f"data.root: '{raw}' cannot be written: {error}") from error
     normalize = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(*FASHION_MNIST)]

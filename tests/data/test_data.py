@@ -116,6 +116,7 @@ def test_fashion_mnist_reads_files_of_its_layout(tmp_path):
 
 @pytest.mark.skipif(not DEBIAN_FASHION_MNIST.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
 def test_fashion_mnist_takes_debians_package(tmp_path):
+    (tmp_path / "FashionMNIST" / "raw").mkdir(parents=True)  # as a download that failed leaves it
     images = data.fashion_mnist(root=str(tmp_path))
     assert (len(images.train), len(images.test)) == (60_000, 10_000)
     with gzip.open(DEBIAN_FASHION_MNIST / "train-labels-idx1-ubyte.gz") as labels:
