@@ -92,8 +92,25 @@ def read_yaml(path: str | Path, *, example: str = "", loader: Any = _WithFloats)
 
 
 def parse_value(text: str, source: str = "command line") -> Any:
-    """A value from the command line, read as YAML."""
-    return _load(text, _WithFloats, f"{source}: {shown(text)} is not a value")
+    """A value from the command line, read as YAML.
+
+    Raises
+    ------
+    UserError
+        It is none, or has a comment, which would be lost without a word.
+    """
+    where = f"{source}: {shown(text)} is not a value"
+    value = _load(text, _WithFloats, where)
+    for found in re.finditer(r"(?:^|\s)#", text):
+        try:
+            rest = yaml.load(text[: found.start()], Loader=_WithFloats)  # a SafeLoader
+        except yaml.YAMLError:  # cut inside of quotes
+            continue
+        if rest == value:
+            raise UserError(
+                f"{where}: to YAML all behind '#' is a comment; allowed: quotes around the value, '\"{text.strip()}\"'"
+            )
+    return value
 
 
 def _load(text: str, loader: Any, where: str) -> Any:

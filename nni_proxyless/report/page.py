@@ -31,7 +31,7 @@ from .comparison import SEARCHED, Mean, SameTraining, compare, drift, same_budge
 from .inline_svg import inline_svg
 from .learning_curves import charts_of
 from .merits import common_merit, merits_of, names_of
-from .pareto_front import by_merit, draw_front, points_of
+from .pareto_front import alike, draw_front, points_of
 from .rows import Row, deviations_of, runtimes_of
 from .runs import Found
 from .svg_charts import Point, scatter_chart
@@ -124,8 +124,9 @@ def _summary(rows: Sequence[Row], anchors: Mapping[str, str]) -> dict[str, Any]:
 def _front(found: Sequence[Found], rows: Sequence[Row]) -> dict[str, Any]:
     points, lacking = points_of(found, [row.measured_ms for row in rows])
     pictures = []
-    for i, some in enumerate(by_merit(points)):
-        label = f"{_named([some[0].merit])} against measured milliseconds of {len(some)} networks"
+    for i, some in enumerate(alike(points)):
+        timed_in = f", in {some[0].runtime}" if some[0].runtime else ""
+        label = f"{_named([some[0].merit])} against measured milliseconds of {len(some)} networks{timed_in}"
         pictures.append(Markup(inline_svg(draw_front(some), f"front{i or ''}", label)))
     by_reason: dict[str, list[str]] = {}
     for f, lacks in lacking:

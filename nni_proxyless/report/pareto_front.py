@@ -1,6 +1,6 @@
 """Figure of merit against latency of several networks: the Pareto front, and the reference networks beside it.
 
-Networks of different metrics do not compare: each metric has a front and a picture of its own.
+Networks of different metrics do not compare, nor do milliseconds of different runtimes: each pair of both has a front and a picture of its own.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from ..core.atomic_files import write_csv
 from ..core.errors import UserError
 from ..core.merit import ACCURACY, Merit
 from ..models.draw import save_picture
+from ..models.record import runtime_of_record
 from .merits import names_of
 
 if TYPE_CHECKING:
@@ -22,12 +23,13 @@ if TYPE_CHECKING:
 
     from .runs import Found
 
-__all__ = ["Point", "by_merit", "draw_front", "on_front", "points_of", "write_front"]
+__all__ = ["Point", "alike", "draw_front", "on_front", "points_of", "write_front"]
 
 _logger = logging.getLogger(__name__)
 
 SEARCHED, REFERENCE, RANDOM = "#a8480f", "#3b6ea5", "#6b6b6b"
-COLUMNS = ("name", "kind", "ms", "{}", "{}_is", "on_front", "macs", "n_params")  # with the name of the metric
+INT8 = "int8"
+COLUMNS = ("name", "kind", "ms", "in", "{}", "{}_is", "on_front", "macs", "n_params")  # with the name of the metric
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,15 @@ class Point:
         Measured milliseconds.
     value
         Figure of merit: of the trained network on the test images where ``final`` is set, else of the network with inherited weights on
-        the validation part.
+        the validation part; in int8 where that was timed.
     width, structure
         Multiplier of a reference network, and what it is one of; None and empty for another one.
     random
         Whether it is a random network.
     merit
         What ``value`` is.
+    runtime
+        What it was timed in, :func:`..models.record.runtime_of_record`; empty where that is not known.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Point:
     n_params: int = 0
     random: bool = False
     merit: Merit = ACCURACY
+    runtime: str = ""
 
     @property
     def score(self) -> float:
@@ -74,11 +79,11 @@ def on_front(points: Sequence[Point]) -> list[bool]:
     """Which networks are not dominated: no other one is as fast and as good, and better in one of the two.
 
     Of equally fast ones the best is on the front, of equally good ones the fastest; equals in both are on it together. Figures of merit
-    of final trainings and of searches are different things and make a front each, and so do different metrics.
+    of final trainings and of searches are different things and make a front each, and so do different metrics and runtimes.
     """
     return [
         not any(
-            (q.merit, q.final) == (p.merit, p.final)
+            (q.merit, q.runtime, q.final) == (p.merit, p.runtime, p.final)
             and q.ms <= p.ms
             and q.score >= p.score
             and (q.ms, q.score) != (p.ms, p.score)
@@ -97,32 +102,34 @@ def points_of(
         a = f.architecture
         if a is None:
             continue
-        final = f.final_merit
+        in_int8 = (a.latency.get("measured_conditions") or {}).get("precision") == INT8
+        final = f.final_merit_int8 if in_int8 else f.final_merit
         # What weights reach that nobody has trained says nothing of a network.
-        inherited = None if a.search.get("weights") == "fresh" else f.search_merit
-        value = inherited if final is None else final
+        inherited = None if a.search.get("weights") == "fresh" else f.search_merit_int8 if in_int8 else f.search_merit
+        value = inherited if final is None and f.final_merit is None else final
         if ms is None or value is None:
-            lacking.append((f, "no measured latency" if ms is None else f"no {f.merit.name}, train it"))
+            lacks = f"no {f.merit.name}{' in int8, in which it was timed' if in_int8 and f.final_merit is not None else ''}, train it"
+            lacking.append((f, "no measured latency" if ms is None else lacks))
             continue
         points.append(
             Point(
                 f.name, ms, value, final is not None, a.search.get("width"), a.search.get("structure", ""), a.macs,
-                a.n_params, f.kind == "random", f.merit,
+                a.n_params, f.kind == "random", f.merit, runtime_of_record(a.latency) or "",
             )
         )  # fmt: skip
     return points, lacking
 
 
-def by_merit(points: Sequence[Point]) -> list[list[Point]]:
-    """A list for each metric, the longest first: what goes into one picture."""
-    merits = dict.fromkeys(p.merit for p in points)
-    return sorted(([p for p in points if p.merit == merit] for merit in merits), key=len, reverse=True)
+def alike(points: Sequence[Point]) -> list[list[Point]]:
+    """A list for each metric and runtime, the longest first: what goes into one picture."""
+    kinds = dict.fromkeys((p.merit, p.runtime) for p in points)
+    return sorted(([p for p in points if (p.merit, p.runtime) == kind] for kind in kinds), key=len, reverse=True)
 
 
 def write_front(found: Sequence[Found], measured_ms: Sequence[float | None], path: Path) -> None:
     """Draw the front, and write what is drawn as a table beside it, ``.csv``.
 
-    Of networks with several metrics it is that of the metric which most of them have.
+    Of networks with several metrics or runtimes it is that of the metric and the runtime which most of them have.
 
     Raises
     ------
@@ -137,24 +144,24 @@ def write_front(found: Sequence[Found], measured_ms: Sequence[float | None], pat
             f"--front: none of the networks has both a measured latency and {_merits_in_words(found)}; allowed: searches whose estimator is the "
             "device, and reference networks after nni-proxyless train"
         )
-    points, *others = by_merit(points)
-    merit = points[0].merit
+    points, *others = alike(points)
+    merit, runtime = points[0].merit, points[0].runtime
     for p in (p for some in others for p in some):
-        _logger.warning(
-            "%s: not in the picture of the front: its %s does not compare with %s", p.name, p.merit.name, merit.name
-        )
+        its, other = (p.merit.name, merit.name) if p.merit != merit else (f"milliseconds in {p.runtime or 'an unknown runtime'}", f"those in {runtime or 'an unknown one'}")  # fmt: skip
+        does = "does" if p.merit != merit else "do"
+        _logger.warning("%s: not in the picture of the front: its %s %s not compare with %s", p.name, its, does, other)
     save_picture(draw_front(points), path)
     searched = [p for p in points if p.searched]
     best = {id(p) for p, wins in zip(searched, on_front(searched), strict=True) if wins}
     rows = (
-        (p.name, _kind(p), p.ms, p.value, _where_measured(p.final), int(id(p) in best), p.macs, p.n_params)
+        (p.name, _kind(p), p.ms, p.runtime, p.value, _where_measured(p.final), int(id(p) in best), p.macs, p.n_params)
         for p in points
     )
     write_csv(path.with_suffix(".csv"), [column.format(merit.name) for column in COLUMNS], rows)
 
 
 def draw_front(points: Sequence[Point]) -> Figure:
-    """Searched networks with their front, random networks, and reference networks as a line with their widths; all of one metric.
+    """Searched networks with their front, random networks, and reference networks as a line with their widths; all of one metric and runtime.
 
     Filled markers: after the final training; hollow ones: of the search. Where only one of them is there, the axis says which.
     """
@@ -191,7 +198,7 @@ def draw_front(points: Sequence[Point]) -> Figure:
             for i, p in enumerate(line):  # above and below by turns: neighbors may be close
                 axes.annotate(f"{p.width}", (p.ms, p.value), xytext=(5, 4 - 8 * (i % 2)), textcoords="offset points",
                               ha="left", va="top" if i % 2 else "bottom", fontsize=8, color=REFERENCE)  # fmt: skip
-    axes.set_xlabel("measured latency, ms")
+    axes.set_xlabel(f"measured latency, ms{f' in {points[0].runtime}' if points[0].runtime else ''}")
     axes.set_ylabel(_axis_label(merit, kinds))
     if merit.is_share:
         axes.yaxis.set_major_formatter(_percent)

@@ -177,6 +177,20 @@ def test_values_of_the_command_line_are_yaml(text, value):
     assert type(parse_value(text)) is type(value)
 
 
+@pytest.mark.parametrize("text", ["Pixel 8 #2", "5 # of them", "[1, 2] # two", "# nothing"])
+def test_a_comment_on_the_command_line_is_refused(text):
+    """All behind it would be lost: of two boards, Pixel 8 #1 and #2, there would be one."""
+    with pytest.raises(
+        UserError, match=r"command line: .* is not a value: to YAML all behind '#' is a comment; allowed: quotes"
+    ):
+        parse_value(text)
+
+
+@pytest.mark.parametrize("text", ['"Pixel 8 #2"', "'a #b'", '{a: "b #c"}', "a#b", "C#"])
+def test_a_number_sign_inside_of_quotes_or_words_is_none(text):
+    assert "#" in str(parse_value(text))
+
+
 def test_arguments_are_found_behind_wrapping_and_inheritance():
     """NNI wraps ``ModelSpace.__init__``, and strategies hand arguments on to their base class."""
     assert "widths" in accepted_arguments(MobileNetV2Space)

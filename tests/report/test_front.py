@@ -60,17 +60,50 @@ def test_the_picture_shows_front_and_reference_line():
 
 
 def leave(
-    folder: Path, measured_ms: float | None, accuracy: float | None, final: float | None = None, **search
-) -> None:
+    folder: Path, measured_ms: float | None, accuracy: float | None, final: float | None = None, *,
+    conditions: dict[str, str] | None = None, final_int8: float | None = None, **search,
+) -> None:  # fmt: skip
     """A net as far as a report reads it, measured on another machine."""
     Architecture(
         space={"name": "mine", "arguments": {}}, choices={}, input_shape=(1, 8, 8), network=None, macs=1000, n_params=100,
-        latency={"measured_ms": measured_ms},
+        latency={"measured_ms": measured_ms, **({} if conditions is None else {"measured_conditions": conditions})},
         search={**search, **({} if accuracy is None else {"accuracy": accuracy})},
     ).write(folder / "architecture.json")  # fmt: skip
     if final is not None:
         (folder / "final").mkdir()
-        (folder / "final" / "result.json").write_text(json.dumps({"accuracy": final}))
+        (folder / "final" / "result.json").write_text(json.dumps({"accuracy": final, "accuracy_int8": final_int8}))
+
+
+def test_networks_of_other_runtimes_are_not_compared(tmp_path, capsys):
+    for name, runtime, ms in (("a", "onnxruntime 1", 1.0), ("b", "onnxruntime 1", 2.0), ("c", "torch 2", 3.0)):
+        leave(tmp_path / name, ms, 0.6, 0.9 if name == "c" else 0.5, conditions={"runtime": runtime})
+    assert main(["report", str(tmp_path), "--front", str(tmp_path / "front.svg")]) == 0
+    said = "c: not in the picture of the front: its milliseconds in torch 2 do not compare with those in onnxruntime 1"
+    assert said in capsys.readouterr().err
+    with (tmp_path / "front.csv").open() as file:
+        assert [(r["name"], r["in"], r["on_front"]) for r in csv.DictReader(file)] == [
+            ("a", "onnxruntime 1", "1"), ("b", "onnxruntime 1", "0"),
+        ]  # fmt: skip
+    assert ">measured latency, ms in onnxruntime 1<" in (tmp_path / "front.svg").read_text()
+    points = [Point("slow", 3.0, 0.9, True, runtime="torch 2"), Point("fast", 1.0, 0.9, True, runtime="onnxruntime 1")]
+    assert on_front(points) == [True, True]
+
+
+def test_a_network_timed_in_int8_has_its_accuracy_in_int8(tmp_path, capsys):
+    int8 = {"runtime": "onnxruntime 1", "precision": "int8"}
+    leave(tmp_path / "searched", 1.0, 0.9, conditions=int8, accuracy_int8=0.5)
+    leave(tmp_path / "trained", 2.0, 0.9, 0.95, conditions=int8, final_int8=0.6)
+    leave(tmp_path / "unknown", 3.0, 0.9, 0.95, conditions=int8, accuracy_int8=0.7)
+    assert main(["report", str(tmp_path), "--front", str(tmp_path / "front.svg")]) == 0
+    with (tmp_path / "front.csv").open() as file:
+        assert [(r["name"], float(r["accuracy"])) for r in csv.DictReader(file)] == [
+            ("searched", 0.5),
+            ("trained", 0.6),
+        ]
+    assert (
+        "unknown: not in the picture of the front: no accuracy in int8, in which it was timed"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_report_draws_its_nets(tmp_path, capsys):
