@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -182,6 +183,10 @@ def _check(arguments: argparse.Namespace) -> int:
     from ..search.latency_table import measuring_alone
 
     space, shape, _ = _space_of(arguments, table)
+    picture = arguments.table.with_suffix(".png")
+    _can_be_written(
+        [picture, *([arguments.json] if arguments.json else []), *([] if arguments.dry_run else [arguments.table])]
+    )
     try:
         if table.networks and not _is_of_here(table, arguments):
             check = check_recorded(table, space, shape)
@@ -195,23 +200,34 @@ def _check(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         raise UserError(f"latency check: {error}") from error
     print(report(check))
-    picture = arguments.table.with_suffix(".png")
+    refused = None
+    if not arguments.dry_run:
+        calibrated = table.replace(calibration=check.calibration)
+        try:
+            LatencyProfiler(space, calibrated, shape)
+            calibrated.write(arguments.table)
+            print(f"stored in {arguments.table}")
+        except ValueError as error:
+            refused = f"latency check: nothing is stored in {arguments.table}: {error}, while nothing else runs"
     draw(check, picture, title=str(table.conditions.get("device", "")))
     print(f"picture: {picture}")
     if arguments.json:
         figures = {"conditions": dict(table.conditions), "measured": table.measured, **as_plain(check)}
         write_text(arguments.json, json.dumps(figures, indent=1) + "\n")
-    if not arguments.dry_run:
-        calibrated = table.replace(calibration=check.calibration)
-        try:
-            LatencyProfiler(space, calibrated, shape)
-        except ValueError as error:
-            raise UserError(
-                f"latency check: nothing is stored in {arguments.table}: {error}, while nothing else runs"
-            ) from error
-        calibrated.write(arguments.table)
-        print(f"stored in {arguments.table}")
+    if refused:
+        raise UserError(refused)
     return 0
+
+
+def _can_be_written(paths: Sequence[Path]) -> None:
+    """Refuse files that could not be written at the end, before minutes of measuring."""
+    for path in paths:
+        if path.is_dir():
+            raise UserError(f"latency check: {path} is a folder; allowed: a file that can be written")
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            why = "no permission" if folder.is_dir() else "is no folder"
+            raise UserError(f"latency check: {path} cannot be written: {folder}: {why}")
 
 
 def _estimator_of(table: LookupTable, arguments: argparse.Namespace) -> DeviceEstimator:
@@ -238,7 +254,7 @@ def _estimator_of(table: LookupTable, arguments: argparse.Namespace) -> DeviceEs
         raise TableError(f"{table.source}: {error}") from error
     if arguments.repeats is None and estimator.runs_programs:
         estimator.repeats = OF_PROGRAMS
-    table.require(estimator.conditions)
+    table.require(estimator.conditions, of_runtime=True)
     return estimator
 
 
@@ -253,6 +269,7 @@ def _is_of_here(table: LookupTable, arguments: argparse.Namespace) -> bool:
 def _predict(arguments: argparse.Namespace) -> int:
     table = _read(arguments.table)
     from ..latency import trace_operations
+    from ..latency.calls import shape_text
     from ..latency.tables.predict import predict_missing
 
     space, shape, description = _space_of(arguments, table)
@@ -271,6 +288,8 @@ def _predict(arguments: argparse.Namespace) -> int:
             print(f"{arguments.table} has a row for every operation: nothing to predict")
             return 0
         predicted, error = predict_missing(known, operations)
+    except KeyError as problem:
+        raise UserError(f"latency predict: {problem.args[0]}") from problem
     except ValueError as problem:
         raise UserError(f"latency predict: {problem}") from problem
     for key, row in predicted.items():
@@ -278,9 +297,13 @@ def _predict(arguments: argparse.Namespace) -> int:
     print(f"{len(predicted)} rows predicted from {len(known)}; {error}")
     measured = {**table.measured, "predicted_rows": len(predicted), "predicted_error": significant(error.mean, 4)}
     head = {**description, "input_shape": list(shape)}
-    changes: dict[str, Any] = (
-        {} if head == table.space else {"networks": [], "references": []}
-    )  # else they are another space's
+    changes: dict[str, Any] = {}
+    if head != table.space:  # its networks are another space's, and so is a calibration that was fitted to them
+        changes = {"networks": [], "references": []}
+        if table.space is not None:
+            changes["calibration"] = None
+        if "resolution" in table.conditions:
+            changes["conditions"] = {**table.conditions, "resolution": shape_text(shape[1:])}
     table.replace(rows={**table.rows, **predicted}, measured=measured, space=head, **changes).write(arguments.output)
     print(f"table: {arguments.output}")
     return 0
@@ -313,7 +336,8 @@ def _space_of(
         name, given, shape = head["name"], head["arguments"], tuple(head["input_shape"])
     else:
         if arguments.space is None or arguments.resolution is None:
-            raise UserError(f"{arguments.table}: its head names no space; say --space and --resolution")
+            why = "its head names no space" if head is None else "another space or resolution than its head's"
+            raise UserError(f"{arguments.table}: {why}; say --space and --resolution")
         name, given = arguments.space[0], _key_values(arguments.space[1:], "--space")
         shape = (arguments.channels, *_resolution(arguments.resolution))
         try:

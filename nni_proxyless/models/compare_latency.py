@@ -15,6 +15,7 @@ from ..latency import DeviceEstimator, LookupTable, TableError, TimingError
 from ..latency.estimators.device import runs_foreign_code, runtime_of
 from ..latency.estimators.whole_networks import time_networks
 from ..latency.operation import Shape
+from ..latency.tables.lookup_table import OPTIONS
 from .architecture import Architecture
 from .build import build_network
 from .fitted_networks import fitted_networks, speed_of
@@ -99,7 +100,8 @@ class _Fitted:
     def _timed(self, architecture: Architecture, of_space: str, path: Path) -> Iterator[tuple[int, float]]:
         try:
             table = LookupTable.read(path)
-            if any(table.conditions.get(name) != value for name, value in self._conditions.items()):
+            names = [*self._conditions, OPTIONS]
+            if any(table.conditions.get(name) != self._conditions.get(name) for name in names):
                 return
             space = make_space(architecture.space["name"], architecture.space["arguments"])
         except (TableError, UserError, ValueError):

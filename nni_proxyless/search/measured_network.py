@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from nni.nas.nn.pytorch import ModelSpace
 from torch import nn
 
@@ -47,7 +49,9 @@ def measure_derived(
     try:
         with measuring_alone(estimator):
             found = _measured(estimator, network, input_shape, references, table_ms)
-            eager = None if estimator.runtime == TORCH else eager_ms(estimator, network, input_shape)
+            eager = (
+                None if estimator.runtime == TORCH else eager_ms(estimator, _as_tables_have_it(network), input_shape)
+            )
         if deviation_of({**table, **found}) is not None:
             with measuring_alone(estimator):
                 again = _measured(estimator, network, input_shape, references, table_ms)
@@ -94,7 +98,12 @@ def measure_in_turns(
 def _beside(
     estimator: DeviceEstimator, networks: Sequence[nn.Module], input_shape: Shape, references: Sequence[tuple[nn.Module, float]]
 ) -> tuple[list[NetworkMeasurement], float | None]:  # fmt: skip
-    beside = [(network, input_shape) for network, _ in references]
-    found = time_networks(estimator, [(network, input_shape) for network in networks], beside)
+    beside = [(_as_tables_have_it(network), input_shape) for network, _ in references]
+    found = time_networks(estimator, [(_as_tables_have_it(network), input_shape) for network in networks], beside)
     again = found[len(networks) :]
     return found[: len(networks)], speed_of([now.median_ms for now in again], [then for _, then in references])
+
+
+def _as_tables_have_it(network: nn.Module) -> nn.Module:
+    """A copy whose weights lie in memory as those of networks that tables are made of; a supernet that judges has channels last."""
+    return copy.deepcopy(network).to(memory_format=torch.contiguous_format)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nni_proxyless.cli.main import main
 from nni_proxyless.latency import LookupTable
+from nni_proxyless.latency.tables.lookup_table import Calibration
 
 from ..forked import fork
 
@@ -175,6 +176,18 @@ def test_predict_fills_up_the_published_table(tmp_path, capsys):
     assert "nothing to predict" in capsys.readouterr().out
 
 
+def test_what_was_fitted_to_networks_of_another_space_is_left_out(table, tmp_path, refused):
+    calibrated, output = tmp_path / "calibrated.yaml", tmp_path / "u.yaml"
+    found = LookupTable.read(table)
+    found.replace(calibration=Calibration(0.1, 2.0, 30, 0.01, 0.02, "2026-12-01")).write(calibrated)
+    words = ["--space", "mobilenetv2", *(word.replace("[8,16]", "[8,24]") for word in LAYOUT), "--resolution", "16x8", "--channels", "1"]  # fmt: skip
+    assert main(["latency", "predict", str(calibrated), *words, "--output", str(output)]) == 0
+    predicted = LookupTable.read(output)
+    assert predicted.calibration is None
+    assert predicted.conditions["resolution"] == "16x8"
+    assert predicted.space["arguments"]["widths"] == [8, 24]
+
+
 def changed(table: Path, path: Path, **conditions: object) -> Path:
     content = yaml.safe_load(table.read_text())
     content["conditions"] |= conditions
@@ -203,6 +216,9 @@ def test_what_is_wrong_is_said(table, tmp_path, refused):
         (["check", str(newer)], "runtime is 'torch 9.9' in the table"),
         (["check", str(table), "--networks", "2"], "n_networks is 2 and n_calibration 30; allowed: 3 or more of each"),
         (["check", str(table), "--space", "mobilenetv2", *LAYOUT[:-2], "--resolution", "16x8", "--channels", "1"], "no row 'Conv_1"),
+        (["check", str(table), "--json", str(tmp_path)], f"latency check: {tmp_path} is a folder; allowed: a file that can be written"),
+        (["check", str(table), "--json", str(table / "a.json")], f"{table}: is no folder"),
+        (["check", str(table), "--resolution", "24"], "table.yaml: another space or resolution than its head's; say --space and --resolution"),
         (["predict", str(bare), *SPACE, "--output", str(tmp_path / "y")], "latency predict: "),
     ]  # fmt: skip
     for words, said in wrong:

@@ -245,6 +245,18 @@ def test_other_conditions_are_refused_all_at_once():
     )
 
 
+def test_options_that_nobody_asked_for_are_other_conditions():
+    options = '{"mode": "max-autotune"}'
+    table = LookupTable({}, {"runtime": "torch-compile 2", "options": options}, source="my.yml")
+    table.require({"runtime": "torch-compile 2"})
+    table.require({"runtime": "torch-compile 2", "options": options}, of_runtime=True)
+    LookupTable({}, {"runtime": "torch-compile 2"}).require({"runtime": "torch-compile 2"}, of_runtime=True)
+    with pytest.raises(
+        TableError, match=r"my.yml: measured under other conditions: options is '.*' in the table, none here\. Name"
+    ):
+        table.require({"runtime": "torch-compile 2"}, of_runtime=True)
+
+
 # -- more than rows ------------------------------------------------------------------------------------------------------
 
 FULL = {

@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from nni_proxyless.search_spaces import MobileNetV2Space
+from torch import nn
 
 from nni_proxyless.cli.main import main
 from nni_proxyless.derive import Architecture
-from nni_proxyless.latency.estimators.whole_networks import NetworkMeasurement
+from nni_proxyless.latency import DeviceEstimator, LatencyProfiler, MacsEstimator
+from nni_proxyless.latency.estimators.whole_networks import NetworkMeasurement, time_networks
 from nni_proxyless.latency.objectives.budget import fastest, log_probability, slowest
 from nni_proxyless.search.finished_search import FinishedSearch
+from nni_proxyless.search.measured_network import measure_in_turns
 from nni_proxyless.search.timed_choice import TimedChoice
 
 from ..runs import MACS, search
@@ -72,6 +77,24 @@ def test_the_best_within_the_budget_is_left(searched, budget, machine, tmp_path,
         assert 2 <= len({repr(net) for net in nets}) == len(nets) <= 6
         left[speed] = within
     assert sum(left["1.02"]) < sum(left["1"])
+
+
+def test_networks_are_timed_as_tables_have_them(monkeypatch):
+    """A supernet that judges has its weights with channels last, networks of a table have them as torch makes them."""
+    weights = []
+
+    def seen(estimator, networks, beside=()):
+        weights.extend(network.weight for network, _ in (*networks, *beside))
+        return time_networks(estimator, networks, beside)
+
+    monkeypatch.setattr("nni_proxyless.search.measured_network.time_networks", seen)
+    network = nn.Conv2d(3, 8, 3).to(memory_format=torch.channels_last)
+    estimator, space = DeviceEstimator(runtime="torch", repeats=2, warmup=0), MobileNetV2Space(preset="small")
+    profiler = LatencyProfiler(space, MacsEstimator(), (3, 32, 32))
+    ((timed,), _) = measure_in_turns(profiler, estimator, [network], (3, 32, 32), space)
+    assert timed.median_ms > 0
+    assert [weight.is_contiguous() for weight in weights] == [True]
+    assert not network.weight.is_contiguous(), "what is timed is a copy"
 
 
 def test_of_the_best_by_the_supernet(searched, budget, tmp_path):

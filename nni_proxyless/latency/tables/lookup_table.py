@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # it needs NNI
 __all__ = ["LookupTable", "TableError", "TableOnly"]
 
 
+OPTIONS = "options"  # the condition that is there only where a runtime has some that are not its defaults
 REMEDY = (
     "Name another file to measure anew, or delete this one; a table of another runtime needs latency.estimator.runtime, one of another "
     "target latency.estimator.name: table"
@@ -153,7 +154,7 @@ class LookupTable(LatencyEstimator):
         """Write the table atomically."""
         write_table(path, {**vars(self), "conditions": self.conditions})
 
-    def require(self, conditions: Mapping[str, object], remedy: str = REMEDY) -> None:
+    def require(self, conditions: Mapping[str, object], remedy: str = REMEDY, *, of_runtime: bool = False) -> None:
         """Refuse a table whose numbers hold for something else, or that does not say.
 
         A published table says nothing at all; it passes only where nothing is asked for.
@@ -162,6 +163,8 @@ class LookupTable(LatencyEstimator):
         ----------
         remedy
             What to do about it, for the message.
+        of_runtime
+            Whether the conditions are all that a runtime says of itself: options of the table that it does not name are others then.
 
         Raises
         ------
@@ -173,6 +176,8 @@ class LookupTable(LatencyEstimator):
             for k, v in conditions.items()
             if k not in self.conditions or self.conditions[k] != v
         ]  # fmt: skip
+        if of_runtime and OPTIONS in self.conditions and OPTIONS not in conditions:
+            differ.append(f"{OPTIONS} is {self.conditions[OPTIONS]!r} in the table, none here")
         if differ:
             raise TableError(f"{self.source}: measured under other conditions: {'; '.join(differ)}. {remedy}")
 
