@@ -87,6 +87,8 @@ def make_profiler(
             if table is None:
                 return LatencyProfiler(space, estimator, input_shape)
             table.write(kept)
+            if table_path is None:
+                partial_of(kept).unlink(missing_ok=True)
             rounded = LookupTable.read(kept, unit=estimator.unit)
             rounded.source = table.source  # what the user can mend
             return LatencyProfiler(space, rounded, input_shape)
@@ -146,14 +148,15 @@ def _find_table(
     with nullcontext() if path is None else building(path):
         if path is not None and path.exists():  # now: somebody else has built it, and this process has waited for that
             return _read(path, estimator, input_shape)
-        # What is timed is kept beside the table, so that another search, or latency build, goes on with it after a kill.
+        # What is timed is kept beside the table, so that another search with the same estimator goes on with it after a kill, and so does
+        # latency build with the same --repeats, --warmup and --method. A build of another kind sets it aside.
         partial = partial_of(path or kept)
         table = build_table(space, input_shape, estimator, partial=partial, description=description)
         _logger.info("latencies: measured, %d rows, %s", len(table.rows), _of(table))
         if path is not None:
             table.write(path)
             _logger.info("latencies: written to %s", path)
-        partial.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)  # without a path the caller does, who writes the table
     return table
 
 
@@ -259,7 +262,7 @@ def _require(table: LookupTable, estimator: LatencyEstimator, input_shape: Shape
     resolution = {"resolution": shape_text(input_shape[1:])}
     if isinstance(estimator, TableOnly) and "resolution" not in table.conditions:
         resolution = {}  # published tables do not say; their keys do
-    table.require({**estimator.conditions, **resolution}, *remedy)
+    table.require({**estimator.conditions, **resolution}, *remedy, of_runtime=isinstance(estimator, DeviceEstimator))
 
 
 def say_drift(table: LookupTable) -> None:

@@ -30,7 +30,7 @@ from ..operation import Operation, Shape, choice_of_shapes, shape_text, trace_op
 from ..value_tracing import is_open
 from .drift import without_drift
 from .fit_networks import NORMAL_P95, fit_networks, fitted_operations
-from .kept_timings import KeptTimings, Run
+from .kept_timings import KeptTimings, Run, digests_in
 from .lookup_table import LookupTable
 from .time_in_chunks import CHUNK, TimesNetworks, in_turn, time_in_chunks
 from .timed_networks import Networks, balanced_samples
@@ -75,7 +75,7 @@ def build_lookup_table(
         ``{'name': …, 'arguments': {…}}`` of the space, for the head of the table.
     partial
         File that holds what was timed until the table is there; if it exists and is of the same build, the build goes on
-        with it, otherwise it is begun anew. Removed by the caller once the table is written.
+        with it, otherwise it is begun anew, and a file of another build is set aside. Removed by the caller once the table is written.
     progress
         Called after every step with the number of steps done and in all; with ``fit`` a step is a network.
 
@@ -93,7 +93,8 @@ def build_lookup_table(
     open_steps = _whole_networks if method == "networks" else _one_by_one
     conditions = {**estimator.conditions, "resolution": shape_text(input_shape[1:] or input_shape)}
     settings = {"method": method, "repeats": estimator.repeats, "warmup": estimator.warmup}
-    kept = KeptTimings(partial, {"conditions": conditions, **settings, "keys": keys}, ["", "first", *keys])
+    same = {"conditions": conditions, **settings, **_programs(estimator), "keys": keys}
+    kept = KeptTimings(partial, same, ["", "first", *keys])
     with open_steps(space, input_shape, estimator) as steps:
         if not kept.runs:
             kept.add(_first_entry(steps))
@@ -198,7 +199,7 @@ def _fitted(
     by_statistic = time_in_chunks(
         space, samples, input_shape, estimator, all_of_them=n is not None, partial=partial, progress=progress,
         profiled=operations if method == "profile" else (),
-        build={"conditions": conditions, **settings, "operations": [(op.key, op.conditions) for op in operations]},
+        build={"conditions": conditions, **settings, **_programs(estimator), "operations": [(op.key, op.conditions) for op in operations]},
     )  # fmt: skip
     if all(len({*timed.ms}) == 1 for timed in by_statistic):
         if partial is not None:
@@ -245,6 +246,12 @@ def _policy_of(estimator: TimesNetworks) -> dict[str, str]:
     if not isinstance(estimator, DeviceEstimator) or estimator.elsewhere:
         return {}
     return wait_policy_of(estimator.device, estimator.threads)
+
+
+def _programs(estimator: TimesNetworks) -> dict[str, dict[str, str]]:
+    """What a build by a program depends on beside the conditions, which have the words of its command."""
+    found = digests_in(getattr(estimator, "options", {}).get("command"))
+    return {"programs": found} if found else {}
 
 
 def _operations(space: ModelSpace, input_shape: Shape, method: str) -> dict[str, Operation]:

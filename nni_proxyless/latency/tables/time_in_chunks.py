@@ -138,7 +138,8 @@ def time_in_chunks(
     profiled
         Operations of the space; the runtime is asked what they take, see ``profiled.py``.
     partial, build
-        As :class:`.kept_timings.KeptTimings` has them: what was timed is kept round by round.
+        As :class:`.kept_timings.KeptTimings` has them: what was timed is kept round by round, and a round is taken over if it is of the
+        networks of its chunk.
     progress
         Called with the number of networks that are timed and that are to be.
 
@@ -150,22 +151,32 @@ def time_in_chunks(
     step = CHUNK - REFERENCES
     shared = list(range(min(REFERENCES, len(samples))))
     others = list(range(len(shared), len(samples)))
-    chunks = [shared + others[i : i + step] for i in range(0, max(1, len(others)), step)]
-    same = {**(build or {}), "networks": samples, "step": "round"}
+    every_chunk = [shared + others[i : i + step] for i in range(0, max(1, len(others)), step)]
+    same = {**(build or {}), "networks": samples, "all_of_them": all_of_them, "step": "round"}
     keys = ["seconds", *(str(i) for i in range(len(samples))), *dict.fromkeys(PROFILE + op.key for op in profiled)]
     kept = KeptTimings(partial, same, keys)
+
+    def chunks_to_time() -> list[list[int]]:
+        """As far as the time of the first is known and limits them."""
+        if all_of_them or len(kept.runs) < estimator.repeats:
+            return every_chunk
+        return _within(every_chunk, LIMIT_S / _seconds(kept.runs[: estimator.repeats]))
+
+    of_the_first = kept.runs[: estimator.repeats]
+    n_kept = _n_taken_over(of_the_first, every_chunk, estimator.repeats)
+    if n_kept == estimator.repeats:
+        n_kept = _n_taken_over(kept.runs, chunks_to_time(), estimator.repeats)
+    kept.cut(n_kept)
     allowed = "" if all_of_them else f", or as many as {LIMIT_S / 60:.0f} minutes allow"
     _logger.info("latencies: whole networks are timed, %d of them%s", len(samples), allowed)
     while True:
         done, rounds = divmod(len(kept.runs), estimator.repeats)
-        of_the_first = _seconds(kept.runs[: estimator.repeats])
-        if done and not all_of_them:
-            chunks = _within(chunks, LIMIT_S / of_the_first)
+        chunks = chunks_to_time()
         total = len({i for chunk in chunks for i in chunk})
         if progress is not None:
             progress(len({i for chunk in chunks[:done] for i in chunk}), total)
         if done == 1:
-            left = of_the_first * (len(chunks) - 1)
+            left = _seconds(kept.runs[: estimator.repeats]) * (len(chunks) - 1)
             _logger.info("latencies: %d networks in all, about %.0f s more", total, left)
         if done >= len(chunks):
             break
@@ -179,12 +190,22 @@ def time_in_chunks(
             kept,
             () if rounds else profiled,
         )
-    taken = kept.runs[: len(chunks) * estimator.repeats]
-    profile = together((key.removeprefix(PROFILE), ms) for run in taken for key, ms in run if key.startswith(PROFILE))
-    steps = [[(key, ms) for key, ms in run[1:] if not key.startswith(PROFILE)] for run in taken]
+    profile = together(
+        (key.removeprefix(PROFILE), ms) for run in kept.runs for key, ms in run if key.startswith(PROFILE)
+    )
+    steps = [[(key, ms) for key, ms in run[1:] if not key.startswith(PROFILE)] for run in kept.runs]
     runs = [list(itertools.chain(*steps[i : i + estimator.repeats])) for i in range(0, len(steps), estimator.repeats)]
     plain = [dict(sample) for sample in samples]
     return [_together(name, plain, chunks, runs, profile) for name in STATISTICS]
+
+
+def _n_taken_over(rounds: Sequence[Run], chunks: Sequence[Sequence[int]], repeats: int) -> int:
+    """How many of these rounds, from the first on, are of the networks of their chunks."""
+    expected = [["seconds", *map(str, chunk)] for chunk in chunks for _ in range(repeats)]
+    for n, (keys, run) in enumerate(zip(expected, rounds, strict=False)):
+        if [key for key, _ in run if not key.startswith(PROFILE)] != keys:
+            return n
+    return min(len(rounds), len(expected))
 
 
 def _within(chunks: Sequence[list[int]], times_the_first: float) -> list[list[int]]:
