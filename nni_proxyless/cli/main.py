@@ -59,9 +59,10 @@ def _main(argv: Sequence[str] | None) -> int:
         return 2
     except (KeyboardInterrupt, SystemExit) as error:
         # Lightning makes an exit with code 1 of an interrupt, and of SIGTERM one with code 0, which would pass for a search that is done.
-        if type(error).__name__ == "SIGTERMException":
+        # The other one is of a program that was timed. By name: what defines them need not be imported.
+        if type(error).__name__ in ("SIGTERMException", "EndedBySignal"):
             say("nni-proxyless: terminated")
-            return _end_by(signal.SIGTERM)
+            return _end_by(getattr(error, "number", signal.SIGTERM))
         if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
             raise
         say("nni-proxyless: interrupted")
@@ -73,7 +74,7 @@ def _main(argv: Sequence[str] | None) -> int:
         return 1
 
 
-def _end_by(number: signal.Signals) -> int:
+def _end_by(number: int) -> int:
     """End by the signal itself, so that whoever started this knows: NNI takes any exit code for a failed trial, and a trial
     that has ended by a signal for one that its assessor or its user has stopped."""
     sys.stdout.flush()

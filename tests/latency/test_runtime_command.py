@@ -5,19 +5,27 @@ from __future__ import annotations
 import os
 import random
 import re
+import signal
 import stat
+import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from torch import nn
 
+from nni_proxyless.cli.main import main
 from nni_proxyless.latency import DeviceEstimator, Operation, TimingError
-from nni_proxyless.latency.runtimes.command import Command, milliseconds_in, run_command
+from nni_proxyless.latency.runtimes.command import Command, EndedBySignal, milliseconds_in, run_command
 from nni_proxyless.latency.tables.build import _policy_of
 from nni_proxyless.search import latency_table
+
+from ..conftest import ROOT
+from ..forked import fork
 
 
 def program(folder: Path, *lines: str) -> str:
@@ -43,6 +51,7 @@ def layer() -> Operation:
     [
         ("1.5\n", 1.5), ("1.5", 1.5), ("warming up\n\n 2 \n\n", 2.0), ("3 1 2", 2.0), ("1, 2, 4, 5", 3.0), ("1.0,2.5", 1.75), ("1e-3", 0.001), ("+.5\r\n", 0.5),
         ("2.\n", 2.0), ("nan\n7\n", 7.0), ("\x1b[0m\n4\t6\n", 5.0),
+        ("1.5,2.5,3.5", 2.5), ("12, 13, 14", 13.0), ("1.5,234.5", 118.0), ("1.234,5.678", 3.456), ("1,2.5,3.5", 2.5), ("1, 234.5", 117.75), ("1234.5", 1234.5),
     ],
 )  # fmt: skip
 def test_the_last_line_has_the_milliseconds(output, ms):
@@ -58,6 +67,9 @@ def test_the_last_line_has_the_milliseconds(output, ms):
         ("3.2\ndone\n", "the last line that the command printed is 'done'"),
         ("avg=3.2", "is 'avg=3.2'"), ("nan", "is 'nan'"), ("inf", "is 'inf'"), ("1_000", "is '1_000'"), ("0x10", "is '0x10'"), (",", "is ','"),
         ("3,51", "is '3,51': 3,51 may be one number or two; allowed: a decimal point, and blanks between numbers"), ("1.5 0,25", "0,25 may be one"),
+        ("1,234.5", "is '1,234.5': 1,234.5 may be one number or two; allowed: a decimal point, and blanks between numbers; nothing between thousands"),
+        ("12,345.6", "12,345.6 may be one"), ("1,234,567", "1,234,567 may be one"), ("2.5, 1,234.5, 3", "1,234.5 may be one"), ("1,234.", "1,234. may be one"),
+        ("1.234,5", "1.234,5 may be one"), ("-1,234.5e3", "-1,234.5e3 may be one"), ("1\u202f234.5", r"is '1\u202f234.5'"), ("1'234.5", '"1\'234.5"'),
         ("1.2.3", "is '1.2.3'"), ("1;2", "is '1;2'"), ("١", "is '١'"), ("--5", "is '--5'"), ("\x00", r"is '\x00'"),
         ("0", "the command printed 0 for milliseconds; allowed: more than 0, and from a nanosecond to eleven days"), ("-3", "printed -3 for"), ("1 2 -3", "printed -3 for"),
         ("1e999", "printed 1e999 for"), ("1795936000123", "printed 1795936000123 for"), ("1e-310", "printed 1e-310 for"), ("0.0", "printed 0.0 for"), ("1e-999", "printed 1e-999 for"),
@@ -173,12 +185,15 @@ def test_one_that_hangs_is_ended_with_all_that_it_has_started(tmp_path, what):
         estimator(words, timeout=0.4, retries=0).estimate(layer())
     assert time.monotonic() - start < 10
     if (child := tmp_path / "child").exists():
-        for _ in range(50):
-            if not is_running(int(child.read_text())):
-                break
-            time.sleep(0.1)
-        else:
-            pytest.fail("what it has started is still running")
+        require_gone(int(child.read_text()))
+
+
+def require_gone(pid: int) -> None:
+    for _ in range(50):
+        if not is_running(pid):
+            return
+        time.sleep(0.1)
+    pytest.fail("what it has started is still running")
 
 
 def is_running(pid: int) -> bool:
@@ -186,6 +201,117 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+@pytest.fixture
+def default_signals() -> Iterator[None]:
+    """As a shell starts a command; whoever runs these tests may ignore SIGHUP."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, signal.SIG_DFL) for number in numbers]
+    yield
+    assert [signal.getsignal(number) for number in numbers] == [signal.SIG_DFL] * 2
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+HANGS = "sleep 600 & echo $! > {folder}/child.new; mv {folder}/child.new {folder}/child; wait"
+
+
+def build_with_default_signals(words: list[str]) -> int:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    tempfile.tempdir = None  # TMPDIR is another one by now
+    return main(words)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_one_that_runs_while_the_command_is_stopped_ends_with_it(tmp_path, number):
+    """With all that it has started, and no file is left; the command ends by the signal, of which a shell makes 128 and its number."""
+    bench, temporary = program(tmp_path, HANGS.replace("{folder}", str(tmp_path))), tmp_path / "temporary"
+    temporary.mkdir()
+    words = [
+        "latency", "build", "--space", "tests.latency.test_runtime_tables:Space", "--resolution", "8", "--channels", "8", "--runtime",
+        "command", "--runtime-option", f"command={bench} {{file}}", "--output", str(tmp_path / "table.yaml"),
+    ]  # fmt: skip
+    said, child = tmp_path / "said", tmp_path / "child"
+    process = fork(build_with_default_signals, words, cwd=ROOT, said=said, TMPDIR=str(temporary))
+    while not child.exists():
+        assert process.exitcode is None, said.read_text()
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    process.join(30)
+    require_gone(int(child.read_text()))
+    assert process.exitcode == -number, said.read_text()
+    assert said.read_text().endswith("nni-proxyless: terminated\n")
+    assert [path.name for path in temporary.iterdir()] == []
+
+
+def test_a_signal_is_an_exit_and_is_not_tried_again(tmp_path, default_signals):
+    """And as before once nothing is measured, which ``default_signals`` asks."""
+    child = tmp_path / "child"
+    words = [program(tmp_path, f"echo x >> {tmp_path}/tried", HANGS.replace("{folder}", str(tmp_path))), "{file}"]
+
+    def stop_oneself() -> None:
+        while not child.exists():
+            time.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    threading.Thread(target=stop_oneself, daemon=True).start()
+    with pytest.raises(EndedBySignal) as ended:
+        estimator(words, retries=2).estimate(layer())
+    assert ended.value.code == 128 + signal.SIGHUP
+    assert (tmp_path / "tried").read_text() == "x\n"
+    require_gone(int(child.read_text()))
+
+
+def test_a_signal_amid_the_start_of_a_program_ends_it(tmp_path, monkeypatch, default_signals):
+    """Nobody knows its number yet."""
+    child, start = tmp_path / "child", subprocess.Popen
+
+    def slow(*arguments, **named):
+        process = start(*arguments, **named)
+        while not child.exists():
+            time.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", slow)
+    with pytest.raises(EndedBySignal):
+        run_command([program(tmp_path, HANGS.replace("{folder}", str(tmp_path)))], 60)
+    require_gone(int(child.read_text()))
+
+
+def test_a_signal_between_programs_leaves_no_files(tmp_path, monkeypatch, default_signals):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+
+    def stop_oneself() -> None:
+        with Command(command=["sh", "{file}"]).prepare([layer()]):
+            assert list((tmp_path / "temporary").iterdir()) != []
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(EndedBySignal):
+        stop_oneself()
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda number, frame: None])
+def test_another_s_handler_stays(tmp_path, default_signals, handler):
+    """As that of nohup, and Lightning's, which ends a training after the step."""
+    signal.signal(signal.SIGTERM, handler)
+    bench = program(tmp_path, f"kill -TERM {os.getpid()}", "sleep 0.2", "echo 4")
+    assert estimator([bench, "{file}"], retries=0).estimate(layer()) == 4.0
+    assert signal.getsignal(signal.SIGTERM) is handler
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def test_in_another_thread_no_signal_is_meant(tmp_path, default_signals):
+    found: list[float] = []
+    words = [program(tmp_path, "echo 4"), "{file}"]
+    thread = threading.Thread(target=lambda: found.append(estimator(words).estimate(layer())))
+    thread.start()
+    thread.join()
+    assert found == [4.0]
 
 
 def test_one_that_prints_without_end_is_read_without_end(tmp_path):

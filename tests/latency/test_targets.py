@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from nni_proxyless.cli.main import main
-from nni_proxyless.latency import LatencyProfiler, LookupTable, Operation
+from nni_proxyless.latency import LatencyProfiler, LookupTable, Operation, TimingError
 from nni_proxyless.latency.runtimes.command import milliseconds_in, run_command
 
 from ..conftest import ROOT
@@ -104,6 +104,24 @@ def test_a_table_of_a_board_over_ssh(tmp_path, monkeypatch, capsys):
     assert read.rows, "one, which so small a layer may leave at 0"
     assert all(profiler.profile({"one": choice}) > 0 for choice in ("wide", "skip"))
     assert list(Path("/tmp").glob(f"nni-proxyless-{os.uname().nodename}-*-model.onnx")) == []
+
+
+def test_a_board_that_does_not_answer_is_said(tmp_path, monkeypatch):
+    """Within the seconds that a variable has; else 50."""
+    on_path(tmp_path, monkeypatch, "scp", ":")
+    on_path(tmp_path, monkeypatch, "ssh", 'for last; do :; done; echo "$last" >> asked; exec sh -c "$last"')
+    monkeypatch.chdir(tmp_path)
+    words = [str(TARGETS / "bench_ssh.sh"), "board", "model"]
+    monkeypatch.setenv("SSH_TIMEOUT", "0.3")
+    with pytest.raises(TimingError, match=r"ended with code 124: board: no answer within 0.3 s, which is SSH_TIMEOUT$"):
+        run_command([*words, "sh -c 'sleep 600'"], 20)
+    monkeypatch.delenv("SSH_TIMEOUT")
+    assert run_command([*words, "sh -c 'echo 1.5'"], 20) == "1.5\n"
+    with pytest.raises(TimingError, match="ended with code 3, without a word"):
+        run_command([*words, "sh -c 'exit 3'"], 20)
+    first, second, _ = (tmp_path / "asked").read_text().splitlines()
+    assert "; timeout 0.3 sh -c 'sleep 600' /tmp/nni-proxyless-" in first
+    assert "; timeout 50 sh -c 'echo 1.5' /tmp/nni-proxyless-" in second
 
 
 def test_openvino_by_its_own_program(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,13 +19,16 @@ from typing import Any
 
 import torch
 
-__all__ = ["PRECISIONS", "conditions_of", "device_name", "keep_freed_memory", "median_and_p95", "noise", "noise_like", "problems_of", "spread", "synchronize", "time_ms", "timing_settings", "wait_policy_of"]  # fmt: skip
+__all__ = ["DEVICES", "PRECISIONS", "conditions_of", "device_name", "keep_freed_memory", "median_and_p95", "noise", "noise_like", "problems_of", "spread", "synchronize", "time_ms", "timing_settings", "wait_policy_of"]  # fmt: skip
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DEVICES = ("cpu", "cuda", "mps")
 
 
-def problems_of(device: str, threads: int, batch: int, precision: str, warmup: int, repeats: int) -> list[str]:
-    """What is wrong with these settings, each with what is allowed."""
+def problems_of(
+    device: str, threads: int, batch: int, precision: str, warmup: int, repeats: int, devices: Sequence[str] = DEVICES
+) -> list[str]:
+    """What is wrong with these settings, each with what is allowed; ``devices``: of :data:`DEVICES`, those that can be meant."""
     problems = [
         f"{name} is {value}; allowed: 1 or more"
         for name, value in {"threads": threads, "batch": batch, "repeats": repeats}.items()
@@ -34,11 +38,24 @@ def problems_of(device: str, threads: int, batch: int, precision: str, warmup: i
         problems.append(f"warmup is {warmup}; allowed: 0 or more")
     if precision not in PRECISIONS:
         problems.append(f"precision is {precision!r}; allowed: {', '.join(PRECISIONS)}")
-    if not re.fullmatch("(cpu|cuda|mps)(:[0-9]+)?", device):
-        problems.append(f"device is {device!r}; allowed: cpu, cuda, cuda:N, mps")
-    elif device.startswith("cuda") and not torch.cuda.is_available():
-        problems.append(f"device is {device!r}, but torch finds no CUDA device here")
+    kind, _, number = device.partition(":")
+    if not re.fullmatch(f"({'|'.join(devices)})(:(0|[1-9][0-9]*))?", device):
+        problems.append(f"device is {device!r}; allowed: {', '.join(devices).replace('cuda', 'cuda, cuda:N')}")
+    elif kind != "cpu":
+        here = _devices_here()
+        allowed = ", ".join(name for of in devices for name in here[of])
+        if not (there := here[kind]):
+            problems.append(f"device is {device!r}, but torch finds no {kind.upper()} device here; allowed: {allowed}")
+        elif int(number or 0) >= len(there):
+            problems.append(f"device is {device!r}, which torch does not find here; allowed: {allowed}")
     return problems
+
+
+def _devices_here() -> dict[str, list[str]]:
+    """Those that torch finds, by kind."""
+    n_cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return {"cpu": ["cpu"], "cuda": [f"cuda:{i}" for i in range(n_cuda)], "mps": mps}
 
 
 def conditions_of(device: torch.device, runtime: str, threads: int, batch: int, precision: str) -> dict[str, object]:
@@ -67,17 +84,43 @@ def wait_policy_of(device: torch.device, threads: int) -> dict[str, str]:
 
 @lru_cache(maxsize=8)
 def device_name(device: torch.device) -> str:
-    """What the hardware calls itself, for the head of a table."""
+    """What the hardware calls itself, for the head of a table.
+
+    The kernel has no name for a 64-bit processor of ARM: there it is the board, and by numbers who made its cores and what they are.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    maker, cores = "", set()
+    for line in _text_of("/proc/cpuinfo").split("\n"):
+        field, _, said = map(str.strip, line.partition(":"))
+        if field == "model name":
+            return said
+        if field == "CPU implementer":
+            maker = said
+        elif field == "CPU part":
+            cores.add(f"{maker}:{said}")
+    board = _text_of("/proc/device-tree/model") or _chip_of_a_mac() or platform.processor() or platform.machine()
+    return f"{board}, CPU {' '.join(sorted(cores))}" if cores else board
+
+
+def _text_of(path: str) -> str:
+    """Of a file of the kernel's, whose texts may end with a character of code 0; empty where there is none."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as info:
-            for line in info:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().strip("\0 \n")
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        return ""
+
+
+def _chip_of_a_mac() -> str:
+    """``Apple M2 Pro``; empty elsewhere."""
+    if (platform.system(), platform.machine()) != ("Darwin", "arm64"):
+        return ""
+    try:
+        words = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
 
 
 @contextmanager

@@ -3,13 +3,12 @@
     command: [./bench.sh, "{file}", "{threads}"]
 
 runs once for every timing. The last line of its output that is not blank has the milliseconds: a number, or several apart by blanks
-or commas, whose median counts; nothing else may stand in that line. ``3,51`` is refused: it may be one number or two. What it prints before that, and to standard error, is its own
-affair. It ends with code 0.
+or commas, whose median counts; nothing else may stand in that line. ``3,51`` and ``1,234.5`` are refused: each may be one number or two.
+What it prints before that, and to standard error, is its own affair. It ends with code 0.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shlex
@@ -18,10 +17,11 @@ import signal
 import statistics
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated, ClassVar, Literal
+from typing import IO, Annotated, Any, ClassVar, Literal
 
 import torch
 
@@ -33,12 +33,15 @@ from .ncnn_runtime import Ncnn, write_ncnn
 from .onnx_file import write_onnx
 from .runtime import Program, Runner, Runtime, TimingError
 
-__all__ = ["Command", "milliseconds_in", "run_command"]
+__all__ = ["Command", "EndedBySignal", "milliseconds_in", "run_command"]
 
 PLACEHOLDERS = ("file", "shape", "threads", "batch")
 KEPT_BYTES = 65536  # of what a program prints; the end of it
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-DECIMAL_COMMA = re.compile(r"(?<![^\s,])[+-]?[0-9]+,[0-9]+(?:[eE][+-]?[0-9]+)?(?![^\s,])")
+ONE_OR_TWO = re.compile(  # 1,234.5 and 1,234,567; 1.234,5; 3,51
+    r"(?<![^\s,])[+-]?(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]*)?|[1-9][0-9]{0,2}\.[0-9]{3},[0-9]+|[0-9]+,[0-9]+)"
+    r"(?:[eE][+-]?[0-9]+)?(?![^\s,])"
+)
 ALLOWED_MS = (1e-6, 1e9)  # the time of day is none
 END_SECONDS = 5.0  # for output to arrive after the end of a program
 
@@ -123,6 +126,9 @@ class Command(Runtime):
     def elsewhere(self) -> str:
         return "" if self.here else self.target or self.words[0]
 
+    def surroundings(self) -> AbstractContextManager[Any]:
+        return _on_signals(_exit)
+
     def load(self, program: Program, folder: Path) -> Runner:
         file = self._write(program, folder)
         said = {
@@ -173,15 +179,16 @@ def milliseconds_in(output: str) -> float:
     if not lines:
         raise TimingError("the command printed nothing; allowed: milliseconds in the last line")
     last = lines[-1].strip()
-    words = [word for word in re.split(r"[\s,]+", last) if word]
+    # ASCII: a blank that does not break a line stands between thousands, not between numbers.
+    words = [word for word in re.split(r"[\s,]+", last, flags=re.ASCII) if word]
     if not words or not all(NUMBER.fullmatch(word) for word in words):
         raise TimingError(
             f"the last line that the command printed is {shown(last)}; allowed: milliseconds, one number or several, and nothing else"
         )
-    if decimal := DECIMAL_COMMA.search(last):
+    if unclear := ONE_OR_TWO.search(last):
         raise TimingError(
-            f"the last line that the command printed is {shown(last)}: {decimal[0]} may be one number or two; allowed: a decimal point, and "
-            "blanks between numbers. A program that follows the language of its user does so with LC_ALL=C"
+            f"the last line that the command printed is {shown(last)}: {unclear[0]} may be one number or two; allowed: a decimal point, and "
+            "blanks between numbers; nothing between thousands. A program that follows the language of its user does so with LC_ALL=C"
         )
     found = [float(word) for word in words]
     low, high = ALLOWED_MS
@@ -200,7 +207,31 @@ def run_command(words: Sequence[str], timeout: float) -> str:
     TimingError
         It cannot be started, takes longer than ``timeout`` seconds, or ends with another code than 0; the message has the last line
         of its standard error.
+    EndedBySignal
+        SIGTERM or SIGHUP has come; the program has been ended.
     """
+    running: list[subprocess.Popen[bytes]] = []
+    came: list[int] = []
+
+    def end(number: int, frame: Any) -> None:
+        """No exit from here: amid its start, a program is not known yet."""
+        came.append(number)
+        _kill_those(running)
+
+    def started(process: subprocess.Popen[bytes]) -> None:
+        running.append(process)
+        if came:
+            _kill_those(running)
+
+    try:
+        with _on_signals(end):
+            return _output_of(words, timeout, started)
+    finally:
+        if came:
+            raise EndedBySignal(came[0])
+
+
+def _output_of(words: Sequence[str], timeout: float, started: Callable[[subprocess.Popen[bytes]], None]) -> str:
     try:
         # In a group of its own: what it has started ends with it.
         process = subprocess.Popen(
@@ -212,6 +243,7 @@ def run_command(words: Sequence[str], timeout: float) -> str:
         )
     except OSError as error:
         raise TimingError(f"the command does not start: {words[0]}: {error.strerror}") from error
+    started(process)
     assert process.stdout is not None
     assert process.stderr is not None
     outputs = _Tail(process.stdout), _Tail(process.stderr)
@@ -229,6 +261,37 @@ def run_command(words: Sequence[str], timeout: float) -> str:
             f"the command {how}" + (f": {on_one_line(last)[:300]}" if last else ", without a word on standard error")
         )
     return printed
+
+
+class EndedBySignal(SystemExit):
+    """SIGTERM or SIGHUP has come while a program was timed: an exit, so that clean-up runs, with the code that a shell gives for it."""
+
+    def __init__(self, number: int):
+        super().__init__(128 + number)
+        self.number = number
+
+
+def _exit(number: int, frame: Any) -> None:
+    raise EndedBySignal(number)
+
+
+@contextmanager
+def _on_signals(do: Callable[[int, Any], None]) -> Iterator[None]:
+    """What SIGTERM and SIGHUP do meanwhile, in the place of an end without clean-up.
+
+    The handler of somebody else stays, and so does SIGHUP ignored, by nohup. In other threads than the main one, which alone gets
+    signals, nothing changes.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if is_main and hasattr(signal, name)]
+    before = {n: handler for n in numbers if (handler := signal.getsignal(n)) in (signal.SIG_DFL, _exit)}
+    for number in before:
+        signal.signal(number, do)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Tail:
@@ -256,9 +319,19 @@ class _Tail:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End the program and what it has started."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # all of it has ended
-        os.killpg(process.pid, signal.SIGKILL)
+    _kill(process)
     process.wait()
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError, PermissionError):  # all of it has ended
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _kill_those(running: Sequence[subprocess.Popen[bytes]]) -> None:
+    for process in running:
+        if process.returncode is None:  # else its number may be another one's by now
+            _kill(process)
 
 
 def _filled(word: str, said: Mapping[str, str]) -> str:

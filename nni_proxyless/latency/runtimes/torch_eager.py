@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..calls import tensors_in
-from ..estimators.timing import PRECISIONS, problems_of, time_ms, timing_settings
+from ..estimators.timing import DEVICES, PRECISIONS, problems_of, time_ms, timing_settings
 from .runtime import Program, Runner, Runtime
 
 __all__ = ["TorchEager", "TorchRunner"]
@@ -35,7 +35,7 @@ class TorchEager(Runtime):
     """Eager mode: what training runs, and few ship. :class:`~nni_proxyless.latency.DeviceEstimator` times it inside of networks, too."""
 
     name: ClassVar[str] = "torch"
-    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda", "mps")
+    devices: ClassVar[tuple[str, ...]] = DEVICES
     precisions: ClassVar[tuple[str, ...]] = tuple(PRECISIONS)
 
     @property
@@ -43,7 +43,7 @@ class TorchEager(Runtime):
         return torch.__version__
 
     def problems(self) -> list[str]:
-        return problems_of(self.device, self.threads, self.batch, self.precision, 0, 1)
+        return problems_of(self.device, self.threads, self.batch, self.precision, 0, 1, self.devices)
 
     def surroundings(self) -> AbstractContextManager[Any]:
         return timing_settings(torch.device(self.device), self.threads)
