@@ -52,6 +52,9 @@ class OnnxRuntime(Runtime):
             )
         if not torch.cuda.is_available():  # which says what the device is called, and brings the libraries
             found.append(f"device is {self.device!r}, but torch finds no CUDA device here")
+        elif self._number >= torch.cuda.device_count():
+            allowed = ", ".join(f"cuda:{i}" for i in range(torch.cuda.device_count()))
+            found.append(f"device is {self.device!r}, which torch does not find here; allowed: cpu, {allowed}")
         return found
 
     @property
