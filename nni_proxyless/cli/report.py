@@ -79,6 +79,7 @@ def report(
     failed = [f"trial {f.name}: {f.state}: {f.reason}; its files: {f.folder}" for f in found if f.failed]
     if train_best is not False and not failed:
         _train_best(found, train_best)
+        found = find(sources, also=reference)  # one of them has a final training now
     # A measurement would disturb the trials, which measure too, and they it.
     timed = not any(f.state in ("RUNNING", "WAITING") for f in found)
     if timed:

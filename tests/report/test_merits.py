@@ -204,6 +204,10 @@ def test_the_final_training_is_that_of_the_lowest_error(tmp_path, capsys, refuse
     )
     assert said in capsys.readouterr().err
     assert {path.parent.parent.name for path in tmp_path.rglob("result.json")} == {"low"}
+    with (tmp_path / "report.csv").open() as file:
+        reported = {row["name"]: row["final_merit"] for row in csv.DictReader(file)}
+    assert reported["high"] == ""
+    assert float(reported["low"]) == json.loads((tmp_path / "low" / "final" / "result.json").read_text())["mae"]
     leave(tmp_path / "other", ACCURACY, 0.99)
     assert refused("report", tmp_path, "--train-best").splitlines()[-1] == (
         "nni-proxyless: report: --train-best: the networks have different metrics (mae, accuracy), which do not compare; "
