@@ -154,7 +154,8 @@ class Found:
 
     @property
     def final_merit(self) -> float | None:
-        return None if self.final_folder is None else float(self._final_result[self.merit.name])
+        value = self._final_result.get(self.merit.name)  # a training may have judged by another metric than the search
+        return None if value is None else float(value)
 
     @property
     def final_merit_int8(self) -> float | None:

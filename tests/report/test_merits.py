@@ -25,6 +25,7 @@ from nni_proxyless.report.pareto_front import Point, draw_front, on_front
 from nni_proxyless.report.rows import rows_of
 from nni_proxyless.report.runs import find
 from nni_proxyless.search.nni_web_ui import in_order
+from nni_proxyless.tasks.regression import MERITS
 
 from ..report_page import Page
 
@@ -45,7 +46,7 @@ def two_numbers() -> ImageData:
 
 def leave(
     folder: Path, merit: Merit, value: float | None, final: float | None = None, *, ms: float | None = None,
-    target: float | None = 3.0, int8: float | None = None, **search: Any,
+    target: float | None = 3.0, int8: float | None = None, task: dict[str, Any] | None = None, **search: Any,
 ) -> Path:  # fmt: skip
     """A network as a search and a final training leave it; timed on another machine."""
     arguments = {
@@ -55,7 +56,7 @@ def leave(
     Architecture(
         space={"name": "mobilenetv2", "arguments": arguments}, choices=CHOICES, input_shape=(1, 8, 8),
         network=MobileNetV2Space(**arguments).timm_definition(CHOICES), macs=1000, n_params=100,
-        data={"name": "tests.report.test_merits:two_numbers", "arguments": {}}, task=TASKS.get(merit, TASKS[ACCURACY]),
+        data={"name": "tests.report.test_merits:two_numbers", "arguments": {}}, task=task or TASKS.get(merit, TASKS[ACCURACY]),
         latency={"measured_ms": ms, "table_ms": 2.5, "target_ms": target},
         search={"strategy": "proxyless", "seed": 0, **found, **({} if int8 is None else {f"{merit.name}_int8": int8}), **search},
     ).write(folder / "architecture.json")  # fmt: skip
@@ -191,6 +192,22 @@ def test_axes_are_those_of_the_metric():
     assert share.yaxis.get_major_formatter()(0.5) == "50 %"
 
 
+def test_a_report_that_trains_the_best_says_what_came_of_it(tmp_path, capsys):
+    of_task = MERITS["r2"]  # of several values
+    leave(tmp_path / "a", of_task, 0.5, task=TASKS[MAE])
+    leave(tmp_path / "b", of_task, 0.4, task=TASKS[MAE])
+    (tmp_path / "train.yml").write_text("epochs: 1\nweights: scratch\nthreads: 1\ndevice: cpu\n")
+    before = torch.get_num_threads()
+    assert main(["report", str(tmp_path), "--train-best", str(tmp_path / "train.yml")]) == 0
+    torch.set_num_threads(before)
+    with (tmp_path / "report.csv").open() as file:
+        reported = {row["name"]: row["final_merit"] for row in csv.DictReader(file)}
+    (trained,) = tmp_path.rglob("result.json")
+    result = json.loads(trained.read_text())[of_task.name]
+    assert float(reported.pop(trained.parent.parent.name)) == pytest.approx(result)
+    assert [*reported.values()] == [""]
+
+
 def test_the_final_training_is_that_of_the_lowest_error(tmp_path, capsys, refused):
     """Of accuracies and errors there is no best one."""
     leave(tmp_path / "high", MAE, 0.9)
@@ -204,10 +221,6 @@ def test_the_final_training_is_that_of_the_lowest_error(tmp_path, capsys, refuse
     )
     assert said in capsys.readouterr().err
     assert {path.parent.parent.name for path in tmp_path.rglob("result.json")} == {"low"}
-    with (tmp_path / "report.csv").open() as file:
-        reported = {row["name"]: row["final_merit"] for row in csv.DictReader(file)}
-    assert reported["high"] == ""
-    assert float(reported["low"]) == json.loads((tmp_path / "low" / "final" / "result.json").read_text())["mae"]
     leave(tmp_path / "other", ACCURACY, 0.99)
     assert refused("report", tmp_path, "--train-best").splitlines()[-1] == (
         "nni-proxyless: report: --train-best: the networks have different metrics (mae, accuracy), which do not compare; "
