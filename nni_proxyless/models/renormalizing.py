@@ -28,13 +28,13 @@ class Renormalizing(nn.Module):
 
     def __init__(self, network: nn.Module, given: Sequence[Sequence[float]], wanted: Sequence[Sequence[float]]):
         super().__init__()
-        self.network = network
+        self.teacher = network  # by this name checkpoints know its weights
         for name, values in zip(("mean", "std", "mean_wanted", "std_wanted"), (*given, *wanted), strict=True):
             self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """The network's outputs for images of shape (batch, channels, height, width)."""
-        return self.network((images * self.std + self.mean - self.mean_wanted) / self.std_wanted)
+        return self.teacher((images * self.std + self.mean - self.mean_wanted) / self.std_wanted)
 
 
 def renormalizing(network: nn.Module, given: Sequence[Sequence[float]], wanted: Sequence[Sequence[float]]) -> nn.Module:

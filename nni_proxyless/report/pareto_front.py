@@ -106,7 +106,7 @@ def points_of(
         final = f.final_merit_int8 if in_int8 else f.final_merit
         # What weights reach that nobody has trained says nothing of a network.
         inherited = None if a.search.get("weights") == "fresh" else f.search_merit_int8 if in_int8 else f.search_merit
-        value = inherited if final is None and f.final_merit is None else final
+        value = inherited if f.final_merit is None else final
         if ms is None or value is None:
             lacks = f"no {f.merit.name}{' in int8, in which it was timed' if in_int8 and f.final_merit is not None else ''}, train it"
             lacking.append((f, "no measured latency" if ms is None else lacks))
